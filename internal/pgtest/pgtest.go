@@ -1,0 +1,83 @@
+// Package pgtest gives each test a PostgreSQL database of its own. A test binary starts one
+// cluster, prepares one template, and copies it for each test:
+//
+//	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, prepare)) }
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"imagetasks/internal/postgres"
+)
+
+// Server is the cluster of a test binary.
+type Server struct {
+	*postgres.Cluster
+	made atomic.Int64
+}
+
+// Main starts a cluster, lets prepare fill its template database, runs the tests with it in
+// *server and stops it. It returns the exit code.
+func Main(m *testing.M, server **Server, prepare func(ctx context.Context, databaseURL string) error) int {
+	ctx := context.Background()
+	cluster, err := postgres.Start(ctx, postgres.Config{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return 1
+	}
+	code := 1
+	if err := prepareTemplate(ctx, cluster, prepare); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest: prepare the template:", err)
+	} else {
+		*server = &Server{Cluster: cluster}
+		code = m.Run()
+	}
+	if err := cluster.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "pgtest:", err)
+		return 1
+	}
+	return code
+}
+
+const template = "prepared"
+
+func prepareTemplate(ctx context.Context, c *postgres.Cluster, prepare func(context.Context, string) error) error {
+	if err := c.CreateDatabase(ctx, template, ""); err != nil {
+		return err
+	}
+	if prepare == nil {
+		return nil
+	}
+	return prepare(ctx, c.URL(template))
+}
+
+// Database returns the URL of a fresh copy of the template, dropped when the test ends.
+func (s *Server) Database(tb testing.TB) string {
+	tb.Helper()
+	return s.create(tb, template)
+}
+
+// Empty returns the URL of a database with nothing in it, dropped when the test ends.
+func (s *Server) Empty(tb testing.TB) string {
+	tb.Helper()
+	return s.create(tb, "")
+}
+
+func (s *Server) create(tb testing.TB, from string) string {
+	tb.Helper()
+	name := fmt.Sprintf("test_%d", s.made.Add(1))
+	if err := s.CreateDatabase(tb.Context(), name, from); err != nil {
+		tb.Fatalf("create a database for %s: %v", strings.TrimSpace(tb.Name()), err)
+	}
+	tb.Cleanup(func() {
+		if err := s.DropDatabase(context.Background(), name); err != nil {
+			tb.Errorf("drop the database: %v", err)
+		}
+	})
+	return s.URL(name)
+}

@@ -1,0 +1,132 @@
+package settings_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/settings"
+)
+
+func from(values map[string]string) settings.Source {
+	return func(s settings.Setting) (string, bool) {
+		v, ok := values[s.Env]
+		return v, ok
+	}
+}
+
+func TestDefaultsAreTheContracts(t *testing.T) {
+	s, err := settings.Load()
+	require.NoError(t, err)
+	assert.Equal(t, "image_tasks", s.TasksTable)
+	assert.Equal(t, "user_credits", s.CreditsTable)
+	assert.Equal(t, 3, s.Concurrency)
+	assert.Equal(t, 3, s.MaxAttempts)
+	assert.Equal(t, 5*time.Second, s.PollInterval)
+	assert.Equal(t, 60*time.Second, s.Lease)
+	assert.Equal(t, 10*time.Minute, s.TaskTimeout)
+	assert.Equal(t, 20*time.Minute, s.StuckAfter)
+	assert.Equal(t, 30*time.Second, s.ShutdownGrace)
+	assert.Equal(t, "127.0.0.1:9464", s.StatusAddr)
+	assert.Equal(t, "images", s.APIMode)
+}
+
+func TestTheFirstSourceThatHasAValueWins(t *testing.T) {
+	s, err := settings.Load(
+		from(map[string]string{"TASK_CONCURRENCY": "7", "LOG_LEVEL": ""}),
+		from(map[string]string{"TASK_CONCURRENCY": "8", "LOG_LEVEL": "WARN", "STATUS_ADDR": "off"}),
+	)
+	require.NoError(t, err)
+	assert.Equal(t, 7, s.Concurrency)
+	assert.Equal(t, "warn", s.LogLevel, "an empty value counts as none")
+	assert.Empty(t, s.StatusAddr)
+}
+
+func TestEveryBadValueIsRefusedByName(t *testing.T) {
+	for name, values := range map[string][]string{
+		"TASKS_TABLE":      {"a b", "x;drop", "a.b.c", `"q"`, "1a", strings.Repeat("x", 60)},
+		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1?a=b", "http://[::1"},
+		"OPENAI_API_MODE":  {"chat", "video"},
+		"IMAGE_STORE":      {"s3://bucket", "http://x"},
+		"IMAGE_BASE_URL":   {"/images", "ftp://x"},
+		"IMAGE_MAX_BYTES":  {"0", "10", "many", "99999999999"},
+		"TASK_CONCURRENCY": {"0", "-1", "1.5", "three", "1001"},
+		"MAX_ATTEMPTS":     {"0", "101"},
+		"POLL_INTERVAL":    {"0", "5", "-1s"},
+		"TASK_LEASE":       {"10ms"},
+		"TASK_TIMEOUT":     {"20m", "1h"},
+		"STATUS_ADDR":      {"9464", "localhost", "127.0.0.1:http", "127.0.0.1:70000"},
+		"LOG_LEVEL":        {"loud"},
+		"LOG_FORMAT":       {"xml"},
+		"DIAL_TIMEOUT":     {"soon"},
+	} {
+		for _, value := range values {
+			_, err := settings.Load(from(map[string]string{name: value}))
+			var fault *settings.Error
+			if assert.ErrorAs(t, err, &fault, "%s=%s", name, value) {
+				assert.Equal(t, name, fault.Name)
+			}
+		}
+	}
+}
+
+func TestAllFaultsAreToldTogether(t *testing.T) {
+	_, err := settings.Load(from(map[string]string{"LOG_LEVEL": "loud", "TASK_CONCURRENCY": "0"}))
+	require.Error(t, err)
+	assert.Contains(t, err.Error(), `LOG_LEVEL="loud": must be one of`)
+	assert.Contains(t, err.Error(), `TASK_CONCURRENCY="0": must be a whole number`)
+}
+
+func TestSecretsAreKnownAsSuch(t *testing.T) {
+	values := map[string]string{}
+	for _, s := range settings.List() {
+		if s.Secret {
+			values[s.Env] = "secret-of-" + s.Env
+		}
+	}
+	s, err := settings.Load(from(values))
+	require.NoError(t, err)
+	for _, v := range values {
+		assert.Contains(t, s.Secrets(), v)
+	}
+}
+
+func TestEnvFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), ".env")
+	require.NoError(t, os.WriteFile(path, []byte("# comment\nexport A=1\nB='x $y # z'\nC=\"two\\nlines\"\n\nD=\n"), 0o600))
+	values, err := settings.ReadEnvFile(path)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"A": "1", "B": "x $y # z", "C": "two\nlines", "D": ""}, values)
+
+	_, err = settings.ReadEnvFile(path + ".missing")
+	assert.True(t, settings.IsMissing(err))
+}
+
+func TestAFaultInAnEnvFileNamesTheLineAndNotItsText(t *testing.T) {
+	_, err := settings.ParseEnv([]byte("A=1\nB='\nx'\nhunter2 hunter2\nC=2\n"))
+	require.Error(t, err)
+	assert.EqualError(t, err, "line 4 is not NAME=value")
+
+	_, err = settings.ParseEnv([]byte("A=1\x00"))
+	assert.Error(t, err)
+	_, err = settings.ParseEnv([]byte(strings.Repeat("A=1\n", 1<<16)))
+	assert.ErrorContains(t, err, "larger than")
+}
+
+func FuzzParseEnv(f *testing.F) {
+	f.Add([]byte("A=1\nexport B=\"${A}\"\n"))
+	f.Add([]byte("A='unterminated\n"))
+	f.Add([]byte("\xff=\\"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		values, err := settings.ParseEnv(text)
+		if err != nil {
+			assert.Nil(t, values)
+			assert.Regexp(t, `^(line \d+ is not NAME=value|not a text file|larger than \d+ bytes)$`, err.Error())
+		}
+	})
+}

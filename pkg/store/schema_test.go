@@ -1,0 +1,201 @@
+package store_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestManyProgramsMigrateAtOnce(t *testing.T) {
+	url := server.Empty(t)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	steps := 0
+	for range 6 {
+		b := open(t, url)
+		wg.Go(func() {
+			done, err := b.Migrate(b.ctx)
+			assert.NoError(t, err)
+			mu.Lock()
+			steps += len(done)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, 1, steps, "each step is taken once")
+	assert.NoError(t, open(t, url).CheckSchema(t.Context()))
+}
+
+func TestPlanPrintsAndChangesNothing(t *testing.T) {
+	b := open(t, server.Empty(t))
+	assert.ErrorIs(t, b.CheckSchema(b.ctx), store.ErrSchema)
+	plan, err := b.Plan(b.ctx)
+	require.NoError(t, err)
+	require.Len(t, plan, 1)
+	assert.Contains(t, plan[0].SQL, `create table "image_tasks"`)
+	assert.NotContains(t, plan[0].SQL, "drop table")
+	assert.Zero(t, b.number("select count(*) from information_schema.tables where table_schema = 'public'"))
+
+	done, err := b.Migrate(b.ctx)
+	require.NoError(t, err)
+	assert.Len(t, done, 1)
+	plan, err = b.Plan(b.ctx)
+	require.NoError(t, err)
+	assert.Empty(t, plan)
+}
+
+func TestANewerSchemaIsRefused(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into imagetasks_schema_version (version_id, is_applied) values (9999, true)`)
+	err := b.CheckSchema(b.ctx)
+	assert.ErrorIs(t, err, store.ErrSchema)
+	assert.ErrorContains(t, err, "newer")
+}
+
+func TestOtherTableNamesWork(t *testing.T) {
+	url := server.Empty(t)
+	b := open(t, url)
+	b.exec(`create schema "App"`)
+	s, err := store.Open(store.Config{URL: url, Tables: store.Tables{Tasks: "App.Jobs", Credits: "App.wallets"}})
+	require.NoError(t, err)
+	defer s.Close()
+	_, err = s.Migrate(b.ctx)
+	require.NoError(t, err)
+	user := uuid.NewString()
+	_, err = s.Grant(b.ctx, user, 2, "")
+	require.NoError(t, err)
+	ids, err := s.Enqueue(b.ctx, store.NewTask{UserID: user, Prompt: "x", Cost: 2})
+	require.NoError(t, err)
+	_, err = s.Cancel(b.ctx, ids[0], "")
+	require.NoError(t, err)
+	assert.Equal(t, 2, b.number(`select credits from "App".wallets`))
+	assert.Equal(t, 1, b.number(`select count(*) from "App"."Jobs"`))
+	rules, err := s.Audit(b.ctx)
+	require.NoError(t, err)
+	assert.Zero(t, store.Broken(rules))
+}
+
+func TestTheSchemaRefusesWhatMustNotBe(t *testing.T) {
+	b := fresh(t)
+	user := b.user(3)
+	id := b.enqueue(user, 1, 1)[0]
+	for rule, statement := range map[string]string{
+		"a balance below zero": `update user_credits set credits = -1`,
+		"a second charge":      `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, task_id, kind, amount, 0 from credit_ledger where kind = 'charge'`,
+		"a positive charge":    `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, 'x', 'charge', 1, 0 from user_credits`,
+		"a grant for a task":   `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, 'x', 'grant', 1, 0 from user_credits`,
+		"a change of books":    `update credit_ledger set amount = amount`,
+		"a deletion of books":  `delete from credit_ledger`,
+		"an emptying of books": `truncate credit_ledger`,
+		"an unknown state":     `update image_tasks set status = 'lost'`,
+		"progress beyond 100":  `update image_tasks set progress_percentage = 101`,
+		"a task without name":  `insert into image_tasks (task_id, user_id, prompt) select '', user_id, 'x' from user_credits`,
+	} {
+		_, err := b.raw.ExecContext(b.ctx, statement)
+		assert.Error(t, err, rule)
+	}
+	noErr(t)(b.Cancel(b.ctx, id, ""))
+	b.requireAudit()
+}
+
+// Each money rule, broken behind the store's back, is found by the audit under its name.
+func TestTheAuditFindsEveryFault(t *testing.T) {
+	const disarm = `alter table credit_ledger disable trigger append_only;`
+	for name, fault := range map[string]struct{ rule, do string }{
+		"index dropped": {"one charge", `alter table credit_ledger drop constraint credit_ledger_once`},
+		"charged twice": {"one charge", `alter table credit_ledger drop constraint credit_ledger_once;
+			insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+			select user_id, task_id, kind, amount, 0 from credit_ledger where kind = 'charge'`},
+		"refund without charge": {"nothing is refunded that", `insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+			select user_id, 'ghost', 'refund', 1, 1 from user_credits`},
+		"refund of another amount": {"nothing is refunded that", disarm + `update credit_ledger set amount = 3 where kind = 'refund'`},
+		"refund to another user":   {"nothing is refunded that", disarm + `update credit_ledger set user_id = gen_random_uuid() where kind = 'refund'`},
+		"refund of a completed task": {"no task is refunded but", `update image_tasks set status = 'completed'
+			where status = 'cancelled'`},
+		"failed without refund":  {"every failed or cancelled", `update image_tasks set status = 'failed' where status = 'pending'`},
+		"column without ledger":  {"every task's columns", `update image_tasks set credits_refunded = 9`},
+		"balance changed behind": {"every balance", `update user_credits set credits = credits + 1`},
+		"user deleted":           {"every balance", `delete from user_credits`},
+		"rows that cancel out": {"every ledger row", disarm + `update credit_ledger set balance_after = balance_after + 1
+			where kind = 'grant'`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := fresh(t)
+			user := b.user(10)
+			ids := b.enqueue(user, 2, 2)
+			noErr(t)(b.Cancel(b.ctx, ids[0], ""))
+			b.requireAudit()
+			b.exec(fault.do)
+			rules, err := b.Audit(b.ctx)
+			require.NoError(t, err)
+			assert.Positive(t, store.Broken(rules))
+			found := false
+			for _, r := range rules {
+				if strings.HasPrefix(r.Name, fault.rule) {
+					found = r.Broken > 0 && len(r.Findings) > 0 && r.Findings[0].Detail != ""
+				}
+			}
+			assert.True(t, found, "%s: %+v", fault.rule, rules)
+		})
+	}
+}
+
+// A million finished tasks must not make a claim or a sweep dearer: their plans read the partial
+// indexes and nothing of history.
+func TestPlansStayOnThePartialIndexes(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, processing_started_at)
+	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', now() - interval '1 day' from generate_series(1, 20000) i`)
+	b.enqueue(b.user(300), 300, 1)
+	held := b.claim(100)
+	b.exec(`analyze image_tasks; analyze credit_ledger; analyze user_credits`)
+	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[0].ID)
+	for name, args := range map[string][]any{
+		"claim": {"w", 100, 60000, 3},
+		"reap":  {3, 100, "c", "m"},
+		"sweep": {int(20 * time.Minute / time.Millisecond), 100, "c", "m"},
+		"next":  nil,
+		"queue": {int(20 * time.Minute / time.Millisecond)},
+	} {
+		plan := b.explain(b.Statement(name), args...)
+		for _, line := range strings.Split(plan, "\n") {
+			assert.False(t, strings.Contains(line, "Seq Scan on image_tasks"), "%s:\n%s", name, plan)
+		}
+	}
+	assert.Equal(t, task.Processing, b.row(held[0].ID).State, "explain changed nothing")
+}
+
+func (b *bench) explain(statement string, args ...any) string {
+	b.tb.Helper()
+	rows, err := b.raw.QueryContext(b.ctx, "explain "+statement, args...)
+	require.NoError(b.tb, err)
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var line string
+		require.NoError(b.tb, rows.Scan(&line))
+		plan.WriteString(line + "\n")
+	}
+	require.NoError(b.tb, rows.Err())
+	return plan.String()
+}
+
+func TestOpenRefusesWhatIsNoDatabaseURLWithoutQuotingIt(t *testing.T) {
+	for _, url := range []string{
+		"", "   ", "mysql://u:hunter2@h/d", "postgres://u:hunter2@h:port/d", "postgres://u:hunt%er2@h/d",
+		"host=x password=hunter2 port=many", "postgres://u:hunter2@h/d?sslmode=whatever",
+	} {
+		_, err := store.Open(store.Config{URL: url})
+		if assert.Error(t, err, url) {
+			assert.NotContains(t, err.Error(), "hunter2")
+		}
+	}
+}
