@@ -1,0 +1,144 @@
+// Package realproxy starts the proxies that Debian ships, tinyproxy (http) and microsocks (socks5),
+// for tests: each on a free port of the loopback interface, gone with the test.
+package realproxy
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Config says what login a proxy wants, and what it refuses.
+type Config struct {
+	User, Password string
+	// RefuseHosts are patterns of hosts that tinyproxy answers with 403.
+	RefuseHosts []string
+	// ConnectPorts are the ports that tinyproxy opens tunnels to; none: any.
+	ConnectPorts []int
+}
+
+// Tinyproxy starts tinyproxy and returns its URL.
+func Tinyproxy(tb testing.TB, conf Config) string {
+	tb.Helper()
+	return start(tb, "http", conf, func(dir string, port int) []string {
+		lines := []string{
+			fmt.Sprintf("Port %d", port), "Listen 127.0.0.1", "Timeout 600", "MaxClients 200",
+			"LogLevel Warning", fmt.Sprintf("PidFile %q", filepath.Join(dir, "pid")), "DisableViaHeader Yes",
+		}
+		if conf.User != "" {
+			lines = append(lines, fmt.Sprintf("BasicAuth %s %s", conf.User, conf.Password))
+		}
+		if len(conf.RefuseHosts) > 0 {
+			filter := filepath.Join(dir, "filter")
+			write(tb, filter, strings.Join(conf.RefuseHosts, "\n")+"\n")
+			lines = append(lines, fmt.Sprintf("Filter %q", filter))
+		}
+		for _, p := range conf.ConnectPorts {
+			lines = append(lines, fmt.Sprintf("ConnectPort %d", p))
+		}
+		path := filepath.Join(dir, "tinyproxy.conf")
+		write(tb, path, strings.Join(lines, "\n")+"\n")
+		return []string{"tinyproxy", "-d", "-c", path}
+	})
+}
+
+// Microsocks starts microsocks and returns its URL, with the scheme socks5h.
+func Microsocks(tb testing.TB, conf Config) string {
+	tb.Helper()
+	return start(tb, "socks5h", conf, func(_ string, port int) []string {
+		args := []string{"microsocks", "-i", "127.0.0.1", "-p", fmt.Sprint(port)}
+		if conf.User != "" {
+			args = append(args, "-u", conf.User, "-P", conf.Password)
+		}
+		return args
+	})
+}
+
+func write(tb testing.TB, path, text string) {
+	tb.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// start runs a proxy; a port that somebody else took in the meantime is replaced by another.
+func start(tb testing.TB, scheme string, conf Config, command func(dir string, port int) []string) string {
+	tb.Helper()
+	var last string
+	for range 5 {
+		port := freePort(tb)
+		args := command(tb.TempDir(), port)
+		addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
+		if last = try(tb, args, addr); last != "" {
+			continue
+		}
+		u := url.URL{Scheme: scheme, Host: addr}
+		if conf.User != "" {
+			u.User = url.UserPassword(conf.User, conf.Password)
+		}
+		return u.String()
+	}
+	tb.Fatalf("the proxy does not start: %s", last)
+	return ""
+}
+
+// try starts a program and waits until it listens; it returns what went wrong.
+func try(tb testing.TB, args []string, addr string) string {
+	tb.Helper()
+	program, err := exec.LookPath(args[0])
+	if err != nil {
+		tb.Fatalf("%s is not installed; on Debian or Ubuntu: sudo apt-get install %s", args[0], args[0])
+	}
+	var out strings.Builder
+	cmd := exec.Command(program, args[1:]...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, exited := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // Pdeathsig is sent when the starting thread ends
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+		close(exited)
+	}()
+	if err := <-started; err != nil {
+		tb.Fatal(err)
+	}
+	stop := func() { _ = cmd.Process.Kill(); <-exited }
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
+		select {
+		case <-exited:
+			return out.String()
+		default:
+		}
+		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+			_ = conn.Close()
+			tb.Cleanup(stop)
+			return ""
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	stop()
+	return "no answer on " + addr
+}
+
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

@@ -1,0 +1,268 @@
+// Package simproxy is a proxy for tests and the demo: http (forwarding and CONNECT), https or socks5,
+// with or without a login, which keeps account of what it carried and can be told to misbehave.
+package simproxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// Config says what kind of proxy to be. The zero value is an open http proxy.
+type Config struct {
+	Scheme   string // http (the default), https, or socks5
+	User     string
+	Password string
+	TLS      *tls.Config // for https
+}
+
+// Proxy is a running proxy on a port of the loopback interface. Its methods are safe for concurrent use.
+type Proxy struct {
+	conf     Config
+	listener net.Listener
+	wg       sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	conns    map[net.Conn]struct{}
+	outbound map[string]bool // local addresses of the connections made to targets
+	targets  []string
+	mode     Mode
+}
+
+// Mode is how the proxy treats those who ask it.
+type Mode int
+
+// The ways to treat them.
+const (
+	Serve   Mode = iota
+	Refuse       // 403, or SOCKS "not allowed by ruleset"
+	Hang         // never answers
+	Garbage      // answers with something that is no protocol of a proxy
+)
+
+// Start starts a proxy.
+func Start(conf Config) (*Proxy, error) { return StartAt(conf, "127.0.0.1:0") }
+
+// StartAt starts a proxy on a given address, so that one that was closed can come back.
+func StartAt(conf Config, addr string) (*Proxy, error) {
+	if conf.Scheme == "" {
+		conf.Scheme = "http"
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if conf.Scheme == "https" {
+		listener = tls.NewListener(listener, conf.TLS)
+	}
+	p := &Proxy{conf: conf, listener: listener, conns: map[net.Conn]struct{}{}, outbound: map[string]bool{}}
+	p.wg.Go(p.accept)
+	return p, nil
+}
+
+// URL returns the proxy's address with its login.
+func (p *Proxy) URL() string {
+	u := url.URL{Scheme: p.conf.Scheme, Host: p.Addr()}
+	if p.conf.User != "" {
+		u.User = url.UserPassword(p.conf.User, p.conf.Password)
+	}
+	return u.String()
+}
+
+// Addr returns the proxy's host:port.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// SetMode changes how the proxy treats those who ask from now on.
+func (p *Proxy) SetMode(m Mode) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mode = m
+}
+
+// Targets returns what it was asked for, in order.
+func (p *Proxy) Targets() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.targets...)
+}
+
+// Carried reports whether a connection that a server saw from remote was made by this proxy.
+func (p *Proxy) Carried(remote string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.outbound[remote]
+}
+
+// Close stops listening, cuts every connection and waits until they are gone. It is safe to repeat.
+func (p *Proxy) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	for c := range p.conns {
+		_ = c.Close()
+	}
+	p.mu.Unlock()
+	err := p.listener.Close()
+	p.wg.Wait()
+	return err
+}
+
+// keep registers a connection to be cut by Close; false: the proxy is closed.
+func (p *Proxy) keep(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		_ = c.Close()
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *Proxy) drop(c net.Conn) {
+	_ = c.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.conns, c)
+}
+
+func (p *Proxy) accept() {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		if !p.keep(conn) {
+			return
+		}
+		p.wg.Go(func() {
+			defer p.drop(conn)
+			if p.conf.Scheme == "socks5" {
+				p.serveSOCKS(conn)
+			} else {
+				p.serveHTTP(conn)
+			}
+		})
+	}
+}
+
+// asked notes a request and returns how to treat it.
+func (p *Proxy) asked(target string) Mode {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.targets = append(p.targets, target)
+	return p.mode
+}
+
+func (p *Proxy) dial(target string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(context.Background(), "tcp", target)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	p.outbound[conn.LocalAddr().String()] = true
+	p.mu.Unlock()
+	if !p.keep(conn) {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+// pipe carries bytes both ways until either side ends.
+func (p *Proxy) pipe(client net.Conn, fromClient io.Reader, target net.Conn) {
+	done := make(chan struct{})
+	p.wg.Go(func() {
+		defer close(done)
+		_, _ = io.Copy(target, fromClient)
+		if tcp, ok := target.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
+	})
+	_, _ = io.Copy(client, target)
+	_ = client.Close()
+	_ = target.Close()
+	<-done
+}
+
+func (p *Proxy) serveHTTP(conn net.Conn) {
+	reader := bufio.NewReader(conn)
+	for {
+		r, err := http.ReadRequest(reader)
+		if err != nil {
+			return
+		}
+		target := r.Host
+		if r.Method != http.MethodConnect && r.URL.Port() == "" {
+			target = net.JoinHostPort(r.URL.Hostname(), "80")
+		}
+		if !p.treat(conn, r, p.asked(target)) {
+			return
+		}
+		upstream, err := p.dial(target)
+		if err != nil {
+			_, _ = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			return
+		}
+		if r.Method == http.MethodConnect {
+			if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err == nil {
+				p.pipe(conn, reader, upstream)
+			}
+			p.drop(upstream)
+			return
+		}
+		again := p.forward(conn, r, upstream)
+		p.drop(upstream)
+		if !again {
+			return
+		}
+	}
+}
+
+// treat answers what isn't to be served and reports whether to go on.
+func (p *Proxy) treat(conn net.Conn, r *http.Request, mode Mode) bool {
+	switch mode {
+	case Hang:
+		_, _ = io.Copy(io.Discard, conn)
+		return false
+	case Garbage:
+		_, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.2\r\n")
+		return false
+	case Refuse:
+		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		return false
+	}
+	login := "Basic " + base64.StdEncoding.EncodeToString([]byte(p.conf.User+":"+p.conf.Password))
+	if p.conf.User != "" && r.Header.Get("Proxy-Authorization") != login {
+		_, _ = io.WriteString(conn, "HTTP/1.1 407 Proxy Authentication Required\r\n"+
+			"Proxy-Authenticate: Basic realm=\"simproxy\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+		return false
+	}
+	return true
+}
+
+// forward carries one plain request and reports whether another may follow.
+func (p *Proxy) forward(conn net.Conn, r *http.Request, upstream net.Conn) bool {
+	r.Header.Del("Proxy-Authorization")
+	r.Header.Del("Proxy-Connection")
+	r.RequestURI = ""
+	if err := r.Write(upstream); err != nil {
+		return false
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(upstream), r)
+	if err != nil {
+		return false
+	}
+	defer answer.Body.Close()
+	return answer.Write(conn) == nil && !answer.Close && !r.Close
+}

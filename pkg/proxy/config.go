@@ -1,0 +1,183 @@
+// Package proxy is the only one that knows how a proxy is dialled. Its Transport takes requests to
+// the API through the proxy that the settings name, or directly where they name none. A proxy that
+// is set and doesn't work is an error that names it, never a direct connection.
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"imagetasks/pkg/redact"
+)
+
+// Env is what the settings say of proxies, each empty where unset.
+type Env struct {
+	OpenAI string // wins over the rest, for every host, loopback included
+	HTTPS  string // for https URLs
+	HTTP   string // for http URLs
+	All    string // where HTTPS or HTTP is empty
+	No     string // hosts that HTTPS, HTTP and All don't apply to
+}
+
+// SettingError is a proxy setting that can't be used. It never quotes a login.
+type SettingError struct {
+	Name   string // the environment variable
+	Reason string
+}
+
+// Error says which setting and why.
+func (e *SettingError) Error() string { return e.Name + ": " + e.Reason }
+
+// Parse parses a proxy URL: http, https, socks5 or socks5h, with or without a login. A bare
+// host:port is taken for http, as curl takes it. The errors don't quote the text.
+func Parse(text string) (*url.URL, error) {
+	text = strings.TrimSpace(text)
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, errors.New("not a URL; a proxy looks like http://user:password@host:port " +
+			"(write special characters of the password as %XX)")
+	}
+	u.Scheme = strings.ToLower(u.Scheme)
+	ports := map[string]string{"http": "80", "https": "443", "socks5": "1080", "socks5h": "1080"}
+	port, known := ports[u.Scheme]
+	switch {
+	case !known:
+		return nil, fmt.Errorf("unknown kind of proxy %q; use http, https, socks5 or socks5h", u.Scheme)
+	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;"):
+		return nil, errors.New("names no host; a proxy looks like http://host:port")
+	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
+		return nil, errors.New("a proxy has no path, query or fragment; it looks like http://host:port")
+	}
+	if u.Port() != "" {
+		port = u.Port()
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		return nil, errors.New("the port must be a number from 1 to 65535")
+	}
+	if password, _ := u.User.Password(); strings.HasPrefix(u.Scheme, "socks5") &&
+		(len(u.User.Username()) > 255 || len(password) > 255) {
+		return nil, errors.New("SOCKS takes user and password of at most 255 bytes each")
+	}
+	u.Host = net.JoinHostPort(u.Hostname(), port)
+	u.Path = ""
+	return u, nil
+}
+
+// routes decides which way a request goes.
+type routes struct {
+	always *url.URL
+	choose func(*url.URL) (*url.URL, error)
+}
+
+// newRoutes checks every proxy URL of env, so that a bad one is refused at start and not at the
+// first request that would use it.
+func newRoutes(env Env) (routes, error) {
+	var faults []error
+	check := func(name, text string) string {
+		if strings.TrimSpace(text) == "" {
+			return ""
+		}
+		u, err := Parse(text)
+		if err != nil {
+			faults = append(faults, &SettingError{Name: name, Reason: err.Error()})
+			return ""
+		}
+		return u.String()
+	}
+	openAI := check("OPENAI_PROXY", env.OpenAI)
+	https, http, all := check("HTTPS_PROXY", env.HTTPS), check("HTTP_PROXY", env.HTTP), check("ALL_PROXY", env.All)
+	if err := errors.Join(faults...); err != nil {
+		return routes{}, err
+	}
+	if openAI != "" {
+		u, err := Parse(openAI)
+		return routes{always: u}, err
+	}
+	if https == "" {
+		https = all
+	}
+	if http == "" {
+		http = all
+	}
+	config := httpproxy.Config{HTTPSProxy: https, HTTPProxy: http, NoProxy: env.No}
+	return routes{choose: config.ProxyFunc()}, nil
+}
+
+// route returns the proxy for a request to u, nil for a direct connection.
+func (r routes) route(u *url.URL) (*url.URL, error) {
+	if r.always != nil {
+		return r.always, nil
+	}
+	if r.choose == nil {
+		return nil, nil
+	}
+	p, err := r.choose(u)
+	if err != nil || p == nil {
+		return nil, err
+	}
+	return Parse(p.String())
+}
+
+// Op is the step of making a connection that failed.
+type Op string
+
+// The steps, in their order.
+const (
+	OpResolve Op = "look up"  // a name, before a socks5 proxy is asked for an address
+	OpDial    Op = "reach"    // TCP to the proxy, or to the API where there is none
+	OpProxy   Op = "TLS with" // the TLS handshake with an https proxy
+	OpConnect Op = "ask"      // CONNECT or SOCKS
+	OpTLS     Op = "TLS to"   // the TLS handshake with the API
+)
+
+// Error is a connection that could not be made: no byte of the request was sent.
+type Error struct {
+	Op     Op
+	Proxy  string // its URL without the login; empty: a direct connection
+	Target string // host:port of the API
+	Status int    // the proxy's answer to CONNECT; 0: none
+	Err    error
+}
+
+// Error names the proxy and the target, without a login.
+func (e *Error) Error() string {
+	via := "without a proxy"
+	if e.Proxy != "" {
+		via = "proxy " + e.Proxy
+	}
+	switch {
+	case e.Op == OpTLS:
+		return fmt.Sprintf("TLS handshake with %s (%s): %v", e.Target, via, e.Err)
+	case e.Op == OpProxy:
+		return fmt.Sprintf("TLS handshake with %s: %v", via, e.Err)
+	case e.Op == OpResolve:
+		return fmt.Sprintf("look up %s for %s: %v", e.Target, via, e.Err)
+	case e.Proxy == "":
+		return fmt.Sprintf("connect to %s without a proxy: %v", e.Target, e.Err)
+	case e.Op == OpDial:
+		return fmt.Sprintf("%s can't be reached: %v", via, e.Err)
+	}
+	return fmt.Sprintf("%s, asked for %s: %v", via, e.Target, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether a bound ran out.
+func (e *Error) Timeout() bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(e.Err, &timeout) && timeout.Timeout()
+}
+
+func newError(op Op, proxy *url.URL, target string, err error) *Error {
+	return &Error{Op: op, Proxy: redact.URL(proxy), Target: target, Err: err}
+}

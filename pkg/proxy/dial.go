@@ -1,0 +1,293 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	socks "golang.org/x/net/proxy"
+)
+
+// errLogin is the proxy's refusal of our login, or of our having none.
+var errLogin = errors.New("the proxy wants a login (407), or refuses the one it was given")
+
+// connect returns a connection that ends at addr, by the route of that scheme.
+func (t *Transport) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
+	proxy, err := t.routes.route(&url.URL{Scheme: scheme, Host: addr})
+	if err != nil {
+		return nil, err
+	}
+	if proxy == nil {
+		conn, err := t.dial(ctx, addr)
+		if err != nil {
+			return nil, newError(OpDial, nil, addr, err)
+		}
+		return conn, nil
+	}
+	switch proxy.Scheme {
+	case "socks5", "socks5h":
+		return t.dialSOCKS(ctx, proxy, addr)
+	}
+	return t.dialCONNECT(ctx, proxy, addr)
+}
+
+// dialTLS is connect with a TLS handshake of its own, so that its failure is told from that of a
+// request which may have been sent.
+func (t *Transport) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
+	raw, err := t.connect(ctx, "https", addr)
+	if err != nil {
+		return nil, err
+	}
+	config := t.tunnel.TLSClientConfig.Clone()
+	config.NextProtos = []string{"h2", "http/1.1"}
+	conn, err := t.handshake(ctx, raw, addr, config)
+	if err != nil {
+		proxy, _ := t.routes.route(&url.URL{Scheme: "https", Host: addr})
+		return nil, newError(OpTLS, proxy, addr, err)
+	}
+	return conn, nil
+}
+
+func (t *Transport) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, errors.Join(err, raw.Close())
+	}
+	if config.ServerName == "" {
+		config.ServerName = host
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.conf.TLSTimeout)
+	defer cancel()
+	conn := tls.Client(raw, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (t *Transport) dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: t.conf.DialTimeout, KeepAlive: 15 * time.Second}
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
+func (t *Transport) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+	conn, err := t.dial(ctx, proxy.Host)
+	if err != nil {
+		return nil, newError(OpDial, proxy, target, err)
+	}
+	if proxy.Scheme != "https" {
+		return conn, nil
+	}
+	secure, err := t.handshake(ctx, conn, proxy.Host, t.tunnel.TLSClientConfig.Clone())
+	if err != nil {
+		return nil, newError(OpProxy, proxy, target, err)
+	}
+	return secure, nil
+}
+
+// dialForward returns the dial of plain http through a proxy of that scheme: addr is the proxy's.
+func (t *Transport) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return t.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
+	}
+}
+
+// maxConnectHead bounds a proxy's answer to CONNECT, in bytes.
+const maxConnectHead = 64 << 10
+
+// dialCONNECT opens a tunnel through an http proxy (RFC 9110, section 9.3.6).
+func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
+	conn, err := t.dialProxy(ctx, proxy, target)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = conn.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
+	defer cancel()
+	// Reads and writes don't know of ctx: its end moves the deadline into the past.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	reader := bufio.NewReader(io.LimitReader(conn, maxConnectHead))
+	answer, err := askCONNECT(conn, reader, proxy, target)
+	if !stop() || ctx.Err() != nil {
+		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no answer: %w", context.Cause(ctx)))
+	}
+	if err != nil {
+		return nil, newError(OpConnect, proxy, target, err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		refusal := newError(OpConnect, proxy, target, fmt.Errorf("the proxy answered %d %s",
+			answer.StatusCode, http.StatusText(answer.StatusCode)))
+		refusal.Status = answer.StatusCode
+		if answer.StatusCode == http.StatusProxyAuthRequired {
+			refusal.Err = errLogin
+		}
+		return nil, refusal
+	}
+	if n := reader.Buffered(); n > 0 {
+		// What was read beyond the head is the target's already.
+		early, _ := reader.Peek(n)
+		return &earlyConn{Conn: conn, early: early}, nil
+	}
+	return conn, nil
+}
+
+func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target string) (*http.Response, error) {
+	request := &http.Request{
+		Method: http.MethodConnect,
+		URL:    &url.URL{Opaque: target},
+		Host:   target,
+		Header: http.Header{"User-Agent": {"imagetasks"}},
+	}
+	if proxy.User != nil {
+		password, _ := proxy.User.Password()
+		login := &http.Request{Header: http.Header{}}
+		login.SetBasicAuth(proxy.User.Username(), password)
+		request.Header.Set("Proxy-Authorization", login.Header.Get("Authorization"))
+	}
+	if err := request.Write(conn); err != nil {
+		return nil, err
+	}
+	answer, err := http.ReadResponse(reader, request)
+	if err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil, errors.New("the proxy closed the connection without an answer")
+		}
+		if netErr, ok := errors.AsType[net.Error](err); ok {
+			return nil, netErr
+		}
+		// The parser's error quotes what came, which is foreign text of any length.
+		return nil, errors.New("the answer is not HTTP; is this an http proxy?")
+	}
+	return answer, nil
+}
+
+// earlyConn gives back bytes that were read too far.
+type earlyConn struct {
+	net.Conn
+	early []byte
+}
+
+func (c *earlyConn) Read(p []byte) (int, error) {
+	if len(c.early) > 0 {
+		n := copy(p, c.early)
+		c.early = c.early[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves the
+// target's name to the proxy; socks5 looks it up here, as curl has it.
+func (t *Transport) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+	targets := []string{target}
+	if proxy.Scheme == "socks5" {
+		var err error
+		if targets, err = t.resolve(ctx, target); err != nil {
+			return nil, newError(OpResolve, proxy, target, err)
+		}
+	}
+	var login *socks.Auth
+	if proxy.User != nil {
+		password, _ := proxy.User.Password()
+		login = &socks.Auth{User: proxy.User.Username(), Password: password}
+	}
+	var last error
+	for _, addr := range targets {
+		conn, err := t.askSOCKS(ctx, proxy, login, addr, target)
+		if err == nil {
+			return conn, nil
+		}
+		if err.Op != OpConnect {
+			return nil, err
+		}
+		last = err
+	}
+	return nil, last
+}
+
+// askSOCKS asks the proxy for a tunnel to addr, which is target or one of its addresses.
+func (t *Transport) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
+	raw, err := t.dialProxy(ctx, proxy, target)
+	if err != nil {
+		return nil, asError(err, OpDial, proxy, target)
+	}
+	dialer, err := socks.SOCKS5("tcp", proxy.Host, login, madeConn{raw})
+	if err != nil {
+		_ = raw.Close()
+		return nil, newError(OpConnect, proxy, target, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
+	defer cancel()
+	conn, err := dialContext(ctx, dialer, addr)
+	if err == nil {
+		return conn, nil
+	}
+	_ = raw.Close()
+	if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {
+		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no answer: %w", context.DeadlineExceeded))
+	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // the rest of its text names the proxy and the target again
+	}
+	return nil, newError(OpConnect, proxy, target, err)
+}
+
+func dialContext(ctx context.Context, d socks.Dialer, addr string) (net.Conn, error) {
+	withContext, ok := d.(socks.ContextDialer)
+	if !ok {
+		return nil, errors.New("the SOCKS dialer takes no context")
+	}
+	return withContext.DialContext(ctx, "tcp", addr)
+}
+
+func asError(err error, op Op, proxy *url.URL, target string) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return newError(op, proxy, target, err)
+}
+
+// madeConn hands the SOCKS client a connection to its proxy that was made already, under a bound
+// of its own.
+type madeConn struct{ net.Conn }
+
+func (c madeConn) Dial(_, _ string) (net.Conn, error) { return c.Conn, nil }
+
+func (c madeConn) DialContext(context.Context, string, string) (net.Conn, error) { return c.Conn, nil }
+
+// resolve returns target with each of its host's addresses in the host's place.
+func (t *Transport) resolve(ctx context.Context, target string) ([]string, error) {
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return []string{target}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.conf.DialTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	// A few are enough: each may cost the whole bound.
+	addrs = addrs[:min(len(addrs), 3)]
+	for i, a := range addrs {
+		addrs[i] = net.JoinHostPort(a, port)
+	}
+	return addrs, nil
+}
