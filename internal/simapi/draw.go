@@ -1,0 +1,97 @@
+package simapi
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"image"
+	"image/color"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"strings"
+
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/basicfont"
+	"golang.org/x/image/math/fixed"
+)
+
+// Draw returns a PNG that is made from the prompt and from nothing else: a sky, hills and a sun by the
+// prompt's hash, and the prompt's words below.
+func Draw(prompt string) []byte {
+	const width, height = 256, 256
+	sum := sha256.Sum256([]byte(prompt))
+	random := rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum[:8]), binary.LittleEndian.Uint64(sum[8:16])))
+	hue := random.Float64()
+	m := image.NewRGBA(image.Rect(0, 0, width, height))
+	sunX, sunY, sunR := 40+random.Float64()*176, 30+random.Float64()*70, 14+random.Float64()*20
+	type hill struct{ base, swing, speed, phase float64 }
+	var hills []hill
+	for i := range 3 {
+		hills = append(hills, hill{120 + float64(i)*35, 10 + random.Float64()*20, 0.01 + random.Float64()*0.03, random.Float64() * 6})
+	}
+	for y := range height {
+		for x := range width {
+			fx, fy := float64(x), float64(y)
+			c := shade(hue, 0.35, 0.95-fy/height*0.35)
+			if math.Hypot(fx-sunX, fy-sunY) < sunR {
+				c = shade(hue+0.5, 0.6, 1)
+			}
+			for i, h := range hills {
+				if fy > h.base+h.swing*math.Sin(fx*h.speed+h.phase) {
+					c = shade(hue+0.08*float64(i+1), 0.6, 0.75-0.2*float64(i))
+				}
+			}
+			m.SetRGBA(x, y, c)
+		}
+	}
+	write(m, prompt)
+	return encode(m)
+}
+
+func encode(m image.Image) []byte {
+	var b bytes.Buffer
+	if err := png.Encode(&b, m); err != nil {
+		return nil // a buffer doesn't fail, and the picture's size is right
+	}
+	return b.Bytes()
+}
+
+// shade returns a colour by hue, saturation and value, each from 0 to 1.
+func shade(h, s, v float64) color.RGBA {
+	channel := func(n float64) uint8 {
+		k := math.Mod(n+math.Mod(h, 1)*6, 6)
+		return uint8(255 * (v - v*s*max(0, min(k, 4-k, 1))))
+	}
+	return color.RGBA{channel(5), channel(3), channel(1), 255}
+}
+
+// write puts the prompt's words on the picture, broken into lines.
+func write(m *image.RGBA, text string) {
+	face := basicfont.Face7x13
+	const perLine = 34
+	line, y := "", 205
+	flush := func() {
+		d := font.Drawer{Dst: m, Src: image.White, Face: face, Dot: fixed.P(8, y)}
+		d.DrawString(line)
+		line, y = "", y+15
+	}
+	for word := range strings.FieldsSeq(text) {
+		if line != "" && len(line)+1+len(word) > perLine {
+			flush()
+		}
+		line = strings.TrimSpace(line + " " + word)
+	}
+	flush()
+}
+
+// Noise returns a PNG of about size bytes that doesn't compress, for measuring.
+func Noise(size int) []byte {
+	side := int(math.Sqrt(float64(size) / 4))
+	m := image.NewNRGBA(image.Rect(0, 0, max(side, 1), max(side, 1)))
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range m.Pix {
+		m.Pix[i] = uint8(random.Uint32())
+	}
+	return encode(m)
+}

@@ -1,0 +1,357 @@
+// Package simapi is an Images API for tests and the demo: it speaks
+// https://platform.openai.com/docs/api-reference/images and draws each picture from its prompt, so
+// that they differ. A prompt that begins with a behaviour in square brackets gets it:
+//
+//	[moderation] [400] [401] [403] [404] [408] [409] [429] [500] [503]   that error, each time
+//	[quota]       429 with insufficient_quota
+//	[hang]        no answer until the caller gives up
+//	[html]        a web page with status 200
+//	[text]        base64 of something that is no picture
+//	[zero]        an answer without pictures
+//	[null]        a picture that is null
+//	[error]       an error object with status 200
+//	[truncated]   half of the JSON, as though it were whole
+//	[cut]         half of the JSON, then a broken connection
+//	[endless]     JSON that doesn't end
+//	[url]         a URL where the picture is, instead of the picture
+//
+// With "once" ("[500 once] a cat") only the first call for that prompt gets it.
+package simapi
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Config says how the API behaves. The zero value is a fast API over plain http that takes any key.
+type Config struct {
+	Key      string        // empty: any key will do
+	TLS      *Authority    // nil: plain http
+	Delay    time.Duration // before each answer
+	Picture  func(prompt string) []byte
+	NoModels bool // /models answers 404, as some relays do
+}
+
+// Call is one request for a picture.
+type Call struct {
+	Path   string
+	Remote string // the caller's host:port, as the API saw it
+	Prompt string
+	Model  string
+	Size   string
+	Input  []byte // the picture to edit
+}
+
+// Server is a running API on a port of the loopback interface. It is safe for concurrent use.
+type Server struct {
+	conf     Config
+	listener net.Listener
+	http     *http.Server
+	done     chan struct{}
+
+	mu      sync.Mutex
+	calls   []Call
+	probes  int
+	seen    map[string]int // prompts, by how often they came
+	refusal *Refusal
+	busy    int
+	most    int
+	gate    chan struct{} // closed: answers may go out
+}
+
+// Refusal is an error answer that everyone gets.
+type Refusal struct {
+	Status     int
+	Code       string
+	RetryAfter string
+}
+
+// Start starts an API.
+func Start(conf Config) (*Server, error) {
+	if conf.Picture == nil {
+		conf.Picture = Draw
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{conf: conf, listener: listener, done: make(chan struct{}), seen: map[string]int{}}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/models", s.models)
+	mux.HandleFunc("POST /v1/images/generations", s.generations)
+	mux.HandleFunc("POST /v1/images/edits", s.edits)
+	mux.HandleFunc("GET /pictures/{prompt}", s.picture)
+	s.http = &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
+	go func() {
+		defer close(s.done)
+		if conf.TLS == nil {
+			_ = s.http.Serve(listener)
+			return
+		}
+		s.http.TLSConfig = &tls.Config{Certificates: []tls.Certificate{conf.TLS.Certificate}}
+		_ = s.http.ServeTLS(listener, "", "")
+	}()
+	return s, nil
+}
+
+// URL returns the API's root, with its /v1.
+func (s *Server) URL() string {
+	scheme := "http"
+	if s.conf.TLS != nil {
+		scheme = "https"
+	}
+	return scheme + "://" + s.listener.Addr().String() + "/v1"
+}
+
+// Close cuts every connection and ends the server.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	<-s.done
+	return err
+}
+
+// Calls returns the requests for pictures so far, in order.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Call(nil), s.calls...)
+}
+
+// Probes returns how often the list of models was asked for.
+func (s *Server) Probes() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.probes
+}
+
+// Busiest returns the largest number of requests that were in hand at once.
+func (s *Server) Busiest() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
+}
+
+// Refuse makes every request fail, the list of models too; nil ends that.
+func (s *Server) Refuse(r *Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusal = r
+}
+
+// Hold makes answers wait until the function it returns is called, once.
+func (s *Server) Hold() (release func()) {
+	gate := make(chan struct{})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gate = gate
+	return func() {
+		s.mu.Lock()
+		s.gate = nil
+		s.mu.Unlock()
+		close(gate)
+	}
+}
+
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
+	s.mu.Lock()
+	refusal := s.refusal
+	s.mu.Unlock()
+	if refusal != nil {
+		if refusal.RetryAfter != "" {
+			w.Header().Set("Retry-After", refusal.RetryAfter)
+		}
+		fail(w, refusal.Status, refusal.Code, "refused, as told")
+		return false
+	}
+	key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if s.conf.Key != "" && key != s.conf.Key {
+		fail(w, http.StatusUnauthorized, "invalid_api_key", "Incorrect API key provided: "+key)
+		return false
+	}
+	return true
+}
+
+func (s *Server) models(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.probes++
+	s.mu.Unlock()
+	switch {
+	case s.conf.NoModels:
+		http.NotFound(w, r)
+	case s.authorized(w, r):
+		answer(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]string{"id": "gpt-image-2", "object": "model"}}})
+	}
+}
+
+func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
+	var body struct{ Prompt, Model, Size string }
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Prompt == "" {
+		fail(w, http.StatusBadRequest, "invalid_request", "a prompt is wanted")
+		return
+	}
+	s.serve(w, r, Call{Prompt: body.Prompt, Model: body.Model, Size: body.Size})
+}
+
+func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
+	file, _, err := r.FormFile("image")
+	if err != nil {
+		fail(w, http.StatusBadRequest, "invalid_request", "a picture is wanted")
+		return
+	}
+	defer file.Close()
+	input, err := io.ReadAll(file)
+	if err != nil {
+		fail(w, http.StatusBadRequest, "invalid_request", "the picture can't be read")
+		return
+	}
+	s.serve(w, r, Call{Prompt: r.FormValue("prompt"), Model: r.FormValue("model"), Size: r.FormValue("size"), Input: input})
+}
+
+// serve notes a call and answers it by its prompt's behaviour.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call) {
+	c.Path, c.Remote = r.URL.Path, r.RemoteAddr
+	s.mu.Lock()
+	s.calls = append(s.calls, c)
+	s.seen[c.Prompt]++
+	nth, gate := s.seen[c.Prompt], s.gate
+	s.busy++
+	s.most = max(s.most, s.busy)
+	s.mu.Unlock()
+	defer func() { s.mu.Lock(); s.busy--; s.mu.Unlock() }()
+
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if s.conf.Delay > 0 {
+		select {
+		case <-time.After(s.conf.Delay):
+		case <-r.Context().Done():
+			return
+		}
+	}
+	if !s.authorized(w, r) {
+		return
+	}
+	w.Header().Set("X-Request-Id", fmt.Sprintf("req_sim_%d", len(s.Calls())))
+	s.behave(w, r, c, behaviour(c.Prompt, nth))
+}
+
+// behaviour returns what a prompt asks for in brackets.
+func behaviour(prompt string, nth int) string {
+	inside, ok := strings.CutPrefix(prompt, "[")
+	if !ok {
+		return ""
+	}
+	inside, _, ok = strings.Cut(inside, "]")
+	if !ok {
+		return ""
+	}
+	if name, once := strings.CutSuffix(inside, " once"); once {
+		if nth > 1 {
+			return ""
+		}
+		return name
+	}
+	return inside
+}
+
+func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviour string) {
+	picture := func() string { return base64.StdEncoding.EncodeToString(s.conf.Picture(c.Prompt)) }
+	whole := func(b64 string) []byte {
+		return []byte(`{"created":1767225600,"data":[{"b64_json":"` + b64 + `"}],"usage":{"total_tokens":1}}`)
+	}
+	switch behaviour {
+	case "moderation":
+		fail(w, http.StatusBadRequest, "moderation_blocked", "Your request was rejected by the safety system: "+c.Prompt)
+	case "quota":
+		fail(w, http.StatusTooManyRequests, "insufficient_quota", "You exceeded your current quota")
+	case "hang":
+		<-r.Context().Done()
+	case "html":
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, "<!DOCTYPE html><html><body><h1>Please log in to the network</h1></body></html>")
+	case "text":
+		send(w, whole(base64.StdEncoding.EncodeToString([]byte("this is no picture, whatever it says"))))
+	case "zero":
+		send(w, []byte(`{"created":1767225600,"data":[]}`))
+	case "null":
+		send(w, []byte(`{"created":1767225600,"data":[{"b64_json":null}]}`))
+	case "error":
+		send(w, []byte(`{"error":{"message":"overloaded","type":"server_error","code":null}}`))
+	case "truncated":
+		body := whole(picture())
+		send(w, body[:len(body)/2])
+	case "cut":
+		body := whole(picture())
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = w.Write(body[:len(body)/2])
+		panic(http.ErrAbortHandler)
+	case "endless":
+		w.Header().Set("Content-Type", "application/json")
+		_, err := io.WriteString(w, `{"data":[{"revised_prompt":"`)
+		for chunk := bytes.Repeat([]byte("endless "), 8<<10); err == nil; {
+			_, err = w.Write(chunk)
+		}
+	case "url":
+		base := strings.TrimSuffix(s.URL(), "/v1")
+		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": base + "/pictures/" + base64.URLEncoding.EncodeToString([]byte(c.Prompt))}}})
+	default:
+		status, err := strconv.Atoi(behaviour)
+		if err != nil {
+			send(w, whole(picture()))
+			return
+		}
+		if status == http.StatusTooManyRequests {
+			w.Header().Set("Retry-After", "1")
+		}
+		fail(w, status, "", "the simulated API answers "+behaviour)
+	}
+}
+
+func (s *Server) picture(w http.ResponseWriter, r *http.Request) {
+	prompt, err := base64.URLEncoding.DecodeString(r.PathValue("prompt"))
+	if err != nil || r.Header.Get("Authorization") != "" {
+		http.Error(w, "no such picture, or one that wants no key", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "image/png")
+	_, _ = w.Write(s.conf.Picture(string(prompt)))
+}
+
+func send(w http.ResponseWriter, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(body)
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		text, status = []byte(`{}`), http.StatusInternalServerError
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(text)
+}
+
+func fail(w http.ResponseWriter, status int, code, message string) {
+	problem := map[string]any{"message": message, "type": "invalid_request_error", "param": nil, "code": nil}
+	if code != "" {
+		problem["code"] = code
+	}
+	answer(w, status, map[string]any{"error": problem})
+}

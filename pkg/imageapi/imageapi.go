@@ -1,0 +1,363 @@
+// Package imageapi makes pictures through an OpenAI-compatible Images API
+// (https://platform.openai.com/docs/api-reference/images), by the official client over a transport of
+// ours. It never retries: each failure says what should become of the task (see classify.go), and
+// the queue does the rest.
+package imageapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+
+	"imagetasks/pkg/redact"
+	"imagetasks/pkg/task"
+)
+
+// Config says where the API is.
+type Config struct {
+	BaseURL   string // with its /v1
+	Key       string
+	Model     string // for tasks that name none
+	Transport http.RoundTripper
+	MaxBytes  int64 // the largest picture accepted
+}
+
+// Client makes pictures. It is safe for concurrent use.
+type Client struct {
+	conf   Config
+	openai openai.Client
+	http   *http.Client
+}
+
+// New returns a client, or an error for a missing key or a base URL that is none.
+func New(conf Config) (*Client, error) {
+	if conf.Key == "" {
+		return nil, errors.New("no API key is set; set OPENAI_API_KEY")
+	}
+	if strings.ContainsAny(conf.Key, " \t\r\n") {
+		return nil, errors.New("OPENAI_API_KEY holds white space; copy it again")
+	}
+	if _, err := url.Parse(conf.BaseURL); err != nil {
+		return nil, errors.New("OPENAI_BASE_URL is not a URL")
+	}
+	c := &Client{conf: conf}
+	c.http = &http.Client{
+		Transport: boundErrors{conf.Transport},
+		// A redirect would turn a POST into a GET, or carry the key elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	// The literal, not openai.NewClient: that one reads the environment.
+	c.openai = openai.Client{Options: []option.RequestOption{
+		option.WithBaseURL(conf.BaseURL + "/"),
+		option.WithAPIKey(conf.Key),
+		option.WithHTTPClient(c.http),
+		option.WithMaxRetries(0),
+	}}
+	return c, nil
+}
+
+// maxErrorBody bounds the body of an error answer, which the client reads whole.
+const maxErrorBody = 64 << 10
+
+// boundErrors cuts the bodies of error answers.
+type boundErrors struct{ next http.RoundTripper }
+
+func (b boundErrors) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := b.next.RoundTrip(r)
+	if err == nil && answer.StatusCode >= 400 {
+		answer.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(answer.Body, maxErrorBody), answer.Body}
+	}
+	return answer, err
+}
+
+// Request is what to make.
+type Request struct {
+	Prompt      string
+	Style       string
+	AspectRatio string
+	Model       string // empty: the client's
+	Input       string // a picture to edit, in base64; empty: make one from nothing
+}
+
+// Result is what the API said beside the picture.
+type Result struct {
+	RequestID string
+}
+
+// Make writes the picture for r to w as it arrives; w gets no more than Config.MaxBytes. Whether what
+// it wrote is a picture is for the caller to prove. Every error is a *task.Error; none holds the prompt.
+func (c *Client) Make(ctx context.Context, r Request, w io.Writer) (Result, error) {
+	path, params, err := c.params(r)
+	if err != nil {
+		return Result{}, err
+	}
+	var response *http.Response
+	err = c.openai.Post(ctx, path, params, &response)
+	var result Result
+	if response != nil {
+		defer response.Body.Close()
+		result.RequestID = response.Header.Get("X-Request-Id")
+	}
+	if err == nil && response == nil {
+		err = errors.New("the client returned no answer")
+	}
+	switch {
+	case response == nil:
+		err = connectionError(ctx, withoutURL(err))
+	case response.StatusCode != http.StatusOK:
+		err = c.refusal(response)
+	default:
+		err = c.read(ctx, response, w)
+	}
+	return result, finish(err, r.Prompt, result.RequestID)
+}
+
+// finish takes the prompt out of the message and adds the request's id. The wrapped error stays for
+// errors.As; its text is not for showing.
+func finish(err error, prompt, requestID string) error {
+	if err == nil {
+		return nil
+	}
+	e := *task.AsError(err)
+	e.RequestID = requestID
+	e.Message = redact.Prompt(e.Message, prompt)
+	return &e
+}
+
+// withoutURL takes off the URL that net/http puts before its errors: it says nothing new.
+func withoutURL(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		return wrapped.Err
+	}
+	return err
+}
+
+// refusal classifies an answer that isn't a success.
+func (c *Client) refusal(response *http.Response) *task.Error {
+	problem, _ := readProblem(io.LimitReader(response.Body, maxErrorBody))
+	return problemError(response, problem)
+}
+
+func problemError(response *http.Response, problem apiProblem) *task.Error {
+	v := classify(response.StatusCode, problem)
+	e := &task.Error{Code: v.code, Disposition: v.do, Message: v.says}
+	if problem.Message != "" {
+		e.Message += ": " + oneLine(problem.Message)
+	}
+	if v.do != task.Fail {
+		e.RetryAfter = retryAfter(response.Header, time.Now())
+	}
+	return e
+}
+
+// oneLine makes foreign text fit for a log line.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	if runes := []rune(s); len(runes) > 300 {
+		s = string(runes[:300]) + "…"
+	}
+	return s
+}
+
+// maxEnvelope is what an answer may hold besides the picture, in bytes.
+const maxEnvelope = 1 << 20
+
+var errTooLong = errors.New("the answer has no end")
+
+// capped is a reader that fails, rather than ends, at its bound.
+type capped struct {
+	r    io.Reader
+	left int64
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := c.r.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	return n, err
+}
+
+// read streams the picture out of a success.
+func (c *Client) read(ctx context.Context, response *http.Response, w io.Writer) error {
+	network := &markedReader{r: response.Body}
+	body := &capped{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}
+	a, err := readAnswer(body, w)
+	if err == nil && a.failed && !a.wrote {
+		return problemError(response, a.problem)
+	}
+	if err == nil && !a.wrote && a.url != "" {
+		return c.download(ctx, a.url, w)
+	}
+	if err == nil && a.wrote {
+		return nil
+	}
+	return c.unreadable(ctx, response, network.err, a, err)
+}
+
+// unreadable says why an answer with status 200 gave no picture.
+func (c *Client) unreadable(ctx context.Context, response *http.Response, network error, a answer, err error) error {
+	if own, ok := errors.AsType[*errPicture](err); ok {
+		return own.err
+	}
+	if network != nil {
+		return connectionError(ctx, network)
+	}
+	bad := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Err: err}
+	contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	switch {
+	case err == nil:
+		bad.Message = "the API's answer holds no picture"
+	case errors.Is(err, errTooLong):
+		bad.Message = "the API's answer is longer than any picture allowed"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		bad.Message = "the API's answer is cut off"
+	case strings.EqualFold(contentType, "text/html"):
+		bad.Message = "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"
+	default:
+		bad.Message = "the API's answer can't be read: " + oneLine(err.Error())
+	}
+	return bad
+}
+
+// download fetches a picture that the API left at a URL, through the same transport, without the key.
+func (c *Client) download(ctx context.Context, address string, w io.Writer) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || strings.HasPrefix(c.conf.BaseURL, "https"))) {
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's answer points to no https URL"}
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's answer points to no https URL"}
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return connectionError(ctx, withoutURL(err))
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		do := task.Fail
+		if response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests {
+			do = task.Retry
+		}
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: do,
+			Message: fmt.Sprintf("the picture's URL answers %d", response.StatusCode)}
+	}
+	network := &markedReader{r: response.Body}
+	if _, err := io.Copy(pictureWriter{w}, network); err != nil {
+		return c.unreadable(ctx, response, network.err, answer{}, err)
+	}
+	return nil
+}
+
+// Probe asks for the list of models, which costs nothing: nil when the way to the API is open, else a
+// *task.Error. An API that is there but has no such list is open.
+func (c *Client) Probe(ctx context.Context) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.conf.BaseURL+"/models", nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
+	response, err := c.http.Do(request)
+	if err != nil {
+		return connectionError(ctx, withoutURL(err))
+	}
+	defer response.Body.Close()
+	switch response.StatusCode {
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return nil
+	}
+	if response.StatusCode < 300 {
+		return nil
+	}
+	refusal := c.refusal(response)
+	if refusal.Disposition == task.Fail {
+		return nil
+	}
+	return refusal
+}
+
+// params returns the call for a request.
+func (c *Client) params(r Request) (path string, params any, err error) {
+	model := r.Model
+	if model == "" {
+		model = c.conf.Model
+	}
+	legacy := strings.HasPrefix(model, "dall-e")
+	prompt, style := r.Prompt, strings.TrimSpace(r.Style)
+	nativeStyle := model == openai.ImageModelDallE3 && (style == "vivid" || style == "natural")
+	if style != "" && !nativeStyle {
+		prompt += "\n\nStyle: " + style
+	}
+	size := sizeFor(r.AspectRatio, model)
+	if r.Input == "" {
+		p := openai.ImageGenerateParams{Prompt: prompt, Model: model, Size: openai.ImageGenerateParamsSize(size), N: openai.Int(1)}
+		if legacy {
+			p.ResponseFormat = openai.ImageGenerateParamsResponseFormatB64JSON
+		}
+		if nativeStyle {
+			p.Style = openai.ImageGenerateParamsStyle(style)
+		}
+		return "images/generations", p, nil
+	}
+	input, err := inputBytes(r.Input)
+	contentType, known := "", false
+	if err == nil {
+		contentType, known = pictureTypes[http.DetectContentType(input)]
+	}
+	if err != nil || !known {
+		return "", nil, &task.Error{Code: task.CodeBadInput, Disposition: task.Fail, Err: err,
+			Message: "the input picture (image_base64) is not a PNG, JPEG or WebP in base64"}
+	}
+	p := openai.ImageEditParams{
+		Image:  openai.ImageEditParamsImageUnion{OfFile: openai.File(bytes.NewReader(input), "input."+contentType, "image/"+contentType)},
+		Prompt: prompt, Model: model, Size: openai.ImageEditParamsSize(size), N: openai.Int(1),
+	}
+	if legacy {
+		p.ResponseFormat = openai.ImageEditParamsResponseFormatB64JSON
+	}
+	return "images/edits", p, nil
+}
+
+var pictureTypes = map[string]string{"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+
+var exactSize = regexp.MustCompile(`^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$`)
+
+// sizeFor turns an aspect ratio (16:9, portrait) into a size that the model makes; a size passes as it
+// is, and what is unknown is left to the API.
+func sizeFor(ratio, model string) string {
+	ratio = strings.ToLower(strings.TrimSpace(ratio))
+	wide, tall := "1536x1024", "1024x1536"
+	switch model {
+	case openai.ImageModelDallE3:
+		wide, tall = "1792x1024", "1024x1792"
+	case openai.ImageModelDallE2:
+		wide, tall = "1024x1024", "1024x1024"
+	}
+	switch ratio {
+	case "1:1", "square":
+		return "1024x1024"
+	case "16:9", "3:2", "4:3", "5:4", "21:9", "landscape":
+		return wide
+	case "9:16", "2:3", "3:4", "4:5", "9:21", "portrait":
+		return tall
+	}
+	if exactSize.MatchString(ratio) {
+		return ratio
+	}
+	return ""
+}

@@ -1,0 +1,314 @@
+package imageapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"image/png"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/simapi"
+	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/task"
+)
+
+const key = "test-key-0123456789"
+
+func startAPI(t *testing.T, conf simapi.Config) *simapi.Server {
+	t.Helper()
+	conf.Key = key
+	s, err := simapi.Start(conf)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
+	return s
+}
+
+func client(t *testing.T, baseURL, withKey string, conf proxy.Config) *imageapi.Client {
+	t.Helper()
+	tr, err := proxy.New(conf)
+	require.NoError(t, err)
+	t.Cleanup(tr.CloseIdleConnections)
+	c, err := imageapi.New(imageapi.Config{BaseURL: baseURL, Key: withKey, Model: "gpt-image-2", Transport: tr, MaxBytes: 1 << 20})
+	require.NoError(t, err)
+	return c
+}
+
+func TestAPictureIsMadeThroughAProxyOverTLS(t *testing.T) {
+	authority, err := simapi.NewAuthority()
+	require.NoError(t, err)
+	api := startAPI(t, simapi.Config{TLS: authority})
+	p, err := simproxy.Start(simproxy.Config{User: "u", Password: "p"})
+	require.NoError(t, err)
+	defer p.Close()
+	c := client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: p.URL()}, RootCAs: authority.Pool})
+
+	var b bytes.Buffer
+	result, err := c.Make(t.Context(), imageapi.Request{Prompt: "a cat", AspectRatio: "16:9", Style: "ink"}, &b)
+	require.NoError(t, err)
+	assert.NotEmpty(t, result.RequestID)
+	_, err = png.Decode(&b)
+	require.NoError(t, err)
+	calls := api.Calls()
+	require.Len(t, calls, 1)
+	assert.Equal(t, "/v1/images/generations", calls[0].Path)
+	assert.Equal(t, "a cat\n\nStyle: ink", calls[0].Prompt)
+	assert.Equal(t, "gpt-image-2", calls[0].Model)
+	assert.Equal(t, "1536x1024", calls[0].Size)
+	assert.True(t, p.Carried(calls[0].Remote))
+	require.NoError(t, c.Probe(t.Context()))
+	assert.Equal(t, 1, api.Probes())
+}
+
+func TestAnInputPictureIsEdited(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	c := client(t, api.URL(), key, proxy.Config{})
+	input := simapi.Draw("before")
+	for _, text := range []string{
+		base64.StdEncoding.EncodeToString(input),
+		base64.RawStdEncoding.EncodeToString(input),
+		"data:image/png;base64," + base64.StdEncoding.EncodeToString(input) + "\n",
+	} {
+		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "with a hat", Model: "other", Input: text}, io.Discard)
+		require.NoError(t, err)
+	}
+	for _, call := range api.Calls() {
+		assert.Equal(t, "/v1/images/edits", call.Path)
+		assert.Equal(t, "with a hat", call.Prompt)
+		assert.Equal(t, "other", call.Model)
+		assert.Equal(t, input, call.Input)
+	}
+	for _, bad := range []string{"no base64!", "aGVsbG8=", "data:image/png,xx", "="} {
+		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "x", Input: bad}, io.Discard)
+		require.Error(t, err, bad)
+		assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
+		assert.Equal(t, task.Fail, task.AsError(err).Disposition)
+	}
+	assert.Len(t, api.Calls(), 3, "a bad input costs no call")
+}
+
+// The table, case by case, as the API says it on the wire. Each failure takes one call: nothing below
+// the queue retries.
+func TestWhatBecomesOfATask(t *testing.T) {
+	const prompt = "a secret wish"
+	for behaviour, want := range map[string]struct {
+		code task.Code
+		do   task.Disposition
+	}{
+		"moderation": {task.CodeModeration, task.Fail},
+		"400":        {task.CodeBadRequest, task.Fail},
+		"413":        {task.CodeBadRequest, task.Fail},
+		"422":        {task.CodeBadRequest, task.Fail},
+		"401":        {task.CodeUnauthorized, task.Shut},
+		"403":        {task.CodeForbidden, task.Shut},
+		"404":        {task.CodeUnreachable, task.Shut},
+		"407":        {task.CodeProxy, task.Shut},
+		"302":        {task.CodeUnreachable, task.Shut},
+		"quota":      {task.CodeNoQuota, task.Shut},
+		"408":        {task.CodeTimeout, task.Retry},
+		"409":        {task.CodeServer, task.Retry},
+		"429":        {task.CodeRateLimited, task.Release},
+		"500":        {task.CodeServer, task.Retry},
+		"502":        {task.CodeServer, task.Retry},
+		"503":        {task.CodeServer, task.Retry},
+		"529":        {task.CodeServer, task.Retry},
+		"hang":       {task.CodeTimeout, task.Retry},
+		"cut":        {task.CodeNetwork, task.Retry},
+		"html":       {task.CodeBadAnswer, task.Fail},
+		"zero":       {task.CodeBadAnswer, task.Fail},
+		"null":       {task.CodeBadAnswer, task.Fail},
+		"error":      {task.CodeBadAnswer, task.Fail},
+		"truncated":  {task.CodeBadAnswer, task.Fail},
+		"endless":    {task.CodeBadAnswer, task.Fail},
+	} {
+		t.Run(behaviour, func(t *testing.T) {
+			api := startAPI(t, simapi.Config{})
+			c := client(t, api.URL(), key, proxy.Config{})
+			ctx := t.Context()
+			if behaviour == "hang" {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+			}
+			full := "[" + behaviour + "] " + prompt
+			_, err := c.Make(ctx, imageapi.Request{Prompt: full}, io.Discard)
+			var got *task.Error
+			require.ErrorAs(t, err, &got)
+			assert.Equal(t, want.code, got.Code, "%v", err)
+			assert.Equal(t, want.do, got.Disposition, "%v", err)
+			assert.NotEmpty(t, got.Message)
+			assert.NotContains(t, err.Error(), prompt)
+			assert.NotContains(t, err.Error(), key)
+			assert.Len(t, api.Calls(), 1)
+			if behaviour == "429" {
+				assert.Equal(t, time.Second, got.RetryAfter)
+			}
+		})
+	}
+}
+
+func answering(t *testing.T, status int, header http.Header, body string) *imageapi.Client {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, values := range header {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	t.Cleanup(s.Close)
+	return client(t, s.URL+"/v1", key, proxy.Config{})
+}
+
+func TestErrorBodiesInEveryShape(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		body   string
+		code   task.Code
+		do     task.Disposition
+	}{
+		{400, `{"error":{"code":"moderation_blocked","message":"no"}}`, task.CodeModeration, task.Fail},
+		{400, `{"error":{"code":"content_policy_violation"}}`, task.CodeModeration, task.Fail},
+		{400, `{"error":{"type":"billing_hard_limit_reached"}}`, task.CodeNoQuota, task.Shut},
+		{400, `{"error":{"code":"invalid_api_key"}}`, task.CodeUnauthorized, task.Shut},
+		{403, `{"error":{"code":"unsupported_country_region_territory"}}`, task.CodeForbidden, task.Shut},
+		{404, `{"error":{"code":"model_not_found"}}`, task.CodeBadRequest, task.Fail},
+		{429, `{"error":{"type":"insufficient_quota"}}`, task.CodeNoQuota, task.Shut},
+		{200, `{"error":{"code":"insufficient_quota"}}`, task.CodeNoQuota, task.Shut},
+		{200, `{"error":"overloaded"}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"error":null,"data":[]}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":{}}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"b64_json":17}]}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"b64_json":"%%%"}]}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"url":"ftp://x/y"}]}`, task.CodeBadAnswer, task.Fail},
+		{200, `[]`, task.CodeBadAnswer, task.Fail},
+		{200, ``, task.CodeBadAnswer, task.Fail},
+		{502, `<html>Bad gateway</html>`, task.CodeServer, task.Retry},
+		{403, `<html>Access denied</html>`, task.CodeForbidden, task.Shut},
+		{500, ``, task.CodeServer, task.Retry},
+		{400, `{"error":` + string(bytes.Repeat([]byte("["), 10000)), task.CodeBadRequest, task.Fail},
+		{301, ``, task.CodeUnreachable, task.Shut},
+	} {
+		_, err := answering(t, c.status, nil, c.body).Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		var got *task.Error
+		if assert.ErrorAs(t, err, &got, "%d %s", c.status, c.body) {
+			assert.Equal(t, c.code, got.Code, "%d %s: %v", c.status, c.body, err)
+			assert.Equal(t, c.do, got.Disposition, "%d %s: %v", c.status, c.body, err)
+			assert.Less(t, len(got.Message), 600)
+		}
+	}
+}
+
+func TestRetryAfterInEveryForm(t *testing.T) {
+	for _, c := range []struct {
+		name, value string
+		least, most time.Duration
+	}{
+		{"Retry-After", "7", 7 * time.Second, 7 * time.Second},
+		{"Retry-After", "0.5", 500 * time.Millisecond, 500 * time.Millisecond},
+		{"Retry-After-Ms", "250", 250 * time.Millisecond, 250 * time.Millisecond},
+		{"Retry-After", time.Now().Add(time.Minute).UTC().Format(http.TimeFormat), time.Second, time.Minute},
+		{"Retry-After", time.Now().Add(-time.Minute).UTC().Format(http.TimeFormat), 0, 0},
+		{"Retry-After", "-5", 0, 0},
+		{"Retry-After", "soon", 0, 0},
+		{"Retry-After", "NaN", 0, 0},
+		{"Retry-After", "1e300", time.Hour, time.Hour},
+		{"Retry-After", "99999", time.Hour, time.Hour},
+	} {
+		_, err := answering(t, 429, http.Header{c.name: {c.value}}, "").Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		var got *task.Error
+		require.ErrorAs(t, err, &got)
+		assert.GreaterOrEqual(t, got.RetryAfter, c.least, c.value)
+		assert.LessOrEqual(t, got.RetryAfter, c.most, c.value)
+	}
+}
+
+func TestAPictureLeftAtAURLIsFetchedWithoutTheKey(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	var b bytes.Buffer
+	_, err := client(t, api.URL(), key, proxy.Config{}).Make(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
+	require.NoError(t, err)
+	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
+}
+
+func TestAWriterThatFailsIsNotTheAPIsFault(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	c := client(t, api.URL(), key, proxy.Config{})
+	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
+	for _, prompt := range []string{"a cat", "[url] a cat"} {
+		_, err := c.Make(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
+		assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
+		_, err = c.Make(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
+		assert.Equal(t, task.CodeInternal, task.AsError(err).Code)
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.err }
+
+func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	down, err := simproxy.Start(simproxy.Config{User: "u", Password: "hunter2"})
+	require.NoError(t, err)
+	require.NoError(t, down.Close())
+	for name, c := range map[string]*imageapi.Client{
+		"proxy down": client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: down.URL()}}),
+		"wrong key":  client(t, api.URL(), "wrong-key-987654321", proxy.Config{}),
+		"no api":     client(t, "http://127.0.0.1:1/v1", key, proxy.Config{}),
+	} {
+		_, made := c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		probed := c.Probe(t.Context())
+		for _, err := range []error{made, probed} {
+			require.Error(t, err, name)
+			assert.Equal(t, task.Shut, task.AsError(err).Disposition, name)
+			assert.NotContains(t, err.Error(), "hunter2")
+		}
+	}
+	relay := startAPI(t, simapi.Config{NoModels: true})
+	assert.NoError(t, client(t, relay.URL(), key, proxy.Config{}).Probe(t.Context()), "no list of models is no shut door")
+}
+
+func TestBrokenOffIsNotFailed(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for len(api.Calls()) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
+	_, err := client(t, api.URL(), key, proxy.Config{}).Make(ctx, imageapi.Request{Prompt: "[hang]"}, io.Discard)
+	assert.Equal(t, task.Release, task.AsError(err).Disposition)
+}
+
+func TestNewRefusesWhatCantWork(t *testing.T) {
+	for _, conf := range []imageapi.Config{{}, {Key: "a b", BaseURL: "http://x"}, {Key: "k", BaseURL: "http://[::1"}} {
+		_, err := imageapi.New(conf)
+		assert.Error(t, err)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	c := client(t, api.URL(), key, proxy.Config{})
+	for _, ratio := range []struct{ ratio, model, size string }{
+		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
+		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
+	} {
+		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "x", AspectRatio: ratio.ratio, Model: ratio.model}, io.Discard)
+		require.NoError(t, err)
+		calls := api.Calls()
+		assert.Equal(t, ratio.size, calls[len(calls)-1].Size, ratio.ratio)
+	}
+}

@@ -1,0 +1,215 @@
+// Package picture keeps pictures in a directory. A picture is written to a draft, proved to be one,
+// synced and published under its task's name by an atomic rename: whoever reads the directory sees
+// whole pictures only.
+package picture
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"imagetasks/pkg/task"
+)
+
+const (
+	draftPrefix = ".draft-"
+	// staleDraft is the age at which a draft can't belong to a living attempt any more.
+	staleDraft = 24 * time.Hour
+)
+
+// Store is a directory of pictures, which several processors may share. It is safe for concurrent use.
+type Store struct {
+	dir      string
+	baseURL  string
+	maxBytes int64
+}
+
+// Open returns the store in dir, which is made where it is missing and tried for writing. baseURL, where
+// not empty, is put before a picture's name to make its URL. Drafts that crashed processors
+// left behind more than a day ago are removed.
+func Open(dir, baseURL string, maxBytes int64) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("picture store: %w", err)
+	}
+	s := &Store{dir: dir, baseURL: strings.TrimSuffix(baseURL, "/"), maxBytes: maxBytes}
+	d, err := s.Create()
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Discard(); err != nil {
+		return nil, fmt.Errorf("picture store: %w", err)
+	}
+	return s, s.removeStale()
+}
+
+func (s *Store) removeStale() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return fmt.Errorf("picture store: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), draftPrefix) {
+			continue
+		}
+		info, err := e.Info()
+		if err == nil && time.Since(info.ModTime()) > staleDraft {
+			err = os.Remove(filepath.Join(s.dir, e.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("picture store: %w", err)
+		}
+	}
+	return nil
+}
+
+// Dir returns the directory.
+func (s *Store) Dir() string { return s.dir }
+
+// Draft is a picture that is being written. It is used by one goroutine.
+type Draft struct {
+	store *Store
+	file  *os.File // nil: published or discarded
+	size  int64
+}
+
+// Create begins a draft. It must be published or discarded. A full or read-only disk is nobody's
+// task's fault: the error says that the task is to be released.
+func (s *Store) Create() (*Draft, error) {
+	f, err := os.CreateTemp(s.dir, draftPrefix)
+	if err != nil {
+		return nil, storeError(err)
+	}
+	return &Draft{store: s, file: f}, nil
+}
+
+func storeError(err error) error {
+	return &task.Error{Code: task.CodePictureStore, Disposition: task.Shut,
+		Message: "the picture can't be written: " + err.Error(), Err: err}
+}
+
+// Write implements io.Writer. Beyond the store's bound it fails with an error that ends the task.
+func (d *Draft) Write(p []byte) (int, error) {
+	if d.size+int64(len(p)) > d.store.maxBytes {
+		return 0, &task.Error{Code: task.CodeTooLarge, Disposition: task.Fail,
+			Message: fmt.Sprintf("the picture is larger than %d bytes", d.store.maxBytes)}
+	}
+	n, err := d.file.Write(p)
+	d.size += int64(n)
+	if err != nil {
+		return n, storeError(err)
+	}
+	return n, nil
+}
+
+// Picture is a published picture.
+type Picture struct {
+	Name   string // in the store's directory
+	Path   string
+	URL    string
+	Format string // png, jpeg or webp
+	Width  int
+	Height int
+	Bytes  int64
+}
+
+// Publish proves that the draft is a picture and gives it its name, on stable storage. What is no
+// picture is refused with an error that ends the task.
+func (d *Draft) Publish(l task.Lease) (Picture, error) {
+	kind, err := identify(d.file, d.size)
+	if err != nil {
+		return Picture{}, &task.Error{Code: task.CodeNotAPicture, Disposition: task.Fail,
+			Message: "the answer is not a picture: " + err.Error(), Err: err}
+	}
+	p := Picture{Format: kind.format, Width: kind.width, Height: kind.height, Bytes: d.size}
+	p.Name = fileName(l, extensions[kind.format])
+	p.Path = filepath.Join(d.store.dir, p.Name)
+	p.URL = p.Name
+	if d.store.baseURL != "" {
+		p.URL = d.store.baseURL + "/" + url.PathEscape(p.Name)
+	}
+	err = errors.Join(d.file.Chmod(0o644), d.file.Sync(), d.file.Close())
+	if err == nil {
+		err = os.Rename(d.file.Name(), p.Path)
+	}
+	if err != nil {
+		return Picture{}, errors.Join(storeError(err), d.Discard())
+	}
+	d.file = nil
+	if err := syncDir(d.store.dir); err != nil {
+		return Picture{}, storeError(err)
+	}
+	return p, nil
+}
+
+// Discard removes a draft that was not published; after Publish it does nothing.
+func (d *Draft) Discard() error {
+	if d.file == nil {
+		return nil
+	}
+	f := d.file
+	d.file = nil
+	_ = f.Close()
+	return os.Remove(f.Name())
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Remove takes a published picture away: its worker lost the task.
+func (s *Store) Remove(p Picture) error {
+	if err := os.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove a picture: %w", err)
+	}
+	return nil
+}
+
+// earlierClaims is how many claims RemoveEarlier looks back.
+const earlierClaims = 100
+
+// RemoveEarlier removes pictures that earlier claims of a task published before their worker died.
+func (s *Store) RemoveEarlier(l task.Lease) error {
+	var faults []error
+	for epoch := max(1, l.Epoch-earlierClaims); epoch < l.Epoch; epoch++ {
+		for _, extension := range extensions {
+			path := filepath.Join(s.dir, fileName(task.Lease{TaskID: l.TaskID, Epoch: epoch}, extension))
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				faults = append(faults, err)
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+var extensions = map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+// maxName bounds the part of a file's name that comes from the task.
+const maxName = 100
+
+// fileName names a picture by its task and claim. An id that a file system or a URL would trip over
+// is spelled with - for what it can't have, and told from its like by a part of its hash.
+func fileName(l task.Lease, extension string) string {
+	safe := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		}
+		return '-'
+	}, l.TaskID)
+	if safe != l.TaskID || len(safe) > maxName || strings.HasPrefix(safe, "-") {
+		sum := sha256.Sum256([]byte(l.TaskID))
+		safe = "task" + safe[:min(len(safe), maxName)] + "-" + hex.EncodeToString(sum[:6])
+	}
+	return fmt.Sprintf("%s-%d%s", safe, l.Epoch, extension)
+}
