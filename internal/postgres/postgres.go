@@ -202,7 +202,9 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		"autovacuum_naptime":      "5s",
 	}
 	if !c.conf.Durable {
-		conf["fsync"], conf["full_page_writes"], conf["synchronous_commit"] = "off", "off", "off"
+		// Not synchronous_commit: without it a crash of the server alone would lose commits, and
+		// with them the epochs that fencing rests on.
+		conf["fsync"], conf["full_page_writes"] = "off", "off"
 	}
 	for name, value := range c.conf.Settings {
 		conf[name] = value

@@ -25,21 +25,26 @@ func Draw(prompt string) []byte {
 	hue := random.Float64()
 	m := image.NewRGBA(image.Rect(0, 0, width, height))
 	sunX, sunY, sunR := 40+random.Float64()*176, 30+random.Float64()*70, 14+random.Float64()*20
-	type hill struct{ base, swing, speed, phase float64 }
-	var hills []hill
-	for i := range 3 {
-		hills = append(hills, hill{120 + float64(i)*35, 10 + random.Float64()*20, 0.01 + random.Float64()*0.03, random.Float64() * 6})
-	}
-	for y := range height {
+	var hills [3][width]float64 // where each begins, column by column
+	for i := range hills {
+		swing, speed, phase := 10+random.Float64()*20, 0.01+random.Float64()*0.03, random.Float64()*6
 		for x := range width {
-			fx, fy := float64(x), float64(y)
-			c := shade(hue, 0.35, 0.95-fy/height*0.35)
-			if math.Hypot(fx-sunX, fy-sunY) < sunR {
-				c = shade(hue+0.5, 0.6, 1)
+			hills[i][x] = 120 + float64(i)*35 + swing*math.Sin(float64(x)*speed+phase)
+		}
+	}
+	sun := shade(hue+0.5, 0.6, 1)
+	ground := [3]color.RGBA{shade(hue+0.08, 0.6, 0.75), shade(hue+0.16, 0.6, 0.55), shade(hue+0.24, 0.6, 0.35)}
+	for y := range height {
+		fy := float64(y)
+		sky := shade(hue, 0.35, 0.95-fy/height*0.35)
+		for x := range width {
+			c := sky
+			if dx, dy := float64(x)-sunX, fy-sunY; dx*dx+dy*dy < sunR*sunR {
+				c = sun
 			}
-			for i, h := range hills {
-				if fy > h.base+h.swing*math.Sin(fx*h.speed+h.phase) {
-					c = shade(hue+0.08*float64(i+1), 0.6, 0.75-0.2*float64(i))
+			for i := range hills {
+				if fy > hills[i][x] {
+					c = ground[i]
 				}
 			}
 			m.SetRGBA(x, y, c)

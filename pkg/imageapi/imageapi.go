@@ -109,7 +109,7 @@ func (c *Client) Make(ctx context.Context, r Request, w io.Writer) (Result, erro
 	var result Result
 	if response != nil {
 		defer response.Body.Close()
-		result.RequestID = response.Header.Get("X-Request-Id")
+		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 	}
 	if err == nil && response == nil {
 		err = errors.New("the client returned no answer")
@@ -165,7 +165,7 @@ func problemError(response *http.Response, problem apiProblem) *task.Error {
 
 // oneLine makes foreign text fit for a log line.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
 	}

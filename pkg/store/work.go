@@ -159,7 +159,7 @@ func (s *Store) Next(ctx context.Context) (time.Duration, bool, error) {
 	return time.Duration(ms.Int64) * time.Millisecond, ms.Valid, nil
 }
 
-// Outstanding reports whether any task is pending or in hand, anywhere.
+// Outstanding reports whether any task is pending, those that wait for a retry included.
 func (s *Store) Outstanding(ctx context.Context) (bool, error) {
 	var some bool
 	if err := s.db.QueryRowContext(ctx, s.sql.byName["outstanding"]).Scan(&some); err != nil {

@@ -155,9 +155,8 @@ select ceil(extract(epoch from least(
 ) - now()) * 1000)::bigint;
 
 -- name: outstanding
--- Whether a task is pending or in hand. Locks: none. Index: "pending" and "lease".
-select exists (select from {{.Tasks}} where status = 'pending')
-    or exists (select from {{.Tasks}} where status = 'processing');
+-- Whether a task is pending, due or not. Locks: none. Index: "pending".
+select exists (select from {{.Tasks}} where status = 'pending');
 
 -- name: task
 -- $1 task. Locks: none. Index: primary key.

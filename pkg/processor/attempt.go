@@ -1,0 +1,323 @@
+package processor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// attempt is a task in hand.
+type attempt struct {
+	task  task.Task
+	ctx   context.Context
+	abort context.CancelCauseFunc
+	log   logrus.FieldLogger
+	began time.Time
+
+	mu       sync.Mutex
+	progress int
+	stage    string
+	closing  bool // its last word is being said; a lease that is gone is no news
+}
+
+func (a *attempt) at(progress int, stage string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.progress, a.stage = progress, stage
+}
+
+func (a *attempt) beat() store.Beat {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return store.Beat{Lease: a.task.Lease(), Progress: a.progress, Stage: a.stage}
+}
+
+func (a *attempt) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closing = true
+}
+
+func (a *attempt) isClosing() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closing
+}
+
+func (p *Processor) handful() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.inHand)
+}
+
+func (p *Processor) idle() bool { return p.handful() == 0 }
+
+// start works a claimed task in a goroutine that drain waits for.
+func (p *Processor) start(t task.Task) {
+	ctx, abort := context.WithCancelCause(p.work)
+	a := &attempt{task: t, ctx: ctx, abort: abort, began: time.Now(), stage: "claimed",
+		log: p.conf.Log.WithFields(logrus.Fields{"task": t.ID, "user": t.UserID, "attempt": t.Attempt})}
+	p.mu.Lock()
+	p.inHand[t.Lease()] = a
+	p.mu.Unlock()
+	p.note(Event{Kind: Claimed, Task: t.ID})
+	a.log.Debug("claimed")
+	p.attempts.Go(func() {
+		defer abort(nil)
+		p.settle(a, p.attempt(a))
+		p.mu.Lock()
+		delete(p.inHand, t.Lease())
+		p.mu.Unlock()
+		p.wake()
+	})
+}
+
+// attempt makes the picture and completes the task.
+func (p *Processor) attempt(a *attempt) error {
+	ctx, cancel := context.WithTimeout(a.ctx, p.conf.TaskTimeout)
+	defer cancel()
+	request := imageapi.Request{Prompt: a.task.Prompt, Style: a.task.Style,
+		AspectRatio: a.task.AspectRatio, Model: a.task.Model}
+	if a.task.HasInput {
+		a.at(5, "reading the input picture")
+		input, err := p.queue.Input(ctx, a.task.Lease(), p.conf.MaxInput)
+		if err != nil {
+			return p.inputError(err)
+		}
+		request.Input = input
+	}
+	draft, err := p.pictures.Create()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := draft.Discard(); err != nil {
+			a.log.WithError(err).Warn("a draft could not be removed")
+		}
+	}()
+	a.at(10, "asking the API")
+	result, err := p.maker.Make(ctx, request, &received{w: draft, a: a})
+	if err != nil {
+		return err
+	}
+	p.passed(a)
+	a.at(90, "keeping the picture")
+	made, err := draft.Publish(a.task.Lease())
+	if err != nil {
+		e := *task.AsError(err)
+		e.RequestID = result.RequestID
+		return &e
+	}
+	return p.complete(a, made, result.RequestID)
+}
+
+// inputError says what becomes of a task whose input picture could not be read.
+func (p *Processor) inputError(err error) error {
+	if store.IsUnavailable(err) {
+		return &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database is away", Err: err}
+	}
+	return err
+}
+
+// received moves the progress when the picture begins to arrive.
+type received struct {
+	w     io.Writer
+	a     *attempt
+	begun bool
+}
+
+func (r *received) Write(b []byte) (int, error) {
+	if !r.begun {
+		r.begun = true
+		r.a.at(60, "receiving the picture")
+	}
+	return r.w.Write(b)
+}
+
+// complete closes the task as completed. Where the lease is gone the picture goes too.
+func (p *Processor) complete(a *attempt, made picture.Picture, requestID string) error {
+	a.close()
+	var accepted []task.Lease
+	err := p.persist("complete a task", func(ctx context.Context) (err error) {
+		accepted, err = p.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: made.URL, RequestID: requestID})
+		return err
+	})
+	if err != nil {
+		// The task may be completed all the same, so the picture stays; the next claim, if there is
+		// one, removes it.
+		return err
+	}
+	if len(accepted) == 0 {
+		if err := p.pictures.Remove(made); err != nil {
+			a.log.WithError(err).Warn("the picture of a lost task could not be removed")
+		}
+		return errLeaseLost
+	}
+	if err := p.pictures.RemoveEarlier(a.task.Lease()); err != nil {
+		a.log.WithError(err).Warn("pictures of earlier claims could not be removed")
+	}
+	took := time.Since(a.began)
+	a.log.WithFields(logrus.Fields{"picture": made.Name, "bytes": made.Bytes, "took": took.Round(time.Millisecond),
+		"request": requestID}).Info("completed")
+	p.note(Event{Kind: Completed, Task: a.task.ID, Took: took})
+	return nil
+}
+
+// settle says the last word about an attempt that made no picture.
+func (p *Processor) settle(a *attempt, err error) {
+	if err == nil {
+		return
+	}
+	a.close()
+	cause := context.Cause(a.ctx)
+	if errors.Is(err, errLeaseLost) || errors.Is(cause, errLeaseLost) {
+		p.lost(a)
+		return
+	}
+	e := *p.presentable(err)
+	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
+		e = task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Err: err}
+	}
+	switch e.Disposition {
+	case task.Shut:
+		p.shut(&e)
+		p.release(a, 0, &e)
+	case task.Release:
+		wait := time.Duration(0)
+		if e.Code == task.CodeRateLimited {
+			wait = p.gate.pause(time.Now(), e.RetryAfter)
+		}
+		p.release(a, wait, &e)
+	case task.Retry:
+		p.passed(a)
+		if a.task.LastAttempt() {
+			p.fail(a, &e)
+			return
+		}
+		p.retry(a, task.Backoff(a.task.Attempt, e.RetryAfter), &e)
+	default:
+		p.passed(a)
+		p.fail(a, &e)
+	}
+}
+
+// maxMessage bounds a failure's text in the database and the log, in runes.
+const maxMessage = 1000
+
+// presentable returns err with a message that holds no secret and that the database takes.
+func (p *Processor) presentable(err error) *task.Error {
+	e := *task.AsError(err)
+	text := strings.ReplaceAll(strings.ToValidUTF8(p.conf.Redact(e.Error()), "?"), "\x00", "?")
+	if runes := []rune(text); len(runes) > maxMessage {
+		text = string(runes[:maxMessage]) + "…"
+	}
+	e.Message = text
+	return &e
+}
+
+// passed notes that the API answered, whatever it said.
+func (p *Processor) passed(a *attempt) {
+	if p.gate.passed(a.began) {
+		p.wake()
+	}
+}
+
+func (p *Processor) shut(e *task.Error) {
+	if p.gate.shut(time.Now(), e) {
+		p.conf.Log.WithField("code", string(e.Code)).Warnf("the way to the API is shut; no task is claimed until it opens: %s", e.Message)
+		p.note(Event{Kind: Shut})
+	}
+}
+
+func (p *Processor) lost(a *attempt) {
+	a.log.Warn("the task was taken over or closed by others; what was made for it is discarded")
+	p.note(Event{Kind: Lost, Task: a.task.ID})
+}
+
+func (p *Processor) release(a *attempt, wait time.Duration, e *task.Error) {
+	var held []task.Lease
+	err := p.persist("release a task", func(ctx context.Context) (err error) {
+		held, err = p.queue.Release(ctx, store.Released{Lease: a.task.Lease(), Wait: wait, Cause: e})
+		return err
+	})
+	if p.unsaid(a, err, "release") {
+		return
+	}
+	if len(held) == 0 {
+		p.lost(a)
+		return
+	}
+	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait}).Infof("released, no attempt used: %s", e.Message)
+	p.note(Event{Kind: Released, Task: a.task.ID})
+}
+
+func (p *Processor) retry(a *attempt, wait time.Duration, e *task.Error) {
+	err := p.persist("retry a task", func(ctx context.Context) error {
+		return p.queue.Retry(ctx, a.task.Lease(), wait, e)
+	})
+	if p.unsaid(a, err, "retry") {
+		return
+	}
+	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait.Round(time.Millisecond), "request": e.RequestID}).
+		Warnf("to be tried again: %s", e.Message)
+	p.note(Event{Kind: Retried, Task: a.task.ID})
+}
+
+func (p *Processor) fail(a *attempt, e *task.Error) {
+	var refund task.Refund
+	err := p.persist("fail a task", func(ctx context.Context) (err error) {
+		refund, err = p.queue.Fail(ctx, a.task.Lease(), e)
+		return err
+	})
+	if p.unsaid(a, err, "fail") {
+		return
+	}
+	a.log.WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
+		Warnf("failed: %s", e.Message)
+	p.note(Event{Kind: Failed, Task: a.task.ID})
+}
+
+// unsaid handles a last word that the database didn't take. The task is not lost: its lease runs
+// out, and it is claimed again.
+func (p *Processor) unsaid(a *attempt, err error, word string) bool {
+	switch {
+	case err == nil:
+		return false
+	case errors.Is(err, task.ErrLeaseLost):
+		p.lost(a)
+	default:
+		a.log.WithError(err).Errorf("could not %s the task; it is picked up again when its lease has run out", word)
+	}
+	return true
+}
+
+// persist says a word to the database, again and again while that is away.
+func (p *Processor) persist(what string, say func(context.Context) error) error {
+	for {
+		bounded, cancel := context.WithTimeout(p.last, time.Minute)
+		err := say(bounded)
+		cancel()
+		if err == nil {
+			p.answered()
+			return nil
+		}
+		if !store.IsUnavailable(err) || p.last.Err() != nil {
+			return err
+		}
+		select {
+		case <-p.last.Done():
+			return err
+		case <-time.After(p.troubled(p.last, what, err)):
+		}
+	}
+}

@@ -1,0 +1,349 @@
+// Package processor carries tasks from the queue to their pictures. It claims what it has room for,
+// renews its leases, and closes each task by what its attempt came to. It stops claiming while the
+// way to the API is shut, waits while the database is away, and at a stop finishes what the
+// grace allows and hands the rest back with no attempt used.
+package processor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// Queue is what the processor needs of the store.
+type Queue interface {
+	Claim(ctx context.Context, c store.Claim) ([]task.Task, error)
+	Input(ctx context.Context, l task.Lease, limit int) (string, error)
+	Heartbeat(ctx context.Context, lease time.Duration, beats []store.Beat) ([]task.Lease, error)
+	Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error)
+	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
+	Release(ctx context.Context, released ...store.Released) ([]task.Lease, error)
+	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
+	Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error)
+	Next(ctx context.Context) (time.Duration, bool, error)
+	Outstanding(ctx context.Context) (bool, error)
+	Listen(ctx context.Context, wake func())
+}
+
+// Maker is what the processor needs of the image API.
+type Maker interface {
+	Make(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
+	Probe(ctx context.Context) error
+}
+
+// Config says how to work. Zero values are the documented defaults.
+type Config struct {
+	Worker        string        // this processor's name in leased_by
+	Concurrency   int           // tasks worked at once; 3
+	MaxAttempts   int           // for tasks that don't say; 3
+	PollInterval  time.Duration // at least this often, on top of NOTIFY; 5s
+	Lease         time.Duration // renewed every third of it; 60s
+	TaskTimeout   time.Duration // of one attempt; 10m
+	ShutdownGrace time.Duration // for tasks in hand; 30s
+	MaxInput      int           // bytes of base64 of an input picture; 32 MiB
+
+	Log     logrus.FieldLogger  // nil: silence
+	Redact  func(string) string // for texts that go to the database; nil: as they are
+	Observe func(Event)         // told of each step, from many goroutines; nil: nobody
+}
+
+func (c *Config) setDefaults() {
+	setDefault(&c.Concurrency, 3)
+	setDefault(&c.MaxAttempts, 3)
+	setDefault(&c.PollInterval, 5*time.Second)
+	setDefault(&c.Lease, time.Minute)
+	setDefault(&c.TaskTimeout, 10*time.Minute)
+	setDefault(&c.ShutdownGrace, 30*time.Second)
+	setDefault(&c.MaxInput, 32<<20)
+	if c.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		c.Log = silent
+	}
+	if c.Redact == nil {
+		c.Redact = func(s string) string { return s }
+	}
+	if c.Observe == nil {
+		c.Observe = func(Event) {}
+	}
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field <= 0 {
+		*field = value
+	}
+}
+
+// Why an attempt was broken off.
+var (
+	errStopping  = errors.New("the processor stops")
+	errLeaseLost = task.ErrLeaseLost
+)
+
+// ErrShut means that RunOnce ended because the way to the API is shut. It wraps the cause.
+var ErrShut = errors.New("the way to the API is shut")
+
+// finalBound is how long the last words to the database may take after the grace.
+const finalBound = 10 * time.Second
+
+// Processor works tasks. It is made by New and runs once.
+type Processor struct {
+	conf     Config
+	queue    Queue
+	maker    Maker
+	pictures *picture.Store
+
+	gate  gate
+	wakes chan struct{} // holds one wake-up
+	hurry chan struct{} // closed: the grace is over
+
+	hurryOnce sync.Once
+	attempts  sync.WaitGroup
+	work      context.Context // of the attempts; ends when the grace is over
+	stopWork  context.CancelCauseFunc
+	last      context.Context // of the last words to the database
+	stopLast  context.CancelFunc
+
+	mu       sync.Mutex
+	inHand   map[task.Lease]*attempt
+	counts   Counts
+	started  time.Time
+	beat     time.Time // the last heartbeat that the database took
+	away     time.Time // since when the database is; zero: it answers
+	lastReap time.Time
+}
+
+// New returns a processor over its parts.
+func New(conf Config, queue Queue, maker Maker, pictures *picture.Store) *Processor {
+	conf.setDefaults()
+	p := &Processor{
+		conf: conf, queue: queue, maker: maker, pictures: pictures,
+		wakes: make(chan struct{}, 1), hurry: make(chan struct{}),
+		inHand: map[task.Lease]*attempt{},
+	}
+	p.work, p.stopWork = context.WithCancelCause(context.Background())
+	p.last, p.stopLast = context.WithCancel(context.Background())
+	return p
+}
+
+// Run works tasks until ctx ends, and then stops gracefully. It returns nil after a graceful stop.
+func (p *Processor) Run(ctx context.Context) error { return p.run(ctx, false) }
+
+// RunOnce works tasks until none is pending, waiting retries included. It returns ErrShut when the
+// way to the API is shut.
+func (p *Processor) RunOnce(ctx context.Context) error { return p.run(ctx, true) }
+
+// Hurry ends the grace of a stop: what is in hand is handed back at once.
+func (p *Processor) Hurry() { p.hurryOnce.Do(func() { close(p.hurry) }) }
+
+// wake makes the loop look again.
+func (p *Processor) wake() {
+	select {
+	case p.wakes <- struct{}{}:
+	default:
+	}
+}
+
+func (p *Processor) run(ctx context.Context, once bool) error {
+	defer p.stopLast()
+	p.mu.Lock()
+	p.started = time.Now()
+	p.mu.Unlock()
+
+	var helpers sync.WaitGroup
+	helping, stopHelpers := context.WithCancel(context.WithoutCancel(ctx))
+	helpers.Go(func() { p.queue.Listen(helping, p.wake) })
+	helpers.Go(func() { p.heartbeats(helping) })
+	defer helpers.Wait()
+	defer stopHelpers()
+
+	err := p.loop(ctx, once)
+	p.drain()
+	return err
+}
+
+// loop claims until ctx ends, or until once is satisfied.
+func (p *Processor) loop(ctx context.Context, once bool) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wakes:
+		case <-timer.C:
+		}
+		wait := p.round(ctx)
+		if once {
+			if shut := p.gate.reason(); shut != nil && p.idle() {
+				return errors.Join(ErrShut, shut)
+			}
+			if p.finished(ctx) {
+				return nil
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// shortestWait keeps the loop from spinning when a task that is due can't be claimed.
+const shortestWait = 100 * time.Millisecond
+
+// round claims what there is room for, and returns how long nothing needs to be done.
+func (p *Processor) round(ctx context.Context) time.Duration {
+	if wait := p.knock(ctx); wait > 0 {
+		return wait
+	}
+	p.reap(ctx)
+	free := p.gate.limit(p.conf.Concurrency) - p.handful()
+	if free <= 0 {
+		return p.conf.PollInterval
+	}
+	tasks, err := p.queue.Claim(ctx, store.Claim{
+		Worker: p.conf.Worker, Limit: free, Lease: p.conf.Lease, MaxAttempts: p.conf.MaxAttempts})
+	if err != nil {
+		return p.troubled(ctx, "claim tasks", err)
+	}
+	p.answered()
+	for _, t := range tasks {
+		p.start(t)
+	}
+	if len(tasks) == free {
+		return p.conf.PollInterval
+	}
+	next, some, err := p.queue.Next(ctx)
+	if err != nil {
+		return p.troubled(ctx, "look for the next task", err)
+	}
+	if !some {
+		return p.conf.PollInterval
+	}
+	return min(max(next, shortestWait), p.conf.PollInterval)
+}
+
+// reap closes the tasks that nobody may claim any more, every third of a lease.
+func (p *Processor) reap(ctx context.Context) {
+	if time.Since(p.lastReap) < p.conf.Lease/3 {
+		return
+	}
+	p.lastReap = time.Now()
+	reaped, err := p.queue.Reap(ctx, p.conf.MaxAttempts, 100)
+	if err != nil {
+		p.troubled(ctx, "reap tasks of silent workers", err)
+		return
+	}
+	for _, r := range reaped {
+		p.conf.Log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits}).
+			Warn("failed and refunded: its worker fell silent in the last attempt")
+		p.note(Event{Kind: Reaped, Task: r.TaskID})
+	}
+}
+
+// knock tries the way to the API where it is shut, and returns how long to wait; 0: it is open.
+func (p *Processor) knock(ctx context.Context) time.Duration {
+	wait, probe := p.gate.wait(time.Now())
+	if !probe {
+		return wait
+	}
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	err := p.maker.Probe(bounded)
+	cancel()
+	if ctx.Err() != nil {
+		return p.conf.PollInterval
+	}
+	if err != nil {
+		return p.gate.stillShut(time.Now(), p.presentable(err))
+	}
+	wait, shutFor := p.gate.open(time.Now())
+	if wait == 0 {
+		p.conf.Log.WithField("after", shutFor.Round(time.Second)).Info("the way to the API is open again")
+		p.note(Event{Kind: Opened})
+	}
+	return wait
+}
+
+// finished reports whether once has nothing left to do.
+func (p *Processor) finished(ctx context.Context) bool {
+	if !p.idle() || p.gate.reason() != nil {
+		return false
+	}
+	some, err := p.queue.Outstanding(ctx)
+	if err != nil {
+		p.troubled(ctx, "look for tasks", err)
+		return false
+	}
+	return !some && p.idle()
+}
+
+// troubled notes that the database didn't do what was asked, says so once, and returns how long to
+// wait before asking again.
+func (p *Processor) troubled(ctx context.Context, what string, err error) time.Duration {
+	if ctx.Err() != nil {
+		return p.conf.PollInterval
+	}
+	if !store.IsUnavailable(err) {
+		p.conf.Log.WithError(err).Errorf("the database refused to %s", what)
+		return p.conf.PollInterval
+	}
+	p.mu.Lock()
+	first := p.away.IsZero()
+	if first {
+		p.away = time.Now()
+	}
+	since := time.Since(p.away)
+	p.mu.Unlock()
+	if first {
+		p.conf.Log.WithError(err).Warn("the database is away; waiting for it")
+		p.note(Event{Kind: DatabaseAway})
+	}
+	return min(max(since/4, 200*time.Millisecond), 10*time.Second)
+}
+
+// answered notes that the database answers.
+func (p *Processor) answered() {
+	p.mu.Lock()
+	since := p.away
+	p.away = time.Time{}
+	p.mu.Unlock()
+	if !since.IsZero() {
+		p.conf.Log.WithField("after", time.Since(since).Round(time.Second)).Info("the database is back")
+		p.note(Event{Kind: DatabaseBack})
+	}
+}
+
+// drain lets the tasks in hand finish within the grace, and breaks off the rest, which are released.
+func (p *Processor) drain() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.attempts.Wait()
+	}()
+	if n := p.handful(); n > 0 {
+		p.conf.Log.WithFields(logrus.Fields{"in_hand": n, "grace": p.conf.ShutdownGrace}).Info("stopping: no new tasks")
+	}
+	grace := time.NewTimer(p.conf.ShutdownGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+	case <-p.hurry:
+	}
+	p.stopWork(errStopping)
+	final := time.NewTimer(finalBound)
+	defer final.Stop()
+	select {
+	case <-done:
+	case <-final.C:
+		p.stopLast()
+		<-done
+	}
+}

@@ -1,0 +1,77 @@
+package processor
+
+import (
+	"time"
+
+	"imagetasks/pkg/task"
+)
+
+// Kind is what happened.
+type Kind string
+
+// The steps of a task and of the processor.
+const (
+	Claimed      Kind = "claimed"
+	Completed    Kind = "completed"
+	Retried      Kind = "retried"
+	Released     Kind = "released"
+	Failed       Kind = "failed"
+	Lost         Kind = "lost"
+	Reaped       Kind = "reaped"
+	Beat         Kind = "heartbeat"
+	Shut         Kind = "shut"
+	Opened       Kind = "opened"
+	DatabaseAway Kind = "database away"
+	DatabaseBack Kind = "database back"
+)
+
+// Event is one step.
+type Event struct {
+	Kind Kind
+	Task string        // empty where it is about none
+	Took time.Duration // of a completed task, from its claim
+}
+
+// Counts is how often each step was taken since the start.
+type Counts map[Kind]int
+
+func (p *Processor) note(e Event) {
+	p.mu.Lock()
+	if p.counts == nil {
+		p.counts = Counts{}
+	}
+	p.counts[e.Kind]++
+	p.mu.Unlock()
+	p.conf.Observe(e)
+}
+
+// Status is how a processor stands.
+type Status struct {
+	Worker       string    `json:"worker"`
+	Started      time.Time `json:"started"`
+	InHand       int       `json:"in_hand"`
+	Concurrency  int       `json:"concurrency"`
+	Counts       Counts    `json:"counts"`
+	LastBeat     time.Time `json:"last_heartbeat,omitzero"`
+	DatabaseAway time.Time `json:"database_away_since,omitzero"`
+	APIShut      time.Time `json:"api_shut_since,omitzero"`
+	APICode      task.Code `json:"api_shut_code,omitempty"`
+	APIReason    string    `json:"api_shut_reason,omitempty"`
+}
+
+// Status returns how the processor stands.
+func (p *Processor) Status() Status {
+	p.mu.Lock()
+	s := Status{Worker: p.conf.Worker, Started: p.started, InHand: len(p.inHand), Concurrency: p.conf.Concurrency,
+		Counts: Counts{}, LastBeat: p.beat, DatabaseAway: p.away}
+	for k, n := range p.counts {
+		s.Counts[k] = n
+	}
+	p.mu.Unlock()
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if p.gate.cause != nil {
+		s.APIShut, s.APICode, s.APIReason = p.gate.since, p.gate.cause.Code, p.gate.cause.Message
+	}
+	return s
+}
