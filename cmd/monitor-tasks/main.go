@@ -1,0 +1,11 @@
+// Command monitor-tasks looks after the queue and the processor; see its --help.
+package main
+
+import (
+	"os"
+
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/monitortasks"
+)
+
+func main() { os.Exit(app.Main(monitortasks.New)) }

@@ -1,0 +1,11 @@
+// Command task-processor works the queue of image tasks; see its --help.
+package main
+
+import (
+	"os"
+
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/taskprocessor"
+)
+
+func main() { os.Exit(app.Main(taskprocessor.New)) }

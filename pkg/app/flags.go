@@ -1,0 +1,97 @@
+package app
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"imagetasks/pkg/settings"
+)
+
+// CommonFlags are what all four programs take, before or after a command.
+func CommonFlags() []cli.Flag {
+	return append([]cli.Flag{&cli.StringFlag{
+		Name: "env-file", Usage: "file of NAME=value settings, read where it is there; the environment wins", Value: ".env", Category: "settings:",
+	}}, settingFlags(false)...)
+}
+
+// WorkerFlags are CommonFlags and what only the processor reads.
+func WorkerFlags() []cli.Flag { return append(CommonFlags(), settingFlags(true)...) }
+
+// JSONFlag is --json.
+func JSONFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print one JSON document"} }
+
+// settingFlags returns the flags of the list of settings: the worker's, or those of all programs.
+func settingFlags(worker bool) []cli.Flag {
+	var flags []cli.Flag
+	for _, s := range settings.List() {
+		if s.Flag == "" || s.Worker != worker {
+			continue
+		}
+		usage := fmt.Sprintf("%s [$%s]", s.Usage, s.Env)
+		flags = append(flags, &cli.StringFlag{Name: s.Flag, Usage: usage, DefaultText: s.Default, Category: "settings:"})
+	}
+	return flags
+}
+
+// Given returns the value of a flag that was given, here or before the command.
+func Given(c *cli.Context, name string) (string, bool) {
+	for _, level := range c.Lineage() {
+		for _, given := range level.LocalFlagNames() {
+			if given == name {
+				return level.String(name), true
+			}
+		}
+	}
+	return "", false
+}
+
+// Load reads the settings: flags, then the environment, then the env file, then defaults. From here
+// on the program's redactor knows the secrets among them.
+func (a *App) Load(c *cli.Context) (settings.Settings, error) {
+	path, given := Given(c, "env-file")
+	if !given {
+		path = ".env"
+	}
+	file, err := settings.ReadEnvFile(path)
+	switch {
+	case err != nil && settings.IsMissing(err) && !given:
+		file = nil
+	case err != nil:
+		return settings.Settings{}, &usageError{err}
+	}
+	s, err := settings.Load(
+		func(s settings.Setting) (string, bool) {
+			if s.Flag == "" {
+				return "", false
+			}
+			return Given(c, s.Flag)
+		},
+		anyCase(a.Env),
+		anyCase(func(name string) (string, bool) { v, ok := file[name]; return v, ok }),
+	)
+	a.Redact.Add(s.Secrets()...)
+	return s, err
+}
+
+// anyCase looks a setting up, and the proxy variables in lower case too, where the upper is unset.
+func anyCase(lookup func(string) (string, bool)) settings.Source {
+	return func(s settings.Setting) (string, bool) {
+		if v, ok := lookup(s.Env); ok && v != "" {
+			return v, true
+		}
+		if strings.HasSuffix(s.Env, "_PROXY") {
+			return lookup(strings.ToLower(s.Env))
+		}
+		return "", false
+	}
+}
+
+// NoArguments refuses what is left over on the command line.
+func NoArguments(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return Usagef("unknown command or argument %q", c.Args().First())
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+// Package taskprocessor is the command line of task-processor.
+package taskprocessor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/google/uuid"
+	"github.com/urfave/cli/v2"
+
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/settings"
+	"imagetasks/pkg/status"
+	"imagetasks/pkg/store"
+)
+
+const processorLog = "task-processor.log"
+
+// program is the application with this program's commands.
+type program struct{ *app.App }
+
+// New builds the program task-processor.
+func New(core *app.App) *cli.App {
+	a := program{core}
+	worker := app.WorkerFlags()
+	run := append([]cli.Flag{
+		&cli.BoolFlag{Name: "once", Usage: "work until nothing is pending, then end: 0, or 3 when the way to the API is shut"},
+	}, worker...)
+	return &cli.App{
+		Name:  "task-processor",
+		Usage: "makes pictures of the tasks in PostgreSQL, through a proxy",
+		Description: "Without a command it works tasks until SIGTERM or SIGINT; a second signal ends the grace.\n" +
+			"First: task-processor migrate. Try it without anything: task-processor demo.",
+		Flags:  run,
+		Action: a.run,
+		Commands: []*cli.Command{
+			{Name: "run", Usage: "work tasks (the default)", Flags: run, Action: a.run},
+			{Name: "migrate", Usage: "bring the database's schema up to date", Action: a.migrate,
+				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "plan", Usage: "print the SQL and change nothing"}}, app.CommonFlags()...)},
+			enqueueCommand(a),
+			{Name: "cancel", Usage: "cancel a task and refund it", Action: a.cancel,
+				Flags: append([]cli.Flag{&cli.StringFlag{Name: "task", Usage: "the task's `ID`"},
+					&cli.StringFlag{Name: "reason", Usage: "for the record", Value: "cancelled by an operator"}}, app.CommonFlags()...)},
+			creditsCommand(a),
+			{Name: "status", Usage: "show how the processor and the queue stand", Action: a.status,
+				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
+			demoCommand(a),
+		},
+	}
+}
+
+func (a program) run(c *cli.Context) error {
+	if err := app.NoArguments(c); err != nil {
+		return err
+	}
+	s, err := a.Load(c)
+	if err != nil {
+		return err
+	}
+	once := c.Bool("once")
+	if _, given := app.Given(c, "status-addr"); once && !given {
+		// A run that ends by itself has nothing to show, and may stand beside the daemon.
+		s.StatusAddr = ""
+	}
+	return a.work(c.Context, s, once)
+}
+
+// work runs a processor with everything around it.
+func (a program) work(ctx context.Context, s settings.Settings, once bool) (err error) {
+	client, transport, err := api.New(s)
+	if err != nil {
+		return err
+	}
+	defer transport.CloseIdleConnections()
+	pictures, err := picture.Open(s.ImageDir, s.ImageBaseURL, s.ImageMaxBytes)
+	if err != nil {
+		return err
+	}
+	log, closer, err := a.Logger(s, processorLog)
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+
+	var p *processor.Processor
+	ctx, stop := a.UntilSignal(ctx, func() { p.Hurry() })
+	defer stop()
+	st, err := a.OpenStore(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	p = processor.New(processor.Config{
+		Worker: workerName(), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
+		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
+	}, st, client, pictures)
+	if s.StatusAddr != "" {
+		server, err := status.Start(s.StatusAddr, source(p, st, s))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, server.Close()) }()
+		log.WithField("address", "http://"+server.Addr()).Info("status page")
+	}
+	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the API is reached %s", app.BuildVersion(), api.Route(transport, s))
+	if once {
+		err = p.RunOnce(ctx)
+	} else {
+		err = p.Run(ctx)
+	}
+	counts := p.Status().Counts
+	log.Infof("task-processor ends: %d completed, %d failed, %d to be tried again, %d released",
+		counts[processor.Completed], counts[processor.Failed], counts[processor.Retried], counts[processor.Released])
+	if errors.Is(err, processor.ErrShut) {
+		log.Error(err.Error())
+		return app.ErrWrong
+	}
+	return err
+}
+
+func source(p *processor.Processor, st *store.Store, s settings.Settings) status.Source {
+	return status.Source{Version: app.BuildVersion(), Processor: p.Status,
+		Queue: func(ctx context.Context) (store.Queue, error) { return st.Queue(ctx, s.StuckAfter) }}
+}
+
+func (a program) migrate(c *cli.Context) error {
+	if err := app.NoArguments(c); err != nil {
+		return err
+	}
+	s, err := a.Load(c)
+	if err != nil {
+		return err
+	}
+	ctx, stop := a.UntilSignal(c.Context, nil)
+	defer stop()
+	st, err := a.ConnectStore(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if c.Bool("plan") {
+		plan, err := st.Plan(ctx)
+		if err != nil {
+			return err
+		}
+		if len(plan) == 0 {
+			a.Printf("-- The schema is up to date: there is nothing to do.\n")
+		}
+		for _, m := range plan {
+			a.Printf("-- %s\n%s\n", m.Name, m.SQL)
+		}
+		return nil
+	}
+	done, err := st.Migrate(ctx)
+	if err != nil {
+		return err
+	}
+	for _, m := range done {
+		a.Printf("applied %s\n", m.Name)
+	}
+	if err := st.CheckSchema(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.Stdout, "the schema is up to date")
+	return nil
+}
+
+// workerName is how this process is known in leased_by.
+func workerName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s:%d:%s", host, os.Getpid(), uuid.NewString()[:8])
+}

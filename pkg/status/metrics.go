@@ -1,0 +1,60 @@
+package status
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"imagetasks/pkg/processor"
+)
+
+var (
+	tasksDesc   = prometheus.NewDesc("imagetasks_tasks_total", "Steps of tasks since the start.", []string{"step"}, nil)
+	inHandDesc  = prometheus.NewDesc("imagetasks_tasks_in_hand", "Tasks being worked.", nil, nil)
+	apiDesc     = prometheus.NewDesc("imagetasks_api_open", "1 while the way to the API is open.", nil, nil)
+	dbDesc      = prometheus.NewDesc("imagetasks_database_up", "1 while the database answers.", nil, nil)
+	queueDesc   = prometheus.NewDesc("imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}, nil)
+	oldestDesc  = prometheus.NewDesc("imagetasks_queue_oldest_due_seconds", "How long the oldest due task has waited.", nil, nil)
+	startedDesc = prometheus.NewDesc("imagetasks_start_time_seconds", "When the processor started, in Unix time.", nil, nil)
+)
+
+// steps are counted even before they were first taken, so that a rate can be drawn from them.
+var steps = []processor.Kind{processor.Claimed, processor.Completed, processor.Retried, processor.Released,
+	processor.Failed, processor.Lost, processor.Reaped}
+
+// collector asks the source at each scrape.
+type collector struct{ s Source }
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{tasksDesc, inHandDesc, apiDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	r := c.s.report(context.Background())
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, step := range steps {
+		ch <- prometheus.MustNewConstMetric(tasksDesc, prometheus.CounterValue, float64(r.Processor.Counts[step]), string(step))
+	}
+	gauge(inHandDesc, float64(r.Processor.InHand))
+	gauge(apiDesc, truth(r.Processor.APIShut.IsZero()))
+	gauge(dbDesc, truth(r.Queue != nil))
+	gauge(startedDesc, float64(r.Processor.Started.Unix()))
+	if r.Queue != nil {
+		gauge(queueDesc, float64(r.Queue.Pending), "pending")
+		gauge(queueDesc, float64(r.Queue.Due), "due")
+		gauge(queueDesc, float64(r.Queue.Processing), "processing")
+		gauge(queueDesc, float64(r.Queue.Stuck), "stuck")
+		gauge(oldestDesc, r.OldestDue)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,139 @@
+// Package status serves how a processor stands: /healthz, /readyz, /status.json, /metrics in
+// Prometheus's text format (https://prometheus.io/docs/instrumenting/exposition_formats/) and a page
+// for people at /. It says nothing that is secret and changes nothing.
+package status
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
+)
+
+//go:embed page.html
+var pages embed.FS
+
+// Source is where the server looks.
+type Source struct {
+	Version   string
+	Processor func() processor.Status
+	Queue     func(ctx context.Context) (store.Queue, error)
+}
+
+// Report is the document at /status.json.
+type Report struct {
+	Version   string           `json:"version"`
+	Processor processor.Status `json:"processor"`
+	Queue     *store.Queue     `json:"queue"` // null: the database doesn't answer
+	OldestDue float64          `json:"oldest_due_seconds"`
+	Ready     bool             `json:"ready"`
+	Problems  []string         `json:"problems"`
+}
+
+// queueBound is how long the database gets to answer a request for the status.
+const queueBound = 3 * time.Second
+
+// report gathers how things stand.
+func (s Source) report(ctx context.Context) Report {
+	r := Report{Version: s.Version, Processor: s.Processor(), Problems: []string{}}
+	ctx, cancel := context.WithTimeout(ctx, queueBound)
+	defer cancel()
+	if q, err := s.Queue(ctx); err == nil {
+		r.Queue, r.OldestDue = &q, q.OldestDue.Seconds()
+		if q.Stuck > 0 {
+			r.Problems = append(r.Problems, fmt.Sprintf("%d tasks are stuck; run: fix-stuck-tasks", q.Stuck))
+		}
+	} else {
+		r.Problems = append(r.Problems, "the database does not answer")
+	}
+	if !r.Processor.APIShut.IsZero() {
+		r.Problems = append(r.Problems, "the way to the API is shut: "+r.Processor.APIReason)
+	}
+	r.Ready = r.Queue != nil && r.Processor.APIShut.IsZero()
+	return r
+}
+
+// Handler returns the pages.
+func Handler(s Source) (http.Handler, error) {
+	page, err := template.ParseFS(pages, "page.html")
+	if err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(collector{s}); err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		report := s.report(r.Context())
+		if !report.Ready {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		for _, p := range report.Problems {
+			_, _ = fmt.Fprintln(w, p)
+		}
+		if report.Ready {
+			_, _ = fmt.Fprintln(w, "ready")
+		}
+	})
+	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		_ = page.Execute(w, s.report(r.Context()))
+	})
+	return mux, nil
+}
+
+// Server is a status server on its address.
+type Server struct {
+	http     *http.Server
+	listener net.Listener
+	done     chan error
+}
+
+// Start serves on addr. An address in use is an error that says so.
+func Start(addr string, s Source) (*Server, error) {
+	handler, err := Handler(s)
+	if err != nil {
+		return nil, fmt.Errorf("status address: %w", err)
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("status address: %w (is another processor running? set STATUS_ADDR to another address, or off)", err)
+	}
+	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+	go func() { server.done <- server.http.Serve(listener) }()
+	return server, nil
+}
+
+// Addr returns the address it serves on.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Close stops the server and waits for it.
+func (s *Server) Close() error {
+	err := s.http.Close()
+	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	return err
+}

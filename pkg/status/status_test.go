@@ -1,0 +1,82 @@
+package status_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/status"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	answer, err := http.Get(url)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	return answer.StatusCode, string(body)
+}
+
+func TestEachPageTellsHowItStands(t *testing.T) {
+	stands := processor.Status{Worker: "<w>", Started: time.Unix(1000, 0), Concurrency: 3, InHand: 2,
+		Counts: processor.Counts{processor.Completed: 7}}
+	var away error
+	server, err := status.Start("127.0.0.1:0", status.Source{
+		Version:   "1.2.3",
+		Processor: func() processor.Status { return stands },
+		Queue: func(context.Context) (store.Queue, error) {
+			return store.Queue{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
+		},
+	})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, server.Close()) }()
+	root := "http://" + server.Addr()
+
+	code, body := get(t, root+"/healthz")
+	assert.Equal(t, 200, code)
+	assert.Equal(t, "ok\n", body)
+	code, _ = get(t, root+"/readyz")
+	assert.Equal(t, 200, code, "stuck tasks don't make it unready")
+	_, body = get(t, root+"/metrics")
+	for _, line := range []string{`imagetasks_tasks_total{step="completed"} 7`, `imagetasks_tasks_total{step="failed"} 0`,
+		"imagetasks_tasks_in_hand 2", "imagetasks_api_open 1", "imagetasks_database_up 1",
+		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000"} {
+		assert.Contains(t, body, line)
+	}
+	code, body = get(t, root+"/")
+	assert.Equal(t, 200, code)
+	assert.Contains(t, body, "&lt;w&gt;")
+	assert.NotContains(t, body, "<w>")
+	assert.Contains(t, body, "1 tasks are stuck")
+	code, _ = get(t, root+"/nothing")
+	assert.Equal(t, 404, code)
+
+	stands.APIShut, stands.APICode, stands.APIReason = time.Unix(2000, 0), task.CodeProxy, "proxy down"
+	away = errors.New("away")
+	code, body = get(t, root+"/readyz")
+	assert.Equal(t, 503, code)
+	assert.Contains(t, body, "proxy down")
+	assert.Contains(t, body, "database does not answer")
+	_, body = get(t, root+"/status.json")
+	var report status.Report
+	require.NoError(t, json.Unmarshal([]byte(body), &report))
+	assert.False(t, report.Ready)
+	assert.Nil(t, report.Queue)
+	assert.Equal(t, task.CodeProxy, report.Processor.APICode)
+	assert.Equal(t, 7, report.Processor.Counts[processor.Completed])
+
+	_, err = status.Start(server.Addr(), status.Source{})
+	assert.ErrorContains(t, err, "address already in use")
+	assert.ErrorContains(t, err, "STATUS_ADDR")
+}
