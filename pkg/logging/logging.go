@@ -21,11 +21,11 @@ const (
 
 // Config says where the log goes.
 type Config struct {
-	Level  string // debug, info, warn or error; empty: info
-	Format string // text or json; empty: text
-	Stderr io.Writer
-	Color  bool   // on Stderr
-	File   string // empty: no file
+	Level  string    // debug, info, warn or error; empty: info
+	Format string    // text or json; empty: text
+	Stderr io.Writer // nil: the file only
+	Color  bool      // on Stderr
+	File   string    // empty: no file
 	// MaxMegabytes is the size at which the file is rotated; 0: 10.
 	MaxMegabytes int
 	Redact       *redact.Redactor
@@ -34,6 +34,9 @@ type Config struct {
 // New returns a logger, and what closes its file. A file that can't be written is an error at once.
 func New(conf Config) (*logrus.Logger, io.Closer, error) {
 	log := logrus.New()
+	if conf.Stderr == nil {
+		conf.Stderr = io.Discard
+	}
 	log.SetOutput(conf.Redact.Writer(conf.Stderr))
 	level := logrus.InfoLevel
 	if conf.Level != "" {

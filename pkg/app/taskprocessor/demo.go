@@ -1,5 +1,76 @@
 package taskprocessor
 
-import "github.com/urfave/cli/v2"
+import (
+	"errors"
+	"os"
+	"path/filepath"
 
-func demoCommand(a program) *cli.Command { return &cli.Command{Name: "demo"} }
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+
+	"imagetasks/internal/demo"
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/logging"
+	"imagetasks/pkg/settings"
+)
+
+func demoCommand(a program) *cli.Command {
+	return &cli.Command{
+		Name: "demo", Usage: "show the whole system on this machine, in under two minutes", Action: a.demo,
+		Description: "Starts a private PostgreSQL under var/ and works sample tasks to pictures on disk. The API is simulated,\n" +
+			"behind a simulated proxy, unless OPENAI_API_KEY is set. Nothing runs on afterwards.",
+		Flags: append([]cli.Flag{&cli.StringFlag{Name: "dir", Usage: "where it plays", Value: filepath.Join("var", "demo")}}, app.CommonFlags()...),
+	}
+}
+
+func (a program) demo(c *cli.Context) error {
+	if err := app.NoArguments(c); err != nil {
+		return err
+	}
+	s, err := a.Load(c)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(c.String("dir"))
+	if err != nil {
+		return err
+	}
+	conf := demo.Config{Dir: dir, Out: a.Stdout, Terminal: app.IsTerminal(a.Stdout), Redact: a.Redact, LogFile: filepath.Join(dir, processorLog)}
+	if s.APIKey != "" {
+		client, transport, err := api.New(s)
+		if err != nil {
+			return err
+		}
+		defer transport.CloseIdleConnections()
+		conf.API, conf.APIRoute = client, api.Route(transport, s)
+	}
+	log, closer, err := a.demoLog(s, conf.LogFile)
+	if err != nil {
+		return err
+	}
+	defer closer()
+	conf.Log = log
+	ctx, stop := a.UntilSignal(c.Context, nil)
+	defer stop()
+	if err := demo.Run(ctx, conf); err != nil {
+		if errors.Is(err, demo.ErrUnexpected) {
+			a.Printf("%v; see %s\n", err, conf.LogFile)
+			return app.ErrWrong
+		}
+		return err
+	}
+	return nil
+}
+
+// demoLog is a log of this run alone, in the file only: the screen is for the bar and the table.
+func (a program) demoLog(s settings.Settings, file string) (logrus.FieldLogger, func(), error) {
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, err
+	}
+	log, closer, err := logging.New(logging.Config{Level: s.LogLevel, Format: s.LogFormat, File: file, Redact: a.Redact})
+	if err != nil {
+		return nil, nil, err
+	}
+	return log, func() { _ = closer.Close() }, nil
+}
