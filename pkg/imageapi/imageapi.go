@@ -291,6 +291,12 @@ func (c *Client) Probe(ctx context.Context) error {
 	return refusal
 }
 
+// Models that OpenAI retired and relays still serve.
+const (
+	dallE2 = "dall-e-2"
+	dallE3 = "dall-e-3"
+)
+
 // params returns the call for a request.
 func (c *Client) params(r Request) (path string, params any, err error) {
 	model := r.Model
@@ -299,7 +305,7 @@ func (c *Client) params(r Request) (path string, params any, err error) {
 	}
 	legacy := strings.HasPrefix(model, "dall-e")
 	prompt, style := r.Prompt, strings.TrimSpace(r.Style)
-	nativeStyle := model == openai.ImageModelDallE3 && (style == "vivid" || style == "natural")
+	nativeStyle := model == dallE3 && (style == "vivid" || style == "natural")
 	if style != "" && !nativeStyle {
 		prompt += "\n\nStyle: " + style
 	}
@@ -343,9 +349,9 @@ func sizeFor(ratio, model string) string {
 	ratio = strings.ToLower(strings.TrimSpace(ratio))
 	wide, tall := "1536x1024", "1024x1536"
 	switch model {
-	case openai.ImageModelDallE3:
+	case dallE3:
 		wide, tall = "1792x1024", "1024x1792"
-	case openai.ImageModelDallE2:
+	case dallE2:
 		wide, tall = "1024x1024", "1024x1024"
 	}
 	switch ratio {

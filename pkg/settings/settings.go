@@ -81,7 +81,7 @@ func List() []Setting {
 			set: text(func(s *Settings) *string { return &s.APIKey })},
 		{Env: "OPENAI_BASE_URL", Default: "https://api.openai.com/v1", Usage: "root of the image API, with its /v1",
 			set: baseURL},
-		{Env: "OPENAI_MODEL", Default: "gpt-image-1", Usage: "model for tasks that name none",
+		{Env: "OPENAI_MODEL", Default: "gpt-image-2", Usage: "model for tasks that name none",
 			set: text(func(s *Settings) *string { return &s.Model })},
 		{Env: "OPENAI_API_MODE", Default: "images", Usage: "way to ask for a picture: images",
 			set: apiMode},
