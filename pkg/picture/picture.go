@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"imagetasks/pkg/task"
@@ -20,7 +21,8 @@ import (
 
 const (
 	draftPrefix = ".draft-"
-	// staleDraft is the age at which a draft can't belong to a living attempt any more.
+	// staleDraft is the age at which a draft can't belong to a living attempt any more, for file
+	// systems without locks.
 	staleDraft = 24 * time.Hour
 )
 
@@ -32,8 +34,8 @@ type Store struct {
 }
 
 // Open returns the store in dir, which is made where it is missing and tried for writing. baseURL, where
-// not empty, is put before a picture's name to make its URL. Drafts that crashed processors
-// left behind more than a day ago are removed.
+// not empty, is put before a picture's name to make its URL. Drafts that crashed processors left
+// behind are removed.
 func Open(dir, baseURL string, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("picture store: %w", err)
@@ -58,15 +60,36 @@ func (s *Store) removeStale() error {
 		if !strings.HasPrefix(e.Name(), draftPrefix) {
 			continue
 		}
-		info, err := e.Info()
-		if err == nil && time.Since(info.ModTime()) > staleDraft {
-			err = os.Remove(filepath.Join(s.dir, e.Name()))
-		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeIfDead(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("picture store: %w", err)
 		}
 	}
 	return nil
+}
+
+// removeIfDead removes a draft that no process holds any more. Where the file system has no locks, its
+// age decides.
+func removeIfDead(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	switch err := lock(f); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return nil
+	case err != nil:
+		info, err := f.Stat()
+		if err != nil || time.Since(info.ModTime()) < staleDraft {
+			return err
+		}
+	}
+	return os.Remove(path)
+}
+
+// lock holds a draft for as long as its file is open, which is as long as its writer lives.
+func lock(f *os.File) error {
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
 
 // Dir returns the directory.
@@ -82,11 +105,19 @@ type Draft struct {
 // Create begins a draft. It must be published or discarded. A full or read-only disk is nobody's
 // task's fault: the error says that the task is to be released.
 func (s *Store) Create() (*Draft, error) {
-	f, err := os.CreateTemp(s.dir, draftPrefix)
-	if err != nil {
-		return nil, storeError(err)
+	for {
+		f, err := os.CreateTemp(s.dir, draftPrefix)
+		if err != nil {
+			return nil, storeError(err)
+		}
+		// Between the two, a starting processor may have taken it for a dead one's and removed it.
+		_ = lock(f)
+		if _, err := os.Lstat(f.Name()); err == nil {
+			return &Draft{store: s, file: f}, nil
+		} else if closeErr := f.Close(); !errors.Is(err, fs.ErrNotExist) || closeErr != nil {
+			return nil, storeError(errors.Join(err, closeErr))
+		}
 	}
-	return &Draft{store: s, file: f}, nil
 }
 
 func storeError(err error) error {

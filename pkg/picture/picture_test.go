@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -175,20 +174,21 @@ func TestPicturesOfLostClaimsAreRemoved(t *testing.T) {
 	assert.ElementsMatch(t, []string{last.Name, other.Name}, names(t, s))
 }
 
-func TestOpenRemovesOnlyStaleDrafts(t *testing.T) {
-	dir := t.TempDir()
-	old, young, picture1 := filepath.Join(dir, ".draft-1"), filepath.Join(dir, ".draft-2"), filepath.Join(dir, "x.png")
-	for _, path := range []string{old, young, picture1} {
+func TestOpenRemovesTheDraftsOfTheDeadOnly(t *testing.T) {
+	s := open(t, 1000)
+	living, err := s.Create()
+	require.NoError(t, err)
+	dead, published := filepath.Join(s.Dir(), ".draft-1"), filepath.Join(s.Dir(), "a-1.png")
+	for _, path := range []string{dead, published} {
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 	}
-	past := time.Now().Add(-25 * time.Hour)
-	require.NoError(t, os.Chtimes(old, past, past))
-	require.NoError(t, os.Chtimes(picture1, past, past))
-	_, err := picture.Open(dir, "", 1)
+	_, err = picture.Open(s.Dir(), "", 1)
 	require.NoError(t, err)
-	assert.NoFileExists(t, old)
-	assert.FileExists(t, young)
-	assert.FileExists(t, picture1)
+	assert.NoFileExists(t, dead)
+	assert.FileExists(t, published)
+	assert.Len(t, names(t, s), 2, "the living draft and the picture")
+	require.NoError(t, living.Discard())
+	assert.Len(t, names(t, s), 1)
 }
 
 func TestAStoreThatCantBeWrittenIsRefusedAtOpen(t *testing.T) {
