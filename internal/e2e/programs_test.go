@@ -1,0 +1,253 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var programs = []string{"task-processor", "monitor-tasks", "fix-stuck-tasks", "simple-test"}
+
+func TestEveryProgramExplainsItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, name := range programs {
+		help := w.run(name, "--help").ok()
+		for _, flag := range []string{"--env-file", "--log-level", "--log-format", "--database-url", "--version", "DATABASE_URL"} {
+			assert.Contains(t, help, flag, name)
+		}
+		assert.Regexp(t, `^`+name+` version \d+\.\d+\.\d+`, w.run(name, "--version").ok())
+	}
+	for _, command := range []string{"run", "migrate", "enqueue", "cancel", "credits", "status", "demo"} {
+		assert.Contains(t, w.run("task-processor", "--help").ok(), command)
+		assert.Contains(t, w.run("task-processor", command, "--help").ok(), "task-processor "+command)
+	}
+}
+
+// What is wrong ends with its code, says what it is and to what, and changes nothing.
+func TestWrongUsageAndSettings(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	with := func(name, value string) map[string]string { return map[string]string{name: value} }
+	user := []string{"--user", w.user}
+	for _, c := range []struct {
+		name string
+		env  map[string]string
+		args []string
+		says string
+	}{
+		{"an unknown flag", nil, []string{"task-processor", "run", "--nonsense"}, "nonsense"},
+		{"an unknown command", nil, []string{"task-processor", "dance"}, `"dance"`},
+		{"a leftover argument", nil, []string{"monitor-tasks", "now"}, `"now"`},
+		{"no database", with("DATABASE_URL", ""), []string{"fix-stuck-tasks"}, "DATABASE_URL"},
+		{"no database URL", with("DATABASE_URL", "mysql://u:"+databasePassword+"@h/d"), []string{"fix-stuck-tasks"}, "postgres://"},
+		{"no key", with("OPENAI_API_KEY", ""), []string{"task-processor", "run"}, "OPENAI_API_KEY"},
+		{"no such proxy", with("OPENAI_PROXY", "ftp://u:"+proxyPassword+"@h:1"), []string{"task-processor", "run"}, "OPENAI_PROXY"},
+		{"a proxy without a host", with("OPENAI_PROXY", "http://:7890"), []string{"simple-test"}, "OPENAI_PROXY"},
+		{"a time without a unit", with("STUCK_AFTER", "20"), []string{"monitor-tasks"}, "STUCK_AFTER"},
+		{"an attempt longer than stuck", nil, []string{"task-processor", "run", "--task-timeout", "20m"}, "TASK_TIMEOUT"},
+		{"no concurrency", nil, []string{"task-processor", "run", "--concurrency", "0"}, "TASK_CONCURRENCY"},
+		{"an SQL injection", with("TASKS_TABLE", "t; drop table image_tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
+		{"a missing env file", nil, []string{"simple-test", "--env-file", "nowhere.env"}, "nowhere.env"},
+		{"a user that is none", nil, []string{"task-processor", "credits", "grant", "--user", "bob", "--credits", "1"}, `"bob"`},
+		{"a negative grant", nil, append([]string{"task-processor", "credits", "grant", "--credits", "-5"}, user...), "--credits"},
+		{"a grant of nothing", nil, append([]string{"task-processor", "credits", "grant"}, user...), "--credits"},
+		{"no prompt", nil, append([]string{"task-processor", "enqueue"}, user...), "--prompt"},
+		{"a cost of nothing", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--cost", "0"}, user...), "--cost"},
+		{"too many", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--count", "10001"}, user...), "--count"},
+		{"an image that is none", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--image", "/etc/passwd"}, user...), "/etc/passwd"},
+		{"no task", nil, []string{"task-processor", "cancel"}, "--task"},
+		{"a negative age", nil, []string{"fix-stuck-tasks", "--older-than", "-5m"}, "--older-than"},
+		{"credits of what", nil, []string{"task-processor", "credits"}, "credits grant"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			other := &world{t: t, dir: w.dir, db: w.db, env: map[string]string{}}
+			for k, v := range w.env {
+				other.env[k] = v
+			}
+			for k, v := range c.env {
+				other.env[k] = v
+			}
+			r := other.run(c.args[0], c.args[1:]...)
+			assert.Empty(t, r.is(2))
+			assert.Contains(t, r.stderr, c.says)
+			assert.NotContains(t, r.stderr, proxyPassword)
+			assert.NotContains(t, r.stderr, databasePassword)
+		})
+	}
+	assert.Zero(t, w.number(`select (select count(*) from image_tasks) + (select count(*) from user_credits) + (select count(*) from credit_ledger)`))
+	left, err := os.ReadDir(w.dir)
+	require.NoError(t, err)
+	assert.Empty(t, left, "a wrong call left files")
+}
+
+func TestADatabaseThatIsAwayIsCode1(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
+	r := w.run("fix-stuck-tasks")
+	assert.Empty(t, r.is(1))
+	assert.Contains(t, r.stderr, "the database does not answer")
+	assert.Contains(t, r.stderr, "127.0.0.1:1")
+}
+
+func TestASchemaThatIsMissingIsSaidWithItsMend(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	empty := server.Empty(t)
+	full := w.env["DATABASE_URL"]
+	w.env["DATABASE_URL"] = empty
+	r := w.run("monitor-tasks")
+	r.is(1)
+	assert.Contains(t, r.stderr, "task-processor migrate")
+	plan := w.run("task-processor", "migrate", "--plan").ok()
+	assert.Contains(t, strings.ToLower(plan), "create table")
+	w.run("monitor-tasks").is(1)
+	assert.Contains(t, w.run("task-processor", "migrate").ok(), "up to date")
+	assert.Contains(t, w.run("task-processor", "migrate", "--plan").ok(), "nothing to do")
+	w.run("monitor-tasks").ok()
+	w.env["DATABASE_URL"] = full
+}
+
+// Flags win over the environment, which wins over the file.
+func TestWhereSettingsComeFrom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	file := "OPENAI_BASE_URL=" + w.env["OPENAI_BASE_URL"] + "\nTASK_CONCURRENCY=5\nMAX_ATTEMPTS=7\nSTATUS_ADDR=127.0.0.1:0\n" +
+		"https_proxy='" + w.env["OPENAI_PROXY"] + "'\n"
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, ".env"), []byte(file), 0o600))
+	for _, name := range []string{"OPENAI_BASE_URL", "STATUS_ADDR", "OPENAI_PROXY"} {
+		delete(w.env, name)
+	}
+	concurrency := func(args ...string) int {
+		p := w.start("task-processor", append([]string{"run"}, args...)...)
+		report := w.statusOf(p)
+		p.stop(syscall.SIGTERM).ok()
+		return report.Processor.Concurrency
+	}
+	assert.Equal(t, 5, concurrency())
+	w.env["TASK_CONCURRENCY"] = "6"
+	assert.Equal(t, 6, concurrency())
+	assert.Equal(t, 7, concurrency("--concurrency", "7"))
+
+	elsewhere := filepath.Join(w.dir, "other.env")
+	require.NoError(t, os.WriteFile(elsewhere, []byte("STATUS_ADDR=127.0.0.1:0\nOPENAI_PROXY=http://127.0.0.1:1\n"), 0o600))
+	p := w.start("task-processor", "run", "--env-file", elsewhere)
+	w.statusOf(p)
+	assert.Contains(t, p.stop(syscall.SIGTERM).stderr, "127.0.0.1:1")
+}
+
+type statusReport struct {
+	Version   string
+	Ready     bool
+	Problems  []string
+	Processor struct {
+		Concurrency int
+		InHand      int `json:"in_hand"`
+	}
+}
+
+var statusAddress = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
+
+// statusOf waits for a processor's status page and returns what it says.
+func (w *world) statusOf(p *process) (report statusReport) {
+	w.t.Helper()
+	w.until("the status page", func() bool { return statusAddress.MatchString(p.stderr.String()) })
+	body, _ := w.get(p, "/status.json")
+	require.NoError(w.t, json.Unmarshal([]byte(body), &report))
+	return report
+}
+
+func (w *world) get(p *process, path string) (body string, status int) {
+	w.t.Helper()
+	answer, err := http.Get(statusAddress.FindString(p.stderr.String()) + path)
+	require.NoError(w.t, err)
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	require.NoError(w.t, err)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.outputs.Write(text)
+	return string(text), answer.StatusCode
+}
+
+func TestTheStatusPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.grant(2)
+	w.enqueue("a page", "--count", "2")
+	release := w.api.Hold()
+	p := w.start("task-processor", "run", "--status-addr", "127.0.0.1:0")
+	w.until("tasks in hand", func() bool { return len(w.api.Calls()) == 2 })
+	report := w.statusOf(p)
+	assert.Equal(t, 2, report.Processor.InHand)
+	assert.True(t, report.Ready)
+	for path, says := range map[string]string{"/": "2 of 3", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
+		body, status := w.get(p, path)
+		assert.Equal(t, http.StatusOK, status, path)
+		assert.Contains(t, body, says, path)
+	}
+	w.env["STATUS_ADDR"] = strings.TrimPrefix(statusAddress.FindString(p.stderr.String()), "http://")
+	assert.Contains(t, w.run("task-processor", "status").ok(), "2 of 3 tasks in hand")
+	release()
+	w.until("pictures", func() bool { return w.count("completed") == 2 })
+
+	// The way to the API shuts: the page says so, and no task is burnt.
+	require.NoError(t, w.proxy.Close())
+	w.grant(1)
+	w.enqueue("no way")
+	w.until("the processor knows", func() bool { _, status := w.get(p, "/readyz"); return status == http.StatusServiceUnavailable })
+	assert.NotEmpty(t, w.statusOf(p).Problems)
+	w.run("task-processor", "status").is(3)
+	_, status := w.get(p, "/healthz")
+	assert.Equal(t, http.StatusOK, status)
+	p.stop(syscall.SIGTERM).ok()
+	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+}
+
+func TestOnceEndsWith3WhenTheWayIsShut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.grant(2)
+	w.enqueue("no way", "--count", "2")
+	require.NoError(t, w.proxy.Close())
+	r := w.run("task-processor", "run", "--once")
+	assert.Empty(t, r.is(3))
+	assert.Contains(t, r.stderr, "the way to the API is shut")
+	assert.Contains(t, r.stderr, w.proxy.Addr())
+	assert.Empty(t, w.api.Calls(), "a direct connection")
+	assert.Equal(t, 2, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+	w.audit()
+}
+
+func TestSimpleTestTellsWhetherTheAPIIsReached(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	assert.Contains(t, w.run("simple-test", "--image").ok(), "test-results")
+	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
+	require.NoError(t, err)
+	assert.Len(t, made, 1)
+	w.env["OPENAI_API_KEY"] = "wrong-" + apiKey
+	var report struct {
+		OK    bool
+		Steps []struct {
+			Step, Detail string
+			OK           bool
+			ErrorCode    string `json:"error_code"`
+		}
+	}
+	r := w.run("simple-test", "--json")
+	r.is(3)
+	r.json(&report)
+	assert.False(t, report.OK)
+	assert.Equal(t, "api_unauthorized", report.Steps[len(report.Steps)-1].ErrorCode)
+}
