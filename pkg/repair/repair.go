@@ -14,7 +14,7 @@ import (
 )
 
 // batch is how many tasks one statement closes.
-const batch = 500
+const batch = 1000
 
 // Report is what a sweep did, or would do.
 type Report struct {

@@ -46,7 +46,7 @@ alter table {{.Tasks}} set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_an
 -- Claim takes the first that are due:
 create index {{.Index "pending"}} on {{.Tasks}} (run_after, task_id) where status = 'pending';
 -- claim and the reaper take those whose worker fell silent:
-create index {{.Index "lease"}} on {{.Tasks}} (lease_expires_at) where status = 'processing';
+create index {{.Index "lease"}} on {{.Tasks}} (lease_expires_at) where lease_expires_at is not null;
 -- the sweep takes those that have been at it for too long:
 create index {{.Index "started"}} on {{.Tasks}} ((coalesce(processing_started_at, updated_at, created_at)))
     where status = 'processing';

@@ -53,7 +53,7 @@ returning task_id;
 with target as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
-    where task_id = $1 and lease_epoch = $2 and status = 'processing'
+    where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
     for update
 ), {{close "failed" "$3" "$4" "nullif($5::text, '')"}};
 
@@ -73,7 +73,7 @@ with target as (
 with target as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
-    where status = 'processing' and lease_expires_at < now()
+    where lease_expires_at < now() and coalesce(status, '') = 'processing'
       and attempt_count >= coalesce(max_attempts, $1)
     order by lease_expires_at
     limit $2
