@@ -1,0 +1,260 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/postgres"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// durable is a bench on a cluster that flushes its writes, as in production.
+func durable(b *testing.B) *bench {
+	b.Helper()
+	cluster, err := postgres.Start(b.Context(), postgres.Config{Durable: true, Settings: map[string]string{
+		"shared_buffers": "256MB", "max_wal_size": "8GB", "autovacuum": "on",
+	}})
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, cluster.Stop()) })
+	require.NoError(b, migrate(b.Context(), cluster.URL("postgres")))
+	return open(b, cluster.URL("postgres"))
+}
+
+// fill enqueues and charges n tasks of 1,000 users, with ids that rise with time, as Enqueue makes them.
+func (b *bench) fill(n int) {
+	b.tb.Helper()
+	b.exec(`with users as (
+			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 1000) returning user_id
+		), numbered as (select user_id, row_number() over () - 1 as u from users
+		), made as (
+			insert into image_tasks (task_id, user_id, prompt, credits_deducted)
+			select to_char(n, 'FM000000000') || right(gen_random_uuid()::text, 27), user_id, 'a lantern by a river', 1
+			from generate_series(1, $1) n join numbered on u = n % 1000 order by n
+			returning task_id, user_id
+		), granted as (
+			insert into credit_ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id
+		)
+		insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id) from made
+		order by user_id, task_id`, n)
+	b.exec(`vacuum analyze image_tasks, user_credits, credit_ledger`)
+}
+
+// perSecond reports how many tasks a second were done.
+func perSecond(b *testing.B, tasks int) {
+	b.ReportMetric(float64(tasks)/b.Elapsed().Seconds(), "tasks/s")
+}
+
+const stockpile = 100_000 // tasks made at a time, outside the measure
+
+// parallel runs do, which says how many tasks it did, from as many goroutines as workers; restock is called
+// outside the measure before each stockpile of tasks.
+func parallel(b *testing.B, workers, batch int, restock func(), do func(ctx context.Context) int) {
+	b.Helper()
+	total := 0
+	b.ResetTimer()
+	for left := b.N; left > 0; {
+		round := min(left, stockpile/batch)
+		b.StopTimer()
+		restock()
+		b.StartTimer()
+		total += spread(b, workers, round, do)
+		left -= round
+	}
+	b.StopTimer()
+	perSecond(b, total)
+}
+
+func spread(b *testing.B, workers, rounds int, do func(ctx context.Context) int) int {
+	b.Helper()
+	var next, total atomic.Int64
+	done := make(chan struct{})
+	for range workers {
+		go func() {
+			for next.Add(1) <= int64(rounds) {
+				total.Add(int64(do(b.Context())))
+			}
+			done <- struct{}{}
+		}()
+	}
+	for range workers {
+		<-done
+	}
+	return int(total.Load())
+}
+
+func claimed(s *store.Store, batch int) func(context.Context) ([]task.Task, error) {
+	return func(ctx context.Context) ([]task.Task, error) {
+		return s.Claim(ctx, store.Claim{Worker: "bench", Limit: batch, Lease: time.Hour, MaxAttempts: 3})
+	}
+}
+
+func completions(tasks []task.Task) []store.Completion {
+	done := make([]store.Completion, len(tasks))
+	for i, t := range tasks {
+		done[i] = store.Completion{Lease: t.Lease(), ImageURL: t.ID + "-1.png", RequestID: "req_1"}
+	}
+	return done
+}
+
+var batches = []struct{ workers, batch int }{{1, 1}, {4, 1}, {1, 100}, {2, 100}, {4, 100}}
+
+func BenchmarkClaim(b *testing.B) {
+	for _, size := range batches {
+		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
+			s := durable(b)
+			claim := claimed(s.Store, size.batch)
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(stockpile) }, func(ctx context.Context) int {
+				tasks, err := claim(ctx)
+				if err != nil {
+					b.Error(err)
+				}
+				return len(tasks)
+			})
+		})
+	}
+}
+
+func BenchmarkComplete(b *testing.B) {
+	for _, size := range batches {
+		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
+			s := durable(b)
+			var hands [][]task.Task
+			var next atomic.Int64
+			restock := func() {
+				s.exec(`truncate image_tasks`)
+				s.fill(stockpile)
+				tasks, err := claimed(s.Store, stockpile)(b.Context())
+				require.NoError(b, err)
+				s.exec(`vacuum analyze image_tasks`)
+				hands = nil
+				next.Store(0)
+				for ; len(tasks) > 0; tasks = tasks[size.batch:] {
+					hands = append(hands, tasks[:size.batch])
+				}
+			}
+			parallel(b, size.workers, size.batch, restock, func(ctx context.Context) int {
+				held, err := s.Complete(ctx, completions(hands[next.Add(1)-1])...)
+				if err != nil {
+					b.Error(err)
+				}
+				return len(held)
+			})
+		})
+	}
+}
+
+func BenchmarkClaimAndComplete(b *testing.B) {
+	for _, size := range batches {
+		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
+			s := durable(b)
+			claim := claimed(s.Store, size.batch)
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(stockpile) }, func(ctx context.Context) int {
+				tasks, err := claim(ctx)
+				if err != nil {
+					b.Error(err)
+				}
+				held, err := s.Complete(ctx, completions(tasks)...)
+				if err != nil {
+					b.Error(err)
+				}
+				return len(held)
+			})
+		})
+	}
+}
+
+// What PostgreSQL does with the barest claim and complete of 100, without a Go program: pgbench with prepared
+// statements on the same tables. The other side of BenchmarkClaimAndComplete's ratio.
+func BenchmarkPgbenchClaimAndComplete(b *testing.B) {
+	const script = `with claimed as (
+	update image_tasks set status = 'processing', attempt_count = attempt_count + 1, lease_epoch = lease_epoch + 1,
+		leased_by = 'bench', lease_expires_at = now() + interval '1 hour', processing_started_at = now()
+	where task_id = any (array(select task_id from image_tasks where status = 'pending' and run_after <= now()
+		order by run_after, task_id limit 100 for update skip locked))
+	returning task_id
+) select array_agg(task_id) as ids from claimed \gset
+update image_tasks set status = 'completed', lease_expires_at = null, completed_at = now()
+where task_id = any (:ids::text[]) and lease_epoch = 1 and status = 'processing';
+`
+	programs, err := postgres.Find()
+	require.NoError(b, err)
+	file := filepath.Join(b.TempDir(), "claim-and-complete.sql")
+	require.NoError(b, os.WriteFile(file, []byte(script), 0o600))
+	rate := regexp.MustCompile(`tps = ([0-9.]+)`)
+	for _, clients := range []int{1, 2, 4} {
+		b.Run(fmt.Sprintf("workers=%d/batch=100", clients), func(b *testing.B) {
+			s := durable(b)
+			s.fill(stockpile)
+			rounds := min(b.N, stockpile/100)
+			out, err := exec.CommandContext(b.Context(), filepath.Join(programs, "pgbench"), "--no-vacuum", "--protocol=prepared",
+				"--client", fmt.Sprint(clients), "--transactions", fmt.Sprint(max(rounds/clients, 1)), "--file", file, s.url).CombinedOutput()
+			require.NoError(b, err, string(out))
+			found := rate.FindSubmatch(out)
+			require.NotNil(b, found, string(out))
+			perSecond, err := strconv.ParseFloat(string(found[1]), 64)
+			require.NoError(b, err)
+			b.ReportMetric(perSecond*100, "tasks/s")
+		})
+	}
+}
+
+// Each worker enqueues for a user of its own: tasks of one user wait for each other at the user's row.
+func BenchmarkEnqueueWithCharge(b *testing.B) {
+	for _, size := range batches {
+		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
+			s := durable(b)
+			users := make(chan string, size.workers)
+			for range size.workers {
+				user := uuid.NewString()
+				_, err := s.Grant(b.Context(), user, 2_000_000_000, "bench")
+				require.NoError(b, err)
+				users <- user
+			}
+			parallel(b, size.workers, size.batch, func() {}, func(ctx context.Context) int {
+				user := <-users
+				defer func() { users <- user }()
+				ids, err := s.Enqueue(ctx, store.NewTask{UserID: user, Prompt: "a lantern by a river", Cost: 1, Count: size.batch})
+				if err != nil {
+					b.Error(err)
+				}
+				return len(ids)
+			})
+		})
+	}
+}
+
+func BenchmarkSweepWithRefund(b *testing.B) {
+	for _, size := range []struct{ workers, batch int }{{1, 100}, {4, 100}, {1, 1000}} {
+		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
+			s := durable(b)
+			restock := func() {
+				s.exec(`truncate image_tasks`)
+				s.fill(stockpile)
+				_, err := claimed(s.Store, stockpile)(b.Context())
+				require.NoError(b, err)
+				s.exec(`update image_tasks set processing_started_at = now() - interval '1 hour'`)
+				s.exec(`vacuum analyze image_tasks`)
+			}
+			parallel(b, size.workers, size.batch, restock, func(ctx context.Context) int {
+				closed, err := s.Sweep(ctx, 20*time.Minute, size.batch)
+				if err != nil {
+					b.Error(err)
+				}
+				return len(closed)
+			})
+		})
+	}
+}
