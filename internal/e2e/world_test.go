@@ -80,7 +80,7 @@ func run(m *testing.M) int {
 // world is a host of its own: a directory, a database, an API behind a proxy, and the environment that
 // points at them.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	dir   string
 	db    *sql.DB
 	api   *simapi.Server
@@ -94,7 +94,7 @@ type world struct {
 
 type option func(*simapi.Config, *simproxy.Config)
 
-func newWorld(t *testing.T, options ...option) *world {
+func newWorld(t testing.TB, options ...option) *world {
 	t.Helper()
 	w := &world{t: t, dir: t.TempDir(), user: uuid.NewString()}
 	authority, err := simapi.NewAuthority()
@@ -160,7 +160,7 @@ func (w *world) noSecrets() {
 
 // result is how a program ended.
 type result struct {
-	t      *testing.T
+	t      testing.TB
 	line   string
 	code   int
 	stdout string
@@ -342,7 +342,7 @@ func (s *syncBuffer) String() string {
 }
 
 // commandLines returns what the process list shows of every process.
-func commandLines(t *testing.T) map[string]string {
+func commandLines(t testing.TB) map[string]string {
 	t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	require.NoError(t, err)
