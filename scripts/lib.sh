@@ -64,3 +64,32 @@ build() {
 	git rev-parse HEAD >/dev/null 2>&1 || vcs=false
 	go build -trimpath -buildvcs="$vcs" -ldflags '-s -w' -o "$1/" ./cmd/...
 }
+
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+step() { printf '== %s\n' "$*"; }
+
+# lint: what can't be argued with.
+lint() {
+	need shellcheck=shellcheck gcc=build-essential
+	step gofmt
+	local unformatted
+	unformatted=$(gofmt -l .)
+	[[ -z $unformatted ]] || die "not formatted (run gofmt -w on them): $unformatted"
+	step go vet
+	go vet ./...
+	step staticcheck
+	go run "$staticcheck" ./...
+	step shellcheck
+	shellcheck -x scripts/*.sh .ci/run
+}
+
+# fuzz TIME: each fuzz test for that long.
+fuzz() {
+	local file name
+	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file name; do
+		name=${name#func }
+		step "$name"
+		go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$(dirname "$file")" </dev/null || return
+	done
+}
