@@ -405,8 +405,10 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 		_, err := w.Write(simapi.Draw("x"))
 		return err
 	})
-	// A lease of an hour: this worker says nothing in the meantime.
-	b.run(b.config(func(c *processor.Config) { c.Lease = time.Hour }), maker)
+	// A lease of an hour: this worker says nothing in the meantime, and has no hand free to take the task over itself.
+	b.run(b.config(func(c *processor.Config) { c.Lease, c.Concurrency = time.Hour, 1 }), maker)
+	letGo := sync.OnceFunc(func() { close(proceed) })
+	t.Cleanup(letGo)
 	id := b.enqueue("x")[0]
 	b.seen(processor.Claimed, 1)
 	b.exec(`update image_tasks set lease_expires_at = now() - interval '1 second'`)
@@ -415,7 +417,7 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 		RunOnce(stopWhenCompleted(other)))
 	before := b.row(id)
 	require.Equal(t, task.Completed, before.State)
-	close(proceed)
+	letGo()
 	b.seen(processor.Lost, 1)
 	assert.Equal(t, before, b.row(id))
 	assert.Equal(t, []string{before.ImageURL}, b.files())
