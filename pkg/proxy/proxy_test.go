@@ -208,8 +208,11 @@ func TestWhatGoesWrongIsNamedWithItsStepAndWithoutItsLogin(t *testing.T) {
 		"https, but it is plain": {"https://" + login + locked.Addr(), proxy.OpProxy, 0, "TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tr := transport(t, proxy.Config{Env: proxy.Env{OpenAI: c.proxy}, RootCAs: a.roots(),
-				ConnectTimeout: 200 * time.Millisecond, DialTimeout: 5 * time.Second})
+			conf := proxy.Config{Env: proxy.Env{OpenAI: c.proxy}, RootCAs: a.roots()}
+			if c.says == "no answer" {
+				conf.ConnectTimeout = 200 * time.Millisecond // for the rest a busy machine has time
+			}
+			tr := transport(t, conf)
 			_, _, err := post(tr, a.secure.URL)
 			var fault *proxy.Error
 			require.ErrorAs(t, err, &fault)
@@ -240,16 +243,17 @@ func listen(t *testing.T) string {
 func TestTheAPIsOwnFaultsAreToldFromTheProxys(t *testing.T) {
 	a := startAPI(t)
 	p := startProxy(t, simproxy.Config{})
-	tr := transport(t, proxy.Config{Env: proxy.Env{OpenAI: p.URL()}, TLSTimeout: 300 * time.Millisecond})
+	env := proxy.Env{OpenAI: p.URL()}
 	var fault *proxy.Error
 
-	_, _, err := post(tr, a.secure.URL) // its CA is unknown
+	_, _, err := post(transport(t, proxy.Config{Env: env}), a.secure.URL) // its CA is unknown
 	require.ErrorAs(t, err, &fault)
 	assert.Equal(t, proxy.OpTLS, fault.Op)
 	var unknown x509.UnknownAuthorityError
 	assert.ErrorAs(t, err, &unknown)
 
-	_, _, err = post(tr, "https://"+listen(t)) // no TLS there, only silence
+	hasty := transport(t, proxy.Config{Env: env, TLSTimeout: 300 * time.Millisecond})
+	_, _, err = post(hasty, "https://"+listen(t)) // no TLS there, only silence
 	require.ErrorAs(t, err, &fault)
 	assert.Equal(t, proxy.OpTLS, fault.Op)
 	assert.True(t, fault.Timeout())
