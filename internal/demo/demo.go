@@ -23,6 +23,7 @@ import (
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/progress"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/repair"
@@ -202,14 +203,14 @@ func (s *stage) play(ctx context.Context) (before int, err error) {
 	total := len(prompts) + 1
 	s.say("%d credits granted, %d tasks charged and enqueued; one of them was taken by a worker that died.", before, total)
 
-	bar := newBar(s.conf, total)
-	defer bar.close()
+	bar := progress.New(s.conf.Out, s.conf.Terminal, total)
+	defer bar.Close()
 	p := processor.New(processor.Config{
 		Worker: "demo", Concurrency: concurrency, TaskTimeout: taskTimeout, Lease: 6 * time.Second,
 		Log: s.conf.Log, Redact: s.conf.Redact.String,
 		Observe: func(e processor.Event) {
 			if e.Kind == processor.Completed || e.Kind == processor.Failed {
-				bar.step()
+				bar.Add(1)
 			}
 		},
 	}, s.store, s.maker, s.pictures)
@@ -231,14 +232,14 @@ func (s *stage) strand(ctx context.Context) error {
 }
 
 // repair waits until the stranded task counts as stuck, and fails and refunds it.
-func (s *stage) repair(ctx context.Context, bar *bar) error {
+func (s *stage) repair(ctx context.Context, bar *progress.Bar) error {
 	for {
-		done, err := repair.Sweep(ctx, s.store, stuckAfter, 0, false, s.conf.Log)
+		done, err := repair.Sweep(ctx, s.store, repair.Options{Sweep: store.Sweep{OlderThan: stuckAfter}}, s.conf.Log)
 		if err != nil {
 			return err
 		}
 		if len(done.Tasks) > 0 {
-			bar.step()
+			bar.Add(1)
 			return nil
 		}
 		select {

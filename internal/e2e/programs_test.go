@@ -197,7 +197,7 @@ func TestTheStatusPages(t *testing.T) {
 		assert.Contains(t, body, says, path)
 	}
 	w.env["STATUS_ADDR"] = strings.TrimPrefix(statusAddress.FindString(p.stderr.String()), "http://")
-	assert.Contains(t, w.run("task-processor", "status").ok(), "2 of 3 tasks in hand")
+	assert.Contains(t, w.run("task-processor", "status").ok(), "2 of 3 in hand")
 	release()
 	w.until("pictures", func() bool { return w.count("completed") == 2 })
 

@@ -224,21 +224,24 @@ func TestStuckTasksAreRepairedByBothPrograms(t *testing.T) {
 	age(1, 21)
 	age(1, 19)
 	var report struct {
-		Tasks   []struct{ Age float64 }
+		Tasks []struct {
+			Age float64 `json:"age_seconds"`
+		}
 		Credits int `json:"credits_refunded"`
 		Left    int `json:"stuck_left"`
 	}
 	r := w.run("fix-stuck-tasks", "--json")
 	r.ok()
 	r.json(&report)
-	assert.Len(t, report.Tasks, 1)
+	require.Len(t, report.Tasks, 1)
+	assert.Greater(t, report.Tasks[0].Age, 1200.0)
 	assert.Equal(t, 1, report.Credits)
 	assert.Equal(t, 2, w.count("failed"))
 	assert.Equal(t, 1, w.count("processing"))
 	assert.Equal(t, 2, w.credits())
 	log, err := os.ReadFile(filepath.Join(w.dir, "task-monitor.log"))
 	require.NoError(t, err)
-	assert.Contains(t, string(log), "round: 1 stuck tasks, 1 credits refunded")
+	assert.Contains(t, string(log), "round: 1 stuck tasks failed, 1 credits refunded, 0 stuck left")
 	w.audit()
 }
 

@@ -53,6 +53,8 @@ type App struct {
 	Stderr io.Writer
 	// Env looks a variable up; nil: there are none.
 	Env func(name string) (string, bool)
+	// Environ is the whole environment, for programs that this one starts.
+	Environ []string
 	// Signals brings SIGINT and SIGTERM; nil: none come.
 	Signals <-chan os.Signal
 
@@ -72,7 +74,7 @@ func Main(program Program) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Signals: signals}
+	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals}
 	return a.Run(context.Background(), program, os.Args...)
 }
 
@@ -136,8 +138,8 @@ func (a *App) exitCode(err error, program string) int {
 	return code
 }
 
-// colors reports whether w is a terminal that wants them (https://no-color.org).
-func (a *App) colors(w io.Writer) bool {
+// Colors reports whether w is a terminal that wants them (https://no-color.org).
+func (a *App) Colors(w io.Writer) bool {
 	if v, ok := a.Env("NO_COLOR"); ok && v != "" {
 		return false
 	}
@@ -152,7 +154,7 @@ func IsTerminal(w io.Writer) bool {
 
 // Logger returns the program's logger, with a file of that name in LOG_DIR unless it is empty.
 func (a *App) Logger(s settings.Settings, file string) (*logrus.Logger, io.Closer, error) {
-	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: a.Stderr, Color: a.colors(a.Stderr), Redact: a.Redact}
+	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: a.Stderr, Color: a.Colors(a.Stderr), Redact: a.Redact}
 	if file != "" {
 		conf.File = s.LogDir + string(os.PathSeparator) + file
 	}

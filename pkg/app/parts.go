@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
-	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 )
@@ -49,8 +48,8 @@ func (a *App) WithStore(c *cli.Context, do func(context.Context, settings.Settin
 	return do(ctx, s, st)
 }
 
-// ConnectStore returns the store, connected, whatever its schema.
-func (a *App) ConnectStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
+// NewStore returns the store, not connected.
+func (a *App) NewStore(s settings.Settings) (*store.Store, error) {
 	st, err := store.Open(store.Config{
 		URL:             s.DatabaseURL,
 		Tables:          store.Tables{Tasks: s.TasksTable, Credits: s.CreditsTable},
@@ -59,6 +58,15 @@ func (a *App) ConnectStore(ctx context.Context, s settings.Settings) (*store.Sto
 	})
 	if err != nil {
 		return nil, &settings.Error{Name: "DATABASE_URL", Reason: err.Error()}
+	}
+	return st, nil
+}
+
+// ConnectStore returns the store, connected, whatever its schema.
+func (a *App) ConnectStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
+	st, err := a.NewStore(s)
+	if err != nil {
+		return nil, err
 	}
 	deadline := time.Now().Add(databasePatience)
 	for {
@@ -99,21 +107,4 @@ func UserID(text string) (string, error) {
 		return "", Usagef("--user %q is not a UUID", text)
 	}
 	return id.String(), nil
-}
-
-// ReportRepair prints what a sweep did. It returns ErrWrong where stuck tasks are left.
-func (a *App) ReportRepair(c *cli.Context, done repair.Report) error {
-	if c.Bool("json") {
-		if err := a.PrintJSON(done); err != nil {
-			return err
-		}
-	} else if done.DryRun {
-		a.Printf("%d tasks are stuck; %d credits would be refunded\n", len(done.Tasks), done.Credits)
-	} else {
-		a.Printf("%d stuck tasks failed, %d credits refunded, %d left\n", len(done.Tasks), done.Credits, done.Left)
-	}
-	if done.Left > 0 {
-		return ErrWrong
-	}
-	return nil
 }

@@ -227,6 +227,7 @@ func (p *Processor) presentable(err error) *task.Error {
 
 // passed notes that the API answered, whatever it said.
 func (p *Processor) passed(a *attempt) {
+	p.apiAnswered()
 	if p.gate.passed(a.began) {
 		p.wake()
 	}

@@ -43,9 +43,6 @@ func (p *Processor) heartbeat(ctx context.Context) {
 	}
 	if len(beats) > 0 {
 		p.answered()
-		p.mu.Lock()
-		p.beat = time.Now()
-		p.mu.Unlock()
 	}
 	still := make(map[task.Lease]bool, len(held))
 	for _, l := range held {

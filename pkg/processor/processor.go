@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"imagetasks/pkg/health"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/store"
@@ -32,6 +33,8 @@ type Queue interface {
 	Next(ctx context.Context) (time.Duration, bool, error)
 	Outstanding(ctx context.Context) (bool, error)
 	Listen(ctx context.Context, wake func())
+	Alive(ctx context.Context, p store.Processor) error
+	Leave(ctx context.Context, worker string) error
 }
 
 // Maker is what the processor needs of the image API.
@@ -43,6 +46,9 @@ type Maker interface {
 // Config says how to work. Zero values are the documented defaults.
 type Config struct {
 	Worker        string        // this processor's name in leased_by
+	Host          string        // where it runs
+	PID           int           // its process
+	Version       string        // of the program
 	Concurrency   int           // tasks worked at once; 3
 	MaxAttempts   int           // for tasks that don't say; 3
 	PollInterval  time.Duration // at least this often, on top of NOTIFY; 5s
@@ -50,6 +56,9 @@ type Config struct {
 	TaskTimeout   time.Duration // of one attempt; 10m
 	ShutdownGrace time.Duration // for tasks in hand; 30s
 	MaxInput      int           // bytes of base64 of an input picture; 32 MiB
+	BeatInterval  time.Duration // between signs of life; 15s
+	CheckInterval time.Duration // between health checks; 5m
+	ProbeInterval time.Duration // the API is asked for its health when it didn't answer for this long; 30m
 
 	Log     logrus.FieldLogger  // nil: silence
 	Redact  func(string) string // for texts that go to the database; nil: as they are
@@ -64,6 +73,9 @@ func (c *Config) setDefaults() {
 	setDefault(&c.TaskTimeout, 10*time.Minute)
 	setDefault(&c.ShutdownGrace, 30*time.Second)
 	setDefault(&c.MaxInput, 32<<20)
+	setDefault(&c.BeatInterval, 15*time.Second)
+	setDefault(&c.CheckInterval, 5*time.Minute)
+	setDefault(&c.ProbeInterval, 30*time.Minute)
 	if c.Log == nil {
 		silent := logrus.New()
 		silent.SetOutput(io.Discard)
@@ -92,8 +104,11 @@ var (
 // ErrShut means that RunOnce ended because the way to the API is shut. It wraps the cause.
 var ErrShut = errors.New("the way to the API is shut")
 
-// finalBound is how long the last words to the database may take after the grace.
-const finalBound = 10 * time.Second
+// FinalBound is how long the last words to the database may take after the grace.
+const FinalBound = 10 * time.Second
+
+// callBound is how long the database may take over one call: more is a connection that died unnoticed.
+const callBound = 30 * time.Second
 
 // Processor works tasks. It is made by New and runs once.
 type Processor struct {
@@ -102,9 +117,10 @@ type Processor struct {
 	maker    Maker
 	pictures *picture.Store
 
-	gate  gate
-	wakes chan struct{} // holds one wake-up
-	hurry chan struct{} // closed: the grace is over
+	gate   gate
+	checks health.Record
+	wakes  chan struct{} // holds one wake-up
+	hurry  chan struct{} // closed: the grace is over
 
 	hurryOnce sync.Once
 	attempts  sync.WaitGroup
@@ -117,7 +133,10 @@ type Processor struct {
 	inHand   map[task.Lease]*attempt
 	counts   Counts
 	started  time.Time
-	beat     time.Time // the last heartbeat that the database took
+	turned   time.Time // when the loop last turned
+	draining bool
+	beat     time.Time // the last sign of life that the database took
+	apiSaid  time.Time // when the API last answered
 	away     time.Time // since when the database is; zero: it answers
 	lastReap time.Time
 }
@@ -157,12 +176,18 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	defer p.stopLast()
 	p.mu.Lock()
 	p.started = time.Now()
+	p.turned = p.started
 	p.mu.Unlock()
 
 	var helpers sync.WaitGroup
 	helping, stopHelpers := context.WithCancel(context.WithoutCancel(ctx))
 	helpers.Go(func() { p.queue.Listen(helping, p.wake) })
 	helpers.Go(func() { p.heartbeats(helping) })
+	if !once {
+		helpers.Go(func() { p.signsOfLife(helping) })
+		helpers.Go(func() { p.healthChecks(helping) })
+		defer p.leave()
+	}
 	defer helpers.Wait()
 	defer stopHelpers()
 
@@ -182,7 +207,9 @@ func (p *Processor) loop(ctx context.Context, once bool) error {
 		case <-p.wakes:
 		case <-timer.C:
 		}
+		p.turn()
 		wait := p.round(ctx)
+		p.turn()
 		if once {
 			if shut := p.gate.reason(); shut != nil && p.idle() {
 				return errors.Join(ErrShut, shut)
@@ -193,6 +220,13 @@ func (p *Processor) loop(ctx context.Context, once bool) error {
 		}
 		timer.Reset(wait)
 	}
+}
+
+// bounded calls the database, and gives up on it in time.
+func bounded[T any](ctx context.Context, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBound)
+	defer cancel()
+	return call(ctx)
 }
 
 // shortestWait keeps the loop from spinning when a task that is due can't be claimed.
@@ -208,8 +242,10 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 	if free <= 0 {
 		return p.conf.PollInterval
 	}
-	tasks, err := p.queue.Claim(ctx, store.Claim{
-		Worker: p.conf.Worker, Limit: free, Lease: p.conf.Lease, MaxAttempts: p.conf.MaxAttempts})
+	tasks, err := bounded(ctx, func(ctx context.Context) ([]task.Task, error) {
+		return p.queue.Claim(ctx, store.Claim{
+			Worker: p.conf.Worker, Limit: free, Lease: p.conf.Lease, MaxAttempts: p.conf.MaxAttempts})
+	})
 	if err != nil {
 		return p.troubled(ctx, "claim tasks", err)
 	}
@@ -220,7 +256,11 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 	if len(tasks) == free {
 		return p.conf.PollInterval
 	}
-	next, some, err := p.queue.Next(ctx)
+	var some bool
+	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
+		next, some, err = p.queue.Next(ctx)
+		return next, err
+	})
 	if err != nil {
 		return p.troubled(ctx, "look for the next task", err)
 	}
@@ -236,7 +276,9 @@ func (p *Processor) reap(ctx context.Context) {
 		return
 	}
 	p.lastReap = time.Now()
-	reaped, err := p.queue.Reap(ctx, p.conf.MaxAttempts, 100)
+	reaped, err := bounded(ctx, func(ctx context.Context) ([]task.Refund, error) {
+		return p.queue.Reap(ctx, p.conf.MaxAttempts, 100)
+	})
 	if err != nil {
 		p.troubled(ctx, "reap tasks of silent workers", err)
 		return
@@ -254,9 +296,7 @@ func (p *Processor) knock(ctx context.Context) time.Duration {
 	if !probe {
 		return wait
 	}
-	bounded, cancel := context.WithTimeout(ctx, time.Minute)
-	err := p.maker.Probe(bounded)
-	cancel()
+	err := p.probe(ctx)
 	if ctx.Err() != nil {
 		return p.conf.PollInterval
 	}
@@ -276,7 +316,7 @@ func (p *Processor) finished(ctx context.Context) bool {
 	if !p.idle() || p.gate.reason() != nil {
 		return false
 	}
-	some, err := p.queue.Outstanding(ctx)
+	some, err := bounded(ctx, p.queue.Outstanding)
 	if err != nil {
 		p.troubled(ctx, "look for tasks", err)
 		return false
@@ -322,6 +362,9 @@ func (p *Processor) answered() {
 
 // drain lets the tasks in hand finish within the grace, and breaks off the rest, which are released.
 func (p *Processor) drain() {
+	p.mu.Lock()
+	p.draining = true
+	p.mu.Unlock()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -338,7 +381,7 @@ func (p *Processor) drain() {
 	case <-p.hurry:
 	}
 	p.stopWork(errStopping)
-	final := time.NewTimer(finalBound)
+	final := time.NewTimer(FinalBound)
 	defer final.Stop()
 	select {
 	case <-done:

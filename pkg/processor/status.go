@@ -3,6 +3,7 @@ package processor
 import (
 	"time"
 
+	"imagetasks/pkg/health"
 	"imagetasks/pkg/task"
 )
 
@@ -19,6 +20,8 @@ const (
 	Lost         Kind = "lost"
 	Reaped       Kind = "reaped"
 	Beat         Kind = "heartbeat"
+	Alive        Kind = "sign of life"
+	Checked      Kind = "health check"
 	Shut         Kind = "shut"
 	Opened       Kind = "opened"
 	DatabaseAway Kind = "database away"
@@ -52,18 +55,25 @@ type Status struct {
 	InHand       int       `json:"in_hand"`
 	Concurrency  int       `json:"concurrency"`
 	Counts       Counts    `json:"counts"`
-	LastBeat     time.Time `json:"last_heartbeat,omitzero"`
+	LastBeat     time.Time `json:"last_heartbeat,omitzero"` // that the database took
+	Silent       float64   `json:"silent_seconds"`          // since then, or since the start
 	DatabaseAway time.Time `json:"database_away_since,omitzero"`
 	APIShut      time.Time `json:"api_shut_since,omitzero"`
 	APICode      task.Code `json:"api_shut_code,omitempty"`
 	APIReason    string    `json:"api_shut_reason,omitempty"`
+	APIAnswered  time.Time `json:"api_answered,omitzero"`
+
+	Checks []health.Check `json:"health_checks"` // the latest first
 }
 
 // Status returns how the processor stands.
 func (p *Processor) Status() Status {
 	p.mu.Lock()
 	s := Status{Worker: p.conf.Worker, Started: p.started, InHand: len(p.inHand), Concurrency: p.conf.Concurrency,
-		Counts: Counts{}, LastBeat: p.beat, DatabaseAway: p.away}
+		Counts: Counts{}, LastBeat: p.beat, DatabaseAway: p.away, APIAnswered: p.apiSaid, Checks: p.checks.Last()}
+	if !p.started.IsZero() {
+		s.Silent = time.Since(later(p.started, p.beat)).Seconds()
+	}
 	for k, n := range p.counts {
 		s.Counts[k] = n
 	}
@@ -74,4 +84,11 @@ func (p *Processor) Status() Status {
 		s.APIShut, s.APICode, s.APIReason = p.gate.since, p.gate.cause.Code, p.gate.cause.Message
 	}
 	return s
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

@@ -16,47 +16,94 @@ import (
 // batch is how many tasks one statement closes.
 const batch = 1000
 
-// Report is what a sweep did, or would do.
-type Report struct {
-	DryRun  bool          `json:"dry_run"`
-	Tasks   []task.Refund `json:"tasks"`
-	Credits int           `json:"credits_refunded"`
-	Left    int           `json:"stuck_left"`
+// Store is what a repair needs of the store.
+type Store interface {
+	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
+	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
+	CountStuck(ctx context.Context, w store.Sweep) (int, error)
 }
 
-// Sweep closes stuck tasks batch by batch; 0 as limit means all of them.
-func Sweep(ctx context.Context, st *store.Store, olderThan time.Duration, limit int, dryRun bool, log logrus.FieldLogger) (Report, error) {
-	done := Report{DryRun: dryRun, Tasks: []task.Refund{}}
-	most := limit
-	if most == 0 {
-		most = 1 << 30
+// Options say what to repair, and how.
+type Options struct {
+	store.Sweep      // Limit 0: all
+	DryRun      bool // change nothing
+	Progress    func(done, total int)
+}
+
+// Report is what a repair did, or would do.
+type Report struct {
+	DryRun   bool          `json:"dry_run"`
+	Requeued bool          `json:"requeued"` // back into the queue, instead of failed and refunded
+	Tasks    []task.Refund `json:"tasks"`
+	Credits  int           `json:"credits_refunded"`
+	Left     int           `json:"stuck_left"`
+	Took     time.Duration `json:"-"`
+}
+
+// Rate returns how many tasks a second were repaired.
+func (r Report) Rate() float64 {
+	if r.Took <= 0 {
+		return 0
 	}
-	if dryRun {
-		stuck, err := st.Stuck(ctx, olderThan, most)
-		done.add(stuck)
-		done.Left = len(stuck)
+	return float64(len(r.Tasks)) / r.Took.Seconds()
+}
+
+// Sweep closes stuck tasks batch by batch, each in one statement, and logs each task. Where ctx ends it stops
+// between two batches and returns what was done, with ctx's error; running it again goes on from there.
+func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Report, error) {
+	began := time.Now()
+	done := Report{DryRun: o.DryRun, Requeued: o.Requeue, Tasks: []task.Refund{}}
+	total, err := st.CountStuck(ctx, o.Sweep)
+	if err != nil {
 		return done, err
 	}
-	for len(done.Tasks) < most {
-		closed, err := st.Sweep(ctx, olderThan, min(batch, most-len(done.Tasks)))
+	most := total
+	if o.Limit > 0 {
+		most = min(o.Limit, total)
+	}
+	if o.DryRun {
+		o.Limit = most
+		stuck, err := st.Stuck(ctx, o.Sweep)
+		done.add(stuck)
+		done.Left = total
+		return done, err
+	}
+	for len(done.Tasks) < most && ctx.Err() == nil {
+		o.Limit = min(batch, most-len(done.Tasks))
+		// A batch that was begun is waited for, so that what it did is told.
+		closed, err := st.Sweep(context.WithoutCancel(ctx), o.Sweep)
 		if err != nil {
 			return done, err
 		}
 		if len(closed) == 0 {
-			break
+			break // others hold or have closed the rest
 		}
 		done.add(closed)
 		for _, r := range closed {
-			entry := log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second), "refund": r.Credits})
-			if r.Balance != nil {
-				entry = entry.WithField("balance", *r.Balance)
-			}
-			entry.Info("stuck: failed and refunded")
+			tell(log, r, o.Requeue)
+		}
+		done.Took = time.Since(began)
+		if o.Progress != nil {
+			o.Progress(len(done.Tasks), most)
 		}
 	}
-	q, err := st.Queue(ctx, olderThan)
-	done.Left = q.Stuck
-	return done, err
+	if done.Left, err = st.CountStuck(context.WithoutCancel(ctx), o.Sweep); err != nil {
+		return done, err
+	}
+	return done, ctx.Err()
+}
+
+func tell(log logrus.FieldLogger, r task.Refund, requeued bool) {
+	entry := log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second)})
+	if requeued {
+		entry.Info("stuck: put back into the queue")
+		return
+	}
+	entry = entry.WithField("refund", r.Credits)
+	if r.Balance != nil {
+		entry = entry.WithField("balance", *r.Balance)
+	}
+	entry.Info("stuck: failed and refunded")
 }
 
 func (r *Report) add(refunds []task.Refund) {

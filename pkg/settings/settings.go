@@ -41,6 +41,7 @@ type Settings struct {
 	Lease         time.Duration
 	TaskTimeout   time.Duration
 	StuckAfter    time.Duration
+	HungAfter     time.Duration
 	ShutdownGrace time.Duration
 
 	StatusAddr string
@@ -124,6 +125,8 @@ func List() []Setting {
 			set: positive(func(s *Settings) *time.Duration { return &s.TaskTimeout })},
 		{Env: "STUCK_AFTER", Default: "20m", Usage: "a task processing for longer than this is stuck",
 			set: positive(func(s *Settings) *time.Duration { return &s.StuckAfter })},
+		{Env: "HUNG_AFTER", Default: "2m", Usage: "a processor that gave no sign of life for this long is hung",
+			set: positive(func(s *Settings) *time.Duration { return &s.HungAfter })},
 		{Env: "SHUTDOWN_GRACE", Flag: "shutdown-grace", Worker: true, Default: "30s", Usage: "time that tasks in hand get to finish at a stop",
 			set: positive(func(s *Settings) *time.Duration { return &s.ShutdownGrace })},
 
@@ -195,6 +198,9 @@ func (s *Settings) check() []error {
 	}
 	if s.Lease < time.Second {
 		faults = append(faults, &Error{Name: "TASK_LEASE", Value: s.Lease.String(), Reason: "must be 1s or more"})
+	}
+	if s.HungAfter < 2*time.Second {
+		faults = append(faults, &Error{Name: "HUNG_AFTER", Value: s.HungAfter.String(), Reason: "must be 2s or more"})
 	}
 	return faults
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -44,6 +45,9 @@ type Report struct {
 // queueBound is how long the database gets to answer a request for the status.
 const queueBound = 3 * time.Second
 
+// askBound is how long a processor gets to answer Ask.
+const askBound = 5 * time.Second
+
 // report gathers how things stand.
 func (s Source) report(ctx context.Context) Report {
 	r := Report{Version: s.Version, Processor: s.Processor(), Problems: []string{}}
@@ -62,6 +66,28 @@ func (s Source) report(ctx context.Context) Report {
 	}
 	r.Ready = r.Queue != nil && r.Processor.APIShut.IsZero()
 	return r
+}
+
+// Ask returns what the processor on a status address says of itself, nil where none answers.
+func Ask(ctx context.Context, addr string) *Report {
+	ctx, cancel := context.WithTimeout(ctx, askBound)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status.json", nil)
+	if err != nil {
+		return nil
+	}
+	// A transport without proxies: the address is this machine's.
+	transport := &http.Transport{DisableKeepAlives: true}
+	answer, err := transport.RoundTrip(request)
+	if err != nil {
+		return nil
+	}
+	defer answer.Body.Close()
+	var report Report
+	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&report); err != nil || report.Version == "" {
+		return nil
+	}
+	return &report
 }
 
 // Handler returns the pages.
@@ -110,15 +136,24 @@ type Server struct {
 	done     chan error
 }
 
-// Start serves on addr. An address in use is an error that says so.
+// Start serves a processor's pages on addr. An address in use is an error that says so.
 func Start(addr string, s Source) (*Server, error) {
 	handler, err := Handler(s)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
+	server, err := Serve(addr, handler)
+	if err != nil {
+		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
+	}
+	return server, nil
+}
+
+// Serve serves pages on addr.
+func Serve(addr string, handler http.Handler) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("status address: %w (is another processor running? set STATUS_ADDR to another address, or off)", err)
+		return nil, fmt.Errorf("status address: %w", err)
 	}
 	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
 		Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}

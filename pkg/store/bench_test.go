@@ -253,7 +253,7 @@ func BenchmarkSweepWithRefund(b *testing.B) {
 				s.exec(`vacuum analyze image_tasks`)
 			}
 			parallel(b, size.workers, size.batch, restock, func(ctx context.Context) int {
-				closed, err := s.Sweep(ctx, 20*time.Minute, size.batch)
+				closed, err := s.Sweep(ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: size.batch})
 				if err != nil {
 					b.Error(err)
 				}

@@ -148,7 +148,7 @@ func act(b *bench, random *rand.Rand, user string, hand *[]task.Task) error {
 		_, err := b.Cancel(b.ctx, mine.ID, "")
 		return err
 	case n == 9:
-		_, err := b.Sweep(b.ctx, time.Millisecond, 2)
+		_, err := b.Sweep(b.ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 2})
 		return err
 	case n == 10:
 		_, err := b.Reap(b.ctx, 2, 2)

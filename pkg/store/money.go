@@ -142,15 +142,52 @@ func (s *Store) Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund
 		"the worker fell silent in the task's last attempt")
 }
 
-// Sweep fails and refunds up to limit tasks that have been in processing for longer than stuckAfter.
-func (s *Store) Sweep(ctx context.Context, stuckAfter time.Duration, limit int) ([]task.Refund, error) {
-	return s.close(ctx, "sweep", stuckAfter.Milliseconds(), limit, string(task.CodeStuck),
-		fmt.Sprintf("in processing for longer than %s", stuckAfter))
+// Sweep says which stuck tasks a sweep takes.
+type Sweep struct {
+	OlderThan time.Duration // in processing for longer than this
+	Limit     int           // how many at most
+	Tasks     []string      // only these; nil: all
+	UserID    string        // only this user's; empty: all
+	Requeue   bool          // back into the queue instead of failed and refunded
 }
 
-// Stuck returns what Sweep would close, and changes nothing.
-func (s *Store) Stuck(ctx context.Context, stuckAfter time.Duration, limit int) ([]task.Refund, error) {
-	return s.close(ctx, "stuck", stuckAfter.Milliseconds(), limit)
+func (w Sweep) filters() (tasks, user any) {
+	if w.Tasks != nil {
+		tasks = pq.Array(w.Tasks)
+	}
+	if w.UserID != "" {
+		user = w.UserID
+	}
+	return tasks, user
+}
+
+// Sweep fails and refunds stuck tasks, or requeues them, the oldest first, and returns them. Any number
+// of sweepers may work at once: each takes what no other holds.
+func (s *Store) Sweep(ctx context.Context, w Sweep) ([]task.Refund, error) {
+	name := "sweep"
+	if w.Requeue {
+		name = "requeue"
+	}
+	tasks, user := w.filters()
+	return s.close(ctx, name, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
+		fmt.Sprintf("in processing for longer than %s", w.OlderThan), tasks, user)
+}
+
+// Stuck returns what Sweep would take, and changes nothing.
+func (s *Store) Stuck(ctx context.Context, w Sweep) ([]task.Refund, error) {
+	tasks, user := w.filters()
+	return s.close(ctx, "stuck", w.OlderThan.Milliseconds(), w.Limit, tasks, user)
+}
+
+// CountStuck returns how many tasks Sweep would take, whatever its limit.
+func (s *Store) CountStuck(ctx context.Context, w Sweep) (int, error) {
+	var n int
+	tasks, user := w.filters()
+	err := s.db.QueryRowContext(ctx, s.sql.byName["count stuck"], w.OlderThan.Milliseconds(), tasks, user).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count stuck: %w", err)
+	}
+	return n, nil
 }
 
 func (s *Store) close(ctx context.Context, name string, args ...any) ([]task.Refund, error) {

@@ -32,7 +32,7 @@ func TestManyProgramsMigrateAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Equal(t, 1, steps, "each step is taken once")
+	assert.Equal(t, 2, steps, "each step is taken once")
 	assert.NoError(t, open(t, url).CheckSchema(t.Context()))
 }
 
@@ -41,14 +41,17 @@ func TestPlanPrintsAndChangesNothing(t *testing.T) {
 	assert.ErrorIs(t, b.CheckSchema(b.ctx), store.ErrSchema)
 	plan, err := b.Plan(b.ctx)
 	require.NoError(t, err)
-	require.Len(t, plan, 1)
+	require.Len(t, plan, 2)
 	assert.Contains(t, plan[0].SQL, `create table "image_tasks"`)
-	assert.NotContains(t, plan[0].SQL, "drop table")
+	assert.Contains(t, plan[1].SQL, `create table "imagetasks_processors"`)
+	for _, step := range plan {
+		assert.NotContains(t, step.SQL, "drop table")
+	}
 	assert.Zero(t, b.number("select count(*) from information_schema.tables where table_schema = 'public'"))
 
 	done, err := b.Migrate(b.ctx)
 	require.NoError(t, err)
-	assert.Len(t, done, 1)
+	assert.Len(t, done, 2)
 	plan, err = b.Plan(b.ctx)
 	require.NoError(t, err)
 	assert.Empty(t, plan)
@@ -174,8 +177,10 @@ func TestPlansUseTheIndexesTheyName(t *testing.T) {
 	}{
 		{"claim", []any{"w", 100, 60000, 3}, []string{primary, pending, lease}},
 		{"reap", []any{3, 100, "c", "m"}, []string{primary, lease}},
-		{"sweep", []any{stuck, 1000, "c", "m"}, []string{primary, started}},
-		{"stuck", []any{stuck, 100}, []string{started}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
+		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
+		{"count stuck", []any{stuck, nil, nil}, []string{started}},
 		{"next", nil, []string{pending, lease}},
 		{"queue", []any{stuck}, []string{pending, started}},
 		{"heartbeat", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},

@@ -26,11 +26,13 @@ type Tables struct {
 
 // names is what the SQL templates are filled with: identifiers, quoted.
 type names struct {
-	Tasks, Credits, Ledger string
-	LedgerOnce, LedgerUser string
-	Channel                string
-	Began                  string
-	tasksTable, schema     string
+	Tasks, Credits, Ledger    string
+	LedgerOnce, LedgerUser    string
+	LedgerTime, Processors    string
+	TasksSchema, LedgerSchema string // with a dot, or empty
+	Channel                   string
+	Began                     string
+	tasksTable, schema        string
 }
 
 func (t Tables) names() names {
@@ -43,15 +45,19 @@ func (t Tables) names() names {
 	schema, tasksTable := splitName(t.Tasks)
 	ledgerSchema, _ := splitName(t.Credits)
 	return names{
-		Tasks:      quoteName(schema, tasksTable),
-		Credits:    quoteName(splitName(t.Credits)),
-		Ledger:     quoteName(ledgerSchema, "credit_ledger"),
-		LedgerOnce: pq.QuoteIdentifier("credit_ledger_once"),
-		LedgerUser: pq.QuoteIdentifier("credit_ledger_user"),
-		Channel:    Channel,
-		Began:      "coalesce(processing_started_at, updated_at, created_at)",
-		tasksTable: tasksTable,
-		schema:     schema,
+		Tasks:        quoteName(schema, tasksTable),
+		Credits:      quoteName(splitName(t.Credits)),
+		Ledger:       quoteName(ledgerSchema, "credit_ledger"),
+		LedgerOnce:   pq.QuoteIdentifier("credit_ledger_once"),
+		LedgerUser:   pq.QuoteIdentifier("credit_ledger_user"),
+		TasksSchema:  prefix(schema),
+		LedgerSchema: prefix(ledgerSchema),
+		LedgerTime:   pq.QuoteIdentifier("credit_ledger_time"),
+		Processors:   quoteName(schema, "imagetasks_processors"),
+		Channel:      Channel,
+		Began:        "coalesce(processing_started_at, updated_at, created_at)",
+		tasksTable:   tasksTable,
+		schema:       schema,
 	}
 }
 
@@ -61,6 +67,13 @@ func (n names) Index(purpose string) string { return pq.QuoteIdentifier(n.tasksT
 // Func returns the name of a function in the task table's schema.
 func (n names) Func(name string) string { return quoteName(n.schema, "imagetasks_"+name) }
 
+func prefix(schema string) string {
+	if schema == "" {
+		return ""
+	}
+	return pq.QuoteIdentifier(schema) + "."
+}
+
 func splitName(name string) (schema, table string) {
 	if before, after, ok := strings.Cut(name, "."); ok {
 		return before, after
@@ -69,10 +82,7 @@ func splitName(name string) (schema, table string) {
 }
 
 func quoteName(schema, table string) string {
-	if schema == "" {
-		return pq.QuoteIdentifier(table)
-	}
-	return pq.QuoteIdentifier(schema) + "." + pq.QuoteIdentifier(table)
+	return prefix(schema) + pq.QuoteIdentifier(table)
 }
 
 // closing is what close.sql is filled with.
@@ -98,7 +108,7 @@ func loadStatements(n names) (statements, error) {
 		err := tail.Execute(&b, closing{names: n, State: state, Code: code, Message: message, Request: request})
 		return strings.TrimSpace(b.String()), err
 	}}
-	for _, file := range []string{"work.sql", "money.sql", "audit.sql"} {
+	for _, file := range []string{"work.sql", "money.sql", "watch.sql", "audit.sql"} {
 		text, err := fs.ReadFile(sqlFiles, path.Join("sql", file))
 		if err != nil {
 			return out, err

@@ -317,7 +317,7 @@ func TestEveryTransitionIsFenced(t *testing.T) {
 		"failed":     func(b *bench, held task.Task) { noErr(b.tb)(b.Fail(b.ctx, held.Lease(), boom)) },
 		"swept": func(b *bench, held task.Task) {
 			b.exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
-			swept, err := b.Sweep(b.ctx, 20*time.Minute, 10)
+			swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 			require.NoError(b.tb, err)
 			require.Len(b.tb, swept, 1)
 		},
@@ -458,9 +458,9 @@ func TestSweepTakesWhatIsStuckAndOnlyThat(t *testing.T) {
 	} {
 		b.exec(`update image_tasks set `+set+` where task_id = $1`, ids[i])
 	}
-	would, err := b.Stuck(b.ctx, 20*time.Minute, 10)
+	would, err := b.Stuck(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 	require.NoError(t, err)
-	swept, err := b.Sweep(b.ctx, 20*time.Minute, 10)
+	swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 	require.NoError(t, err)
 	require.Len(t, swept, 2)
 	require.Len(t, would, 2)
@@ -475,7 +475,7 @@ func TestSweepTakesWhatIsStuckAndOnlyThat(t *testing.T) {
 		assert.Equal(t, 1, b.row(r.TaskID).Refunded)
 	}
 	assert.Equal(t, 6, b.balance(user))
-	swept, err = b.Sweep(b.ctx, 20*time.Minute, 10)
+	swept, err = b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 	require.NoError(t, err)
 	assert.Empty(t, swept)
 	b.requireAudit()
@@ -523,7 +523,7 @@ func TestManyRefundsOfOneUserInOneStatementAddUp(t *testing.T) {
 	b.enqueue(two, 2, 3)
 	require.Len(t, b.claim(10), 5)
 	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour'`)
-	swept, err := b.Sweep(b.ctx, 20*time.Minute, 100)
+	swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 100})
 	require.NoError(t, err)
 	assert.Len(t, swept, 5)
 	assert.Equal(t, 10, b.balance(one))
@@ -573,7 +573,7 @@ func TestWhoeverClosesATaskItIsRefundedOnce(t *testing.T) {
 		})
 		wg.Go(func() {
 			for {
-				swept, err := b.Sweep(b.ctx, 20*time.Minute, 7)
+				swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 7})
 				if !assert.NoError(t, err) || len(swept) == 0 {
 					return
 				}

@@ -3,7 +3,10 @@
 // project.
 package task
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // State is a task's place in its life, as it stands in the status column.
 type State string
@@ -54,4 +57,13 @@ type Refund struct {
 	Credits int           `json:"credits"`           // 0: nothing had been charged
 	Balance *int          `json:"balance,omitempty"` // the user's credits after it; nil without a refund
 	Age     time.Duration `json:"-"`                 // since processing began, by the database's clock
+}
+
+// MarshalJSON adds the age in seconds.
+func (r Refund) MarshalJSON() ([]byte, error) {
+	type plain Refund
+	return json.Marshal(struct {
+		plain
+		Age float64 `json:"age_seconds"`
+	}{plain(r), r.Age.Seconds()})
 }

@@ -4,39 +4,73 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/health"
+	"imagetasks/pkg/monitor"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
 )
 
-// overview is what `task-processor status` prints.
+// overview is what `task-processor status` prints: one screen.
 type overview struct {
 	Version   string             `json:"version"`
-	Processor *status.Report     `json:"processor"` // null: none answers on the status address
+	Host      string             `json:"host"`
+	Here      monitor.Processor  `json:"processor"`
+	Known     []known            `json:"processors"` // on every host, as the database knows them
 	States    map[task.State]int `json:"tasks"`
 	Queue     store.Queue        `json:"queue"`
 	OldestDue float64            `json:"oldest_due_seconds"`
-	Problems  []string           `json:"problems"`
+	LastHour  map[string]closed  `json:"last_hour"` // completed and failed
+	Refunds   refunds            `json:"refunds_today"`
+	Checks    []health.Check     `json:"health_checks"` // of this host's processor, the latest first
+	Route     string             `json:"api_route"`
+	Monitor   *monitor.State     `json:"monitor"` // null: no round was made here
+	Cron      cron               `json:"cron"`
+	Problems  []problem          `json:"problems"`
+}
+
+type known struct {
+	store.Processor
+	Silent float64          `json:"silent_seconds"`
+	Says   processor.Status `json:"report"`
+}
+
+type closed struct {
+	Count  int     `json:"count"`
+	Median float64 `json:"median_seconds"`
+	P95    float64 `json:"p95_seconds"`
+}
+
+type refunds struct {
+	Count   int `json:"count"`
+	Credits int `json:"credits"`
+}
+
+// problem is what is wrong, and the next thing to do about it.
+type problem struct {
+	What string `json:"what"`
+	Do   string `json:"do"`
 }
 
 func (a program) status(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
-		o, err := look(ctx, s, st)
+		o, err := a.look(ctx, c, s, st)
 		if err != nil {
 			return err
 		}
 		if c.Bool("json") {
 			err = a.PrintJSON(o)
 		} else {
-			a.printOverview(o)
+			a.printOverview(o, time.Now())
 		}
 		if err == nil && len(o.Problems) > 0 {
 			err = app.ErrWrong
@@ -45,8 +79,9 @@ func (a program) status(c *cli.Context) error {
 	})
 }
 
-func look(ctx context.Context, s settings.Settings, st *store.Store) (overview, error) {
-	o := overview{Version: app.BuildVersion(), Problems: []string{}}
+func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store) (overview, error) {
+	o := overview{Version: app.BuildVersion(), Host: app.Hostname(), Problems: []problem{}, Known: []known{},
+		LastHour: map[string]closed{}, Checks: []health.Check{}}
 	var err error
 	if o.States, err = st.States(ctx); err != nil {
 		return o, err
@@ -55,61 +90,115 @@ func look(ctx context.Context, s settings.Settings, st *store.Store) (overview, 
 		return o, err
 	}
 	o.OldestDue = o.Queue.OldestDue.Seconds()
-	if s.StatusAddr != "" {
-		o.Processor = askProcessor(ctx, s.StatusAddr)
+	recent, err := st.Recent(ctx, time.Hour)
+	if err != nil {
+		return o, err
 	}
-	switch {
-	case o.Processor != nil:
-		o.Problems = append(o.Problems, o.Processor.Problems...)
-	case o.Queue.Due > 0:
-		o.Problems = append(o.Problems, fmt.Sprintf("%d tasks wait and no processor answers on %s; start one with: task-processor run",
-			o.Queue.Due, s.StatusAddr))
+	for _, state := range []task.State{task.Completed, task.Failed} {
+		r := recent[state]
+		o.LastHour[string(state)] = closed{r.Count, r.Median.Seconds(), r.P95.Seconds()}
 	}
-	if o.Queue.Stuck > 0 && o.Processor == nil {
-		o.Problems = append(o.Problems, fmt.Sprintf("%d tasks are stuck; run: fix-stuck-tasks", o.Queue.Stuck))
+	if o.Refunds.Count, o.Refunds.Credits, err = st.RefundsToday(ctx); err != nil {
+		return o, err
 	}
+	if err := a.lookHere(ctx, c, s, st, &o); err != nil {
+		return o, err
+	}
+	_, transport, err := api.New(s)
+	if err == nil {
+		o.Route = api.Route(transport, s)
+		transport.CloseIdleConnections()
+	} else {
+		o.Route = "not at all: " + a.Redact.String(err.Error())
+	}
+	if last, ok := monitor.LastState(s.LogDir); ok {
+		o.Monitor = &last
+	}
+	o.Cron = lookAtCron(ctx)
+	o.Problems = problems(o, s)
 	return o, nil
 }
 
-// askProcessor returns what the processor says of itself, nil where none answers.
-func askProcessor(ctx context.Context, addr string) *status.Report {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status.json", nil)
+// lookHere looks after the processors: this host's, by its lock and its own words, and the others.
+func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store, o *overview) error {
+	daemon, err := a.Daemon(c, s, st)
 	if err != nil {
-		return nil
+		return err
 	}
-	// A transport without proxies: the address is this machine's.
-	transport := &http.Transport{DisableKeepAlives: true}
-	answer, err := transport.RoundTrip(request)
+	said := (*status.Report)(nil)
+	if s.StatusAddr != "" {
+		said = status.Ask(ctx, s.StatusAddr)
+	}
+	m := monitor.New(monitor.Config{Store: st, Supervisor: supervisor{daemon}, Host: o.Host, HungAfter: s.HungAfter,
+		Silent: func() (time.Duration, bool) {
+			if said == nil {
+				return 0, false
+			}
+			return time.Duration(said.Processor.Silent * float64(time.Second)), true
+		}})
+	if o.Here, err = m.Judge(ctx); err != nil {
+		return err
+	}
+	rows, err := st.Processors(ctx)
 	if err != nil {
-		return nil
+		return err
 	}
-	defer answer.Body.Close()
-	var report status.Report
-	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&report); err != nil || report.Version == "" {
-		return nil
+	for _, row := range rows {
+		k := known{Processor: row, Silent: row.Silent.Seconds()}
+		if err := json.Unmarshal(row.Report, &k.Says); err != nil {
+			return fmt.Errorf("what processor %s says of itself: %w", row.Worker, err)
+		}
+		if row.Host == o.Host && row.PID == o.Here.PID {
+			if said != nil && said.Processor.Worker == row.Worker {
+				k.Says = said.Processor // fresher
+			}
+			o.Checks = k.Says.Checks
+		}
+		o.Known = append(o.Known, k)
 	}
-	return &report
+	return nil
 }
 
-func (a program) printOverview(o overview) {
-	a.Printf("imagetasks %s\n\n", o.Version)
-	if p := o.Processor; p != nil {
-		a.Printf("processor   %s, since %s, %d of %d tasks in hand\n", p.Processor.Worker,
-			p.Processor.Started.Local().Format(time.DateTime), p.Processor.InHand, p.Processor.Concurrency)
-	} else {
-		a.Printf("processor   none answers on its status address\n")
+// supervisor is the daemon as a look at it needs it.
+type supervisor struct{ *supervise.Daemon }
+
+func (s supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
+
+// problems says what is wrong, the worst first, each with the next thing to do.
+func problems(o overview, s settings.Settings) []problem {
+	out := []problem{}
+	add := func(do, format string, args ...any) { out = append(out, problem{fmt.Sprintf(format, args...), do}) }
+	alive := 0
+	for _, k := range o.Known {
+		if k.Silent <= s.HungAfter.Seconds() {
+			alive++
+		}
+		if !k.Says.APIShut.IsZero() && k.Silent <= s.HungAfter.Seconds() {
+			add("simple-test", "the way to the API is shut since %s: %s", k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
+		}
 	}
-	for _, state := range task.States() {
-		a.Printf("%-11s %d\n", state, o.States[state])
+	switch o.Here.Verdict {
+	case supervise.Dead:
+		add("task-processor start", "the processor is dead")
+	case supervise.Hung:
+		add("task-processor restart", "the processor (pid %d) hangs: silent for %.0fs", o.Here.PID, o.Here.Silent)
+	case supervise.OnPurpose:
+		if alive == 0 && o.Queue.Due > 0 {
+			add("task-processor start", "%d tasks wait, and the processor was stopped by %s", o.Queue.Due, o.Here.Stopped.By)
+		}
+	case supervise.Never:
+		if alive == 0 && o.Queue.Due > 0 {
+			add("task-processor start", "%d tasks wait and no processor runs", o.Queue.Due)
+		}
 	}
-	a.Printf("due now     %d, the oldest for %s\n", o.Queue.Due, o.Queue.OldestDue.Round(time.Second))
-	a.Printf("stuck       %d\n", o.Queue.Stuck)
-	if len(o.Problems) > 0 {
-		a.Printf("\n")
+	if o.Queue.Stuck > 0 {
+		add("fix-stuck-tasks", "%d tasks are stuck", o.Queue.Stuck)
 	}
-	for _, p := range o.Problems {
-		a.Printf("! %s\n", p)
+	if o.Monitor != nil && !o.Monitor.API.OK && !o.Monitor.API.At.IsZero() {
+		add("simple-test", "the monitor could not use the API at %s: %s", o.Monitor.API.At.Local().Format(time.TimeOnly), o.Monitor.API.Error)
 	}
+	if o.Monitor != nil && o.Cron.Present && time.Since(o.Monitor.Round) > 3*cronInterval {
+		add("look at task-monitor.log and at cron", "the monitor's last round was at %s", o.Monitor.Round.Local().Format(time.DateTime))
+	}
+	return out
 }

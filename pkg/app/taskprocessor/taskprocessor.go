@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
@@ -17,6 +19,7 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
 )
 
 const processorLog = "task-processor.log"
@@ -29,6 +32,7 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	worker := app.WorkerFlags()
 	run := append([]cli.Flag{
+		&cli.BoolFlag{Name: app.BackgroundFlag, Hidden: true, Usage: "how start runs it"},
 		&cli.BoolFlag{Name: "once", Usage: "work until nothing is pending, then end: 0, or 3 when the way to the API is shut"},
 	}, worker...)
 	return &cli.App{
@@ -40,6 +44,11 @@ func New(core *app.App) *cli.App {
 		Action: a.run,
 		Commands: []*cli.Command{
 			{Name: "run", Usage: "work tasks (the default)", Flags: run, Action: a.run},
+			{Name: "start", Usage: "bring the background processor up, and return when it is healthy", Action: a.start, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "unless-stopped", Usage: "leave it alone where an operator stopped it; for the start at boot"}}, worker...)},
+			{Name: "stop", Usage: "stop it gracefully, then firmly; the monitor will not start it again", Action: a.stop, Flags: worker},
+			{Name: "restart", Usage: "stop it gracefully and bring it up again", Action: a.restart, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "if-running", Usage: "leave it alone where it doesn't run; for a regular restart"}}, worker...)},
 			{Name: "migrate", Usage: "bring the database's schema up to date", Action: a.migrate,
 				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "plan", Usage: "print the SQL and change nothing"}}, app.CommonFlags()...)},
 			enqueueCommand(a),
@@ -67,11 +76,11 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself has nothing to show, and may stand beside the daemon.
 		s.StatusAddr = ""
 	}
-	return a.work(c.Context, s, once)
+	return a.work(c.Context, s, once, c.Bool(app.BackgroundFlag))
 }
 
 // work runs a processor with everything around it.
-func (a program) work(ctx context.Context, s settings.Settings, once bool) (err error) {
+func (a program) work(ctx context.Context, s settings.Settings, once, background bool) (err error) {
 	client, transport, err := api.New(s)
 	if err != nil {
 		return err
@@ -81,11 +90,30 @@ func (a program) work(ctx context.Context, s settings.Settings, once bool) (err 
 	if err != nil {
 		return err
 	}
+	if background {
+		a.Stderr = io.Discard // what is logged goes to the file; a panic still reaches stderr
+	}
 	log, closer, err := a.Logger(s, processorLog)
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
+	defer func() {
+		if background && err != nil {
+			log.Error(err.Error())
+		}
+	}()
+	if !once {
+		hold, err := supervise.Dir(s.LogDir).Take()
+		switch {
+		case errors.Is(err, supervise.ErrRunning) && !background:
+			log.Info("another processor holds the pid file; this one works beside it, and nobody looks after it")
+		case err != nil:
+			return err
+		default:
+			defer func() { err = errors.Join(err, hold.Release()) }()
+		}
+	}
 
 	var p *processor.Processor
 	ctx, stop := a.UntilSignal(ctx, func() { p.Hurry() })
@@ -96,7 +124,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once bool) (err 
 	}
 	defer st.Close()
 	p = processor.New(processor.Config{
-		Worker: workerName(), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
+		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
+		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
@@ -172,9 +201,5 @@ func (a program) migrate(c *cli.Context) error {
 
 // workerName is how this process is known in leased_by.
 func workerName() string {
-	host, err := os.Hostname()
-	if err != nil {
-		host = "unknown-host"
-	}
-	return fmt.Sprintf("%s:%d:%s", host, os.Getpid(), uuid.NewString()[:8])
+	return fmt.Sprintf("%s:%d:%s", app.Hostname(), os.Getpid(), uuid.NewString()[:8])
 }

@@ -81,23 +81,60 @@ with target as (
 ), {{close "failed" "$3" "$4" "t.request_id"}};
 
 -- name: sweep
--- $1 stuck after, in ms, $2 how many, $3 error code, $4 error message. Fails stuck tasks, the
--- oldest first. Locks: skips those that others hold, so sweepers share the work. Index: "started".
+-- $1 stuck after, in ms, $2 how many, $3 error code, $4 error message, $5 only these tasks, $6 only
+-- this user's; null: all. Fails stuck tasks, the oldest first.
+-- Locks: skips those that others hold, so sweepers share the work. Index: "started".
 with target as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
     where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
+      and ($5::text[] is null or task_id = any ($5)) and ($6::uuid is null or user_id = $6)
     order by {{.Began}}
     limit $2
     for update skip locked
 ), {{close "failed" "$3" "$4" "t.request_id"}};
 
+-- name: requeue
+-- $1 to $6 as sweep. Puts stuck tasks back into the queue instead: the attempt counts as unused, nothing is
+-- refunded. Whoever had one finds it no longer in processing. Locks and index: as sweep.
+with target as (
+    select task_id, user_id, {{.Began}} as began
+    from {{.Tasks}}
+    where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
+      and ($5::text[] is null or task_id = any ($5)) and ($6::uuid is null or user_id = $6)
+    order by {{.Began}}
+    limit $2
+    for update skip locked
+), requeued as (
+    update {{.Tasks}} t
+    set status = 'pending',
+        attempt_count = greatest(attempt_count - 1, 0),
+        run_after = now(),
+        error_code = $3,
+        error_message = $4,
+        progress_percentage = 0,
+        current_stage = 'requeued',
+        leased_by = null,
+        lease_expires_at = null,
+        processing_started_at = null,
+        updated_at = now()
+    from target
+    where t.task_id = target.task_id
+    returning t.task_id
+), woken as (
+    select pg_notify('{{.Channel}}', '') where exists (select from requeued)
+)
+select target.task_id, target.user_id, 0, null::int, (extract(epoch from now() - target.began) * 1000)::bigint
+from target left join woken on true;
+
 -- name: stuck
--- $1 stuck after, in ms, $2 how many. What a sweep would take. Locks: none. Index: "started".
+-- $1 stuck after, in ms, $2 how many, $3 only these tasks, $4 only this user's; null: all. What a sweep
+-- would take. Locks: none. Index: "started".
 with stuck as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
     where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
+      and ($3::text[] is null or task_id = any ($3)) and ($4::uuid is null or user_id = $4)
     order by {{.Began}}
     limit $2
 )
@@ -106,3 +143,10 @@ select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::int,
 from stuck
 left join {{.Ledger}} charge on charge.task_id = stuck.task_id and charge.kind = 'charge'
 order by stuck.began;
+
+-- name: count stuck
+-- $1, $2, $3 as $1, $3 and $4 of stuck. How many there are. Locks: none. Index: "started".
+select count(*)
+from {{.Tasks}}
+where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
+  and ($2::text[] is null or task_id = any ($2)) and ($3::uuid is null or user_id = $3);

@@ -1,0 +1,258 @@
+package e2e_test
+
+import (
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// stick enqueues tasks that have been in processing for that many minutes, in the hands of nobody.
+func (w *world) stick(n, minutes int) {
+	w.t.Helper()
+	user := uuid.NewString()
+	w.run("task-processor", "credits", "grant", "--user", user, "--credits", fmt.Sprint(n)).ok()
+	ids := strings.Fields(w.run("task-processor", "enqueue", "--user", user, "--prompt", "stuck", "--count", fmt.Sprint(n)).ok())
+	require.Len(w.t, ids, n)
+	_, err := w.db.Exec(`update image_tasks set status = 'processing', attempt_count = 1, lease_epoch = 1,
+		lease_expires_at = now() - interval '1 minute', processing_started_at = now() - $2 * interval '1 minute'
+		where user_id = $1`, user, minutes)
+	require.NoError(w.t, err)
+}
+
+func TestFourMonitorsAndFourFixersAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stick(300, 21)
+	w.stick(100, 19)
+	var all []*process
+	for host := range 4 {
+		dir := filepath.Join(w.dir, fmt.Sprintf("host %d", host)) // rounds of one host never overlap
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		all = append(all,
+			w.start("monitor-tasks", "--log-dir", dir),
+			w.start("fix-stuck-tasks", "--log-dir", dir))
+	}
+	for _, p := range all {
+		r := p.result()
+		// 3: what another had in hand at that moment was still stuck when it looked.
+		assert.Contains(t, []int{0, 3}, r.code, "%s\n%s", r.line, r.stderr)
+	}
+	assert.Equal(t, 300, w.count("failed"))
+	assert.Equal(t, 100, w.count("processing"))
+	assert.Equal(t, 300, w.number(`select count(*) from credit_ledger where kind = 'refund'`))
+	assert.Equal(t, 300, w.number(`select count(distinct task_id) from credit_ledger where kind = 'refund'`))
+	assert.Equal(t, 300, w.number(`select sum(credits)::int from user_credits`))
+	w.audit()
+	lines := 0
+	logs, err := filepath.Glob(filepath.Join(w.dir, "host *", "*.log"))
+	require.NoError(t, err)
+	for _, path := range logs {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "stuck: failed and refunded") {
+				lines++
+				for _, field := range []string{"task=", "user=", "age=21m", "refund=1", "balance="} {
+					assert.Contains(t, line, field)
+				}
+			}
+		}
+	}
+	assert.Equal(t, 300, lines, "each is told once")
+}
+
+func TestTwoRoundsOfAHostNeverOverlap(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stick(1, 30)
+	watching := w.start("monitor-tasks", "--watch", "--interval", "1h", "--watch-addr", "127.0.0.1:0")
+	w.until("its first round", func() bool { return w.count("failed") == 1 })
+	w.stick(1, 30)
+	assert.Contains(t, w.run("monitor-tasks").ok(), "another round is at work")
+	assert.Equal(t, 1, w.count("processing"))
+	assert.Contains(t, w.run("monitor-tasks", "--watch").is(1)+w.run("monitor-tasks", "--watch").stderr, "another round is at work")
+
+	body, status := w.get(watching, "/status.json")
+	assert.Equal(t, 200, status)
+	var told struct {
+		Last   monitorReport           `json:"last_round"`
+		Checks []struct{ What string } `json:"health_checks"`
+	}
+	w.until("the round is told", func() bool {
+		body, _ = w.get(watching, "/status.json")
+		require.NoError(t, json.Unmarshal([]byte(body), &told))
+		return told.Last.Summary != ""
+	})
+	assert.Len(t, told.Last.Repair.Tasks, 1)
+	assert.NotEmpty(t, told.Checks)
+	watching.stop(syscall.SIGTERM).ok()
+	assert.Contains(t, w.run("monitor-tasks").ok(), "1 stuck tasks failed")
+}
+
+func TestAWatchingMonitorMakesRoundsAndSitsOutTheDatabase(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.start("monitor-tasks", "--watch", "--interval", "50ms")
+	for i := range 3 {
+		w.stick(2, 21+i)
+		w.until("a sweep", func() bool { return w.count("failed") == 2*(i+1) })
+	}
+	var name string
+	require.NoError(t, w.db.QueryRow(`select current_database()`).Scan(&name))
+	other, err := sql.Open("postgres", server.URL("postgres"))
+	require.NoError(t, err)
+	defer other.Close()
+	forbid := func(yes bool) {
+		_, err := other.Exec(fmt.Sprintf(`alter database %s allow_connections %t`, name, !yes))
+		require.NoError(t, err)
+	}
+	forbid(true)
+	defer forbid(false)
+	_, err = other.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, name)
+	require.NoError(t, err)
+	w.until("it says so", func() bool { return strings.Contains(p.stderr.String(), "the database does not answer") })
+	forbid(false)
+	w.stick(1, 30)
+	w.until("it goes on", func() bool { return w.count("failed") == 7 })
+	p.stop(syscall.SIGINT).ok()
+	w.audit()
+}
+
+// The API is asked seldom, and at once where many tasks got stuck.
+func TestTheMonitorAsksTheAPISeldom(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.round(0)
+	assert.True(t, first.API.OK)
+	assert.Equal(t, first.API.At, w.round(0).API.At, "not again within 30 minutes")
+	w.stick(9, 30)
+	assert.Equal(t, first.API.At, w.round(0).API.At, "9 stuck tasks are no reason")
+	w.stick(10, 30)
+	second := w.round(0)
+	assert.NotEqual(t, first.API.At, second.API.At, "10 are")
+	assert.Zero(t, w.direct(), "through the proxy")
+
+	// Half an hour later, as the file has it.
+	later := func() {
+		text := w.file("task-monitor.state")
+		var state map[string]any
+		require.NoError(t, json.Unmarshal([]byte(text), &state))
+		state["api"].(map[string]any)["at"] = time.Now().Add(-31 * time.Minute)
+		changed, err := json.Marshal(state)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-monitor.state"), changed, 0o644))
+	}
+	later()
+	third := w.round(0)
+	assert.NotEqual(t, second.API.At, third.API.At)
+	require.NoError(t, w.proxy.Close())
+	later()
+	down := w.round(3)
+	assert.False(t, down.API.OK)
+	assert.Contains(t, down.Problems[0], "run: simple-test")
+	assert.Contains(t, w.run("task-processor", "status").is(3), "next: simple-test")
+	w.round(3) // it is told until it is mended
+}
+
+func TestFixStuckTasksTakesWhatItIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stick(3, 21)
+	w.stick(2, 10)
+	ids := func(where string) []string {
+		rows, err := w.db.Query(`select task_id from image_tasks where ` + where + ` order by task_id`)
+		require.NoError(t, err)
+		defer rows.Close()
+		var out []string
+		for rows.Next() {
+			var id string
+			require.NoError(t, rows.Scan(&id))
+			out = append(out, id)
+		}
+		return out
+	}
+	old := ids(`processing_started_at < now() - interval '20 minutes'`)
+	young := ids(`processing_started_at > now() - interval '20 minutes'`)
+	var youngUser string
+	require.NoError(t, w.db.QueryRow(`select user_id from image_tasks where task_id = $1`, young[0]).Scan(&youngUser))
+
+	said := w.run("fix-stuck-tasks", "--dry-run").is(3)
+	assert.Contains(t, said, "3 stuck tasks would fail, 3 credits would be refunded; nothing was changed")
+	for _, id := range old {
+		assert.Contains(t, said, id)
+	}
+	assert.Equal(t, 5, w.count("processing"))
+
+	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 stuck tasks failed, 1 credits refunded, 2 left")
+	left := ids(`status = 'processing' and processing_started_at < now() - interval '20 minutes'`)
+	said = w.run("fix-stuck-tasks", "--task", left[0], "--task", young[0], "--task", "no-such-task").is(3)
+	assert.Contains(t, said, "1 stuck tasks failed")
+	assert.Contains(t, said, "not repaired: "+young[0]+": it has been in processing for less than 20m0s")
+	assert.Contains(t, said, "not repaired: no-such-task: there is no such task")
+	w.run("fix-stuck-tasks", "--task", young[0], "--older-than", "5m").ok()
+	assert.Contains(t, w.run("fix-stuck-tasks", "--task", young[0]).is(3), "it is failed, not stuck")
+
+	// Back into the queue: nothing is refunded, no attempt is used, and it is worked at once.
+	w.run("fix-stuck-tasks", "--user", youngUser, "--older-than", "5m", "--requeue").ok()
+	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0 and task_id = $1`, young[1]))
+	assert.Equal(t, 0, w.number(`select count(*) from credit_ledger where kind = 'refund' and task_id = $1`, young[1]))
+	assert.Equal(t, 1, w.count("processing"), "the other user's is left alone")
+	w.audit()
+	w.run("fix-stuck-tasks").ok()
+	w.run("task-processor", "run", "--once").ok()
+	assert.Equal(t, 1, w.count("completed"))
+	assert.Equal(t, 4, w.count("failed"))
+	w.audit()
+}
+
+// Ctrl-C between batches: what was done is told and stays, and the next run does the rest. On a terminal a bar
+// moves.
+func TestFixingManyStuckTasks(t *testing.T) {
+	t.Parallel()
+	const many = 100_000
+	w := newWorld(t)
+	_, err := w.db.Exec(`with users as (
+			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 500) returning user_id
+		), numbered as (select user_id, row_number() over () - 1 as u from users
+		), made as (
+			insert into image_tasks (task_id, user_id, prompt, credits_deducted, status, processing_started_at, lease_epoch, attempt_count)
+			select 'stuck-' || n, user_id, 'x', 1, 'processing', now() - interval '1 hour', 1, 1
+			from generate_series(1, $1) n join numbered on u = n % 500
+			returning user_id
+		)
+		insert into credit_ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id`, many)
+	require.NoError(t, err)
+	_, err = w.db.Exec(`insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id)
+		from image_tasks order by user_id, task_id`)
+	require.NoError(t, err)
+	broken := w.start("fix-stuck-tasks")
+	w.until("some", func() bool { return w.count("failed") > 0 })
+	r := broken.stop(syscall.SIGINT)
+	if r.code != 0 { // 0: it was done already
+		r.is(1)
+		assert.Contains(t, r.stderr, "run it again to go on")
+	}
+	done := w.count("failed")
+	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "all that was done is in the log")
+
+	// script(1) gives it a terminal.
+	said := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
+	assert.Contains(t, said, fmt.Sprintf("%d stuck tasks failed", many-done))
+	assert.Regexp(t, `[0-9]+ tasks/s`, said)
+	assert.Contains(t, said, "100%")
+	assert.NotContains(t, said, "stuck: failed and refunded", "the lines are in the log, not in the bar")
+	assert.Equal(t, many, w.count("failed"))
+	assert.Equal(t, many, w.number(`select sum(credits)::int from user_credits`))
+	w.audit()
+}

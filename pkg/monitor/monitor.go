@@ -1,0 +1,339 @@
+// Package monitor is the round that walks behind: it closes stuck tasks, looks after the queue, the processor and
+// the way to the API, and brings back what is down. What was done is logged, and told in one line.
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"imagetasks/pkg/health"
+	"imagetasks/pkg/repair"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
+)
+
+// Store is what a round needs of the store.
+type Store interface {
+	repair.Store
+	Ping(ctx context.Context) error
+	Queue(ctx context.Context, stuckAfter time.Duration) (store.Queue, error)
+	Processors(ctx context.Context) ([]store.Processor, error)
+	Forget(ctx context.Context) error
+}
+
+// Supervisor is what a round needs to look after this host's processor.
+type Supervisor interface {
+	Look() (supervise.State, error)
+	Revive(ctx context.Context, hung bool) (pid int, err error)
+}
+
+// The rhythm of the API's check.
+const (
+	APIInterval = 30 * time.Minute // between two checks
+	APIAtOnce   = 10               // stuck tasks in one round that make it due at once
+)
+
+// Config says what to look after.
+type Config struct {
+	Store      Store
+	Supervisor Supervisor
+	Host       string                          // this one, as processors name it
+	Probe      func(ctx context.Context) error // asks the API for its health, through the proxy
+	Silent     func() (time.Duration, bool)    // what the processor says on its status address; false: nothing
+	Dir        string                          // where the state between two rounds and the lock stand
+
+	StuckAfter time.Duration
+	HungAfter  time.Duration
+	NoRestart  bool // leave the processor alone
+	DryRun     bool // change nothing
+
+	Log    logrus.FieldLogger
+	Redact func(string) string
+}
+
+// Monitor makes rounds. It is for one goroutine; Checks may be called from any.
+type Monitor struct {
+	conf   Config
+	checks health.Record
+}
+
+// New returns a monitor.
+func New(conf Config) *Monitor { return &Monitor{conf: conf} }
+
+// Checks returns the last health checks, the latest first.
+func (m *Monitor) Checks() []health.Check { return m.checks.Last() }
+
+// Processor is what a round found of this host's processor, and did about it.
+type Processor struct {
+	Verdict supervise.Verdict `json:"verdict"`
+	PID     int               `json:"pid,omitempty"`
+	Silent  float64           `json:"silent_seconds,omitempty"` // since its last heartbeat
+	Wanted  bool              `json:"wanted"`
+	Stopped *supervise.Mark   `json:"stopped,omitempty"`
+	Action  string            `json:"action,omitempty"`
+}
+
+// API is the last check of the API.
+type API struct {
+	At     time.Time `json:"at"`
+	OK     bool      `json:"ok"`
+	Millis int64     `json:"ms"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// Report is one round.
+type Report struct {
+	At        time.Time      `json:"at"`
+	Repair    repair.Report  `json:"repair"`
+	Queue     store.Queue    `json:"queue"`
+	OldestDue float64        `json:"oldest_due_seconds"`
+	Database  int64          `json:"database_ms"`
+	Processor Processor      `json:"processor"`
+	API       API            `json:"api"` // of this round, or of an earlier one
+	Checks    []health.Check `json:"health_checks"`
+	Problems  []string       `json:"problems"`
+	Summary   string         `json:"summary"`
+}
+
+// Round makes one round. It returns an error where it could not do its work, the database being away, say. What is still
+// wrong after it stands in Problems.
+func (m *Monitor) Round(ctx context.Context) (Report, error) {
+	r := Report{At: time.Now(), Problems: []string{}}
+	state := readState(m.conf.Dir)
+	err := m.round(ctx, &r, &state)
+	r.Checks = m.checks.Last()
+	r.Summary = summary(r, err)
+	if err != nil {
+		m.conf.Log.WithError(err).Error(r.Summary)
+		return r, err
+	}
+	if len(r.Problems) > 0 {
+		m.conf.Log.Warn(r.Summary)
+	} else {
+		m.conf.Log.Info(r.Summary)
+	}
+	if m.conf.DryRun {
+		return r, nil
+	}
+	state.Round, state.Summary = r.At, r.Summary
+	return r, writeState(m.conf.Dir, state)
+}
+
+func (m *Monitor) round(ctx context.Context, r *Report, state *State) error {
+	began := time.Now()
+	if err := m.conf.Store.Ping(ctx); err != nil {
+		m.note("database", began, false, m.conf.Redact(err.Error()), "nothing can be repaired until it is back")
+		return fmt.Errorf("the database does not answer: %w", err)
+	}
+	r.Database = time.Since(began).Milliseconds()
+	m.note("database", began, true, "answers", "")
+
+	if err := m.queue(ctx, r); err != nil {
+		return err
+	}
+	if err := m.processor(ctx, r); err != nil {
+		return err
+	}
+	m.api(ctx, r, state)
+	if m.conf.DryRun {
+		return nil
+	}
+	return m.conf.Store.Forget(ctx)
+}
+
+// queue closes stuck tasks and looks how many wait.
+func (m *Monitor) queue(ctx context.Context, r *Report) error {
+	began := time.Now()
+	var err error
+	r.Repair, err = repair.Sweep(ctx, m.conf.Store, repair.Options{
+		Sweep: store.Sweep{OlderThan: m.conf.StuckAfter}, DryRun: m.conf.DryRun}, m.conf.Log)
+	if err != nil {
+		return err
+	}
+	if r.Queue, err = m.conf.Store.Queue(ctx, m.conf.StuckAfter); err != nil {
+		return err
+	}
+	r.OldestDue = r.Queue.OldestDue.Seconds()
+	action := ""
+	if n := len(r.Repair.Tasks); n > 0 && !m.conf.DryRun {
+		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits)
+	}
+	if r.Repair.Left > 0 {
+		r.problem("%d tasks are stuck still; run: fix-stuck-tasks", r.Repair.Left)
+	}
+	m.note("queue", began, r.Repair.Left == 0, fmt.Sprintf("%d pending, %d processing, %d stuck", r.Queue.Pending, r.Queue.Processing, r.Queue.Stuck), action)
+	return nil
+}
+
+// processor looks after this host's processor and brings it back where it is down.
+func (m *Monitor) processor(ctx context.Context, r *Report) error {
+	began := time.Now()
+	found, err := m.Judge(ctx)
+	if err != nil {
+		return err
+	}
+	r.Processor = found
+	p := &r.Processor
+	ok := p.Verdict != supervise.Dead && p.Verdict != supervise.Hung
+	switch {
+	case ok:
+	case m.conf.NoRestart || m.conf.DryRun:
+		p.Action = "left as it is"
+		r.problem("the processor is %s; run: task-processor restart", p.Verdict)
+	case !p.Wanted:
+		p.Action = "left as it is"
+		r.problem("the processor is hung, and was not started by task-processor start; end process %d and start it as you did", p.PID)
+	default:
+		ok = m.revive(ctx, r)
+	}
+	m.note("processor", began, ok, p.describe(), p.Action)
+	return nil
+}
+
+func (m *Monitor) revive(ctx context.Context, r *Report) bool {
+	p := &r.Processor
+	m.conf.Log.WithField("pid", p.PID).Warnf("the processor is %s; it is started again", p.Verdict)
+	pid, err := m.conf.Supervisor.Revive(ctx, p.Verdict == supervise.Hung)
+	switch {
+	case errors.Is(err, supervise.ErrCrashLoop):
+		p.Action = "no more restarts"
+		r.problem("%s", m.conf.Redact(err.Error()))
+	case err != nil:
+		p.Action = "could not be restarted"
+		r.problem("%s", m.conf.Redact(err.Error()))
+	case pid == 0:
+		p.Action = "somebody else saw to it"
+		return true
+	default:
+		p.Action = fmt.Sprintf("restarted as pid %d", pid)
+		m.conf.Log.WithField("pid", pid).Info("the processor runs again")
+		return true
+	}
+	m.conf.Log.Error(r.Problems[len(r.Problems)-1])
+	return false
+}
+
+// Judge says how this host's processor stands, and changes nothing.
+func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
+	state, err := m.conf.Supervisor.Look()
+	if err != nil {
+		return Processor{}, err
+	}
+	p := Processor{PID: state.PID, Wanted: state.Wanted, Stopped: state.Stopped}
+	if !state.Running {
+		switch {
+		case state.Stopped != nil:
+			p.Verdict = supervise.OnPurpose
+		case state.Wanted:
+			p.Verdict = supervise.Dead
+		default:
+			p.Verdict = supervise.Never
+		}
+		return p, nil
+	}
+	known, err := m.conf.Store.Processors(ctx)
+	if err != nil {
+		return p, err
+	}
+	// Silent until it is heard of: a process that took the lock and never gave a sign of life hangs too.
+	silent := time.Since(state.Since)
+	for _, k := range known {
+		if k.Host == m.conf.Host && k.PID == state.PID {
+			silent = min(silent, k.Silent)
+		}
+	}
+	if silent > m.conf.HungAfter {
+		if said, ok := m.conf.Silent(); ok {
+			silent = min(silent, said)
+		}
+	}
+	p.Silent, p.Verdict = silent.Seconds(), supervise.Alive
+	if silent > m.conf.HungAfter {
+		p.Verdict = supervise.Hung
+	}
+	return p, nil
+}
+
+func (p Processor) describe() string {
+	switch p.Verdict {
+	case supervise.OnPurpose:
+		return fmt.Sprintf("stopped by an operator (%s) at %s", p.Stopped.By, p.Stopped.At.Local().Format(time.DateTime))
+	case supervise.Alive:
+		return fmt.Sprintf("running as pid %d", p.PID)
+	case supervise.Hung:
+		return fmt.Sprintf("hung: pid %d is silent for %s", p.PID, time.Duration(p.Silent*float64(time.Second)).Round(time.Second))
+	case supervise.Never:
+		return "never started in the background here"
+	}
+	return string(p.Verdict)
+}
+
+// api asks the API for its health, through the proxy: seldom, and at once where many tasks got stuck.
+func (m *Monitor) api(ctx context.Context, r *Report, state *State) {
+	r.API = state.API
+	age := r.At.Sub(state.API.At)
+	due := age < 0 || age >= APIInterval || len(r.Repair.Tasks) >= APIAtOnce
+	if !due || m.conf.DryRun {
+		if !r.API.OK && !r.API.At.IsZero() {
+			r.problem("the API did not answer at %s: %s; run: simple-test", r.API.At.Local().Format(time.TimeOnly), r.API.Error)
+		}
+		return
+	}
+	began := time.Now()
+	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	err := m.conf.Probe(bounded)
+	r.API = API{At: began, OK: err == nil, Millis: time.Since(began).Milliseconds()}
+	result := "answers"
+	if err != nil {
+		r.API.Error = m.conf.Redact(err.Error())
+		result = r.API.Error
+		r.problem("the API can't be used: %s; run: simple-test", r.API.Error)
+	}
+	state.API = r.API
+	m.note("api", began, err == nil, result, "")
+}
+
+func (r *Report) problem(format string, args ...any) {
+	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+func (m *Monitor) note(what string, began time.Time, ok bool, result, action string) {
+	m.checks.Add(health.Check{At: began, What: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
+	m.conf.Log.WithFields(logrus.Fields{"check": what, "ok": ok, "action": action}).Debug(result)
+}
+
+// summary is the round in one line.
+func summary(r Report, err error) string {
+	if err != nil {
+		return "round: broken off; " + err.Error()
+	}
+	var b strings.Builder
+	if r.Repair.DryRun {
+		fmt.Fprintf(&b, "dry run: %d stuck tasks would fail, %d credits would be refunded", len(r.Repair.Tasks), r.Repair.Credits)
+	} else {
+		fmt.Fprintf(&b, "round: %d stuck tasks failed, %d credits refunded, %d stuck left", len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Left)
+	}
+	fmt.Fprintf(&b, "; %d pending", r.Queue.Pending)
+	if r.Queue.Due > 0 {
+		fmt.Fprintf(&b, " (the oldest due for %s)", r.Queue.OldestDue.Round(time.Second))
+	}
+	fmt.Fprintf(&b, ", %d processing; processor %s", r.Queue.Processing, r.Processor.describe())
+	if r.Processor.Action != "" {
+		fmt.Fprintf(&b, ", %s", r.Processor.Action)
+	}
+	switch {
+	case r.API.At.IsZero():
+		b.WriteString("; api not checked yet")
+	case r.API.OK:
+		fmt.Fprintf(&b, "; api answered at %s", r.API.At.Local().Format(time.TimeOnly))
+	default:
+		fmt.Fprintf(&b, "; api failed at %s", r.API.At.Local().Format(time.TimeOnly))
+	}
+	return b.String()
+}
