@@ -58,6 +58,11 @@ need_go() {
 	go list -m >/dev/null 2>&1 || die "this Go can't build the project: $(go list -m 2>&1 | tail -n 1) (Go 1.26 or later is needed)"
 }
 
+# need_built: ends the script where the programs are not built yet.
+need_built() {
+	[[ -x bin/task-processor ]] || die "the programs are not built yet; run ./scripts/monitoring-setup.sh (or make build)"
+}
+
 # build DIR: the four programs, small, with the commit in --version where git can tell it.
 build() {
 	local vcs=true

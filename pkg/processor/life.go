@@ -11,10 +11,6 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// stalled is how long the loop may take over one turn, on top of its wait, before the processor stops calling
-// itself alive: others will then take it for hung.
-const stalled = 2 * time.Minute
-
 // turn notes that the loop turns.
 func (p *Processor) turn() {
 	p.mu.Lock()
@@ -26,33 +22,35 @@ func (p *Processor) turn() {
 func (p *Processor) turning() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.draining || time.Since(p.turned) < p.conf.PollInterval+stalled
+	return p.draining || time.Since(p.turned) < p.conf.PollInterval+p.conf.StallAfter
 }
 
 // signsOfLife tells the database that this processor lives, for as long as its loop turns.
 func (p *Processor) signsOfLife(ctx context.Context) {
-	every(ctx, p.conf.BeatInterval, func() {
-		if !p.turning() {
-			p.conf.Log.Error("the loop hangs; no sign of life is given")
-			return
-		}
-		report, err := json.Marshal(p.Status())
-		if err == nil {
-			_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) {
-				return struct{}{}, p.queue.Alive(ctx, store.Processor{Worker: p.conf.Worker, Host: p.conf.Host, PID: p.conf.PID,
-					Version: p.conf.Version, Report: report})
-			})
-		}
-		if err != nil {
-			p.troubled(ctx, "give a sign of life", err)
-			return
-		}
-		p.answered()
-		p.mu.Lock()
-		p.beat = time.Now()
-		p.mu.Unlock()
-		p.note(Event{Kind: Alive})
-	})
+	every(ctx, p.conf.BeatInterval, func() { p.signOfLife(ctx) })
+}
+
+func (p *Processor) signOfLife(ctx context.Context) {
+	if !p.turning() {
+		p.conf.Log.Error("the loop hangs; no sign of life is given")
+		return
+	}
+	report, err := json.Marshal(p.Status())
+	if err == nil {
+		_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, p.queue.Alive(ctx, store.Processor{Worker: p.conf.Worker, Host: p.conf.Host, PID: p.conf.PID,
+				Version: p.conf.Version, Report: report})
+		})
+	}
+	if err != nil {
+		p.troubled(ctx, "give a sign of life", err)
+		return
+	}
+	p.answered()
+	p.mu.Lock()
+	p.beat = time.Now()
+	p.mu.Unlock()
+	p.note(Event{Kind: Alive})
 }
 
 // leave tells the database that this processor stopped in order.
@@ -69,6 +67,7 @@ func (p *Processor) healthChecks(ctx context.Context) {
 	every(ctx, p.conf.CheckInterval, func() {
 		p.check("database", func() (string, string, bool) { return p.checkDatabase(ctx) })
 		p.check("api", func() (string, string, bool) { return p.checkAPI(ctx) })
+		p.signOfLife(ctx) // which tells what was seen
 	})
 }
 

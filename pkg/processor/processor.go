@@ -58,6 +58,7 @@ type Config struct {
 	MaxInput      int           // bytes of base64 of an input picture; 32 MiB
 	BeatInterval  time.Duration // between signs of life; 15s
 	CheckInterval time.Duration // between health checks; 5m
+	StallAfter    time.Duration // a loop that takes longer over a turn is hung, and gives no more signs of life; 2m
 	ProbeInterval time.Duration // the API is asked for its health when it didn't answer for this long; 30m
 
 	Log     logrus.FieldLogger  // nil: silence
@@ -76,6 +77,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.BeatInterval, 15*time.Second)
 	setDefault(&c.CheckInterval, 5*time.Minute)
 	setDefault(&c.ProbeInterval, 30*time.Minute)
+	setDefault(&c.StallAfter, 2*time.Minute)
 	if c.Log == nil {
 		silent := logrus.New()
 		silent.SetOutput(io.Discard)

@@ -22,6 +22,7 @@ import (
 	"imagetasks/internal/postgres"
 	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/health"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
@@ -630,4 +631,79 @@ func TestStatusTellsHowItStands(t *testing.T) {
 	assert.Positive(t, s.Counts[processor.Released])
 	assert.Zero(t, s.InHand)
 	assert.False(t, errors.Is(nil, processor.ErrShut))
+}
+
+// An idle processor looks after the database and the API by itself, tells the database that it lives, and takes its
+// leave at the end.
+func TestSignsOfLifeAndHealthChecks(t *testing.T) {
+	b := newBench(t)
+	p := processor.New(b.config(func(c *processor.Config) {
+		c.Worker, c.Host, c.PID, c.Version = "host:7:x", "host", 7, "1.2.3"
+		c.BeatInterval, c.CheckInterval, c.ProbeInterval = 20*time.Millisecond, 20*time.Millisecond, time.Nanosecond
+	}), b.Store, b.maker(), b.pictures)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
+	b.seen(processor.Checked, 30)
+	b.seen(processor.Alive, 3)
+	s := p.Status()
+	assert.Len(t, s.Checks, health.Kept)
+	for _, c := range s.Checks {
+		assert.True(t, c.OK, "%+v", c)
+	}
+	assert.False(t, s.LastBeat.IsZero())
+	known, err := b.Processors(t.Context())
+	require.NoError(t, err)
+	require.Len(t, known, 1)
+	assert.Equal(t, "host:7:x", known[0].Worker)
+	assert.Equal(t, "1.2.3", known[0].Version)
+	assert.Contains(t, string(known[0].Report), `"health_checks"`)
+
+	// The proxy goes: it is found out with no task lost to it.
+	require.NoError(t, b.proxy.Close())
+	b.seen(processor.Shut, 1)
+	require.Eventually(t, func() bool {
+		last := p.Status().Checks
+		return !last[0].OK && last[0].What == "api" && last[0].Action != ""
+	}, time.Minute, time.Millisecond)
+	cancel()
+	<-done
+	known, err = b.Processors(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, known)
+}
+
+// A loop that hangs gives no sign of life, so that others can tell.
+func TestAHangingLoopIsSilent(t *testing.T) {
+	b := newBench(t)
+	release := make(chan struct{})
+	stuck := hangingQueue{Store: b.Store, hangs: make(chan struct{}), release: release}
+	conf := b.config(func(c *processor.Config) {
+		c.BeatInterval, c.PollInterval, c.StallAfter = 5*time.Millisecond, 5*time.Millisecond, 10*time.Millisecond
+	})
+	p := processor.New(conf, stuck, b.maker(), b.pictures)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
+	<-stuck.hangs
+	require.Eventually(t, func() bool { return strings.Contains(b.log.String(), "the loop hangs") }, time.Minute, time.Millisecond)
+	cancel()
+	close(release)
+	<-done
+}
+
+// hangingQueue is a store whose claim hangs, deaf to its context.
+type hangingQueue struct {
+	*store.Store
+	hangs   chan struct{}
+	release chan struct{}
+}
+
+func (q hangingQueue) Claim(context.Context, store.Claim) ([]task.Task, error) {
+	select {
+	case q.hangs <- struct{}{}:
+	case <-q.release:
+	}
+	<-q.release
+	return nil, nil
 }

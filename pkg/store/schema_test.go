@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -199,9 +201,51 @@ func TestPlansUseTheIndexesTheyName(t *testing.T) {
 	assert.Equal(t, task.Processing, b.row(held[0].ID).State, "explain changed nothing")
 }
 
+// A million finished tasks don't make a round of the monitor dearer that finds nothing to do: each of its
+// statements reads a handful of pages, and no page of the table of tasks.
+func TestARoundWithNothingToDoReadsAHandfulOfPages(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, credits_deducted, processing_started_at, completed_at)
+	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', 1, now() - interval '1 day', now() - interval '1 day'
+	        from generate_series(1, 1000000) i`)
+	b.exec(`vacuum analyze image_tasks`)
+	b.enqueue(b.user(3), 3, 1)
+	held := b.claim(2)
+	require.NoError(t, b.Alive(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
+	_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()})
+	require.NoError(t, err)
+	stuck := int(20 * time.Minute / time.Millisecond)
+	for name, args := range map[string][]any{
+		"count stuck": {stuck, nil, nil},
+		"sweep":       {stuck, 1000, "c", "m", nil, nil},
+		"queue":       {stuck},
+		"processors":  nil,
+		"forget":      nil,
+		"next":        nil,
+		"reap":        {3, 100, "c", "m"},
+	} {
+		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
+		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
+		pages := 0
+		for i := 1; i < len(touched); i++ {
+			n, _ := strconv.Atoi("0" + touched[i])
+			pages += n
+		}
+		assert.LessOrEqual(t, pages, 20, "%s:\n%s", name, plan)
+		assert.NotContains(t, plan, "Seq Scan on image_tasks", name)
+	}
+	recent := b.explainWith("explain (analyze, buffers) ", b.Statement("recent"), 3_600_000)
+	assert.Contains(t, recent, "image_tasks_completed", "the last hour is found by its index")
+}
+
 func (b *bench) explain(statement string, args ...any) string {
 	b.tb.Helper()
-	rows, err := b.raw.QueryContext(b.ctx, "explain "+statement, args...)
+	return b.explainWith("explain ", statement, args...)
+}
+
+func (b *bench) explainWith(explain, statement string, args ...any) string {
+	b.tb.Helper()
+	rows, err := b.raw.QueryContext(b.ctx, explain+statement, args...)
 	require.NoError(b.tb, err)
 	defer rows.Close()
 	var plan strings.Builder

@@ -144,7 +144,7 @@ func (d Dir) holder() int {
 		return 0
 	}
 	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil || pid <= 1 {
+	if err != nil || pid < 1 {
 		return 0
 	}
 	file, err := os.Stat(d.PidFile())

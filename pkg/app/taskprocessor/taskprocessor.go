@@ -9,7 +9,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
@@ -127,6 +129,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
+		Observe: tellSystemd(log),
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, source(p, st, s))
@@ -150,6 +153,19 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return app.ErrWrong
 	}
 	return err
+}
+
+// tellSystemd gives systemd its signs of life, where it runs this program as a unit of Type=notify
+// (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html).
+func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
+	return func(e processor.Event) {
+		if e.Kind != processor.Alive {
+			return
+		}
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\n"+daemon.SdNotifyWatchdog); err != nil {
+			log.WithError(err).Warn("systemd could not be told that the processor lives")
+		}
+	}
 }
 
 func source(p *processor.Processor, st *store.Store, s settings.Settings) status.Source {
