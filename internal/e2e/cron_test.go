@@ -62,7 +62,7 @@ func (w *world) writeEnv() {
 	trusted := w.env["SSL_CERT_FILE"]
 	delete(w.env, "SSL_CERT_FILE")
 	w.env["TRUSTED"] = trusted
-	require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, ".env"), []byte(text.String()), 0o644))
+	require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, ".env"), []byte(text.String()), 0o600))
 }
 
 // spool is a directory for crontabs of this test alone: a namespace puts it in the place of the system's.
