@@ -91,4 +91,8 @@ func TestTheStatusScreen(t *testing.T) {
 	assert.Contains(t, screen, "! 2 tasks are stuck\n  next: fix-stuck-tasks\n")
 	w.run("fix-stuck-tasks").ok()
 	w.run("task-processor", "stop").ok()
+	w.run("task-processor", "status").ok()
+	w.grant(1)
+	w.enqueue("nobody comes")
+	assert.Contains(t, w.run("task-processor", "status").is(3), "1 tasks wait, and the processor was stopped by")
 }

@@ -184,7 +184,7 @@ func (m *Monitor) processor(ctx context.Context, r *Report) error {
 	case ok:
 	case m.conf.NoRestart || m.conf.DryRun:
 		p.Action = "left as it is"
-		r.problem("the processor is %s; run: task-processor restart", p.Verdict)
+		r.problem("the processor is %s; run: task-processor restart", p.describe())
 	case !p.Wanted:
 		p.Action = "left as it is"
 		r.problem("the processor is hung, and was not started by task-processor start; end process %d and start it as you did", p.PID)
@@ -197,7 +197,7 @@ func (m *Monitor) processor(ctx context.Context, r *Report) error {
 
 func (m *Monitor) revive(ctx context.Context, r *Report) bool {
 	p := &r.Processor
-	m.conf.Log.WithField("pid", p.PID).Warnf("the processor is %s; it is started again", p.Verdict)
+	m.conf.Log.Warnf("the processor is %s; it is started again", p.describe())
 	pid, err := m.conf.Supervisor.Revive(ctx, p.Verdict == supervise.Hung)
 	switch {
 	case errors.Is(err, supervise.ErrCrashLoop):

@@ -163,6 +163,13 @@ func (d Dir) holder() int {
 	return 0
 }
 
+// Lives reports whether there is a process of that number on this host. One that is dead and not yet reaped counts
+// as none. Whose number it is isn't known: use it for what is told, never to send a signal.
+func Lives(pid int) bool {
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && len(line) > 0
+}
+
 func (d Dir) mark() (*Mark, error) {
 	text, err := os.ReadFile(d.path(".stopped"))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -111,10 +111,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 	return a.report(c, report)
 }
 
-// logger is the monitor's: with --quiet nothing but the file.
+// logger is the monitor's: nothing but the file with --quiet, and where a person reads the summary on a terminal.
 func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger, closeLog func() error, err error) {
 	stderr := a.Stderr
-	if c.Bool("quiet") {
+	if c.Bool("quiet") || app.IsTerminal(stderr) && !c.Bool("watch") {
 		a.Stderr = nil
 	}
 	log, closer, err := a.Logger(s, "task-monitor.log")

@@ -39,7 +39,7 @@ func (a program) printOverview(o overview, now time.Time) {
 	a.Printf("imagetasks %s on %s, %s\n\n", o.Version, o.Host, local(now))
 	line("processor", "%s", a.describeHere(o, paint))
 	for _, k := range o.Known {
-		if k.Host == o.Host && k.PID == o.Here.PID {
+		if k.Host == o.Host && (k.PID == o.Here.PID || !k.Alive) {
 			continue
 		}
 		line("", "also %s, pid %d, since %s, last heartbeat %s ago", k.Host, k.PID, local(k.Started), short(k.Silent))

@@ -40,6 +40,7 @@ type overview struct {
 
 type known struct {
 	store.Processor
+	Alive  bool             `json:"alive"`
 	Silent float64          `json:"silent_seconds"`
 	Says   processor.Status `json:"report"`
 }
@@ -115,7 +116,7 @@ func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, 
 		o.Monitor = &last
 	}
 	o.Cron = lookAtCron(ctx)
-	o.Problems = problems(o, s)
+	o.Problems = problems(o)
 	return o, nil
 }
 
@@ -144,7 +145,10 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 		return err
 	}
 	for _, row := range rows {
-		k := known{Processor: row, Silent: row.Silent.Seconds()}
+		k := known{Processor: row, Silent: row.Silent.Seconds(), Alive: row.Silent <= s.HungAfter}
+		if row.Host == o.Host && !supervise.Lives(row.PID) {
+			k.Alive = false // it died since its last sign of life
+		}
 		if err := json.Unmarshal(row.Report, &k.Says); err != nil {
 			return fmt.Errorf("what processor %s says of itself: %w", row.Worker, err)
 		}
@@ -165,15 +169,16 @@ type supervisor struct{ *supervise.Daemon }
 func (s supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
 
 // problems says what is wrong, the worst first, each with the next thing to do.
-func problems(o overview, s settings.Settings) []problem {
+func problems(o overview) []problem {
 	out := []problem{}
 	add := func(do, format string, args ...any) { out = append(out, problem{fmt.Sprintf(format, args...), do}) }
 	alive := 0
 	for _, k := range o.Known {
-		if k.Silent <= s.HungAfter.Seconds() {
-			alive++
+		if !k.Alive {
+			continue
 		}
-		if !k.Says.APIShut.IsZero() && k.Silent <= s.HungAfter.Seconds() {
+		alive++
+		if !k.Says.APIShut.IsZero() {
 			add("simple-test", "the way to the API is shut since %s: %s", k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
 		}
 	}
