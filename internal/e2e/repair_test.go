@@ -256,3 +256,41 @@ func TestFixingManyStuckTasks(t *testing.T) {
 	assert.Equal(t, many, w.number(`select sum(credits)::int from user_credits`))
 	w.audit()
 }
+
+// Refunds don't wait for the API's settings to be right.
+func TestTheMonitorRepairsWithoutAKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stick(2, 30)
+	delete(w.env, "OPENAI_API_KEY")
+	report := w.round(3)
+	assert.Len(t, report.Repair.Tasks, 2)
+	assert.Contains(t, report.Problems[0], "OPENAI_API_KEY")
+	assert.Equal(t, 2, w.count("failed"))
+	w.audit()
+}
+
+// A round that waits for a lock of the app is killed: whatever the server makes of its statement, the books are right.
+func TestARoundThatWasKilledAtTheDatabaseLosesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.stick(1, 30)
+	tx, err := w.db.Begin()
+	require.NoError(t, err)
+	_, err = tx.Exec(`select 1 from user_credits for update`)
+	require.NoError(t, err)
+	p := w.start("monitor-tasks")
+	w.until("it waits", func() bool {
+		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 1
+	})
+	r := p.stop(syscall.SIGKILL)
+	assert.NotZero(t, r.code)
+	require.NoError(t, tx.Rollback())
+	w.until("the server noticed", func() bool {
+		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and application_name = 'imagetasks'`) == 0
+	})
+	w.run("monitor-tasks").ok()
+	assert.Equal(t, 1, w.count("failed"))
+	assert.Equal(t, 1, w.number(`select count(*) from credit_ledger where kind = 'refund'`))
+	w.audit()
+}

@@ -59,6 +59,12 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 	}, nil
 }
 
+// Supervisor is the daemon as the monitor looks after it.
+type Supervisor struct{ *supervise.Daemon }
+
+// Look says how the daemon stands.
+func (s Supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
+
 // Hostname is how this host is known in the database.
 func Hostname() string {
 	host, err := os.Hostname()

@@ -42,10 +42,10 @@ const (
 type Config struct {
 	Store      Store
 	Supervisor Supervisor
-	Host       string                          // this one, as processors name it
-	Probe      func(ctx context.Context) error // asks the API for its health, through the proxy
-	Silent     func() (time.Duration, bool)    // what the processor says on its status address; false: nothing
-	Dir        string                          // where the state between two rounds and the lock stand
+	Host       string                              // this one, as processors name it
+	Probe      func(ctx context.Context) error     // asks the API for its health, through the proxy
+	Silent     func(pid int) (time.Duration, bool) // what that processor says on its status address; false: nothing
+	Dir        string                              // where the state between two rounds and the lock stand
 
 	StuckAfter time.Duration
 	HungAfter  time.Duration
@@ -100,12 +100,17 @@ type Report struct {
 	Summary   string         `json:"summary"`
 }
 
+// Bound is how long a round may take: a round that hangs would keep all later ones away.
+const Bound = 4 * time.Minute
+
 // Round makes one round. It returns an error where it could not do its work, the database being away, say. What is still
 // wrong after it stands in Problems.
 func (m *Monitor) Round(ctx context.Context) (Report, error) {
 	r := Report{At: time.Now(), Problems: []string{}}
 	state := readState(m.conf.Dir)
-	err := m.round(ctx, &r, &state)
+	bounded, cancel := context.WithTimeout(ctx, Bound)
+	defer cancel()
+	err := m.round(bounded, &r, &state)
 	r.Checks = m.checks.Last()
 	r.Summary = summary(r, err)
 	if err != nil {
@@ -248,7 +253,7 @@ func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
 		}
 	}
 	if silent > m.conf.HungAfter {
-		if said, ok := m.conf.Silent(); ok {
+		if said, ok := m.conf.Silent(state.PID); ok {
 			silent = min(silent, said)
 		}
 	}

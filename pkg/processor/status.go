@@ -51,6 +51,7 @@ func (p *Processor) note(e Event) {
 // Status is how a processor stands.
 type Status struct {
 	Worker       string    `json:"worker"`
+	PID          int       `json:"pid"`
 	Started      time.Time `json:"started"`
 	InHand       int       `json:"in_hand"`
 	Concurrency  int       `json:"concurrency"`
@@ -69,7 +70,7 @@ type Status struct {
 // Status returns how the processor stands.
 func (p *Processor) Status() Status {
 	p.mu.Lock()
-	s := Status{Worker: p.conf.Worker, Started: p.started, InHand: len(p.inHand), Concurrency: p.conf.Concurrency,
+	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, Started: p.started, InHand: len(p.inHand), Concurrency: p.conf.Concurrency,
 		Counts: Counts{}, LastBeat: p.beat, DatabaseAway: p.away, APIAnswered: p.apiSaid, Checks: p.checks.Last()}
 	if !p.started.IsZero() {
 		s.Silent = time.Since(later(p.started, p.beat)).Seconds()

@@ -16,6 +16,10 @@ import (
 // batch is how many tasks one statement closes.
 const batch = 1000
 
+// batchBound is how long a batch may take: more is a connection that died unnoticed, or an app that sits on
+// its users' rows.
+const batchBound = time.Minute
+
 // Store is what a repair needs of the store.
 type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
@@ -71,7 +75,7 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	for len(done.Tasks) < most && ctx.Err() == nil {
 		o.Limit = min(batch, most-len(done.Tasks))
 		// A batch that was begun is waited for, so that what it did is told.
-		closed, err := st.Sweep(context.WithoutCancel(ctx), o.Sweep)
+		closed, err := sweep(context.WithoutCancel(ctx), st, o.Sweep)
 		if err != nil {
 			return done, err
 		}
@@ -87,10 +91,18 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 			o.Progress(len(done.Tasks), most)
 		}
 	}
-	if done.Left, err = st.CountStuck(context.WithoutCancel(ctx), o.Sweep); err != nil {
+	counting, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchBound)
+	defer cancel()
+	if done.Left, err = st.CountStuck(counting, o.Sweep); err != nil {
 		return done, err
 	}
 	return done, ctx.Err()
+}
+
+func sweep(ctx context.Context, st Store, w store.Sweep) ([]task.Refund, error) {
+	ctx, cancel := context.WithTimeout(ctx, batchBound)
+	defer cancel()
+	return st.Sweep(ctx, w)
 }
 
 func tell(log logrus.FieldLogger, r task.Refund, requeued bool) {

@@ -90,6 +90,14 @@ func Ask(ctx context.Context, addr string) *Report {
 	return &report
 }
 
+// SilentFor returns how long ago the processor of that pid gave a sign of life; false: this report is not its own.
+func (r *Report) SilentFor(pid int) (time.Duration, bool) {
+	if r == nil || r.Processor.PID != pid {
+		return 0, false
+	}
+	return time.Duration(r.Processor.Silent * float64(time.Second)), true
+}
+
 // Handler returns the pages.
 func Handler(s Source) (http.Handler, error) {
 	page, err := template.ParseFS(pages, "page.html")

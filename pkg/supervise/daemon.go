@@ -189,7 +189,11 @@ func (d *Daemon) tail(since map[string]int64) string {
 		if err != nil {
 			continue
 		}
-		text, _ := io.ReadAll(io.NewSectionReader(f, since[path], maxOut))
+		from := since[path]
+		if info, err := f.Stat(); err == nil && info.Size() < from {
+			from = 0 // it was rotated meanwhile
+		}
+		text, _ := io.ReadAll(io.NewSectionReader(f, from, maxOut))
 		_ = f.Close()
 		if trimmed := strings.TrimSpace(string(text)); trimmed != "" {
 			lines = append(lines, strings.Split(trimmed, "\n")...)

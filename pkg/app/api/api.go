@@ -2,11 +2,14 @@
 package api
 
 import (
+	"context"
 	"net/url"
+	"time"
 
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/status"
 )
 
 // newTransport returns the transport for requests to the API.
@@ -30,6 +33,26 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 		return nil, nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
 	return client, transport, nil
+}
+
+// Prober returns what asks the API for its health, and what ends it. Where the settings don't allow that, asking
+// returns the reason: what else a program does must not depend on the API's settings.
+func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle func()) {
+	client, transport, err := New(s)
+	if err != nil {
+		return func(context.Context) error { return err }, func() {}
+	}
+	return client.Probe, transport.CloseIdleConnections
+}
+
+// Silent asks the processor on a status address how long ago it gave a sign of life.
+func Silent(ctx context.Context, addr string) func(pid int) (time.Duration, bool) {
+	return func(pid int) (time.Duration, bool) {
+		if addr == "" {
+			return 0, false
+		}
+		return status.Ask(ctx, addr).SilentFor(pid)
+	}
 }
 
 // Route says which way the API is reached.

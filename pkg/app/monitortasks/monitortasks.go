@@ -17,7 +17,6 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
-	"imagetasks/pkg/supervise"
 )
 
 // program is the application with this program's commands.
@@ -63,11 +62,8 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
-	client, transport, err := api.New(s)
-	if err != nil {
-		return err
-	}
-	defer transport.CloseIdleConnections()
+	ask, closeAPI := api.Prober(s)
+	defer closeAPI()
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
 
@@ -97,7 +93,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: supervisor{daemon}, Host: app.Hostname(), Probe: client.Probe, Silent: silent(ctx, s.StatusAddr),
+		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, Silent: api.Silent(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
 		Log: log, Redact: a.Redact.String,
 	})
@@ -132,25 +128,6 @@ func (a program) open(ctx context.Context, s settings.Settings, stay bool) (*sto
 		return a.NewStore(s)
 	}
 	return st, err
-}
-
-// supervisor is the daemon as a round needs it.
-type supervisor struct{ *supervise.Daemon }
-
-func (s supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
-
-// silent asks the processor on its status address how long ago it gave a sign of life.
-func silent(ctx context.Context, addr string) func() (time.Duration, bool) {
-	return func() (time.Duration, bool) {
-		if addr == "" {
-			return 0, false
-		}
-		said := status.Ask(ctx, addr)
-		if said == nil {
-			return 0, false
-		}
-		return time.Duration(said.Processor.Silent * float64(time.Second)), true
-	}
 }
 
 // report prints a round.

@@ -130,13 +130,8 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	if s.StatusAddr != "" {
 		said = status.Ask(ctx, s.StatusAddr)
 	}
-	m := monitor.New(monitor.Config{Store: st, Supervisor: supervisor{daemon}, Host: o.Host, HungAfter: s.HungAfter,
-		Silent: func() (time.Duration, bool) {
-			if said == nil {
-				return 0, false
-			}
-			return time.Duration(said.Processor.Silent * float64(time.Second)), true
-		}})
+	m := monitor.New(monitor.Config{Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: o.Host, HungAfter: s.HungAfter,
+		Silent: func(pid int) (time.Duration, bool) { return said.SilentFor(pid) }})
 	if o.Here, err = m.Judge(ctx); err != nil {
 		return err
 	}
@@ -162,11 +157,6 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	}
 	return nil
 }
-
-// supervisor is the daemon as a look at it needs it.
-type supervisor struct{ *supervise.Daemon }
-
-func (s supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
 
 // problems says what is wrong, the worst first, each with the next thing to do.
 func problems(o overview) []problem {
