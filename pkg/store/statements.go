@@ -107,6 +107,9 @@ func loadStatements(n names) (statements, error) {
 		var b strings.Builder
 		err := tail.Execute(&b, closing{names: n, State: state, Code: code, Message: message, Request: request})
 		return strings.TrimSpace(b.String()), err
+	}, "stuck": func(tasks, user string) string {
+		return fmt.Sprintf("status = 'processing' and %s < now() - $1 * interval '1 millisecond'\n"+
+			"      and (%s::text[] is null or task_id = any (%[2]s)) and (%s::uuid is null or user_id = %[3]s)", n.Began, tasks, user)
 	}}
 	for _, file := range []string{"work.sql", "money.sql", "watch.sql", "audit.sql"} {
 		text, err := fs.ReadFile(sqlFiles, path.Join("sql", file))

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/lib/pq"
@@ -72,11 +71,7 @@ func (s *Store) Heartbeat(ctx context.Context, lease time.Duration, beats []Beat
 		leases[i], progress[i], stages[i] = b.Lease, int64(min(max(b.Progress, 0), 100)), b.Stage
 	}
 	ids, epochs := columns(leases)
-	held, err := s.texts(ctx, "heartbeat", ids, epochs, pq.Array(progress), pq.Array(stages), lease.Milliseconds())
-	if err != nil {
-		return nil, err
-	}
-	return only(leases, held), nil
+	return s.leases(ctx, "heartbeat", ids, epochs, pq.Array(progress), pq.Array(stages), lease.Milliseconds())
 }
 
 // Completion is a picture made.
@@ -99,18 +94,15 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 		leases[i], urls[i], requests[i] = c.Lease, c.ImageURL, c.RequestID
 	}
 	ids, epochs := columns(leases)
-	accepted, err := s.texts(ctx, "complete", ids, epochs, pq.Array(urls), pq.Array(requests))
+	accepted, err := s.leases(ctx, "complete", ids, epochs, pq.Array(urls), pq.Array(requests))
 	if err != nil {
 		return nil, err
 	}
 	if len(accepted) < len(leases) {
-		earlier, err := s.texts(ctx, "completed", ids, epochs)
-		if err != nil {
-			return nil, err
-		}
-		accepted = append(accepted, earlier...)
+		// Those just completed are among them: this statement sees its predecessor's work.
+		return s.leases(ctx, "completed", ids, epochs)
 	}
-	return only(leases, accepted), nil
+	return accepted, nil
 }
 
 // Retry sends a task back to be tried again after wait; the attempt is used. It returns
@@ -142,11 +134,7 @@ func (s *Store) Release(ctx context.Context, released ...Released) ([]task.Lease
 		}
 	}
 	ids, epochs := columns(leases)
-	held, err := s.texts(ctx, "release", ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages))
-	if err != nil {
-		return nil, err
-	}
-	return only(leases, held), nil
+	return s.leases(ctx, "release", ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages))
 }
 
 // Next returns the time until a task may become claimable: 0 or less when one may be now, and false
@@ -247,9 +235,17 @@ func columns(leases []task.Lease) (ids, epochs any) {
 	return pq.Array(id), pq.Array(epoch)
 }
 
-// only returns those of the leases whose task is among ids.
-func only(leases []task.Lease, ids []string) []task.Lease {
-	return slices.DeleteFunc(slices.Clone(leases), func(l task.Lease) bool { return !slices.Contains(ids, l.TaskID) })
+// leases runs a statement whose rows are a task and its epoch: of one task there may be several leases in hand,
+// of which one is good.
+func (s *Store) leases(ctx context.Context, name string, args ...any) ([]task.Lease, error) {
+	var out []task.Lease
+	err := s.query(ctx, name, func(rows *sql.Rows) error {
+		var l task.Lease
+		err := rows.Scan(&l.TaskID, &l.Epoch)
+		out = append(out, l)
+		return err
+	}, args...)
+	return out, err
 }
 
 func oneHeld(ids []string, err error) error {

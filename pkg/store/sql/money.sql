@@ -1,4 +1,5 @@
 -- Where credits move. The balance moves in the same statement as the ledger row, by adding to it.
+-- "stuck" is what stuck means: in processing for longer than $1 ms; its arguments are the filters by task and user.
 -- Order of locks, everywhere: tasks, then users in the order of user_id, then the ledger.
 
 -- name: grant
@@ -87,8 +88,7 @@ with target as (
 with target as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
-    where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
-      and ($5::text[] is null or task_id = any ($5)) and ($6::uuid is null or user_id = $6)
+    where {{stuck "$5" "$6"}}
     order by {{.Began}}
     limit $2
     for update skip locked
@@ -100,8 +100,7 @@ with target as (
 with target as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
-    where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
-      and ($5::text[] is null or task_id = any ($5)) and ($6::uuid is null or user_id = $6)
+    where {{stuck "$5" "$6"}}
     order by {{.Began}}
     limit $2
     for update skip locked
@@ -133,8 +132,7 @@ from target left join woken on true;
 with stuck as (
     select task_id, user_id, {{.Began}} as began
     from {{.Tasks}}
-    where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
-      and ($3::text[] is null or task_id = any ($3)) and ($4::uuid is null or user_id = $4)
+    where {{stuck "$3" "$4"}}
     order by {{.Began}}
     limit $2
 )
@@ -148,5 +146,4 @@ order by stuck.began;
 -- $1, $2, $3 as $1, $3 and $4 of stuck. How many there are. Locks: none. Index: "started".
 select count(*)
 from {{.Tasks}}
-where status = 'processing' and {{.Began}} < now() - $1 * interval '1 millisecond'
-  and ($2::text[] is null or task_id = any ($2)) and ($3::uuid is null or user_id = $3);
+where {{stuck "$2" "$3"}};

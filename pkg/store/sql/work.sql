@@ -48,7 +48,7 @@ from {{.Tasks}}
 where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing' and image_base64 is not null;
 
 -- name: heartbeat
--- $1 tasks, $2 epochs, $3 progress, $4 stages, $5 lease in ms. Returns the tasks still held.
+-- $1 tasks, $2 epochs, $3 progress, $4 stages, $5 lease in ms. Returns the leases still held.
 -- Locks: the rows of this process's own leases, in the order of task_id, as complete and release
 -- do, so that two of them can't wait for each other. Index: primary key.
 with held as (
@@ -65,10 +65,10 @@ set lease_expires_at = now() + $5 * interval '1 millisecond',
     current_stage = held.stage
 from held
 where t.task_id = held.task_id
-returning t.task_id;
+returning t.task_id, t.lease_epoch;
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids. Returns the tasks completed by it.
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids. Returns the leases that it completed.
 -- Locks: as heartbeat. Index: primary key.
 with held as (
     select t.task_id, given.image_url, given.request_id
@@ -91,12 +91,12 @@ set status = 'completed',
     updated_at = now()
 from held
 where t.task_id = held.task_id
-returning t.task_id;
+returning t.task_id, t.lease_epoch;
 
 -- name: completed
 -- $1 tasks, $2 epochs. Which of them were completed under that epoch: a worker that lost the
 -- answer to its complete asks here. Locks: none. Index: primary key.
-select t.task_id
+select t.task_id, t.lease_epoch
 from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
 join {{.Tasks}} t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
 
@@ -143,11 +143,11 @@ with held as (
         updated_at = now()
     from held
     where t.task_id = held.task_id
-    returning t.task_id, held.wait
+    returning t.task_id, t.lease_epoch, held.wait
 ), woken as (
     select pg_notify('{{.Channel}}', '') where exists (select from released where wait = 0)
 )
-select task_id from released left join woken on true;
+select task_id, lease_epoch from released left join woken on true;
 
 -- name: next
 -- Milliseconds until the first pending task is due, or the first lease runs out; null: none waits.
@@ -182,4 +182,4 @@ select (select count(*) from {{.Tasks}} where status = 'pending'),
           from {{.Tasks}} where status = 'pending' and run_after <= now()),
        (select count(*) from {{.Tasks}} where status = 'processing'),
        (select count(*) from {{.Tasks}} where status = 'processing'
-          and coalesce(processing_started_at, updated_at, created_at) < now() - $1 * interval '1 millisecond');
+          and {{.Began}} < now() - $1 * interval '1 millisecond');
