@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -136,8 +137,8 @@ func (d Dir) locked() (bool, error) {
 	return !free, lock.Close()
 }
 
-// holder returns the pid in the file, if the process of that number has the file open; otherwise 0: then the
-// number is stale, or is just being written.
+// holder returns the pid in the file, if the process of that number has the file open, or the lock on it;
+// otherwise 0: then the number is stale, or is just being written.
 func (d Dir) holder() int {
 	text, err := os.ReadFile(d.PidFile())
 	if err != nil {
@@ -151,16 +152,45 @@ func (d Dir) holder() int {
 	if err != nil {
 		return 0
 	}
+	if opened(pid, file) || locks(pid, file) {
+		return pid
+	}
+	return 0
+}
+
+// opened reports whether a process has a file open, as far as this user may know.
+func opened(pid int, file os.FileInfo) bool {
 	descriptors, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil {
-		return 0
+		return false
 	}
 	for _, path := range descriptors {
 		if opened, err := os.Stat(path); err == nil && os.SameFile(file, opened) {
-			return pid
+			return true
 		}
 	}
-	return 0
+	return false
+}
+
+// locks reports whether a process has a lock on a file, by the kernel's list, which is for everyone to read: lines such as
+// "1: FLOCK  ADVISORY  WRITE 4159 fe:00:1311 0 EOF" (proc_locks(5)).
+func locks(pid int, file os.FileInfo) bool {
+	stat, ok := file.Sys().(*syscall.Stat_t)
+	if !ok {
+		return false
+	}
+	text, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		// The device isn't compared: some file systems tell stat(2) another one.
+		if len(f) == 8 && f[1] == "FLOCK" && f[4] == strconv.Itoa(pid) && strings.HasSuffix(f[5], ":"+strconv.FormatUint(stat.Ino, 10)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Lives reports whether there is a process of that number on this host. One that is dead and not yet reaped counts
