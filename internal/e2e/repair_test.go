@@ -250,6 +250,7 @@ func TestFixingManyStuckTasks(t *testing.T) {
 	said := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
 	assert.Contains(t, said, fmt.Sprintf("%d stuck tasks failed", many-done))
 	assert.Regexp(t, `[0-9]+ tasks/s`, said)
+	t.Log(said[strings.LastIndex(said, "\nin ")+1:])
 	assert.Contains(t, said, "100%")
 	assert.NotContains(t, said, "stuck: failed and refunded", "the lines are in the log, not in the bar")
 	assert.Equal(t, many, w.count("failed"))

@@ -75,7 +75,7 @@ func removeIfDead(path string) error {
 		return err
 	}
 	defer f.Close()
-	switch err := lock(f); {
+	switch err := lock(f, syscall.LOCK_NB); {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		return nil
 	case err != nil:
@@ -88,8 +88,8 @@ func removeIfDead(path string) error {
 }
 
 // lock holds a draft for as long as its file is open, which is as long as its writer lives.
-func lock(f *os.File) error {
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+func lock(f *os.File, how int) error {
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|how)
 }
 
 // Dir returns the directory.
@@ -110,8 +110,9 @@ func (s *Store) Create() (*Draft, error) {
 		if err != nil {
 			return nil, storeError(err)
 		}
-		// Between the two, a starting processor may have taken it for a dead one's and removed it.
-		_ = lock(f)
+		// Between the two, a starting processor may take it for a dead one's. It holds the lock until it has removed
+		// it, so that the wait is short and tells. Where the file system has no locks, age decides.
+		_ = lock(f, 0)
 		if _, err := os.Lstat(f.Name()); err == nil {
 			return &Draft{store: s, file: f}, nil
 		} else if closeErr := f.Close(); !errors.Is(err, fs.ErrNotExist) || closeErr != nil {
@@ -165,14 +166,19 @@ func (d *Draft) Publish(l task.Lease) (Picture, error) {
 	if d.store.baseURL != "" {
 		p.URL = d.store.baseURL + "/" + url.PathEscape(p.Name)
 	}
-	err = errors.Join(d.file.Chmod(0o644), d.file.Sync(), d.file.Close())
+	err = errors.Join(d.file.Chmod(0o644), d.file.Sync())
 	if err == nil {
+		// The lock is held until it has its name: a draft without one is taken for a dead writer's.
 		err = os.Rename(d.file.Name(), p.Path)
 	}
 	if err != nil {
 		return Picture{}, errors.Join(storeError(err), d.Discard())
 	}
+	f := d.file
 	d.file = nil
+	if err := f.Close(); err != nil {
+		return Picture{}, storeError(err)
+	}
 	if err := syncDir(d.store.dir); err != nil {
 		return Picture{}, storeError(err)
 	}
@@ -186,8 +192,9 @@ func (d *Draft) Discard() error {
 	}
 	f := d.file
 	d.file = nil
+	err := os.Remove(f.Name())
 	_ = f.Close()
-	return os.Remove(f.Name())
+	return err
 }
 
 func syncDir(dir string) error {

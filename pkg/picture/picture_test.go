@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"image"
 	"image/color"
@@ -14,11 +15,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/internal/simapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/task"
 )
@@ -225,4 +228,44 @@ func FuzzPublish(f *testing.F) {
 			assert.NoError(t, s.Remove(p))
 		}
 	})
+}
+
+// Processors that start clean up after dead ones, and never take a living one's draft, however the moments fall.
+func TestStartsDontTakeLivingDrafts(t *testing.T) {
+	dir := t.TempDir()
+	s, err := picture.Open(dir, "", 1<<20)
+	require.NoError(t, err)
+	content := simapi.Draw("x")
+	stop := make(chan struct{})
+	var starts sync.WaitGroup
+	for range 3 {
+		starts.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_, err := picture.Open(dir, "", 1<<20)
+					assert.NoError(t, err)
+				}
+			}
+		})
+	}
+	for i := range 300 {
+		d, err := s.Create()
+		require.NoError(t, err)
+		_, err = d.Write(content)
+		require.NoError(t, err)
+		if i%3 == 0 {
+			require.NoError(t, d.Discard())
+			continue
+		}
+		_, err = d.Publish(task.Lease{TaskID: fmt.Sprint("t", i), Epoch: 1})
+		require.NoError(t, err)
+	}
+	close(stop)
+	starts.Wait()
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	require.NoError(t, err)
+	assert.Len(t, left, 200)
 }
