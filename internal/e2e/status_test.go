@@ -31,7 +31,7 @@ func TestTheStatusScreen(t *testing.T) {
 		`(?m)^last hour +3 completed, median [\d.]+m?s, p95 [\d.]+m?s$`,
 		`(?m)^last hour +1 failed, median `,
 		`(?m)^refunds +1 today, 1 credits$`,
-		`(?m)^api +reached through http://127`,
+		`(?m)^api +reached through http://127[0-9.:]+; answered at \d{4}-`,
 		`(?m)^monitor +\d{4}-.* round: 0 stuck tasks failed`,
 		`(?m)^cron +`,
 		`(?m)^checks +\d\d:\d\d:\d\d ✓ api +answers`,

@@ -59,7 +59,7 @@ func (a program) printOverview(o overview, now time.Time) {
 		line("last hour", "%d %s, median %s, p95 %s", c.Count, state, short(c.Median), short(c.P95))
 	}
 	line("refunds", "%d today, %d credits", o.Refunds.Count, o.Refunds.Credits)
-	line("api", "reached %s", o.Route)
+	line("api", "reached %s%s", o.Route, o.apiSeen())
 	if o.Monitor != nil {
 		line("monitor", "%s  %s", local(o.Monitor.Round), o.Monitor.Summary)
 	} else {
@@ -90,6 +90,27 @@ func (a program) printOverview(o overview, now time.Time) {
 	for _, p := range o.Problems {
 		a.Printf("%s\n  next: %s\n", paint(red, "! "+p.What), p.Do)
 	}
+}
+
+// apiSeen says when the API last answered, or since when it is out of reach, as this host's processor or else its
+// monitor saw it.
+func (o overview) apiSeen() string {
+	for _, k := range o.Known {
+		switch {
+		case k.Host != o.Host || !k.Alive:
+		case !k.Says.APIShut.IsZero():
+			return "; shut since " + local(k.Says.APIShut)
+		case !k.Says.APIAnswered.IsZero():
+			return "; answered at " + local(k.Says.APIAnswered)
+		}
+	}
+	switch {
+	case o.Monitor == nil || o.Monitor.API.At.IsZero():
+		return ""
+	case o.Monitor.API.OK:
+		return "; answered at " + local(o.Monitor.API.At)
+	}
+	return "; did not answer at " + local(o.Monitor.API.At)
 }
 
 // describeHere says how this host's processor stands.
