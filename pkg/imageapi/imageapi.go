@@ -225,9 +225,9 @@ func (c *Client) unreadable(ctx context.Context, response *http.Response, networ
 	case errors.Is(err, errTooLong):
 		bad.Message = "the API's answer is longer than any picture allowed"
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		bad.Message = "the API's answer is cut off"
+		bad.Code, bad.Message = task.CodeCutOff, "the API's answer is cut off"
 	case strings.EqualFold(contentType, "text/html"):
-		bad.Message = "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"
+		bad.Code, bad.Message = task.CodeWebPage, "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"
 	default:
 		bad.Message = "the API's answer can't be read: " + oneLine(err.Error())
 	}

@@ -267,7 +267,7 @@ func TestPicturesAreMadeAndFailuresRefunded(t *testing.T) {
 		attempts int
 	}{
 		{task.Failed, task.CodeModeration, 1}, {task.Completed, "", 2}, {task.Completed, "", 1},
-		{task.Failed, task.CodeBadAnswer, 1}, {task.Failed, task.CodeNotAPicture, 1},
+		{task.Failed, task.CodeWebPage, 1}, {task.Failed, task.CodeNotAPicture, 1},
 	} {
 		r := b.row(ids[10+i])
 		assert.Equal(t, want.state, r.State, "%+v", r)

@@ -143,6 +143,7 @@ const (
 type Error struct {
 	Op     Op
 	Proxy  string // its URL without the login; empty: a direct connection
+	Login  bool   // whether the proxy's URL has a login
 	Target string // host:port of the API
 	Status int    // the proxy's answer to CONNECT; 0: none
 	Err    error
@@ -179,5 +180,5 @@ func (e *Error) Timeout() bool {
 }
 
 func newError(op Op, proxy *url.URL, target string, err error) *Error {
-	return &Error{Op: op, Proxy: redact.URL(proxy), Target: target, Err: err}
+	return &Error{Op: op, Proxy: redact.URL(proxy), Login: proxy != nil && proxy.User != nil, Target: target, Err: err}
 }

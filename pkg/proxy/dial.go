@@ -16,8 +16,7 @@ import (
 	socks "golang.org/x/net/proxy"
 )
 
-// errLogin is the proxy's refusal of our login, or of our having none.
-var errLogin = errors.New("the proxy wants a login (407), or refuses the one it was given")
+var errNotHTTP = errors.New("the answer is not HTTP; is this an http proxy?")
 
 // connect returns a connection that ends at addr, by the route of that scheme.
 func (t *Transport) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
@@ -132,8 +131,12 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		refusal := newError(OpConnect, proxy, target, fmt.Errorf("the proxy answered %d %s",
 			answer.StatusCode, http.StatusText(answer.StatusCode)))
 		refusal.Status = answer.StatusCode
-		if answer.StatusCode == http.StatusProxyAuthRequired {
-			refusal.Err = errLogin
+		switch {
+		case !wantsLogin(answer.StatusCode):
+		case refusal.Login:
+			refusal.Err = fmt.Errorf("the proxy refuses the login (%d)", answer.StatusCode)
+		default:
+			refusal.Err = fmt.Errorf("the proxy wants a login (%d)", answer.StatusCode)
 		}
 		return nil, refusal
 	}
@@ -143,6 +146,11 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		return &earlyConn{Conn: conn, early: early}, nil
 	}
 	return conn, nil
+}
+
+// wantsLogin reports whether a proxy's answer is about the login: 407, or tinyproxy's 401.
+func wantsLogin(status int) bool {
+	return status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized
 }
 
 func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target string) (*http.Response, error) {
@@ -170,7 +178,7 @@ func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target stri
 			return nil, netErr
 		}
 		// The parser's error quotes what came, which is foreign text of any length.
-		return nil, errors.New("the answer is not HTTP; is this an http proxy?")
+		return nil, errNotHTTP
 	}
 	return answer, nil
 }

@@ -62,7 +62,7 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 
-	stands.APIShut, stands.APICode, stands.APIReason = time.Unix(2000, 0), task.CodeProxy, "proxy down"
+	stands.APIShut, stands.APICode, stands.APIReason = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
 	away = errors.New("away")
 	code, body = get(t, root+"/readyz")
 	assert.Equal(t, 503, code)
@@ -73,7 +73,7 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &report))
 	assert.False(t, report.Ready)
 	assert.Nil(t, report.Queue)
-	assert.Equal(t, task.CodeProxy, report.Processor.APICode)
+	assert.Equal(t, task.CodeProxyRefused, report.Processor.APICode)
 	assert.Equal(t, 7, report.Processor.Counts[processor.Completed])
 
 	_, err = status.Start(server.Addr(), status.Source{})

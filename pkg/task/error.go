@@ -36,36 +36,6 @@ func (d Disposition) String() string {
 	return fmt.Sprintf("disposition(%d)", int(d))
 }
 
-// Code is a stable, machine-readable cause, as it stands in the error_code column.
-type Code string
-
-// The causes that a task or a statement about tasks can fail with.
-const (
-	CodeInternal      Code = "internal"
-	CodeStuck         Code = "stuck"
-	CodeLeaseExpired  Code = "lease_expired"
-	CodeCancelled     Code = "cancelled"
-	CodeTimeout       Code = "timeout"
-	CodeNetwork       Code = "network"
-	CodeProxy         Code = "proxy"
-	CodeUnreachable   Code = "api_unreachable"
-	CodeTLS           Code = "tls"
-	CodeUnauthorized  Code = "api_unauthorized"
-	CodeForbidden     Code = "api_forbidden"
-	CodeNoQuota       Code = "insufficient_quota"
-	CodeRateLimited   Code = "rate_limited"
-	CodeServer        Code = "api_server_error"
-	CodeModeration    Code = "moderation_blocked"
-	CodeBadRequest    Code = "api_bad_request"
-	CodeBadAnswer     Code = "api_bad_answer"
-	CodeNotAPicture   Code = "not_a_picture"
-	CodeTooLarge      Code = "picture_too_large"
-	CodeBadInput      Code = "bad_input_picture"
-	CodePictureStore  Code = "picture_store"
-	CodeShutdown      Code = "shutdown"
-	CodeInputTooLarge Code = "input_picture_too_large"
-)
-
 // Error is the failure of an attempt: Code for programs, Message for people, Err for the log.
 type Error struct {
 	Code        Code

@@ -1,0 +1,149 @@
+package proxy
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+
+	"imagetasks/pkg/task"
+)
+
+// Code says why the connection could not be made.
+func (e *Error) Code() task.Code {
+	switch e.Op {
+	case OpResolve:
+		return task.CodeDirectName
+	case OpDial:
+		return e.dialCode()
+	case OpProxy:
+		return task.CodeProxyTLS
+	case OpTLS:
+		return tlsCode(e.Err)
+	}
+	return e.connectCode()
+}
+
+func (e *Error) dialCode() task.Code {
+	codes := struct{ name, refused, timeout, failed task.Code }{
+		task.CodeDirectName, task.CodeDirectRefused, task.CodeDirectTimeout, task.CodeDirectFailed}
+	if e.Proxy != "" {
+		codes.name, codes.refused = task.CodeProxyName, task.CodeProxyRefused
+		codes.timeout, codes.failed = task.CodeProxyTimeout, task.CodeProxyFailed
+	}
+	_, unknown := errors.AsType[*net.DNSError](e.Err)
+	switch {
+	case unknown:
+		return codes.name
+	case errors.Is(e.Err, syscall.ECONNREFUSED):
+		return codes.refused
+	case e.Timeout(), errors.Is(e.Err, syscall.EHOSTUNREACH), errors.Is(e.Err, syscall.ENETUNREACH):
+		return codes.timeout
+	}
+	return codes.failed
+}
+
+// socksReplies are the texts that golang.org/x/net/proxy has for a SOCKS proxy's replies.
+var socksReplies = []struct {
+	text string
+	code task.Code
+}{
+	{"general SOCKS server failure", task.CodeSOCKSFailure},
+	{"connection not allowed by ruleset", task.CodeSOCKSNotAllowed},
+	{"network unreachable", task.CodeSOCKSNetwork},
+	{"host unreachable", task.CodeSOCKSHost},
+	{"connection refused", task.CodeSOCKSRefused},
+	{"TTL expired", task.CodeSOCKSExpired},
+	{"command not supported", task.CodeSOCKSCommand},
+	{"address type not supported", task.CodeSOCKSAddressType},
+	{"username/password authentication failed", task.CodeProxyLoginRefused},
+	{"unexpected protocol version", task.CodeProxyNoProxy},
+}
+
+// connectCode is the code of a proxy that was reached and gave no tunnel.
+func (e *Error) connectCode() task.Code {
+	switch {
+	case e.Timeout():
+		return task.CodeProxyNoAnswer
+	case wantsLogin(e.Status) && e.Login:
+		return task.CodeProxyLoginRefused
+	case wantsLogin(e.Status):
+		return task.CodeProxyLoginMissing
+	case e.Status >= 500:
+		return task.CodeProxyTarget
+	case e.Status >= 400:
+		return task.CodeProxyForbids
+	case e.Status != 0:
+		return task.CodeProxyNoProxy
+	}
+	text := e.Err.Error()
+	if strings.Contains(text, "no acceptable authentication methods") {
+		if e.Login {
+			return task.CodeProxyLoginRefused
+		}
+		return task.CodeProxyLoginMissing
+	}
+	for _, reply := range socksReplies {
+		if strings.Contains(text, reply.text) {
+			return reply.code
+		}
+	}
+	if errors.Is(e.Err, errNotHTTP) {
+		return task.CodeProxyNoProxy
+	}
+	return task.CodeProxyFailed
+}
+
+func tlsCode(err error) task.Code {
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	_, authority := errors.AsType[x509.UnknownAuthorityError](err)
+	_, host := errors.AsType[x509.HostnameError](err)
+	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	timeout, isNet := errors.AsType[net.Error](err)
+	switch {
+	case authority:
+		return task.CodeTLSAuthority
+	case host:
+		return task.CodeTLSHost
+	case isInvalid && invalid.Reason == x509.Expired:
+		return task.CodeTLSExpired
+	case isInvalid:
+		return task.CodeTLSFailed
+	case plain:
+		return task.CodeTLSNotSpoken
+	case isNet && timeout.Timeout():
+		return task.CodeTLSTimeout
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return task.CodeTLSReset
+	}
+	return task.CodeTLSFailed
+}
+
+// Issuer returns who issued the certificate that was refused, empty where none was.
+func (e *Error) Issuer() string {
+	refused, ok := errors.AsType[*tls.CertificateVerificationError](e.Err)
+	if !ok || len(refused.UnverifiedCertificates) == 0 {
+		return ""
+	}
+	return issuer(refused.UnverifiedCertificates[0])
+}
+
+// issuer names a certificate's issuer in a few words.
+func issuer(c *x509.Certificate) string {
+	var parts []string
+	if c.Issuer.CommonName != "" {
+		parts = append(parts, c.Issuer.CommonName)
+	}
+	for _, o := range c.Issuer.Organization {
+		if o != c.Issuer.CommonName {
+			parts = append(parts, o)
+		}
+	}
+	if len(parts) == 0 {
+		return c.Issuer.String()
+	}
+	return strings.Join(parts, ", ")
+}

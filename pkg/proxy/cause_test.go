@@ -1,0 +1,147 @@
+package proxy_test
+
+import (
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/realproxy"
+	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/task"
+)
+
+// wire serves raw connections and returns its address.
+func wire(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer conn.Close(); serve(conn) }()
+		}
+	}()
+	return l.Addr().String()
+}
+
+// resets reads the beginning of a conversation and resets the connection, as a filter does.
+func resets(conn net.Conn) {
+	_, _ = conn.Read(make([]byte, 64))
+	_ = conn.(*net.TCPConn).SetLinger(0)
+}
+
+// replies is a SOCKS proxy whose answer to every request is that code.
+func replies(code byte) func(net.Conn) {
+	return func(conn net.Conn) {
+		_, _ = io.ReadFull(conn, make([]byte, 3)) // version, one method: none
+		_, _ = conn.Write([]byte{5, 0})
+		_, _ = conn.Read(make([]byte, 300))
+		_, _ = conn.Write([]byte{5, code, 0, 1, 0, 0, 0, 0, 0, 0})
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+func TestEveryCauseHasItsCode(t *testing.T) {
+	a := startAPI(t)
+	trusted := a.roots()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	open, locked := realproxy.Tinyproxy(t, realproxy.Config{}), realproxy.Tinyproxy(t, realproxy.Config{User: "wei", Password: "hunter2"})
+	socks, lockedSOCKS := realproxy.Microsocks(t, realproxy.Config{}), realproxy.Microsocks(t, realproxy.Config{User: "wei", Password: "hunter2"})
+	withLogin := func(address, login string) string {
+		scheme, rest, _ := strings.Cut(address, "://")
+		if _, host, ok := strings.Cut(rest, "@"); ok {
+			rest = host
+		}
+		return scheme + "://" + login + rest
+	}
+	sim := func(conf simproxy.Config, mode simproxy.Mode) string {
+		p := startProxy(t, conf)
+		p.SetMode(mode)
+		return p.URL()
+	}
+	closed := func() string { // a port that was free a moment ago
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		defer l.Close()
+		return l.Addr().String()
+	}()
+	localhost := strings.Replace(a.secure.URL, "127.0.0.1", "localhost", 1)
+
+	type c struct {
+		proxy  string
+		target string // empty: the API
+		conf   proxy.Config
+		code   task.Code
+	}
+	cases := map[string]c{
+		"direct, refused":      {target: "https://" + closed, code: task.CodeDirectRefused},
+		"direct, unknown name": {target: "https://nowhere.invalid", code: task.CodeDirectName},
+		"direct, blackholed":   {conf: proxy.Config{DialTimeout: time.Nanosecond}, code: task.CodeDirectTimeout},
+
+		"proxy refused":       {proxy: "http://wei:hunter2@" + closed, code: task.CodeProxyRefused},
+		"proxy name unknown":  {proxy: "http://proxy.invalid:7890", code: task.CodeProxyName},
+		"proxy blackholed":    {proxy: open, conf: proxy.Config{DialTimeout: time.Nanosecond}, code: task.CodeProxyTimeout},
+		"proxy speaks no TLS": {proxy: "https" + strings.TrimPrefix(open, "http"), conf: proxy.Config{TLSTimeout: time.Second}, code: task.CodeProxyTLS},
+
+		"tinyproxy, no login":    {proxy: withLogin(locked, ""), code: task.CodeProxyLoginMissing},
+		"tinyproxy, wrong login": {proxy: withLogin(locked, "wei:wrong@"), code: task.CodeProxyLoginRefused},
+		"tinyproxy, forbidden": {proxy: realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}}),
+			code: task.CodeProxyForbids},
+		"tinyproxy, dead target":  {proxy: open, target: "https://" + closed, code: task.CodeProxyTarget},
+		"microsocks, no login":    {proxy: withLogin(lockedSOCKS, ""), code: task.CodeProxyLoginMissing},
+		"microsocks, wrong login": {proxy: withLogin(lockedSOCKS, "wei:wrong@"), code: task.CodeProxyLoginRefused},
+		"microsocks, dead target": {proxy: socks, target: "https://" + closed, code: task.CodeSOCKSRefused},
+		"http asked for socks":    {proxy: "socks5h" + strings.TrimPrefix(open, "http"), conf: proxy.Config{ConnectTimeout: time.Second}, code: task.CodeProxyNoAnswer},
+
+		"CONNECT hangs":      {proxy: sim(simproxy.Config{}, simproxy.Hang), conf: proxy.Config{ConnectTimeout: 200 * time.Millisecond}, code: task.CodeProxyNoAnswer},
+		"SOCKS hangs":        {proxy: sim(simproxy.Config{Scheme: "socks5"}, simproxy.Hang), conf: proxy.Config{ConnectTimeout: 200 * time.Millisecond}, code: task.CodeProxyNoAnswer},
+		"no proxy, but SSH":  {proxy: sim(simproxy.Config{}, simproxy.Garbage), code: task.CodeProxyNoProxy},
+		"proxy closes":       {proxy: "http://" + wire(t, func(net.Conn) {}), code: task.CodeProxyFailed},
+		"proxy resets":       {proxy: "http://" + wire(t, resets), code: task.CodeProxyFailed},
+		"TLS intercepted":    {proxy: open, conf: proxy.Config{RootCAs: x509.NewCertPool()}, code: task.CodeTLSAuthority},
+		"TLS of another":     {proxy: open, target: localhost, code: task.CodeTLSHost},
+		"TLS reset":          {target: "https://" + wire(t, resets), code: task.CodeTLSReset},
+		"TLS reset, proxied": {proxy: open, target: "https://" + wire(t, resets), code: task.CodeTLSReset},
+		"TLS silent": {proxy: open, target: "https://" + listen(t), conf: proxy.Config{TLSTimeout: 300 * time.Millisecond},
+			code: task.CodeTLSTimeout},
+		"TLS not spoken": {proxy: open, target: "https" + strings.TrimPrefix(plain.URL, "http"), code: task.CodeTLSNotSpoken},
+	}
+	for i, code := range []task.Code{task.CodeSOCKSFailure, task.CodeSOCKSNotAllowed, task.CodeSOCKSNetwork, task.CodeSOCKSHost,
+		task.CodeSOCKSRefused, task.CodeSOCKSExpired, task.CodeSOCKSCommand, task.CodeSOCKSAddressType} {
+		cases["SOCKS "+strconv.Itoa(i+1)] = c{proxy: "socks5h://" + wire(t, replies(byte(i+1))), code: code}
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			c.conf.Env.OpenAI = c.proxy
+			if c.conf.RootCAs == nil {
+				c.conf.RootCAs = trusted
+			}
+			if c.target == "" {
+				c.target = a.secure.URL
+			}
+			_, _, err := post(transport(t, c.conf), c.target)
+			var fault *proxy.Error
+			require.ErrorAs(t, err, &fault)
+			assert.Equal(t, c.code, fault.Code(), "%v", err)
+			assert.NotContains(t, err.Error(), "hunter2")
+			assert.NotContains(t, err.Error(), "wrong")
+			issuer := fault.Issuer()
+			assert.Equal(t, c.code == task.CodeTLSAuthority || c.code == task.CodeTLSHost, issuer != "", issuer)
+		})
+	}
+}
