@@ -16,16 +16,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stick enqueues tasks that have been in processing for that many minutes, in the hands of nobody.
+// stick puts charged tasks there that have been in processing for that many minutes, in the hands of nobody. They
+// appear as such at once, so that no processor takes them for pending.
 func (w *world) stick(n, minutes int) {
 	w.t.Helper()
 	user := uuid.NewString()
-	w.run("task-processor", "credits", "grant", "--user", user, "--credits", fmt.Sprint(n)).ok()
-	ids := strings.Fields(w.run("task-processor", "enqueue", "--user", user, "--prompt", "stuck", "--count", fmt.Sprint(n)).ok())
-	require.Len(w.t, ids, n)
-	_, err := w.db.Exec(`update image_tasks set status = 'processing', attempt_count = 1, lease_epoch = 1,
-		lease_expires_at = now() - interval '1 minute', processing_started_at = now() - $2 * interval '1 minute'
-		where user_id = $1`, user, minutes)
+	_, err := w.db.Exec(`with balance as (insert into user_credits (user_id, credits) values ($1, 0))
+		insert into credit_ledger (user_id, kind, amount, balance_after) values ($1, 'grant', $2, $2)`, user, n)
+	require.NoError(w.t, err)
+	_, err = w.db.Exec(`with made as (
+			insert into image_tasks (task_id, user_id, prompt, credits_deducted, status, attempt_count, lease_epoch,
+				lease_expires_at, processing_started_at)
+			select 'stuck-' || gen_random_uuid(), $1, 'stuck', 1, 'processing', 1, 1, now() + interval '1 hour', now() - $3 * interval '1 minute'
+			from generate_series(1, $2)
+			returning task_id
+		)
+		insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+		select $1, task_id, 'charge', -1, $2 - row_number() over () from made`, user, n, minutes)
 	require.NoError(w.t, err)
 }
 

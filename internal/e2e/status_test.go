@@ -14,13 +14,15 @@ func TestTheStatusScreen(t *testing.T) {
 	w := newWorld(t)
 	withDaemon(w)
 	w.grant(5)
+	w.env["HUNG_AFTER"] = "16s" // a sign of life every 2 seconds
 	w.run("task-processor", "start").ok()
 	w.enqueue("a lantern", "--count", "3")
 	w.enqueue("[moderation]")
 	w.until("all is done", func() bool { return w.count("completed") == 3 && w.count("failed") == 1 })
 	w.round(0)
 	w.until("its health is told", func() bool {
-		return w.number(`select count(*) from imagetasks_processors where jsonb_array_length(report->'health_checks') = 2`) == 1
+		return w.number(`select count(*) from imagetasks_processors 
+			where jsonb_array_length(report->'health_checks') = 2 and (report->>'in_hand')::int = 0 and (report->'counts'->>'completed')::int = 3`) == 1
 	})
 
 	screen := w.run("task-processor", "status").ok()
@@ -83,9 +85,9 @@ func TestTheStatusScreen(t *testing.T) {
 	assert.Empty(t, said.Problems)
 
 	// What is wrong comes with the next thing to do.
-	w.stick(2, 30)
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
 	w.until("it is gone", func() bool { return w.lockHolder() == 0 })
+	w.stick(2, 30)
 	screen = w.run("task-processor", "status").is(3)
 	assert.Contains(t, screen, "! the processor is dead\n  next: task-processor start\n")
 	assert.Contains(t, screen, "! 2 tasks are stuck\n  next: fix-stuck-tasks\n")
