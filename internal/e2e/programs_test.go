@@ -228,26 +228,3 @@ func TestOnceEndsWith3WhenTheWayIsShut(t *testing.T) {
 	assert.Equal(t, 2, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
 	w.audit()
 }
-
-func TestSimpleTestTellsWhetherTheAPIIsReached(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	assert.Contains(t, w.run("simple-test", "--image").ok(), "test-results")
-	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
-	require.NoError(t, err)
-	assert.Len(t, made, 1)
-	w.env["OPENAI_API_KEY"] = "wrong-" + apiKey
-	var report struct {
-		OK    bool
-		Steps []struct {
-			Step, Detail string
-			OK           bool
-			ErrorCode    string `json:"error_code"`
-		}
-	}
-	r := w.run("simple-test", "--json")
-	r.is(3)
-	r.json(&report)
-	assert.False(t, report.OK)
-	assert.Equal(t, "api_unauthorized", report.Steps[len(report.Steps)-1].ErrorCode)
-}

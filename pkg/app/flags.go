@@ -6,12 +6,15 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 )
 
 // CommonFlags are what all four programs take, before or after a command.
 func CommonFlags() []cli.Flag {
 	return append([]cli.Flag{&cli.StringFlag{
+		Name: "lang", Usage: "language of what people read: en or zh", DefaultText: "by LANG", Category: "settings:",
+	}, &cli.StringFlag{
 		Name: "env-file", Usage: "file of NAME=value settings, read where it is there; the environment wins", Value: ".env", Category: "settings:",
 	}}, settingFlags(false)...)
 }
@@ -45,6 +48,19 @@ func Given(c *cli.Context, name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// Lang returns the language to speak: by --lang, else by the environment.
+func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
+	text, given := Given(c, "lang")
+	if !given {
+		return lang.FromEnvironment(a.Env), nil
+	}
+	l, err := lang.Parse(text)
+	if err != nil {
+		return l, Usagef("--lang: %v", err)
+	}
+	return l, nil
 }
 
 // Load reads the settings: flags, then the environment, then the env file, then defaults. From here

@@ -7,6 +7,7 @@ package imageapi
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -267,28 +268,50 @@ func (c *Client) download(ctx context.Context, address string, w io.Writer) erro
 // Probe asks for the list of models, which costs nothing: nil when the way to the API is open, else a
 // *task.Error. An API that is there but has no such list is open.
 func (c *Client) Probe(ctx context.Context) error {
+	_, err := c.Models(ctx)
+	if refused, ok := errors.AsType[*task.Error](err); ok && refused.Disposition == task.Fail {
+		return nil
+	}
+	return err
+}
+
+// maxModels bounds the list of models, in bytes.
+const maxModels = 4 << 20
+
+// Models returns the ids of the API's models; none where it has no such list. Every error is a *task.Error.
+func (c *Client) Models(ctx context.Context) ([]string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.conf.BaseURL+"/models", nil)
 	if err != nil {
-		return err
+		return nil, task.AsError(err)
 	}
 	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
 	response, err := c.http.Do(request)
 	if err != nil {
-		return connectionError(ctx, withoutURL(err))
+		return nil, connectionError(ctx, withoutURL(err))
 	}
 	defer response.Body.Close()
-	switch response.StatusCode {
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
-		return nil
+	switch {
+	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
+		return nil, nil
+	case response.StatusCode >= 300:
+		return nil, c.refusal(response)
 	}
-	if response.StatusCode < 300 {
-		return nil
+	if contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); strings.EqualFold(contentType, "text/html") {
+		return nil, &task.Error{Code: task.CodeWebPage, Disposition: task.Shut,
+			Message: "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"}
 	}
-	refusal := c.refusal(response)
-	if refusal.Disposition == task.Fail {
-		return nil
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
 	}
-	return refusal
+	// A relay's list may look otherwise: that it answered is enough.
+	_ = json.NewDecoder(io.LimitReader(response.Body, maxModels)).Decode(&list)
+	var ids []string
+	for _, m := range list.Data {
+		ids = append(ids, oneLine(m.ID))
+	}
+	return ids, nil
 }
 
 // Models that OpenAI retired and relays still serve.

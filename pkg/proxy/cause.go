@@ -128,11 +128,11 @@ func (e *Error) Issuer() string {
 	if !ok || len(refused.UnverifiedCertificates) == 0 {
 		return ""
 	}
-	return issuer(refused.UnverifiedCertificates[0])
+	return IssuerOf(refused.UnverifiedCertificates[0])
 }
 
-// issuer names a certificate's issuer in a few words.
-func issuer(c *x509.Certificate) string {
+// IssuerOf names a certificate's issuer in a few words.
+func IssuerOf(c *x509.Certificate) string {
 	var parts []string
 	if c.Issuer.CommonName != "" {
 		parts = append(parts, c.Issuer.CommonName)

@@ -25,10 +25,12 @@ func (t *Transport) connect(ctx context.Context, scheme, addr string) (net.Conn,
 		return nil, err
 	}
 	if proxy == nil {
+		began := time.Now()
 		conn, err := t.dial(ctx, addr)
 		if err != nil {
 			return nil, newError(OpDial, nil, addr, err)
 		}
+		record(ctx, OpDial, began)
 		return conn, nil
 	}
 	switch proxy.Scheme {
@@ -47,11 +49,13 @@ func (t *Transport) dialTLS(ctx context.Context, _, addr string) (net.Conn, erro
 	}
 	config := t.tunnel.TLSClientConfig.Clone()
 	config.NextProtos = []string{"h2", "http/1.1"}
+	began := time.Now()
 	conn, err := t.handshake(ctx, raw, addr, config)
 	if err != nil {
 		proxy, _ := t.routes.route(&url.URL{Scheme: "https", Host: addr})
 		return nil, newError(OpTLS, proxy, addr, err)
 	}
+	record(ctx, OpTLS, began)
 	return conn, nil
 }
 
@@ -80,17 +84,21 @@ func (t *Transport) dial(ctx context.Context, addr string) (net.Conn, error) {
 
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
 func (t *Transport) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+	began := time.Now()
 	conn, err := t.dial(ctx, proxy.Host)
 	if err != nil {
 		return nil, newError(OpDial, proxy, target, err)
 	}
+	record(ctx, OpDial, began)
 	if proxy.Scheme != "https" {
 		return conn, nil
 	}
+	began = time.Now()
 	secure, err := t.handshake(ctx, conn, proxy.Host, t.tunnel.TLSClientConfig.Clone())
 	if err != nil {
 		return nil, newError(OpProxy, proxy, target, err)
 	}
+	record(ctx, OpProxy, began)
 	return secure, nil
 }
 
@@ -115,6 +123,7 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 			_ = conn.Close()
 		}
 	}()
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
 	defer cancel()
 	// Reads and writes don't know of ctx: its end moves the deadline into the past.
@@ -140,6 +149,7 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		}
 		return nil, refusal
 	}
+	record(ctx, OpConnect, began)
 	if n := reader.Buffered(); n > 0 {
 		// What was read beyond the head is the target's already.
 		early, _ := reader.Peek(n)
@@ -238,10 +248,12 @@ func (t *Transport) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.A
 		_ = raw.Close()
 		return nil, newError(OpConnect, proxy, target, err)
 	}
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
 	defer cancel()
 	conn, err := dialContext(ctx, dialer, addr)
 	if err == nil {
+		record(ctx, OpConnect, began)
 		return conn, nil
 	}
 	_ = raw.Close()

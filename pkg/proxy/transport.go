@@ -118,6 +118,15 @@ func (t *Transport) CloseIdleConnections() {
 	t.forward.CloseIdleConnections()
 }
 
+// Via returns the proxy for requests to u, without its login; empty: none.
+func (t *Transport) Via(u *url.URL) string {
+	proxy, err := t.routes.route(u)
+	if err != nil {
+		return ""
+	}
+	return redact.URL(proxy)
+}
+
 // Describe says which way requests to u go, for people, without a login.
 func (t *Transport) Describe(u *url.URL) string {
 	proxy, err := t.routes.route(u)

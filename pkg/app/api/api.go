@@ -3,6 +3,7 @@ package api
 
 import (
 	"context"
+	"net"
 	"net/url"
 	"time"
 
@@ -12,10 +13,10 @@ import (
 	"imagetasks/pkg/status"
 )
 
-// newTransport returns the transport for requests to the API.
-func newTransport(s settings.Settings) (*proxy.Transport, error) {
+// newTransport returns a transport for requests to the API, with the bounds of the settings.
+func newTransport(s settings.Settings, env proxy.Env) (*proxy.Transport, error) {
 	return proxy.New(proxy.Config{
-		Env:         proxy.Env(s.Proxy),
+		Env:         env,
 		DialTimeout: s.DialTimeout, ConnectTimeout: s.ConnectTimeout,
 		TLSTimeout: s.TLSTimeout, FirstByteTimeout: s.FirstByteTimeout,
 	})
@@ -23,7 +24,7 @@ func newTransport(s settings.Settings) (*proxy.Transport, error) {
 
 // New returns the image API's client and the transport under it.
 func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
-	transport, err := newTransport(s)
+	transport, err := newTransport(s, proxy.Env(s.Proxy))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -33,6 +34,34 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 		return nil, nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
 	return client, transport, nil
+}
+
+// localProxy is where the common local proxies (Clash and its like) listen.
+const localProxy = "127.0.0.1:7890"
+
+// OtherWays returns the way to the API without a proxy, and, where the settings take none, the way through one: one that
+// NO_PROXY keeps out, or one that listens where local proxies do. other is nil where there is none.
+func OtherWays(s settings.Settings, base *url.URL) (direct, other *proxy.Transport, err error) {
+	if direct, err = newTransport(s, proxy.Env{}); err != nil {
+		return nil, nil, err
+	}
+	kept := s.Proxy.HTTPS
+	if base.Scheme == "http" {
+		kept = s.Proxy.HTTP
+	}
+	if kept == "" {
+		kept = s.Proxy.All
+	}
+	if kept == "" {
+		if conn, err := net.DialTimeout("tcp", localProxy, time.Second); err == nil {
+			_ = conn.Close()
+			kept = "http://" + localProxy
+		}
+	}
+	if kept != "" {
+		other, err = newTransport(s, proxy.Env{OpenAI: kept})
+	}
+	return direct, other, err
 }
 
 // Prober returns what asks the API for its health, and what ends it. Where the settings don't allow that, asking

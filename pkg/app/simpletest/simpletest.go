@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/settings"
@@ -26,22 +28,15 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	return &cli.App{
 		Name:  "simple-test",
-		Usage: "shows whether the image API can be reached: 0, or 3 with the step that failed",
+		Usage: "goes the way to the image API step by step, and says which link is broken, why, and what mends it",
+		Description: "Exit codes: 0 all steps passed; 2 wrong usage or settings; 3 a step failed.\n" +
+			"It changes nothing but test-results/, where --image puts its picture.",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "image", Usage: "also make one real picture, into test-results/"},
+			&cli.BoolFlag{Name: "image", Usage: "also make one real picture, into test-results/ (the API charges for it)"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 		Action: a.test,
 	}
-}
-
-// step is one line of simple-test.
-type step struct {
-	Name      string    `json:"step"`
-	OK        bool      `json:"ok"`
-	ErrorCode task.Code `json:"error_code,omitempty"`
-	Detail    string    `json:"detail"`
-	Millis    int64     `json:"ms"`
 }
 
 func (a program) test(c *cli.Context) error {
@@ -52,57 +47,39 @@ func (a program) test(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
 	client, transport, err := api.New(s)
 	if err != nil {
 		return err
 	}
 	defer transport.CloseIdleConnections()
+	base, err := url.Parse(s.BaseURL)
+	if err != nil {
+		return &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}
+	}
+	direct, other, err := api.OtherWays(s, base)
+	if err != nil {
+		return err
+	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
-
-	steps := []step{{Name: "settings", OK: true, Detail: "the API at " + s.BaseURL + " is reached " + api.Route(transport, s)}}
-	steps = append(steps, a.try("models", func() (string, error) {
-		bounded, cancel := context.WithTimeout(ctx, time.Minute)
-		defer cancel()
-		return "the API answers and takes the key", client.Probe(bounded)
-	}))
-	if c.Bool("image") && steps[1].OK {
-		steps = append(steps, a.try("image", func() (string, error) { return makeOne(ctx, s, client) }))
+	conf := diagnosis.Config{BaseURL: base, Model: s.Model, Transport: transport, Direct: direct, Other: other, API: client,
+		Lang: l, Redact: a.Redact.String}
+	if c.Bool("image") {
+		conf.Image = func(ctx context.Context) (string, error) { return makeOne(ctx, s, client) }
 	}
-	return a.reportSteps(c, steps)
-}
-
-// try does one step and takes its time.
-func (a program) try(name string, do func() (string, error)) step {
-	began := time.Now()
-	detail, err := do()
-	s := step{Name: name, OK: err == nil, Detail: detail, Millis: time.Since(began).Milliseconds()}
-	if err != nil {
-		e := task.AsError(err)
-		s.ErrorCode, s.Detail = e.Code, a.Redact.String(e.Error())
-	}
-	return s
-}
-
-func (a program) reportSteps(c *cli.Context, steps []step) error {
-	failed := false
-	for _, s := range steps {
-		failed = failed || !s.OK
-	}
+	report := diagnosis.Run(ctx, conf)
 	if c.Bool("json") {
-		if err := a.PrintJSON(map[string]any{"ok": !failed, "steps": steps}); err != nil {
+		if err := a.PrintJSON(report); err != nil {
 			return err
 		}
 	} else {
-		for _, s := range steps {
-			mark := "✓"
-			if !s.OK {
-				mark = "✗"
-			}
-			a.Printf("%s %-9s %6d ms  %s\n", mark, s.Name, s.Millis, s.Detail)
-		}
+		report.Print(a.Printf, l)
 	}
-	if failed {
+	if !report.OK {
 		return app.ErrWrong
 	}
 	return nil

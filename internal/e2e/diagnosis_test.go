@@ -1,0 +1,165 @@
+package e2e_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/realproxy"
+	"imagetasks/internal/simapi"
+	"imagetasks/internal/simproxy"
+)
+
+type diagnosed struct {
+	OK    bool
+	Steps []struct {
+		Step, Detail, Cause, Mend string
+		OK                        bool
+		Code                      string `json:"error_code"`
+	}
+	Also string
+}
+
+// diagnose runs simple-test and requires its exit code.
+func (w *world) diagnose(code int, more ...string) diagnosed {
+	w.t.Helper()
+	r := w.run("simple-test", append([]string{"--json"}, more...)...)
+	r.is(code)
+	var d diagnosed
+	r.json(&d)
+	return d
+}
+
+func TestSimpleTestGoesTheWholeWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d := w.diagnose(0, "--image")
+	var steps []string
+	for _, s := range d.Steps {
+		assert.True(t, s.OK, s)
+		steps = append(steps, s.Step)
+	}
+	assert.Equal(t, []string{"settings", "dns", "proxy", "login", "tunnel", "tls", "key", "models", "image"}, steps)
+	assert.Contains(t, d.Steps[5].Detail, "issued by imagetasks simulated API")
+	assert.Empty(t, d.Also)
+	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
+	require.NoError(t, err)
+	assert.Len(t, made, 1)
+	assert.Zero(t, w.direct())
+	entries, err := os.ReadDir(w.dir)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1, "it changes nothing but test-results")
+
+	for _, c := range []struct{ args, lang, says string }{
+		{"", "", "the API takes the key"},
+		{"", "zh_CN.UTF-8", "API 接受了密钥"},
+		{"--lang=en", "zh_CN.UTF-8", "the API takes the key"},
+		{"--lang=zh", "", "API 接受了密钥"},
+	} {
+		w.env["LANG"] = c.lang
+		said := w.run("simple-test", strings.Fields(c.args)...).ok()
+		assert.Contains(t, said, c.says)
+		assert.Equal(t, 8, strings.Count(said, "✓"))
+	}
+	w.run("simple-test", "--lang", "tlh").is(2)
+}
+
+// Each broken link, against the proxies that Debian ships where they can produce it, with the code, the hint, and what
+// the other way tells.
+func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
+	t.Parallel()
+	const login = "wei:rightlogin@"
+	locked := realproxy.Tinyproxy(t, realproxy.Config{User: "wei", Password: "rightlogin"})
+	lockedSOCKS := realproxy.Microsocks(t, realproxy.Config{User: "wei", Password: "rightlogin"})
+	bare := func(address string) string { return strings.Replace(address, login, "", 1) }
+	wrong := func(address string) string { return strings.Replace(address, login, "wei:wronglogin@", 1) }
+	gone, err := simproxy.Start(simproxy.Config{})
+	require.NoError(t, err)
+	require.NoError(t, gone.Close())
+	for _, c := range []struct {
+		name, proxy, step, code, mend string
+	}{
+		{"tinyproxy without its login", bare(locked), "login", "proxy_login_missing", "user:password@"},
+		{"tinyproxy with a wrong login", wrong(locked), "login", "proxy_login_refused", "user and password"},
+		{"tinyproxy that forbids", realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}}), "tunnel", "proxy_forbids_target", "Allow the API's host"},
+		{"microsocks without its login", bare(lockedSOCKS), "login", "proxy_login_missing", "user:password@"},
+		{"microsocks with a wrong login", wrong(lockedSOCKS), "login", "proxy_login_refused", "user and password"},
+		{"a proxy that is down", "http://wei:rightlogin@" + gone.Addr(), "proxy", "proxy_refused", "Start the proxy"},
+		{"a proxy of no name", "socks5h://proxy.invalid:1080", "dns", "proxy_name_unknown", "Check the host name"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.env["OPENAI_PROXY"] = c.proxy
+			d := w.diagnose(3)
+			last := d.Steps[len(d.Steps)-1]
+			assert.Equal(t, c.step, last.Step)
+			assert.Equal(t, c.code, last.Code)
+			assert.NotEmpty(t, last.Cause)
+			assert.Contains(t, last.Mend, c.mend)
+			assert.Contains(t, d.Also, "Without the proxy the API can be reached")
+			assert.Empty(t, w.api.Calls(), "it asked nothing past the proxy")
+			said := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
+			for _, secret := range []string{"rightlogin", "wronglogin"} {
+				assert.NotContains(t, said, secret)
+				assert.NotContains(t, last.Detail, secret)
+			}
+			// The processor tells the same cause, and burns no task.
+			w.env["DIAL_TIMEOUT"] = "5s"
+			w.grant(1)
+			w.enqueue("a lantern")
+			w.run("task-processor", "run", "--once").is(3)
+			assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0 and error_code = $1`, c.code))
+		})
+	}
+	t.Run("an open proxy", func(t *testing.T) {
+		for _, address := range []string{realproxy.Tinyproxy(t, realproxy.Config{}), realproxy.Microsocks(t, realproxy.Config{})} {
+			w := newWorld(t)
+			w.env["OPENAI_PROXY"] = address
+			assert.Contains(t, w.diagnose(0).Steps[3].Detail, "no login is set")
+		}
+	})
+	t.Run("TLS intercepted", func(t *testing.T) {
+		w := newWorld(t)
+		delete(w.env, "SSL_CERT_FILE")
+		d := w.diagnose(3)
+		last := d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "tls_unknown_authority", last.Code)
+		assert.Contains(t, last.Detail, "issued by: imagetasks simulated API")
+		assert.Contains(t, last.Mend, "SSL_CERT_FILE")
+		assert.Contains(t, d.Also, "Without the proxy the API can't be reached either (tls_unknown_authority)")
+	})
+	t.Run("no proxy set, and one would do", func(t *testing.T) {
+		w := newWorld(t)
+		w.env["HTTPS_PROXY"], w.env["OPENAI_PROXY"] = w.env["OPENAI_PROXY"], ""
+		w.env["NO_PROXY"] = "unreachable.invalid"
+		w.env["OPENAI_BASE_URL"] = "https://unreachable.invalid/v1"
+		d := w.diagnose(3)
+		last := d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "direct_name_unknown", last.Code)
+		assert.Contains(t, d.Also, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
+	})
+	t.Run("the API's own refusals", func(t *testing.T) {
+		w := newWorld(t)
+		for _, c := range []struct {
+			refusal    simapi.Refusal
+			step, code string
+		}{
+			{simapi.Refusal{Status: 401, Code: "invalid_api_key"}, "key", "api_unauthorized"},
+			{simapi.Refusal{Status: 403, Code: "unsupported_country_region_territory"}, "models", "api_wrong_country"},
+			{simapi.Refusal{Status: 429, Code: "insufficient_quota"}, "models", "insufficient_quota"},
+			{simapi.Refusal{Status: 429, Code: "rate_limit_exceeded"}, "models", "rate_limited"},
+			{simapi.Refusal{Status: 503}, "models", "api_server_error"},
+		} {
+			w.api.Refuse(&c.refusal)
+			d := w.diagnose(3)
+			last := d.Steps[len(d.Steps)-1]
+			assert.Equal(t, c.step, last.Step)
+			assert.Equal(t, c.code, last.Code)
+			assert.NotEmpty(t, last.Mend)
+		}
+	})
+}

@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"imagetasks/pkg/redact"
+)
+
+// Step is a part of making a connection that was done.
+type Step struct {
+	Op   Op
+	Took time.Duration
+}
+
+// Trace is how a connection was made, as far as it got.
+type Trace struct {
+	Proxy    string // without its login; empty: a direct connection
+	Login    bool   // whether the proxy's URL has a login
+	Host     string // that was looked up: the proxy's, or the target's
+	Resolved []string
+	Steps    []Step // in their order
+	TLS      *tls.ConnectionState
+}
+
+// Took returns how long a step took, and whether it was done.
+func (t Trace) Took(op Op) (time.Duration, bool) {
+	for _, s := range t.Steps {
+		if s.Op == op {
+			return s.Took, true
+		}
+	}
+	return 0, false
+}
+
+type recorderKey struct{}
+
+// recorder notes the steps of one connection.
+type recorder struct {
+	mu    sync.Mutex
+	steps []Step
+}
+
+// record notes that a step which began then is done, where someone wants to know.
+func record(ctx context.Context, op Op, began time.Time) {
+	if r, ok := ctx.Value(recorderKey{}).(*recorder); ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.steps = append(r.steps, Step{op, time.Since(began)})
+	}
+}
+
+// Try makes a connection for u by its route and closes it again, and returns how that went. No request is sent. Its
+// error is an *Error.
+func (t *Transport) Try(ctx context.Context, u *url.URL) (trace Trace, err error) {
+	proxy, err := t.routes.route(u)
+	if err != nil {
+		return trace, err
+	}
+	target := hostPort(u)
+	first := target
+	if proxy != nil {
+		trace.Proxy, trace.Login, first = redact.URL(proxy), proxy.User != nil, proxy.Host
+	}
+	seen := &recorder{}
+	ctx = context.WithValue(ctx, recorderKey{}, seen)
+	defer func() { trace.Steps = seen.steps }()
+	if trace.Host, trace.Resolved, err = t.lookUp(ctx, first); err != nil {
+		return trace, newError(OpDial, proxy, target, err)
+	}
+	var conn net.Conn
+	switch {
+	case u.Scheme == "https":
+		conn, err = t.dialTLS(ctx, "tcp", target)
+	case proxy != nil && strings.HasPrefix(proxy.Scheme, "http"):
+		conn, err = t.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
+	default:
+		conn, err = t.connect(ctx, u.Scheme, target)
+	}
+	if err != nil {
+		return trace, err
+	}
+	if secure, ok := conn.(*tls.Conn); ok && u.Scheme == "https" {
+		state := secure.ConnectionState()
+		trace.TLS = &state
+	}
+	_ = conn.Close()
+	return trace, nil
+}
+
+// lookUp looks a host up for the trace: the dial does so again, by itself.
+func (t *Transport) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
+	host, _, err = net.SplitHostPort(hostPort)
+	if err != nil {
+		return "", nil, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host, []string{host}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.conf.DialTimeout)
+	defer cancel()
+	began := time.Now()
+	addrs, err = net.DefaultResolver.LookupHost(ctx, host)
+	if err == nil {
+		record(ctx, OpResolve, began)
+	}
+	return host, addrs, err
+}
+
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
+}
