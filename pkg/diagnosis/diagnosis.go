@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -263,7 +262,7 @@ func (r Report) Print(printf func(format string, args ...any), l lang.Lang) {
 		if !s.OK {
 			mark = "✗"
 		}
-		printf("%s %s %8.1f ms  %s\n", mark, pad(titles[s.Name].In(l), 10), s.Millis, s.Detail)
+		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(titles[s.Name].In(l), 10), s.Millis, s.Detail)
 		if s.Cause != "" {
 			printf("  %s\n  → %s\n", s.Cause, s.Mend)
 		}
@@ -274,15 +273,4 @@ func (r Report) Print(printf func(format string, args ...any), l lang.Lang) {
 	if r.Also != "" {
 		printf("  %s\n", r.Also)
 	}
-}
-
-// pad fills a title up; a Chinese character is two columns wide.
-func pad(title string, width int) string {
-	for _, r := range title {
-		width--
-		if r > 0x2e80 {
-			width--
-		}
-	}
-	return fmt.Sprint(title, strings.Repeat(" ", max(width, 0)))
 }

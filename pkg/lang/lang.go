@@ -54,3 +54,50 @@ func (t Text) In(l Lang, args ...any) string {
 	}
 	return fmt.Sprintf(format, args...)
 }
+
+// Said is a text with what fills it in, for those who learn the language later. As JSON it is the English text.
+type Said struct {
+	text Text
+	args []any
+}
+
+// Say keeps a text. Arguments that are a Said themselves are said in the same language.
+func Say(text Text, args ...any) Said { return Said{text, args} }
+
+// In returns the text in a language.
+func (s Said) In(l Lang) string {
+	args := make([]any, len(s.args))
+	for i, a := range s.args {
+		if said, ok := a.(Said); ok {
+			a = said.In(l)
+		}
+		args[i] = a
+	}
+	return s.text.In(l, args...)
+}
+
+// String returns the English text.
+func (s Said) String() string { return s.In(EN) }
+
+// IsZero reports whether nothing was said.
+func (s Said) IsZero() bool { return s.text == Text{} }
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Said) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler: the text is the same in every language then.
+func (s *Said) UnmarshalText(text []byte) error {
+	*s = Said{text: Text{EN: "%s"}, args: []any{string(text)}}
+	return nil
+}
+
+// Pad fills a text up to a width in columns of a terminal, where a Chinese character takes two.
+func Pad(text string, width int) string {
+	for _, r := range text {
+		width--
+		if r > 0x2e80 {
+			width--
+		}
+	}
+	return text + strings.Repeat(" ", max(width, 0))
+}

@@ -6,12 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
@@ -75,7 +75,7 @@ type Processor struct {
 	Silent  float64           `json:"silent_seconds,omitempty"` // since its last heartbeat
 	Wanted  bool              `json:"wanted"`
 	Stopped *supervise.Mark   `json:"stopped,omitempty"`
-	Action  string            `json:"action,omitempty"`
+	Action  lang.Said         `json:"action,omitzero"`
 }
 
 // API is the last check of the API.
@@ -96,8 +96,8 @@ type Report struct {
 	Processor Processor      `json:"processor"`
 	API       API            `json:"api"` // of this round, or of an earlier one
 	Checks    []health.Check `json:"health_checks"`
-	Problems  []string       `json:"problems"`
-	Summary   string         `json:"summary"`
+	Problems  []lang.Said    `json:"problems"`
+	Summary   lang.Said      `json:"summary"`
 }
 
 // Bound is how long a round may take: a round that hangs would keep all later ones away.
@@ -106,7 +106,7 @@ const Bound = 4 * time.Minute
 // Round makes one round. It returns an error where it could not do its work, the database being away, say. What is still
 // wrong after it stands in Problems.
 func (m *Monitor) Round(ctx context.Context) (Report, error) {
-	r := Report{At: time.Now(), Problems: []string{}}
+	r := Report{At: time.Now(), Problems: []lang.Said{}}
 	state := readState(m.conf.Dir)
 	bounded, cancel := context.WithTimeout(ctx, Bound)
 	defer cancel()
@@ -114,18 +114,18 @@ func (m *Monitor) Round(ctx context.Context) (Report, error) {
 	r.Checks = m.checks.Last()
 	r.Summary = summary(r, err)
 	if err != nil {
-		m.conf.Log.WithError(err).Error(r.Summary)
+		m.conf.Log.WithError(err).Error(r.Summary.String())
 		return r, err
 	}
 	if len(r.Problems) > 0 {
-		m.conf.Log.Warn(r.Summary)
+		m.conf.Log.Warn(r.Summary.String())
 	} else {
-		m.conf.Log.Info(r.Summary)
+		m.conf.Log.Info(r.Summary.String())
 	}
 	if m.conf.DryRun {
 		return r, nil
 	}
-	state.Round, state.Summary = r.At, r.Summary
+	state.Round, state.Summary, state.SummaryZH = r.At, r.Summary.String(), r.Summary.In(lang.ZH)
 	return r, writeState(m.conf.Dir, state)
 }
 
@@ -169,7 +169,7 @@ func (m *Monitor) queue(ctx context.Context, r *Report) error {
 		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits)
 	}
 	if r.Repair.Left > 0 {
-		r.problem("%d tasks are stuck still; run: fix-stuck-tasks", r.Repair.Left)
+		r.problem(textStuckStill, r.Repair.Left)
 	}
 	m.note("queue", began, r.Repair.Left == 0, fmt.Sprintf("%d pending, %d processing, %d stuck", r.Queue.Pending, r.Queue.Processing, r.Queue.Stuck), action)
 	return nil
@@ -188,15 +188,15 @@ func (m *Monitor) processor(ctx context.Context, r *Report) error {
 	switch {
 	case ok:
 	case m.conf.NoRestart || m.conf.DryRun:
-		p.Action = "left as it is"
-		r.problem("the processor is %s; run: task-processor restart", p.describe())
+		p.Action = lang.Say(textLeft)
+		r.problem(textRestartIt, p.describe())
 	case !p.Wanted:
-		p.Action = "left as it is"
-		r.problem("the processor is hung, and was not started by task-processor start; end process %d and start it as you did", p.PID)
+		p.Action = lang.Say(textLeft)
+		r.problem(textHungForeground, p.PID)
 	default:
 		ok = m.revive(ctx, r)
 	}
-	m.note("processor", began, ok, p.describe(), p.Action)
+	m.note("processor", began, ok, p.describe().String(), p.Action.String())
 	return nil
 }
 
@@ -206,20 +206,20 @@ func (m *Monitor) revive(ctx context.Context, r *Report) bool {
 	pid, err := m.conf.Supervisor.Revive(ctx, p.Verdict == supervise.Hung)
 	switch {
 	case errors.Is(err, supervise.ErrCrashLoop):
-		p.Action = "no more restarts"
-		r.problem("%s", m.conf.Redact(err.Error()))
+		p.Action = lang.Say(textNoMore)
+		r.problem(textAsIs, m.conf.Redact(err.Error()))
 	case err != nil:
-		p.Action = "could not be restarted"
-		r.problem("%s", m.conf.Redact(err.Error()))
+		p.Action = lang.Say(textNotRestarted)
+		r.problem(textAsIs, m.conf.Redact(err.Error()))
 	case pid == 0:
-		p.Action = "somebody else saw to it"
+		p.Action = lang.Say(textSeenTo)
 		return true
 	default:
-		p.Action = fmt.Sprintf("restarted as pid %d", pid)
+		p.Action = lang.Say(textRestarted, pid)
 		m.conf.Log.WithField("pid", pid).Info("the processor runs again")
 		return true
 	}
-	m.conf.Log.Error(r.Problems[len(r.Problems)-1])
+	m.conf.Log.Error(r.Problems[len(r.Problems)-1].String())
 	return false
 }
 
@@ -264,18 +264,18 @@ func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
 	return p, nil
 }
 
-func (p Processor) describe() string {
+func (p Processor) describe() lang.Said {
 	switch p.Verdict {
 	case supervise.OnPurpose:
-		return fmt.Sprintf("stopped by an operator (%s) at %s", p.Stopped.By, p.Stopped.At.Local().Format(time.DateTime))
+		return lang.Say(textOnPurpose, p.Stopped.By, p.Stopped.At.Local().Format(time.DateTime))
 	case supervise.Alive:
-		return fmt.Sprintf("running as pid %d", p.PID)
+		return lang.Say(textRunning, p.PID)
 	case supervise.Hung:
-		return fmt.Sprintf("hung: pid %d is silent for %s", p.PID, time.Duration(p.Silent*float64(time.Second)).Round(time.Second))
+		return lang.Say(textHung, p.PID, time.Duration(p.Silent*float64(time.Second)).Round(time.Second))
 	case supervise.Never:
-		return "never started in the background here"
+		return lang.Say(textNever)
 	}
-	return string(p.Verdict)
+	return lang.Say(textDead)
 }
 
 // api asks the API for its health, through the proxy: seldom, and at once where many tasks got stuck.
@@ -285,7 +285,7 @@ func (m *Monitor) api(ctx context.Context, r *Report, state *State) {
 	due := age < 0 || age >= APIInterval || len(r.Repair.Tasks) >= APIAtOnce
 	if !due || m.conf.DryRun {
 		if !r.API.OK && !r.API.At.IsZero() {
-			r.problem("the API did not answer at %s: %s; run: simple-test", r.API.At.Local().Format(time.TimeOnly), r.API.Error)
+			r.problem(textAPISilent, r.API.At.Local().Format(time.TimeOnly), r.API.Error)
 		}
 		return
 	}
@@ -298,14 +298,14 @@ func (m *Monitor) api(ctx context.Context, r *Report, state *State) {
 	if err != nil {
 		r.API.Error = m.conf.Redact(err.Error())
 		result = r.API.Error
-		r.problem("the API can't be used: %s; run: simple-test", r.API.Error)
+		r.problem(textAPIUnusable, r.API.Error)
 	}
 	state.API = r.API
 	m.note("api", began, err == nil, result, "")
 }
 
-func (r *Report) problem(format string, args ...any) {
-	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+func (r *Report) problem(text lang.Text, args ...any) {
+	r.Problems = append(r.Problems, lang.Say(text, args...))
 }
 
 func (m *Monitor) note(what string, began time.Time, ok bool, result, action string) {
@@ -314,31 +314,32 @@ func (m *Monitor) note(what string, began time.Time, ok bool, result, action str
 }
 
 // summary is the round in one line.
-func summary(r Report, err error) string {
+func summary(r Report, err error) lang.Said {
 	if err != nil {
-		return "round: broken off; " + err.Error()
+		return lang.Say(textBroken, err.Error())
 	}
-	var b strings.Builder
+	repaired := lang.Say(textRound, len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Left)
 	if r.Repair.DryRun {
-		fmt.Fprintf(&b, "dry run: %d stuck tasks would fail, %d credits would be refunded", len(r.Repair.Tasks), r.Repair.Credits)
-	} else {
-		fmt.Fprintf(&b, "round: %d stuck tasks failed, %d credits refunded, %d stuck left", len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Left)
+		repaired = lang.Say(textDryRun, len(r.Repair.Tasks), r.Repair.Credits)
 	}
-	fmt.Fprintf(&b, "; %d pending", r.Queue.Pending)
+	pending := lang.Say(textPending, r.Queue.Pending)
 	if r.Queue.Due > 0 {
-		fmt.Fprintf(&b, " (the oldest due for %s)", r.Queue.OldestDue.Round(time.Second))
+		pending = lang.Say(textPendingDue, r.Queue.Pending, r.Queue.OldestDue.Round(time.Second))
 	}
-	fmt.Fprintf(&b, ", %d processing; processor %s", r.Queue.Processing, r.Processor.describe())
-	if r.Processor.Action != "" {
-		fmt.Fprintf(&b, ", %s", r.Processor.Action)
+	processor := r.Processor.describe()
+	if !r.Processor.Action.IsZero() {
+		processor = lang.Say(textAndAction, processor, r.Processor.Action)
 	}
+	return lang.Say(textSummary, repaired, pending, r.Queue.Processing, processor, r.API.seen())
+}
+
+func (a API) seen() lang.Said {
+	at := a.At.Local().Format(time.TimeOnly)
 	switch {
-	case r.API.At.IsZero():
-		b.WriteString("; api not checked yet")
-	case r.API.OK:
-		fmt.Fprintf(&b, "; api answered at %s", r.API.At.Local().Format(time.TimeOnly))
-	default:
-		fmt.Fprintf(&b, "; api failed at %s", r.API.At.Local().Format(time.TimeOnly))
+	case a.At.IsZero():
+		return lang.Say(textAPIUnchecked)
+	case a.OK:
+		return lang.Say(textAPIAnswered, at)
 	}
-	return b.String()
+	return lang.Say(textAPIFailed, at)
 }

@@ -17,7 +17,9 @@ import (
 type State struct {
 	Round   time.Time `json:"round"` // the last whole one
 	Summary string    `json:"summary"`
-	API     API       `json:"api"`
+
+	SummaryZH string `json:"summary_zh"` // the same in Chinese
+	API       API    `json:"api"`
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "task-monitor.state") }

@@ -27,7 +27,7 @@ func WatchHandler(w Watch) http.Handler {
 		if last.At.IsZero() || len(last.Problems) > 0 {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = fmt.Fprintln(rw, last.Summary)
+		_, _ = fmt.Fprintln(rw, last.Summary.String())
 	})
 	mux.HandleFunc("GET /status.json", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")

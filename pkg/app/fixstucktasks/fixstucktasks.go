@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/progress"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
@@ -78,6 +79,10 @@ func (a program) fix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		if o.OlderThan == 0 {
 			o.OlderThan = s.StuckAfter
@@ -118,7 +123,7 @@ func (a program) fix(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.report(c, done, not, broken)
+		return a.report(c, done, not, broken, l)
 	})
 }
 
@@ -126,7 +131,7 @@ func (a program) fix(c *cli.Context) error {
 type unrepaired struct {
 	TaskID string     `json:"task_id"`
 	State  task.State `json:"status"` // empty: there is no such task
-	Why    string     `json:"why"`
+	Why    lang.Said  `json:"why"`
 }
 
 // notRepaired says of each task that was named why it was not repaired.
@@ -140,22 +145,22 @@ func notRepaired(ctx context.Context, st *store.Store, o repair.Options, done re
 		u := unrepaired{TaskID: id, State: row.State}
 		switch {
 		case errors.Is(err, task.ErrNotFound):
-			u.Why = "there is no such task"
+			u.Why = lang.Say(textNoSuchTask)
 		case err != nil:
 			return nil, err
 		case row.State != task.Processing:
-			u.Why = fmt.Sprintf("it is %s, not stuck", row.State)
+			u.Why = lang.Say(textNotStuck, row.State)
 		case o.UserID != "" && row.UserID != o.UserID:
-			u.Why = "it is another user's"
+			u.Why = lang.Say(textAnothers)
 		default:
-			u.Why = fmt.Sprintf("it has been in processing for less than %s (--older-than), or another program has it in hand", o.OlderThan)
+			u.Why = lang.Say(textTooYoung, o.OlderThan)
 		}
 		out = append(out, u)
 	}
 	return out, nil
 }
 
-func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, broken bool) error {
+func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, broken bool, l lang.Lang) error {
 	if c.Bool("json") {
 		err := a.PrintJSON(struct {
 			repair.Report
@@ -168,7 +173,7 @@ func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, br
 			return err
 		}
 	} else {
-		a.print(done, not)
+		a.print(done, not, l)
 	}
 	switch {
 	case broken:
@@ -179,28 +184,29 @@ func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, br
 	return nil
 }
 
-func (a program) print(done repair.Report, not []unrepaired) {
+func (a program) print(done repair.Report, not []unrepaired, l lang.Lang) {
+	say := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
 	if done.DryRun {
 		for _, r := range done.Tasks {
-			a.Printf("%s  user %s  in processing for %s  %d credits\n", r.TaskID, r.UserID, r.Age.Round(time.Second), r.Credits)
+			say(textWould, r.TaskID, r.UserID, r.Age.Round(time.Second), r.Credits)
 		}
 	}
 	n := len(done.Tasks)
 	switch {
 	case done.DryRun && done.Requeued:
-		a.Printf("%d stuck tasks would go back into the queue; nothing was changed\n", n)
+		say(textWouldRequeue, n)
 	case done.DryRun:
-		a.Printf("%d stuck tasks would fail, %d credits would be refunded; nothing was changed\n", n, done.Credits)
+		say(textWouldFail, n, done.Credits)
 	case done.Requeued:
-		a.Printf("%d stuck tasks put back into the queue, %d left\n", n, done.Left)
+		say(textRequeued, n, done.Left)
 	default:
-		a.Printf("%d stuck tasks failed, %d credits refunded, %d left\n", n, done.Credits, done.Left)
+		say(textFailed, n, done.Credits, done.Left)
 	}
 	if n > 0 && !done.DryRun {
-		a.Printf("in %s, %.0f tasks/s\n", done.Took.Round(time.Millisecond), done.Rate())
+		say(textRate, done.Took.Round(time.Millisecond), done.Rate())
 	}
 	for _, u := range not {
-		a.Printf("not repaired: %s: %s\n", u.TaskID, u.Why)
+		say(textNotRepaired, u.TaskID, u.Why.In(l))
 	}
 }
 

@@ -4,7 +4,6 @@ package monitortasks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -56,6 +56,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return app.Usagef("--json prints one document; --watch has none. Ask --watch-addr for /status.json")
 	}
 	s, err := a.Load(c)
+	if err != nil {
+		return err
+	}
+	l, err := a.Lang(c)
 	if err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return a.report(c, report)
+	return a.report(c, report, l)
 }
 
 // logger is the monitor's: nothing but the file with --quiet, and where a person reads the summary on a terminal.
@@ -131,16 +135,16 @@ func (a program) open(ctx context.Context, s settings.Settings, stay bool) (*sto
 }
 
 // report prints a round.
-func (a program) report(c *cli.Context, r monitor.Report) error {
+func (a program) report(c *cli.Context, r monitor.Report, l lang.Lang) error {
 	switch {
 	case c.Bool("json"):
 		if err := a.PrintJSON(r); err != nil {
 			return err
 		}
 	case len(r.Problems) > 0 || !c.Bool("quiet"):
-		a.Printf("%s\n", r.Summary)
+		a.Printf("%s\n", r.Summary.In(l))
 		for _, p := range r.Problems {
-			a.Printf("! %s\n", p)
+			a.Printf("! %s\n", p.In(l))
 		}
 	}
 	if len(r.Problems) > 0 {
@@ -169,7 +173,7 @@ func (a program) watch(ctx context.Context, c *cli.Context, m *monitor.Monitor, 
 	for {
 		report, err := m.Round(ctx)
 		if err != nil {
-			report.Problems = append(report.Problems, a.Redact.String(fmt.Sprint(err)))
+			report.Problems = append(report.Problems, lang.Say(lang.Text{EN: "%s"}, a.Redact.String(err.Error())))
 		}
 		mu.Lock()
 		last = report

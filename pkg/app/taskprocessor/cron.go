@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"imagetasks/pkg/lang"
 )
 
 // cronInterval is how often deploy/crontab runs the monitor.
@@ -15,8 +17,8 @@ const cronInterval = 5 * time.Minute
 
 // cron is whether the crontab of this user has the entries that monitoring-setup.sh puts there.
 type cron struct {
-	Present bool   `json:"present"`
-	Detail  string `json:"detail"`
+	Present bool      `json:"present"`
+	Detail  lang.Said `json:"detail"`
 }
 
 // lookAtCron reads the user's crontab. The entries are known by the marker with the project's directory.
@@ -25,16 +27,16 @@ func lookAtCron(ctx context.Context) cron {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "crontab", "-l").Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return cron{Detail: "cron is not installed"}
+		return cron{Detail: lang.Say(textCronMissing)}
 	}
 	if err != nil {
-		return cron{Detail: "this user has no crontab; install it with scripts/monitoring-setup.sh"}
+		return cron{Detail: lang.Say(textCronNoTable)}
 	}
 	project, err := projectDir()
 	if err == nil && bytes.Contains(out, []byte("# BEGIN imagetasks "+project+"\n")) {
-		return cron{Present: true, Detail: "installed"}
+		return cron{Present: true, Detail: lang.Say(textCronThere)}
 	}
-	return cron{Detail: "not in this user's crontab; install it with scripts/monitoring-setup.sh"}
+	return cron{Detail: lang.Say(textCronNotThere)}
 }
 
 // projectDir is where the programs' bin/ stands.

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
 )
@@ -26,112 +28,131 @@ func short(seconds float64) string {
 	return d.Round(time.Second).String()
 }
 
-// printOverview prints the one screen.
-func (a program) printOverview(o overview, now time.Time) {
-	paint := func(color, text string) string {
-		if !a.Colors(a.Stdout) {
-			return text
-		}
-		return color + text + plain
-	}
-	line := func(what, format string, args ...any) { a.Printf("%-12s %s\n", what, fmt.Sprintf(format, args...)) }
+// screen prints an overview in a language.
+type screen struct {
+	*app.App
+	lang.Lang
+	colors bool
+}
 
-	a.Printf("imagetasks %s on %s, %s\n\n", o.Version, o.Host, local(now))
-	line("processor", "%s", a.describeHere(o, paint))
+func (s screen) paint(color, text string) string {
+	if !s.colors {
+		return text
+	}
+	return color + text + plain
+}
+
+func (s screen) line(title lang.Text, text lang.Text, args ...any) {
+	s.Printf("%s%s\n", lang.Pad(title.In(s.Lang), titleWidth), text.In(s.Lang, args...))
+}
+
+const titleWidth = 13
+
+// print prints the one screen.
+func (s screen) print(o overview, now time.Time) {
+	s.Printf("imagetasks %s, %s, %s\n\n", o.Version, o.Host, local(now))
+	s.line(titleProcessor, textPlain, s.here(o))
 	for _, k := range o.Known {
 		if k.Host == o.Host && (k.PID == o.Here.PID || !k.Alive) {
 			continue
 		}
-		line("", "also %s, pid %d, since %s, last heartbeat %s ago", k.Host, k.PID, local(k.Started), short(k.Silent))
+		s.line(titleNone, textAlso, k.Host, k.PID, local(k.Started), short(k.Silent))
 	}
 	var states []string
 	for _, state := range task.States() {
-		states = append(states, fmt.Sprintf("%d %s", o.States[state], state))
+		states = append(states, textCount.In(s.Lang, o.States[state], stateNames[state].In(s.Lang)))
 	}
-	line("tasks", "%s", strings.Join(states, ", "))
-	line("queue", "%d due, the oldest for %s; %d stuck", o.Queue.Due, short(o.OldestDue), o.Queue.Stuck)
+	s.line(titleTasks, textPlain, strings.Join(states, textComma.In(s.Lang)))
+	s.line(titleQueue, textQueue, o.Queue.Due, short(o.OldestDue), o.Queue.Stuck)
 	for _, state := range []task.State{task.Completed, task.Failed} {
-		c := o.LastHour[string(state)]
+		c, name := o.LastHour[string(state)], stateNames[state].In(s.Lang)
 		if c.Count == 0 {
-			line("last hour", "0 %s", state)
+			s.line(titleLastHour, textCount, 0, name)
 			continue
 		}
-		line("last hour", "%d %s, median %s, p95 %s", c.Count, state, short(c.Median), short(c.P95))
+		s.line(titleLastHour, textLastHour, c.Count, name, short(c.Median), short(c.P95))
 	}
-	line("refunds", "%d today, %d credits", o.Refunds.Count, o.Refunds.Credits)
-	line("api", "reached %s%s", o.Route, o.apiSeen())
-	if o.Monitor != nil {
-		line("monitor", "%s  %s", local(o.Monitor.Round), o.Monitor.Summary)
+	s.line(titleRefunds, textRefunds, o.Refunds.Count, o.Refunds.Credits)
+	s.line(titleAPI, textPlain, textReached.In(s.Lang, o.Route.In(s.Lang))+s.apiSeen(o))
+	if o.Monitor == nil {
+		s.line(titleMonitor, textNoRound)
 	} else {
-		line("monitor", "no round was made here")
+		s.line(titleMonitor, textPlain, local(o.Monitor.Round)+"  "+lang.Text{EN: o.Monitor.Summary, ZH: o.Monitor.SummaryZH}.In(s.Lang))
 	}
-	line("cron", "%s", o.Cron.Detail)
+	s.line(titleCron, textPlain, o.Cron.Detail.In(s.Lang))
+	s.checks(o)
+	s.problems(o)
+}
+
+func (s screen) checks(o overview) {
 	if len(o.Checks) == 0 {
-		line("checks", "none: no processor here to tell of them")
+		s.line(titleChecks, textNoChecks)
 	}
 	for i, c := range o.Checks {
-		what, mark := "", paint(green, "✓")
+		title, mark := titleNone, s.paint(green, "✓")
 		if i == 0 {
-			what = "checks"
+			title = titleChecks
 		}
 		if !c.OK {
-			mark = paint(red, "✗")
+			mark = s.paint(red, "✗")
 		}
 		action := ""
 		if c.Action != "" {
 			action = "; " + c.Action
 		}
-		line(what, "%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.What, c.Result, c.Millis, action)
+		s.line(title, textPlain, fmt.Sprintf("%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.What, c.Result, c.Millis, action))
 	}
-	a.Printf("\n")
+}
+
+func (s screen) problems(o overview) {
+	s.Printf("\n")
 	if len(o.Problems) == 0 {
-		a.Printf("%s\n", paint(green, "All is well."))
+		s.Printf("%s\n", s.paint(green, textAllWell.In(s.Lang)))
 	}
 	for _, p := range o.Problems {
-		a.Printf("%s\n  next: %s\n", paint(red, "! "+p.What), p.Do)
+		s.Printf("%s\n  %s\n", s.paint(red, "! "+p.What.In(s.Lang)), textNext.In(s.Lang, p.Do))
 	}
 }
 
 // apiSeen says when the API last answered, or since when it is out of reach, as this host's processor or else its
 // monitor saw it.
-func (o overview) apiSeen() string {
+func (s screen) apiSeen(o overview) string {
 	for _, k := range o.Known {
 		switch {
 		case k.Host != o.Host || !k.Alive:
 		case !k.Says.APIShut.IsZero():
-			return "; shut since " + local(k.Says.APIShut)
+			return textShutSince.In(s.Lang, local(k.Says.APIShut))
 		case !k.Says.APIAnswered.IsZero():
-			return "; answered at " + local(k.Says.APIAnswered)
+			return textAnsweredAt.In(s.Lang, local(k.Says.APIAnswered))
 		}
 	}
 	switch {
 	case o.Monitor == nil || o.Monitor.API.At.IsZero():
 		return ""
 	case o.Monitor.API.OK:
-		return "; answered at " + local(o.Monitor.API.At)
+		return textAnsweredAt.In(s.Lang, local(o.Monitor.API.At))
 	}
-	return "; did not answer at " + local(o.Monitor.API.At)
+	return textSilentAt.In(s.Lang, local(o.Monitor.API.At))
 }
 
-// describeHere says how this host's processor stands.
-func (a program) describeHere(o overview, paint func(color, text string) string) string {
+// here says how this host's processor stands.
+func (s screen) here(o overview) string {
 	switch o.Here.Verdict {
 	case supervise.OnPurpose:
-		return fmt.Sprintf("stopped by an operator (%s) at %s", o.Here.Stopped.By, local(o.Here.Stopped.At))
+		return textOnPurpose.In(s.Lang, o.Here.Stopped.By, local(o.Here.Stopped.At))
 	case supervise.Never:
-		return "never started in the background here"
+		return textNever.In(s.Lang)
 	case supervise.Dead:
-		return paint(red, "dead")
+		return s.paint(red, textDead.In(s.Lang))
 	}
-	verdict := paint(green, "running")
+	verdict := s.paint(green, textRunning.In(s.Lang))
 	if o.Here.Verdict == supervise.Hung {
-		verdict = paint(red, "hung")
+		verdict = s.paint(red, textHung.In(s.Lang))
 	}
 	for _, k := range o.Known {
 		if k.Host == o.Host && k.PID == o.Here.PID {
-			return fmt.Sprintf("%s, pid %d, since %s, version %s, last heartbeat %s ago; %d of %d in hand", verdict, k.PID,
-				local(k.Started), k.Version, short(k.Silent), k.Says.InHand, k.Says.Concurrency)
+			return textHere.In(s.Lang, verdict, k.PID, local(k.Started), k.Version, short(k.Silent), k.Says.InHand, k.Says.Concurrency)
 		}
 	}
-	return fmt.Sprintf("%s, pid %d, no heartbeat yet", verdict, o.Here.PID)
+	return textNoBeat.In(s.Lang, verdict, o.Here.PID)
 }

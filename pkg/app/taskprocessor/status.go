@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -11,8 +12,10 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/api"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
@@ -32,7 +35,7 @@ type overview struct {
 	LastHour  map[string]closed  `json:"last_hour"` // completed and failed
 	Refunds   refunds            `json:"refunds_today"`
 	Checks    []health.Check     `json:"health_checks"` // of this host's processor, the latest first
-	Route     string             `json:"api_route"`
+	Route     lang.Said          `json:"api_route"`
 	Monitor   *monitor.State     `json:"monitor"` // null: no round was made here
 	Cron      cron               `json:"cron"`
 	Problems  []problem          `json:"problems"`
@@ -58,11 +61,15 @@ type refunds struct {
 
 // problem is what is wrong, and the next thing to do about it.
 type problem struct {
-	What string `json:"what"`
-	Do   string `json:"do"`
+	What lang.Said `json:"what"`
+	Do   string    `json:"do"`
 }
 
 func (a program) status(c *cli.Context) error {
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		o, err := a.look(ctx, c, s, st)
 		if err != nil {
@@ -71,7 +78,7 @@ func (a program) status(c *cli.Context) error {
 		if c.Bool("json") {
 			err = a.PrintJSON(o)
 		} else {
-			a.printOverview(o, time.Now())
+			screen{a.App, l, a.Colors(a.Stdout)}.print(o, time.Now())
 		}
 		if err == nil && len(o.Problems) > 0 {
 			err = app.ErrWrong
@@ -107,10 +114,10 @@ func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, 
 	}
 	_, transport, err := api.New(s)
 	if err == nil {
-		o.Route = api.Route(transport, s)
+		o.Route = route(transport, s)
 		transport.CloseIdleConnections()
 	} else {
-		o.Route = "not at all: " + a.Redact.String(err.Error())
+		o.Route = lang.Say(textNotAtAll, a.Redact.String(err.Error()))
 	}
 	if last, ok := monitor.LastState(s.LogDir); ok {
 		o.Monitor = &last
@@ -158,10 +165,22 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	return nil
 }
 
+// route says which way the API is reached.
+func route(t *proxy.Transport, s settings.Settings) lang.Said {
+	u, err := url.Parse(s.BaseURL)
+	if err != nil {
+		return lang.Say(textNotAtAll, "OPENAI_BASE_URL")
+	}
+	if via := t.Via(u); via != "" {
+		return lang.Say(textThrough, via)
+	}
+	return lang.Say(textDirectly)
+}
+
 // problems says what is wrong, the worst first, each with the next thing to do.
 func problems(o overview) []problem {
 	out := []problem{}
-	add := func(do, format string, args ...any) { out = append(out, problem{fmt.Sprintf(format, args...), do}) }
+	add := func(do string, what lang.Text, args ...any) { out = append(out, problem{lang.Say(what, args...), do}) }
 	alive := 0
 	for _, k := range o.Known {
 		if !k.Alive {
@@ -169,31 +188,31 @@ func problems(o overview) []problem {
 		}
 		alive++
 		if !k.Says.APIShut.IsZero() {
-			add("simple-test", "the way to the API is shut since %s: %s", k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
+			add("simple-test", textProblemShut, k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
 		}
 	}
 	switch o.Here.Verdict {
 	case supervise.Dead:
-		add("task-processor start", "the processor is dead")
+		add("task-processor start", textProblemDead)
 	case supervise.Hung:
-		add("task-processor restart", "the processor (pid %d) hangs: silent for %.0fs", o.Here.PID, o.Here.Silent)
+		add("task-processor restart", textProblemHung, o.Here.PID, o.Here.Silent)
 	case supervise.OnPurpose:
 		if alive == 0 && o.Queue.Due > 0 {
-			add("task-processor start", "%d tasks wait, and the processor was stopped by %s", o.Queue.Due, o.Here.Stopped.By)
+			add("task-processor start", textProblemStopped, o.Queue.Due, o.Here.Stopped.By)
 		}
 	case supervise.Never:
 		if alive == 0 && o.Queue.Due > 0 {
-			add("task-processor start", "%d tasks wait and no processor runs", o.Queue.Due)
+			add("task-processor start", textProblemNone, o.Queue.Due)
 		}
 	}
 	if o.Queue.Stuck > 0 {
-		add("fix-stuck-tasks", "%d tasks are stuck", o.Queue.Stuck)
+		add("fix-stuck-tasks", textProblemStuck, o.Queue.Stuck)
 	}
 	if o.Monitor != nil && !o.Monitor.API.OK && !o.Monitor.API.At.IsZero() {
-		add("simple-test", "the monitor could not use the API at %s: %s", o.Monitor.API.At.Local().Format(time.TimeOnly), o.Monitor.API.Error)
+		add("simple-test", textProblemAPI, o.Monitor.API.At.Local().Format(time.TimeOnly), o.Monitor.API.Error)
 	}
 	if o.Monitor != nil && o.Cron.Present && time.Since(o.Monitor.Round) > 3*cronInterval {
-		add("look at task-monitor.log and at cron", "the monitor's last round was at %s", o.Monitor.Round.Local().Format(time.DateTime))
+		add(textLookAtCron, textProblemRound, o.Monitor.Round.Local().Format(time.DateTime))
 	}
 	return out
 }

@@ -1,0 +1,35 @@
+package e2e_test
+
+import (
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// What operators read comes in Chinese where they ask for it; what programs read stays as it is.
+func TestSummariesInChinese(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env["LANG"] = "zh_CN.UTF-8"
+	w.stick(2, 30)
+	assert.Contains(t, w.run("fix-stuck-tasks", "--dry-run").is(3), "将有 2 个卡住的任务判为失败")
+	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 个卡住的任务判为失败，退还 1 个积分，还剩 1 个")
+	said := w.run("monitor-tasks").ok()
+	assert.Contains(t, said, "本轮：1 个卡住的任务判为失败，退还 1 个积分，还剩 0 个卡住；0 个等待，0 个处理中；处理器从未在本机后台启动；API 于")
+	screen := w.run("task-processor", "status").ok()
+	for _, part := range []string{"处理器", "从未在本机后台启动", "任务", "2 个失败", "最近一小时", "经由代理 http://127", "本轮：1 个", "一切正常。"} {
+		assert.Contains(t, screen, part)
+	}
+	assert.Contains(t, w.run("task-processor", "status", "--lang", "en").ok(), "All is well.")
+
+	for _, program := range [][]string{{"fix-stuck-tasks", "--json"}, {"monitor-tasks", "--json"}} {
+		for _, r := range w.run(program[0], program[1:]...).ok() {
+			if unicode.Is(unicode.Han, r) {
+				assert.Fail(t, "JSON is in English, whatever the language", "%s", program)
+				break
+			}
+		}
+	}
+	assert.NotRegexp(t, `\p{Han}`, w.file("task-monitor.log"), "and so is the log")
+}
