@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,9 @@ func codes(t *testing.T) []task.Code {
 func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
 	// What becomes of a task for reasons that are no link of the way to the API.
 	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge}
+	table, err := os.ReadFile("../../docs/proxies.md")
+	require.NoError(t, err)
+	aboutPictures := []task.Code{task.CodeInternal, task.CodePictureStore, task.CodeNotAPicture, task.CodeTooLarge}
 	seen := map[task.Code]bool{}
 	for _, code := range codes(t) {
 		assert.False(t, seen[code], "%s stands for two causes", code)
@@ -50,6 +54,7 @@ func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
 		if !ok {
 			continue
 		}
+		assert.Equal(t, !slices.Contains(aboutPictures, code), strings.Contains(string(table), "`"+string(code)+"`"), "%s in docs/proxies.md", code)
 		for _, text := range []lang.Text{hint.Cause, hint.Mend} {
 			english, chinese := text.In(lang.EN), text.In(lang.ZH)
 			assert.True(t, strings.HasSuffix(english, ".") || strings.HasSuffix(english, "?"), english)
