@@ -163,7 +163,7 @@ func (s *stage) simulate() error {
 	}
 	s.later(door.Close)
 	s.conf.Redact.Add(key, door.URL())
-	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: door.URL()}, RootCAs: authority.Pool})
+	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{door.URL()}}, RootCAs: authority.Pool})
 	if err != nil {
 		return err
 	}

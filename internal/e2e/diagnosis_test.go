@@ -163,3 +163,53 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 		}
 	})
 }
+
+// Of several proxies the first in working order serves, and each is told of.
+func TestSeveralProxies(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	second, err := simproxy.Start(simproxy.Config{User: "operator", Password: proxyPassword})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, second.Close()) })
+	w.env["OPENAI_PROXY"] = w.proxy.URL() + ", " + second.URL()
+	withDaemon(w)
+	w.env["HUNG_AFTER"] = "16s" // a sign of life every 2 seconds
+	w.grant(4)
+	w.run("task-processor", "start").ok()
+	w.enqueue("a lantern", "--count", "2")
+	w.until("the first serves", func() bool { return w.count("completed") == 2 })
+	assert.Empty(t, second.Targets())
+
+	require.NoError(t, w.proxy.Close())
+	w.enqueue("a river", "--count", "2")
+	w.until("the second serves", func() bool { return w.count("completed") == 4 })
+	assert.NotEmpty(t, second.Targets())
+	assert.Zero(t, w.number(`select count(*) from image_tasks where error_code is not null`))
+	w.until("it is told", func() bool {
+		return strings.Contains(w.run("task-processor", "status").stdout, "left out since")
+	})
+	screen := w.run("task-processor", "status").ok()
+	assert.Regexp(t, `(?m)^api +reached through http://`+w.proxy.Addr()+`, http://`+second.Addr(), screen)
+	assert.Regexp(t, `(?m)^proxies +✗ http://`+w.proxy.Addr()+`  left out since .*, tried again from .*refused`, screen)
+	assert.Regexp(t, `(?m)^ +✓ http://`+second.Addr()+`  \d+ answers`, screen)
+	assert.Regexp(t, `(?m)^rate +the API said at .*: limit-requests 60, remaining-requests 59`, screen)
+	assert.Contains(t, w.run("task-processor", "status", "--lang", "zh").ok(), "停用")
+	log := w.file("task-processor.log")
+	assert.Equal(t, 1, strings.Count(log, "a proxy is left out"), log)
+
+	d := w.diagnose(3)
+	assert.Contains(t, d.Also, "Through http://"+second.Addr()+" the API can be reached")
+	last := d.Steps[len(d.Steps)-1]
+	assert.Equal(t, "models", last.Step, "it goes on by the one that leads there")
+	assert.True(t, last.OK)
+	said := w.run("simple-test").is(3)
+	assert.Regexp(t, `(?m)^http://`+w.proxy.Addr()+`$`, said)
+	assert.Regexp(t, `(?m)^http://`+second.Addr()+`$`, said)
+	w.run("task-processor", "stop").ok()
+	w.audit()
+
+	w.env["OPENAI_PROXY"] = w.proxy.URL() + ",socks4://operator:" + proxyPassword + "@127.0.0.1:1"
+	r := w.run("simple-test")
+	r.is(2)
+	assert.Contains(t, r.stderr, "OPENAI_PROXY (proxy 2 of 2)")
+}

@@ -12,6 +12,7 @@
 //	[error]       an error object with status 200
 //	[truncated]   half of the JSON, as though it were whole
 //	[cut]         half of the JSON, then a broken connection
+//	[break]       a broken connection instead of an answer
 //	[endless]     JSON that doesn't end
 //	[url]         a URL where the picture is, instead of the picture
 //
@@ -167,6 +168,12 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 	s.mu.Lock()
 	refusal := s.refusal
 	s.mu.Unlock()
+	w.Header().Set("X-Ratelimit-Limit-Requests", "60")
+	w.Header().Set("X-Ratelimit-Remaining-Requests", "59")
+	if refusal != nil && refusal.Status == http.StatusTooManyRequests {
+		w.Header().Set("X-Ratelimit-Remaining-Requests", "0")
+		w.Header().Set("X-Ratelimit-Reset-Requests", refusal.RetryAfter)
+	}
 	if refusal != nil {
 		if refusal.RetryAfter != "" {
 			w.Header().Set("Retry-After", refusal.RetryAfter)
@@ -197,7 +204,9 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 	var body struct{ Prompt, Model, Size string }
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Prompt == "" {
-		fail(w, http.StatusBadRequest, "invalid_request", "a prompt is wanted")
+		if s.authorized(w, r) {
+			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is wanted")
+		}
 		return
 	}
 	s.serve(w, r, Call{Prompt: body.Prompt, Model: body.Model, Size: body.Size})
@@ -300,6 +309,9 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 		body := whole(picture())
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		_, _ = w.Write(body[:len(body)/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	case "break":
 		panic(http.ErrAbortHandler)
 	case "endless":
 		w.Header().Set("Content-Type", "application/json")

@@ -37,6 +37,7 @@ type Config struct {
 
 // Step is one link of the chain.
 type Step struct {
+	Proxy  string    `json:"proxy,omitempty"` // that it is about, where several are set
 	Name   string    `json:"step"`
 	OK     bool      `json:"ok"`
 	Millis float64   `json:"ms"`
@@ -79,11 +80,12 @@ func Run(ctx context.Context, conf Config) Report {
 type diagnosis struct {
 	Config
 	report Report
+	proxy  string // that is looked into, where several are set
 }
 
 func (d *diagnosis) run(ctx context.Context) {
 	d.pass(StepSettings, 0, textSettings.In(d.Lang, d.BaseURL.Redacted(), d.route()))
-	if !d.connect(ctx) || !d.ask(ctx) || d.Image == nil {
+	if !d.connectAll(ctx) || !d.ask(ctx) || d.Image == nil {
 		return
 	}
 	began := time.Now()
@@ -96,14 +98,14 @@ func (d *diagnosis) run(ctx context.Context) {
 }
 
 func (d *diagnosis) route() string {
-	if via := d.Transport.Via(d.BaseURL); via != "" {
-		return textThrough.In(d.Lang, via)
+	if via := d.Transport.Via(d.BaseURL); len(via) > 0 {
+		return textThrough.In(d.Lang, strings.Join(via, textElse.In(d.Lang)))
 	}
 	return textDirectly.In(d.Lang)
 }
 
 func (d *diagnosis) pass(name string, took time.Duration, detail string) {
-	d.report.Steps = append(d.report.Steps, Step{Name: name, OK: true, Millis: millis(took), Detail: d.Redact(detail)})
+	d.report.Steps = append(d.report.Steps, Step{Proxy: d.proxy, Name: name, OK: true, Millis: millis(took), Detail: d.Redact(detail)})
 }
 
 func (d *diagnosis) fail(name string, began time.Time, err error) {
@@ -112,7 +114,7 @@ func (d *diagnosis) fail(name string, began time.Time, err error) {
 }
 
 func (d *diagnosis) failWith(name string, began time.Time, code task.Code, detail string) {
-	s := Step{Name: name, Millis: millis(time.Since(began)), Code: code, Detail: d.Redact(detail)}
+	s := Step{Proxy: d.proxy, Name: name, Millis: millis(time.Since(began)), Code: code, Detail: d.Redact(detail)}
 	if hint, ok := HintFor(code); ok {
 		s.Cause, s.Mend = hint.Cause.In(d.Lang), hint.Mend.In(d.Lang)
 	}
@@ -123,26 +125,55 @@ func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
+// connectAll goes every way that is set, and reports whether one leads to the API. Where none does, it tries
+// those that aren't set.
+func (d *diagnosis) connectAll(ctx context.Context) bool {
+	ways := d.Transport.Each()
+	works, leads := "", false
+	var first *proxy.Error
+	for _, way := range ways {
+		via := strings.Join(way.Via(d.BaseURL), "")
+		if len(ways) > 1 {
+			d.proxy = via
+		}
+		fault, ok := d.connect(ctx, way)
+		if first == nil {
+			first = fault
+		}
+		if ok && works == "" {
+			works, leads = via, true
+		}
+	}
+	d.proxy = ""
+	switch {
+	case first == nil:
+	case leads:
+		d.report.Also = textServes.In(d.Lang, works)
+	default:
+		d.compare(ctx, first)
+	}
+	return leads
+}
+
 // connect makes a connection to the API and tells of its steps. It reports whether the last was reached.
-func (d *diagnosis) connect(ctx context.Context) bool {
+func (d *diagnosis) connect(ctx context.Context, way *proxy.Transport) (fault *proxy.Error, ok bool) {
 	began := time.Now()
-	trace, err := d.Transport.Try(ctx, d.BaseURL)
+	trace, err := way.Try(ctx, d.BaseURL)
 	d.tellTrace(trace)
 	if err == nil {
-		return true
+		return nil, true
 	}
-	fault, ok := errors.AsType[*proxy.Error](err)
+	fault, ok = errors.AsType[*proxy.Error](err)
 	if !ok {
 		d.fail(StepProxy, began, err)
-		return false
+		return nil, false
 	}
 	detail := fault.Error()
 	if issuer := fault.Issuer(); issuer != "" {
 		detail += textIssuer.In(d.Lang, issuer)
 	}
 	d.failWith(failedStep(fault), began, fault.Code(), detail)
-	d.compare(ctx, trace, fault)
-	return false
+	return fault, false
 }
 
 // failedStep is the link that a fault broke.
@@ -201,8 +232,8 @@ func name(c *x509.Certificate) string {
 }
 
 // compare tries another way, and says what that tells.
-func (d *diagnosis) compare(ctx context.Context, trace proxy.Trace, fault *proxy.Error) {
-	if trace.Proxy != "" || fault.Proxy != "" {
+func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
+	if fault.Proxy != "" {
 		_, err := d.Direct.Try(ctx, d.BaseURL)
 		if err == nil {
 			d.report.Also = textDirectWorks.In(d.Lang)
@@ -215,7 +246,7 @@ func (d *diagnosis) compare(ctx context.Context, trace proxy.Trace, fault *proxy
 		d.report.Also = textNoOther.In(d.Lang)
 		return
 	}
-	via := d.Other.Via(d.BaseURL)
+	via := strings.Join(d.Other.Via(d.BaseURL), "")
 	if _, err := d.Other.Try(ctx, d.BaseURL); err != nil {
 		d.report.Also = textOtherFails.In(d.Lang, via, codeOf(err))
 		return
@@ -257,7 +288,12 @@ func (d *diagnosis) ask(ctx context.Context) bool {
 
 // Print writes a report for people.
 func (r Report) Print(printf func(format string, args ...any), l lang.Lang) {
+	about := ""
 	for _, s := range r.Steps {
+		if s.Proxy != about && s.Proxy != "" {
+			printf("%s\n", s.Proxy)
+		}
+		about = s.Proxy
 		mark := "✓"
 		if !s.OK {
 			mark = "✗"

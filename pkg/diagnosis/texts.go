@@ -19,6 +19,7 @@ var titles = map[string]lang.Text{
 var (
 	textSettings = lang.Text{EN: "the API at %s is reached %s", ZH: "API 地址 %s，%s"}
 	textThrough  = lang.Text{EN: "through %s", ZH: "经由代理 %s"}
+	textElse     = lang.Text{EN: ", else ", ZH: "，否则 "}
 	textDirectly = lang.Text{EN: "directly, without a proxy", ZH: "直接连接，不经代理"}
 	textResolved = lang.Text{EN: "%s is %s", ZH: "%s 的地址是 %s"}
 	textAddress  = lang.Text{EN: "%s needs no look-up", ZH: "%s 无需解析"}
@@ -36,6 +37,7 @@ var (
 	textNotModel = lang.Text{EN: "%d models; %s is not among them, which may be a relay's list: see with --image", ZH: "共 %d 个模型，其中没有 %s；中转站的列表可能不全，可用 --image 验证"}
 	textNoModels = lang.Text{EN: "the API has no list of models; see with --image", ZH: "API 没有模型列表；可用 --image 验证"}
 
+	textServes      = lang.Text{EN: "Through %s the API can be reached: it serves meanwhile.", ZH: "经由 %s 可以到达 API：目前由它服务。"}
 	textDirectWorks = lang.Text{EN: "Without the proxy the API can be reached from here: it is the proxy that is at fault.",
 		ZH: "不经代理可以从这里到达 API：问题出在代理上。"}
 	textDirectFails = lang.Text{EN: "Without the proxy the API can't be reached either (%s): a proxy is needed, and this one has to be mended.",

@@ -20,6 +20,7 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
 )
@@ -38,6 +39,7 @@ type Client struct {
 	conf   Config
 	openai openai.Client
 	http   *http.Client
+	limits limits
 }
 
 // New returns a client, or an error for a missing key or a base URL that is none.
@@ -53,7 +55,7 @@ func New(conf Config) (*Client, error) {
 	}
 	c := &Client{conf: conf}
 	c.http = &http.Client{
-		Transport: boundErrors{conf.Transport},
+		Transport: &edge{next: conf.Transport, limits: &c.limits},
 		// A redirect would turn a POST into a GET, or carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -70,11 +72,17 @@ func New(conf Config) (*Client, error) {
 // maxErrorBody bounds the body of an error answer, which the client reads whole.
 const maxErrorBody = 64 << 10
 
-// boundErrors cuts the bodies of error answers.
-type boundErrors struct{ next http.RoundTripper }
+// edge cuts the bodies of error answers, and notes what every answer says of the rate limits.
+type edge struct {
+	next   http.RoundTripper
+	limits *limits
+}
 
-func (b boundErrors) RoundTrip(r *http.Request) (*http.Response, error) {
-	answer, err := b.next.RoundTrip(r)
+func (e *edge) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := e.next.RoundTrip(r)
+	if err == nil {
+		e.limits.note(answer.Header, time.Now())
+	}
 	if err == nil && answer.StatusCode >= 400 {
 		answer.Body = struct {
 			io.Reader
@@ -149,7 +157,19 @@ func withoutURL(err error) error {
 // refusal classifies an answer that isn't a success.
 func (c *Client) refusal(response *http.Response) *task.Error {
 	problem, _ := readProblem(io.LimitReader(response.Body, maxErrorBody))
-	return problemError(response, problem)
+	return elsewhere(response, problemError(response, problem))
+}
+
+// elsewhere leaves out the proxy that a refusal of its exit came through: another's may be in another place. Where
+// there is one, the task may go there, and nobody has to stop.
+func elsewhere(response *http.Response, e *task.Error) *task.Error {
+	switch e.Code {
+	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
+		if proxy.LeaveOut(response, e.Code, e.Message) {
+			e.Disposition = task.Release
+		}
+	}
+	return e
 }
 
 func problemError(response *http.Response, problem apiProblem) *task.Error {
@@ -216,10 +236,13 @@ func (c *Client) unreadable(ctx context.Context, response *http.Response, networ
 		return own.err
 	}
 	if network != nil {
-		return connectionError(ctx, network)
+		e := connectionError(ctx, network)
+		if e.Code == task.CodeNetwork {
+			e.Code, e.Message = task.CodeCutOff, "the API's answer was cut off: "+network.Error()
+		}
+		return e
 	}
 	bad := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Err: err}
-	contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
 	switch {
 	case err == nil:
 		bad.Message = "the API's answer holds no picture"
@@ -227,12 +250,20 @@ func (c *Client) unreadable(ctx context.Context, response *http.Response, networ
 		bad.Message = "the API's answer is longer than any picture allowed"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		bad.Code, bad.Message = task.CodeCutOff, "the API's answer is cut off"
-	case strings.EqualFold(contentType, "text/html"):
-		bad.Code, bad.Message = task.CodeWebPage, "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"
+	case isWebPage(response):
+		bad.Code, bad.Message = task.CodeWebPage, saysWebPage
+		return elsewhere(response, bad)
 	default:
 		bad.Message = "the API's answer can't be read: " + oneLine(err.Error())
 	}
 	return bad
+}
+
+const saysWebPage = "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"
+
+func isWebPage(response *http.Response) bool {
+	contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(contentType), "text/html")
 }
 
 // download fetches a picture that the API left at a URL, through the same transport, without the key.
@@ -278,27 +309,21 @@ func (c *Client) Probe(ctx context.Context) error {
 // maxModels bounds the list of models, in bytes.
 const maxModels = 4 << 20
 
-// Models returns the ids of the API's models; none where it has no such list. Every error is a *task.Error.
+// Models returns the ids of the API's models. Where it has no such list it makes sure, with a request that asks for
+// nothing and costs nothing, that pictures can be asked for at all, and returns none. Every error is a *task.Error.
 func (c *Client) Models(ctx context.Context) ([]string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.conf.BaseURL+"/models", nil)
+	response, err := c.ask(ctx, http.MethodGet, "/models", "")
 	if err != nil {
-		return nil, task.AsError(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, connectionError(ctx, withoutURL(err))
+		return nil, err
 	}
 	defer response.Body.Close()
 	switch {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
-		return nil, nil
+		return nil, c.takesRequests(ctx)
 	case response.StatusCode >= 300:
 		return nil, c.refusal(response)
-	}
-	if contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";"); strings.EqualFold(contentType, "text/html") {
-		return nil, &task.Error{Code: task.CodeWebPage, Disposition: task.Shut,
-			Message: "the API answered with a web page; something between it and us does, or OPENAI_BASE_URL is wrong"}
+	case isWebPage(response):
+		return nil, elsewhere(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Shut, Message: saysWebPage})
 	}
 	var list struct {
 		Data []struct {
@@ -312,6 +337,40 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 		ids = append(ids, oneLine(m.ID))
 	}
 	return ids, nil
+}
+
+// takesRequests asks for a picture of nothing: an API that makes pictures refuses that as incomplete, and nothing is
+// made. What stands elsewhere doesn't know the address.
+func (c *Client) takesRequests(ctx context.Context) error {
+	response, err := c.ask(ctx, http.MethodPost, "/images/generations", "{}")
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode < 300 {
+		return nil
+	}
+	if e := c.refusal(response); e.Code != task.CodeBadRequest {
+		return e
+	}
+	return nil
+}
+
+// ask sends a small request of ours, and returns the answer whatever its status.
+func (c *Client) ask(ctx context.Context, method, path, body string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.conf.BaseURL+path, strings.NewReader(body))
+	if err != nil {
+		return nil, task.AsError(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
+	if body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, connectionError(ctx, withoutURL(err))
+	}
+	return response, nil
 }
 
 // Models that OpenAI retired and relays still serve.

@@ -5,10 +5,15 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"image/png"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,7 +55,7 @@ func TestAPictureIsMadeThroughAProxyOverTLS(t *testing.T) {
 	p, err := simproxy.Start(simproxy.Config{User: "u", Password: "p"})
 	require.NoError(t, err)
 	defer p.Close()
-	c := client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: p.URL()}, RootCAs: authority.Pool})
+	c := client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: authority.Pool})
 
 	var b bytes.Buffer
 	result, err := c.Make(t.Context(), imageapi.Request{Prompt: "a cat", AspectRatio: "16:9", Style: "ink"}, &b)
@@ -122,7 +127,8 @@ func TestWhatBecomesOfATask(t *testing.T) {
 		"503":        {task.CodeServer, task.Retry},
 		"529":        {task.CodeServer, task.Retry},
 		"hang":       {task.CodeTimeout, task.Retry},
-		"cut":        {task.CodeNetwork, task.Retry},
+		"cut":        {task.CodeCutOff, task.Retry},
+		"break":      {task.CodeNetwork, task.Retry},
 		"html":       {task.CodeWebPage, task.Fail},
 		"zero":       {task.CodeBadAnswer, task.Fail},
 		"null":       {task.CodeBadAnswer, task.Fail},
@@ -263,7 +269,7 @@ func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, down.Close())
 	for name, c := range map[string]*imageapi.Client{
-		"proxy down": client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: down.URL()}}),
+		"proxy down": client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: []string{down.URL()}}}),
 		"wrong key":  client(t, api.URL(), "wrong-key-987654321", proxy.Config{}),
 		"no api":     client(t, "http://127.0.0.1:1/v1", key, proxy.Config{}),
 	} {
@@ -275,8 +281,64 @@ func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
 			assert.NotContains(t, err.Error(), "hunter2")
 		}
 	}
+}
+
+func TestAnAPIWithoutAListOfModelsIsToldFromAWrongAddress(t *testing.T) {
 	relay := startAPI(t, simapi.Config{NoModels: true})
-	assert.NoError(t, client(t, relay.URL(), key, proxy.Config{}).Probe(t.Context()), "no list of models is no shut door")
+	ids, err := client(t, relay.URL(), key, proxy.Config{}).Models(t.Context())
+	assert.NoError(t, err)
+	assert.Empty(t, ids)
+	assert.Empty(t, relay.Calls(), "no picture was asked for")
+
+	_, err = client(t, relay.URL(), "wrong-key-987654321", proxy.Config{}).Models(t.Context())
+	assert.Equal(t, task.CodeUnauthorized, task.AsError(err).Code)
+	for _, base := range []string{strings.TrimSuffix(relay.URL(), "/v1"), relay.URL() + "/nothing"} {
+		c := client(t, base, key, proxy.Config{})
+		for _, err := range []error{c.Probe(t.Context()), func() error { _, err := c.Models(t.Context()); return err }()} {
+			assert.Equal(t, task.CodeWrongAddress, task.AsError(err).Code)
+			assert.Equal(t, task.Shut, task.AsError(err).Disposition)
+		}
+	}
+	portal := answering(t, 200, http.Header{"Content-Type": {"text/html; charset=utf-8"}}, "<html>Log in</html>")
+	assert.Equal(t, task.CodeWebPage, task.AsError(portal.Probe(t.Context())).Code)
+}
+
+// The API may refuse the proxy's exit: then another of the list serves, and only where there is none is the way shut.
+func TestAnExitThatTheAPIRefusesIsLeftForAnother(t *testing.T) {
+	first, err := simproxy.Start(simproxy.Config{})
+	require.NoError(t, err)
+	defer first.Close()
+	second, err := simproxy.Start(simproxy.Config{})
+	require.NoError(t, err)
+	defer second.Close()
+	var refused sync.Map // which proxies' exits the API won't serve
+	sim := startAPI(t, simapi.Config{})
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for _, p := range []*simproxy.Proxy{first, second} {
+			if code, ok := refused.Load(p); ok && p.Carried(r.RemoteAddr) {
+				w.WriteHeader(http.StatusForbidden)
+				fmt.Fprintf(w, `{"error":{"code":%q}}`, code)
+				return
+			}
+		}
+		target, _ := url.Parse(strings.TrimSuffix(sim.URL(), "/v1"))
+		httputil.NewSingleHostReverseProxy(target).ServeHTTP(w, r)
+	}))
+	defer api.Close()
+	c := client(t, api.URL+"/v1", key, proxy.Config{Env: proxy.Env{OpenAI: []string{first.URL(), second.URL()}}})
+	refused.Store(first, "unsupported_country_region_territory")
+	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	assert.Equal(t, task.CodeWrongCountry, task.AsError(err).Code)
+	assert.Equal(t, task.Release, task.AsError(err).Disposition, "another may serve it")
+	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	require.NoError(t, err)
+	assert.Len(t, second.Targets(), 1)
+
+	refused.Store(second, "")
+	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	assert.Equal(t, task.CodeForbidden, task.AsError(err).Code)
+	assert.Equal(t, task.Shut, task.AsError(err).Disposition, "there is none left")
+	assert.Error(t, c.Probe(t.Context()))
 }
 
 func TestBrokenOffIsNotFailed(t *testing.T) {

@@ -199,6 +199,10 @@ func (p *Processor) settle(a *attempt, err error) {
 		}
 		p.release(a, wait, &e)
 	case task.Retry:
+		if p.outage(a, &e) {
+			p.release(a, 0, &e)
+			return
+		}
 		p.passed(a)
 		if a.task.LastAttempt() {
 			p.fail(a, &e)
@@ -209,6 +213,34 @@ func (p *Processor) settle(a *attempt, err error) {
 		p.passed(a)
 		p.fail(a, &e)
 	}
+}
+
+// mostReleases is how often a task may be handed back with no attempt used before a connection that breaks under
+// it uses one up all the same: each time its picture may have been paid for.
+const mostReleases = 20
+
+// outage reports whether an attempt was cut short because the way to the API went down, and not by something
+// about the task. It asks the API, once for all that break together.
+func (p *Processor) outage(a *attempt, e *task.Error) bool {
+	if e.Code != task.CodeNetwork && e.Code != task.CodeTimeout {
+		return false
+	}
+	if lease := a.task.Lease(); lease.Epoch-int64(a.task.Attempt) >= mostReleases {
+		return false
+	}
+	if p.gate.reason() != nil {
+		return true
+	}
+	_, err, _ := p.probes.Do("", func() (any, error) { return nil, p.probe(p.work) })
+	if err == nil || p.work.Err() != nil {
+		return false
+	}
+	cause := p.presentable(err)
+	if cause.Disposition != task.Shut {
+		return false
+	}
+	p.shut(cause)
+	return true
 }
 
 // maxMessage bounds a failure's text in the database and the log, in runes.

@@ -10,8 +10,8 @@ import (
 // The waits of the gate.
 const (
 	firstProbe  = time.Second
-	longestWait = 10 * time.Second // between probes: they are cheap
-	longestFlap = 5 * time.Minute  // before a gate is opened that shut again at once each time
+	longestWait = 5 * time.Second // between probes: they are cheap
+	longestFlap = 5 * time.Minute // before a gate is opened that shut again at once each time
 )
 
 // gate says whether tasks may be claimed. It is shut by a failure that holds for every task, and

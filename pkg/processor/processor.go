@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -60,6 +63,10 @@ type Config struct {
 	CheckInterval time.Duration // between health checks; 5m
 	StallAfter    time.Duration // a loop that takes longer over a turn is hung, and gives no more signs of life; 2m
 	ProbeInterval time.Duration // the API is asked for its health when it didn't answer for this long; 30m
+	Rate          int           // attempts a minute; 0: as many as there is room for
+
+	Ways   func() []proxy.State   // how the ways to the API stand; nil: nobody knows
+	Limits func() imageapi.Limits // what the API says of its rate limits; nil: nothing
 
 	Log     logrus.FieldLogger  // nil: silence
 	Redact  func(string) string // for texts that go to the database; nil: as they are
@@ -88,6 +95,12 @@ func (c *Config) setDefaults() {
 	}
 	if c.Observe == nil {
 		c.Observe = func(Event) {}
+	}
+	if c.Ways == nil {
+		c.Ways = func() []proxy.State { return nil }
+	}
+	if c.Limits == nil {
+		c.Limits = func() imageapi.Limits { return imageapi.Limits{} }
 	}
 }
 
@@ -120,6 +133,8 @@ type Processor struct {
 	pictures *picture.Store
 
 	gate   gate
+	pace   *rate.Limiter // of claims; for the loop only
+	probes singleflight.Group
 	checks health.Record
 	wakes  chan struct{} // holds one wake-up
 	hurry  chan struct{} // closed: the grace is over
@@ -147,7 +162,7 @@ type Processor struct {
 func New(conf Config, queue Queue, maker Maker, pictures *picture.Store) *Processor {
 	conf.setDefaults()
 	p := &Processor{
-		conf: conf, queue: queue, maker: maker, pictures: pictures,
+		conf: conf, queue: queue, maker: maker, pictures: pictures, pace: newPace(conf.Rate),
 		wakes: make(chan struct{}, 1), hurry: make(chan struct{}),
 		inHand: map[task.Lease]*attempt{},
 	}
@@ -244,6 +259,10 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 	if free <= 0 {
 		return p.conf.PollInterval
 	}
+	free, turn := p.paced(free)
+	if free == 0 {
+		return turn
+	}
 	tasks, err := bounded(ctx, func(ctx context.Context) ([]task.Task, error) {
 		return p.queue.Claim(ctx, store.Claim{
 			Worker: p.conf.Worker, Limit: free, Lease: p.conf.Lease, MaxAttempts: p.conf.MaxAttempts})
@@ -252,11 +271,12 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 		return p.troubled(ctx, "claim tasks", err)
 	}
 	p.answered()
+	p.pace.AllowN(time.Now(), len(tasks))
 	for _, t := range tasks {
 		p.start(t)
 	}
 	if len(tasks) == free {
-		return p.conf.PollInterval
+		return turn
 	}
 	var some bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {

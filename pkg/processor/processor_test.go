@@ -114,7 +114,7 @@ func benchOn(t *testing.T, url string) *bench {
 
 func (b *bench) maker() processor.Maker {
 	b.t.Helper()
-	tr, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: b.proxy.URL()}})
+	tr, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{b.proxy.URL()}}})
 	require.NoError(b.t, err)
 	b.t.Cleanup(tr.CloseIdleConnections)
 	c, err := imageapi.New(imageapi.Config{BaseURL: b.api.URL(), Key: key, Model: "m", Transport: tr, MaxBytes: 1 << 20})
@@ -508,6 +508,47 @@ func TestTheGateShutsForCausesThatHoldForAll(t *testing.T) {
 			b.requireAudit()
 		})
 	}
+}
+
+func TestNoMorePicturesAreAskedForThanTheRateAllows(t *testing.T) {
+	b := newBench(t)
+	b.enqueue("a", "b", "c", "d", "e", "f")
+	stop := b.run(b.config(func(c *processor.Config) { c.Rate, c.Concurrency, c.Lease = 1, 5, 300*time.Millisecond }), b.maker())
+	b.seen(processor.Completed, 1)
+	b.seen(processor.Beat, b.count(processor.Beat)+10)
+	assert.Equal(t, 1, b.count(processor.Claimed), "the next comes in a minute")
+	stop()
+	b.run(b.config(func(c *processor.Config) { c.Rate, c.Concurrency = 60_000, 5 }), b.maker())
+	b.seen(processor.Completed, 6)
+}
+
+// What one worker is told of the API's limit holds for all of them.
+func TestARateLimitHoldsForAllWorkers(t *testing.T) {
+	b := newBench(t)
+	b.api.Refuse(&simapi.Refusal{Status: 429, Code: "rate_limit_exceeded", RetryAfter: "3600"})
+	ids := b.enqueue("a", "b", "c", "d", "e", "f", "g", "h")
+	maker := b.maker()
+	conf := b.config(func(c *processor.Config) {
+		c.Concurrency, c.Lease, c.Limits = 2, 300*time.Millisecond, maker.(*imageapi.Client).Limits
+	})
+	p := processor.New(conf, b.Store, maker, b.pictures)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
+	b.seen(processor.Released, 1)
+	b.seen(processor.Beat, b.count(processor.Beat)+10)
+	assert.LessOrEqual(t, b.count(processor.Claimed), 2, "only what was under way already")
+	s := p.Status()
+	assert.True(t, s.RateLimited.After(time.Now()))
+	assert.Equal(t, "0", s.Limits.Headers["remaining-requests"])
+	assert.Equal(t, "limit-requests 60, remaining-requests 0, reset-requests 3600", s.Limits.String())
+	cancel()
+	<-done
+	for _, id := range ids {
+		assert.Equal(t, task.Pending, b.row(id).State)
+		assert.Zero(t, b.row(id).Attempts)
+	}
+	b.requireAudit()
 }
 
 func TestOnceEndsWhenTheWayIsShut(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
 
@@ -64,6 +66,11 @@ type Status struct {
 	APIReason    string    `json:"api_shut_reason,omitempty"`
 	APIAnswered  time.Time `json:"api_answered,omitzero"`
 
+	Rate        int             `json:"api_rate,omitempty"` // a minute; 0: no limit of ours
+	RateLimited time.Time       `json:"rate_limited_until,omitzero"`
+	Limits      imageapi.Limits `json:"api_rate_limits,omitzero"`
+	Ways        []proxy.State   `json:"ways,omitempty"` // to the API, in order of preference
+
 	Checks []health.Check `json:"health_checks"` // the latest first
 }
 
@@ -79,8 +86,15 @@ func (p *Processor) Status() Status {
 		s.Counts[k] = n
 	}
 	p.mu.Unlock()
+	s.Rate, s.Limits, s.Ways = p.conf.Rate, p.conf.Limits(), p.conf.Ways()
+	for i := range s.Ways {
+		s.Ways[i].Reason = p.conf.Redact(s.Ways[i].Reason)
+	}
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
+	if time.Now().Before(p.gate.paused) {
+		s.RateLimited = p.gate.paused
+	}
 	if p.gate.cause != nil {
 		s.APIShut, s.APICode, s.APIReason = p.gate.since, p.gate.cause.Code, p.gate.cause.Message
 	}

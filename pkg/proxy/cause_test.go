@@ -127,7 +127,7 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			c.conf.Env.OpenAI = c.proxy
+			c.conf.Env.OpenAI = []string{c.proxy}
 			if c.conf.RootCAs == nil {
 				c.conf.RootCAs = trusted
 			}

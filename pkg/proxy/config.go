@@ -1,6 +1,6 @@
 // Package proxy is the only one that knows how a proxy is dialled. Its Transport takes requests to
-// the API through the proxy that the settings name, or directly where they name none. A proxy that
-// is set and doesn't work is an error that names it, never a direct connection.
+// the API through the first proxy in working order that the settings name, or directly where they name none.
+// A proxy that is set and doesn't work is an error that names it, never a direct connection.
 package proxy
 
 import (
@@ -18,11 +18,11 @@ import (
 
 // Env is what the settings say of proxies, each empty where unset.
 type Env struct {
-	OpenAI string // wins over the rest, for every host, loopback included
-	HTTPS  string // for https URLs
-	HTTP   string // for http URLs
-	All    string // where HTTPS or HTTP is empty
-	No     string // hosts that HTTPS, HTTP and All don't apply to
+	OpenAI []string // in order of preference; win over the rest, for every host, loopback included
+	HTTPS  string   // for https URLs
+	HTTP   string   // for http URLs
+	All    string   // where HTTPS or HTTP is empty
+	No     string   // hosts that HTTPS, HTTP and All don't apply to
 }
 
 // SettingError is a proxy setting that can't be used. It never quotes a login.
@@ -72,59 +72,61 @@ func Parse(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// routes decides which way a request goes.
-type routes struct {
-	always *url.URL
-	choose func(*url.URL) (*url.URL, error)
-}
+// route says which proxy a request to a URL takes; nil: none.
+type route func(*url.URL) (*url.URL, error)
 
-// newRoutes checks every proxy URL of env, so that a bad one is refused at start and not at the
-// first request that would use it.
-func newRoutes(env Env) (routes, error) {
+// newRoutes returns the routes of env in their order of preference. It checks every proxy URL, so that a bad
+// one is refused at start and not at the first request that would use it.
+func newRoutes(env Env) ([]route, error) {
 	var faults []error
-	check := func(name, text string) string {
+	check := func(name, text string) *url.URL {
 		if strings.TrimSpace(text) == "" {
-			return ""
+			return nil
 		}
 		u, err := Parse(text)
 		if err != nil {
 			faults = append(faults, &SettingError{Name: name, Reason: err.Error()})
-			return ""
 		}
-		return u.String()
+		return u
 	}
-	openAI := check("OPENAI_PROXY", env.OpenAI)
+	var listed []route
+	known := map[string]bool{}
+	for i, text := range env.OpenAI {
+		name := "OPENAI_PROXY"
+		if len(env.OpenAI) > 1 {
+			name = fmt.Sprintf("OPENAI_PROXY (proxy %d of %d)", i+1, len(env.OpenAI))
+		}
+		if u := check(name, text); u != nil && !known[u.String()] {
+			known[u.String()] = true
+			listed = append(listed, func(*url.URL) (*url.URL, error) { return u, nil })
+		}
+	}
 	https, http, all := check("HTTPS_PROXY", env.HTTPS), check("HTTP_PROXY", env.HTTP), check("ALL_PROXY", env.All)
 	if err := errors.Join(faults...); err != nil {
-		return routes{}, err
-	}
-	if openAI != "" {
-		u, err := Parse(openAI)
-		return routes{always: u}, err
-	}
-	if https == "" {
-		https = all
-	}
-	if http == "" {
-		http = all
-	}
-	config := httpproxy.Config{HTTPSProxy: https, HTTPProxy: http, NoProxy: env.No}
-	return routes{choose: config.ProxyFunc()}, nil
-}
-
-// route returns the proxy for a request to u, nil for a direct connection.
-func (r routes) route(u *url.URL) (*url.URL, error) {
-	if r.always != nil {
-		return r.always, nil
-	}
-	if r.choose == nil {
-		return nil, nil
-	}
-	p, err := r.choose(u)
-	if err != nil || p == nil {
 		return nil, err
 	}
-	return Parse(p.String())
+	if len(listed) > 0 {
+		return listed, nil
+	}
+	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: env.No}
+	choose := config.ProxyFunc()
+	return []route{func(u *url.URL) (*url.URL, error) {
+		p, err := choose(u)
+		if err != nil || p == nil {
+			return nil, err
+		}
+		return Parse(p.String())
+	}}, nil
+}
+
+// firstOf returns the first of the URLs that there is, as text.
+func firstOf(urls ...*url.URL) string {
+	for _, u := range urls {
+		if u != nil {
+			return u.String()
+		}
+	}
+	return ""
 }
 
 // Op is the step of making a connection that failed.

@@ -19,14 +19,14 @@ import (
 var errNotHTTP = errors.New("the answer is not HTTP; is this an http proxy?")
 
 // connect returns a connection that ends at addr, by the route of that scheme.
-func (t *Transport) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
-	proxy, err := t.routes.route(&url.URL{Scheme: scheme, Host: addr})
+func (w *way) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
+	proxy, err := w.route(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
 	}
 	if proxy == nil {
 		began := time.Now()
-		conn, err := t.dial(ctx, addr)
+		conn, err := w.dial(ctx, addr)
 		if err != nil {
 			return nil, newError(OpDial, nil, addr, err)
 		}
@@ -35,31 +35,31 @@ func (t *Transport) connect(ctx context.Context, scheme, addr string) (net.Conn,
 	}
 	switch proxy.Scheme {
 	case "socks5", "socks5h":
-		return t.dialSOCKS(ctx, proxy, addr)
+		return w.dialSOCKS(ctx, proxy, addr)
 	}
-	return t.dialCONNECT(ctx, proxy, addr)
+	return w.dialCONNECT(ctx, proxy, addr)
 }
 
 // dialTLS is connect with a TLS handshake of its own, so that its failure is told from that of a
 // request which may have been sent.
-func (t *Transport) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
-	raw, err := t.connect(ctx, "https", addr)
+func (w *way) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
+	raw, err := w.connect(ctx, "https", addr)
 	if err != nil {
 		return nil, err
 	}
-	config := t.tunnel.TLSClientConfig.Clone()
+	config := w.tunnel.TLSClientConfig.Clone()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	began := time.Now()
-	conn, err := t.handshake(ctx, raw, addr, config)
+	conn, err := w.handshake(ctx, raw, addr, config)
 	if err != nil {
-		proxy, _ := t.routes.route(&url.URL{Scheme: "https", Host: addr})
+		proxy, _ := w.route(&url.URL{Scheme: "https", Host: addr})
 		return nil, newError(OpTLS, proxy, addr, err)
 	}
 	record(ctx, OpTLS, began)
 	return conn, nil
 }
 
-func (t *Transport) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
+func (w *way) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
@@ -67,7 +67,7 @@ func (t *Transport) handshake(ctx context.Context, raw net.Conn, addr string, co
 	if config.ServerName == "" {
 		config.ServerName = host
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.conf.TLSTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.conf.TLSTimeout)
 	defer cancel()
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -77,15 +77,15 @@ func (t *Transport) handshake(ctx context.Context, raw net.Conn, addr string, co
 	return conn, nil
 }
 
-func (t *Transport) dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: t.conf.DialTimeout, KeepAlive: 15 * time.Second}
+func (w *way) dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: w.conf.DialTimeout, KeepAlive: 15 * time.Second}
 	return d.DialContext(ctx, "tcp", addr)
 }
 
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
-func (t *Transport) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+func (w *way) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	began := time.Now()
-	conn, err := t.dial(ctx, proxy.Host)
+	conn, err := w.dial(ctx, proxy.Host)
 	if err != nil {
 		return nil, newError(OpDial, proxy, target, err)
 	}
@@ -94,7 +94,7 @@ func (t *Transport) dialProxy(ctx context.Context, proxy *url.URL, target string
 		return conn, nil
 	}
 	began = time.Now()
-	secure, err := t.handshake(ctx, conn, proxy.Host, t.tunnel.TLSClientConfig.Clone())
+	secure, err := w.handshake(ctx, conn, proxy.Host, w.tunnel.TLSClientConfig.Clone())
 	if err != nil {
 		return nil, newError(OpProxy, proxy, target, err)
 	}
@@ -103,9 +103,9 @@ func (t *Transport) dialProxy(ctx context.Context, proxy *url.URL, target string
 }
 
 // dialForward returns the dial of plain http through a proxy of that scheme: addr is the proxy's.
-func (t *Transport) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
+func (w *way) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
-		return t.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
+		return w.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
 	}
 }
 
@@ -113,8 +113,8 @@ func (t *Transport) dialForward(scheme string) func(context.Context, string, str
 const maxConnectHead = 64 << 10
 
 // dialCONNECT opens a tunnel through an http proxy (RFC 9110, section 9.3.6).
-func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
-	conn, err := t.dialProxy(ctx, proxy, target)
+func (w *way) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
+	conn, err := w.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +124,7 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		}
 	}()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.conf.ConnectTimeout)
 	defer cancel()
 	// Reads and writes don't know of ctx: its end moves the deadline into the past.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
@@ -137,17 +137,7 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		return nil, newError(OpConnect, proxy, target, err)
 	}
 	if answer.StatusCode != http.StatusOK {
-		refusal := newError(OpConnect, proxy, target, fmt.Errorf("the proxy answered %d %s",
-			answer.StatusCode, http.StatusText(answer.StatusCode)))
-		refusal.Status = answer.StatusCode
-		switch {
-		case !wantsLogin(answer.StatusCode):
-		case refusal.Login:
-			refusal.Err = fmt.Errorf("the proxy refuses the login (%d)", answer.StatusCode)
-		default:
-			refusal.Err = fmt.Errorf("the proxy wants a login (%d)", answer.StatusCode)
-		}
-		return nil, refusal
+		return nil, refusal(proxy, target, answer.StatusCode)
 	}
 	record(ctx, OpConnect, began)
 	if n := reader.Buffered(); n > 0 {
@@ -156,6 +146,20 @@ func (t *Transport) dialCONNECT(ctx context.Context, proxy *url.URL, target stri
 		return &earlyConn{Conn: conn, early: early}, nil
 	}
 	return conn, nil
+}
+
+// refusal is a proxy's answer that carries nothing.
+func refusal(proxy *url.URL, target string, status int) *Error {
+	e := newError(OpConnect, proxy, target, fmt.Errorf("the proxy answered %d %s", status, http.StatusText(status)))
+	e.Status = status
+	switch {
+	case !wantsLogin(status):
+	case e.Login:
+		e.Err = fmt.Errorf("the proxy refuses the login (%d)", status)
+	default:
+		e.Err = fmt.Errorf("the proxy wants a login (%d)", status)
+	}
+	return e
 }
 
 // wantsLogin reports whether a proxy's answer is about the login: 407, or tinyproxy's 401.
@@ -210,11 +214,11 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 
 // dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves the
 // target's name to the proxy; socks5 looks it up here, as curl has it.
-func (t *Transport) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+func (w *way) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	targets := []string{target}
 	if proxy.Scheme == "socks5" {
 		var err error
-		if targets, err = t.resolve(ctx, target); err != nil {
+		if targets, err = w.resolve(ctx, target); err != nil {
 			return nil, newError(OpResolve, proxy, target, err)
 		}
 	}
@@ -225,7 +229,7 @@ func (t *Transport) dialSOCKS(ctx context.Context, proxy *url.URL, target string
 	}
 	var last error
 	for _, addr := range targets {
-		conn, err := t.askSOCKS(ctx, proxy, login, addr, target)
+		conn, err := w.askSOCKS(ctx, proxy, login, addr, target)
 		if err == nil {
 			return conn, nil
 		}
@@ -238,8 +242,8 @@ func (t *Transport) dialSOCKS(ctx context.Context, proxy *url.URL, target string
 }
 
 // askSOCKS asks the proxy for a tunnel to addr, which is target or one of its addresses.
-func (t *Transport) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
-	raw, err := t.dialProxy(ctx, proxy, target)
+func (w *way) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
+	raw, err := w.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, asError(err, OpDial, proxy, target)
 	}
@@ -249,7 +253,7 @@ func (t *Transport) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.A
 		return nil, newError(OpConnect, proxy, target, err)
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, t.conf.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.conf.ConnectTimeout)
 	defer cancel()
 	conn, err := dialContext(ctx, dialer, addr)
 	if err == nil {
@@ -290,7 +294,7 @@ func (c madeConn) Dial(_, _ string) (net.Conn, error) { return c.Conn, nil }
 func (c madeConn) DialContext(context.Context, string, string) (net.Conn, error) { return c.Conn, nil }
 
 // resolve returns target with each of its host's addresses in the host's place.
-func (t *Transport) resolve(ctx context.Context, target string) ([]string, error) {
+func (w *way) resolve(ctx context.Context, target string) ([]string, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
 		return nil, err
@@ -298,7 +302,7 @@ func (t *Transport) resolve(ctx context.Context, target string) ([]string, error
 	if _, err := netip.ParseAddr(host); err == nil {
 		return []string{target}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.conf.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.conf.DialTimeout)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {

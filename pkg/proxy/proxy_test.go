@@ -108,7 +108,7 @@ func TestEveryKindOfProxyCarriesEveryKindOfRequest(t *testing.T) {
 				}
 				p := startProxy(t, conf)
 				address := scheme + strings.TrimPrefix(p.URL(), conf.Scheme)
-				a.carries(t, proxy.Env{OpenAI: address}, p.Carried)
+				a.carries(t, proxy.Env{OpenAI: []string{address}}, p.Carried)
 				assert.NotEmpty(t, p.Targets())
 			})
 		}
@@ -148,14 +148,14 @@ func TestRealProxiesFromDebian(t *testing.T) {
 		"microsocks with login": realproxy.Microsocks(t, realproxy.Config{User: "wei", Password: "hunter2"}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			a.carries(t, proxy.Env{OpenAI: address}, nil)
+			a.carries(t, proxy.Env{OpenAI: []string{address}}, nil)
 			if !strings.Contains(address, "@") {
 				return
 			}
 			u, err := url.Parse(address)
 			require.NoError(t, err)
 			u.User = url.UserPassword("wei", "wrong-password")
-			_, _, err = post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: u.String()}, RootCAs: a.roots()}), a.secure.URL)
+			_, _, err = post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{u.String()}}, RootCAs: a.roots()}), a.secure.URL)
 			var refused *proxy.Error
 			require.ErrorAs(t, err, &refused)
 			assert.Equal(t, proxy.OpConnect, refused.Op)
@@ -165,7 +165,7 @@ func TestRealProxiesFromDebian(t *testing.T) {
 	}
 	t.Run("tinyproxy refuses the target", func(t *testing.T) {
 		address := realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}})
-		_, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: address}, RootCAs: a.roots()}), a.secure.URL)
+		_, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{address}}, RootCAs: a.roots()}), a.secure.URL)
 		var refused *proxy.Error
 		require.ErrorAs(t, err, &refused)
 		assert.Equal(t, http.StatusForbidden, refused.Status)
@@ -208,7 +208,7 @@ func TestWhatGoesWrongIsNamedWithItsStepAndWithoutItsLogin(t *testing.T) {
 		"https, but it is plain": {"https://" + login + locked.Addr(), proxy.OpProxy, 0, "TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			conf := proxy.Config{Env: proxy.Env{OpenAI: c.proxy}, RootCAs: a.roots()}
+			conf := proxy.Config{Env: proxy.Env{OpenAI: []string{c.proxy}}, RootCAs: a.roots()}
 			if c.says == "no answer" {
 				conf.ConnectTimeout = 200 * time.Millisecond // for the rest a busy machine has time
 			}
@@ -243,7 +243,7 @@ func listen(t *testing.T) string {
 func TestTheAPIsOwnFaultsAreToldFromTheProxys(t *testing.T) {
 	a := startAPI(t)
 	p := startProxy(t, simproxy.Config{})
-	env := proxy.Env{OpenAI: p.URL()}
+	env := proxy.Env{OpenAI: []string{p.URL()}}
 	var fault *proxy.Error
 
 	_, _, err := post(transport(t, proxy.Config{Env: env}), a.secure.URL) // its CA is unknown
@@ -291,9 +291,11 @@ func TestRoutes(t *testing.T) {
 		{"all", proxy.Env{All: p3}, "https://api.example/v1", p3},
 		{"all fills in", proxy.Env{All: p3, HTTPS: p1}, "http://api.example/v1", p3},
 		{"the special one wins", proxy.Env{All: p3, HTTPS: p1}, "https://api.example/v1", p1},
-		{"OPENAI_PROXY wins", proxy.Env{OpenAI: p3, All: p1, HTTPS: p2, HTTP: p2}, "https://api.example", p3},
-		{"OPENAI_PROXY has no bypass", proxy.Env{OpenAI: p3, No: "*"}, "https://api.example", p3},
-		{"not even for loopback", proxy.Env{OpenAI: p3, No: "localhost,127.0.0.1"}, "http://localhost:8080", p3},
+		{"OPENAI_PROXY wins", proxy.Env{OpenAI: []string{p3}, All: p1, HTTPS: p2, HTTP: p2}, "https://api.example", p3},
+		{"several", proxy.Env{OpenAI: []string{p1, p3}}, "https://api.example", p1 + ", else " + p3},
+		{"the same twice", proxy.Env{OpenAI: []string{p1, p3, "one:1"}}, "https://api.example", p1 + ", else " + p3},
+		{"OPENAI_PROXY has no bypass", proxy.Env{OpenAI: []string{p3}, No: "*"}, "https://api.example", p3},
+		{"not even for loopback", proxy.Env{OpenAI: []string{p3}, No: "localhost,127.0.0.1"}, "http://localhost:8080", p3},
 		{"the others have, for loopback", proxy.Env{HTTP: p1}, "http://127.0.0.1:8080", "directly"},
 		{"NO_PROXY host", proxy.Env{HTTPS: p1, No: "api.example"}, "https://api.example/", "directly"},
 		{"NO_PROXY covers subdomains", proxy.Env{HTTPS: p1, No: "example"}, "https://api.example/", "directly"},
@@ -306,7 +308,7 @@ func TestRoutes(t *testing.T) {
 		{"NO_PROXY star", proxy.Env{HTTPS: p1, All: p3, No: "*"}, "https://api.example/", "directly"},
 		{"bare host:port is http", proxy.Env{HTTPS: "one:1"}, "https://api.example/", p1},
 		{"default ports", proxy.Env{HTTPS: "socks5h://three"}, "https://api.example/", "socks5h://three:1080"},
-		{"a login isn't shown", proxy.Env{OpenAI: "http://u:hunter2@one:1"}, "https://api.example/", p1},
+		{"a login isn't shown", proxy.Env{OpenAI: []string{"http://u:hunter2@one:1"}}, "https://api.example/", p1},
 	} {
 		u, err := url.Parse(c.target)
 		require.NoError(t, err)
@@ -322,7 +324,7 @@ func TestABadProxyURLIsRefusedAtStartAndNotQuoted(t *testing.T) {
 		"http://", "://", "http://[::1", "socks5://u:" + strings.Repeat("hunter2", 40) + "@h:1", "http://u:hunter2@a b:1",
 	} {
 		for name, env := range map[string]proxy.Env{
-			"OPENAI_PROXY": {OpenAI: bad}, "HTTPS_PROXY": {HTTPS: bad}, "HTTP_PROXY": {HTTP: bad}, "ALL_PROXY": {All: bad},
+			"OPENAI_PROXY": {OpenAI: []string{bad}}, "HTTPS_PROXY": {HTTPS: bad}, "HTTP_PROXY": {HTTP: bad}, "ALL_PROXY": {All: bad},
 		} {
 			_, err := proxy.New(proxy.Config{Env: env})
 			var fault *proxy.SettingError
@@ -365,7 +367,7 @@ func FuzzNoProxy(f *testing.F) {
 		tr, err := proxy.New(proxy.Config{Env: proxy.Env{HTTPS: "http://one:1", No: no}})
 		require.NoError(t, err)
 		_ = tr.Describe(u)
-		tr, err = proxy.New(proxy.Config{Env: proxy.Env{OpenAI: "http://one:1", No: no}})
+		tr, err = proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{"http://one:1"}, No: no}})
 		require.NoError(t, err)
 		assert.Equal(t, "through http://one:1", tr.Describe(u))
 	})

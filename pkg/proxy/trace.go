@@ -56,10 +56,12 @@ func record(ctx context.Context, op Op, began time.Time) {
 	}
 }
 
-// Try makes a connection for u by its route and closes it again, and returns how that went. No request is sent. Its
-// error is an *Error.
-func (t *Transport) Try(ctx context.Context, u *url.URL) (trace Trace, err error) {
-	proxy, err := t.routes.route(u)
+// Try makes a connection for u by the first route and closes it again, and returns how that went. No request is
+// sent. Its error is an *Error.
+func (t *Transport) Try(ctx context.Context, u *url.URL) (Trace, error) { return t.ways[0].try(ctx, u) }
+
+func (w *way) try(ctx context.Context, u *url.URL) (trace Trace, err error) {
+	proxy, err := w.route(u)
 	if err != nil {
 		return trace, err
 	}
@@ -71,17 +73,17 @@ func (t *Transport) Try(ctx context.Context, u *url.URL) (trace Trace, err error
 	seen := &recorder{}
 	ctx = context.WithValue(ctx, recorderKey{}, seen)
 	defer func() { trace.Steps = seen.steps }()
-	if trace.Host, trace.Resolved, err = t.lookUp(ctx, first); err != nil {
+	if trace.Host, trace.Resolved, err = w.lookUp(ctx, first); err != nil {
 		return trace, newError(OpDial, proxy, target, err)
 	}
 	var conn net.Conn
 	switch {
 	case u.Scheme == "https":
-		conn, err = t.dialTLS(ctx, "tcp", target)
+		conn, err = w.dialTLS(ctx, "tcp", target)
 	case proxy != nil && strings.HasPrefix(proxy.Scheme, "http"):
-		conn, err = t.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
+		conn, err = w.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
 	default:
-		conn, err = t.connect(ctx, u.Scheme, target)
+		conn, err = w.connect(ctx, u.Scheme, target)
 	}
 	if err != nil {
 		return trace, err
@@ -95,7 +97,7 @@ func (t *Transport) Try(ctx context.Context, u *url.URL) (trace Trace, err error
 }
 
 // lookUp looks a host up for the trace: the dial does so again, by itself.
-func (t *Transport) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
+func (w *way) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
 	host, _, err = net.SplitHostPort(hostPort)
 	if err != nil {
 		return "", nil, err
@@ -103,7 +105,7 @@ func (t *Transport) lookUp(ctx context.Context, hostPort string) (host string, a
 	if _, err := netip.ParseAddr(host); err == nil {
 		return host, []string{host}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.conf.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, w.conf.DialTimeout)
 	defer cancel()
 	began := time.Now()
 	addrs, err = net.DefaultResolver.LookupHost(ctx, host)

@@ -2,14 +2,12 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"net"
+	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
-
-	"imagetasks/pkg/redact"
 )
 
 // Config says which way requests go and how long each step may take. A zero bound is its default.
@@ -39,102 +37,137 @@ func (c *Config) setDefaults() {
 }
 
 // Transport is an http.RoundTripper. Connections are kept and reused; HTTP/2 is spoken where the
-// API does. It is safe for concurrent use.
+// API does. Of several proxies the first that works serves; one that fails is left out for a while, and tried
+// again after a wait that grows. It is safe for concurrent use.
 type Transport struct {
-	conf   Config
-	routes routes
-	// tunnel carries https, and http that goes directly or through SOCKS: all of them need a
-	// connection that ends at the API.
-	tunnel *http.Transport
-	// forward carries http through an http proxy, which wants the whole URL and no tunnel.
-	forward *http.Transport
+	conf Config
+	ways []*way // one at least
 }
 
 // New returns a Transport, or a *SettingError for each proxy URL that can't be used.
 func New(conf Config) (*Transport, error) {
 	conf.setDefaults()
-	r, err := newRoutes(conf.Env)
+	routes, err := newRoutes(conf.Env)
 	if err != nil {
 		return nil, err
 	}
-	t := &Transport{conf: conf, routes: r}
-	t.tunnel = t.newHTTP()
-	t.tunnel.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) {
-		return t.connect(ctx, "http", addr)
+	t := &Transport{conf: conf}
+	for _, r := range routes {
+		t.ways = append(t.ways, newWay(conf, r))
 	}
-	t.tunnel.DialTLSContext = t.dialTLS
-	t.forward = t.newHTTP()
-	// Some proxies (tinyproxy) close after each plain request without saying so; a POST sent on such
-	// a connection is lost, and can't be repeated safely.
-	t.forward.DisableKeepAlives = true
-	t.forward.Proxy = func(r *http.Request) (*url.URL, error) { return t.routes.route(r.URL) }
-	t.forward.DialContext = t.dialForward("http")
-	t.forward.DialTLSContext = t.dialForward("https")
 	return t, nil
 }
 
-func (t *Transport) newHTTP() *http.Transport {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	return &http.Transport{
-		TLSClientConfig:        &tls.Config{RootCAs: t.conf.RootCAs, MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    t.conf.TLSTimeout,
-		ResponseHeaderTimeout:  t.conf.FirstByteTimeout,
-		IdleConnTimeout:        90 * time.Second,
-		MaxIdleConnsPerHost:    128,
-		MaxResponseHeaderBytes: 64 << 10,
-		// Pictures come as base64; nothing is won by another layer around them.
-		DisableCompression: true,
-		Protocols:          protocols,
-		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     256 << 10,
-			MaxReceiveBufferPerConnection: 4 << 20,
-			// A connection that fell silent is found by a ping, not by a task that hangs.
-			SendPingTimeout: 20 * time.Second,
-			PingTimeout:     15 * time.Second,
-		},
+// OnChange has tell called when a proxy of several is left out and when it serves again. tell must neither block
+// nor call back. OnChange is called before the first request.
+func (t *Transport) OnChange(tell func(State)) {
+	if len(t.ways) < 2 {
+		return // there is no other to serve meanwhile
+	}
+	for _, w := range t.ways {
+		w.breaker.changed = func(s State) {
+			s.Proxy = w.via(&url.URL{}) // a proxy of a list serves every URL
+			tell(s)
+		}
 	}
 }
 
-// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error.
+// Each returns a Transport for each way of this one, in their order.
+func (t *Transport) Each() []*Transport {
+	var out []*Transport
+	for _, w := range t.ways {
+		out = append(out, &Transport{conf: t.conf, ways: []*way{newWay(t.conf, w.route)}})
+	}
+	return out
+}
+
+// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, the last proxy's where
+// there are several. A request goes to the next proxy only while none of its bytes was sent: one that may
+// have reached the API is never repeated.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	proxy, err := t.routes.route(r.URL)
-	if err != nil {
-		if r.Body != nil {
-			_ = r.Body.Close()
+	var leftOut []*way
+	var last error
+	for _, w := range t.ways {
+		done, ok := w.breaker.allow()
+		if !ok {
+			leftOut = append(leftOut, w)
+			continue
 		}
-		return nil, err
+		answer, err, next := t.send(w, done, r, last)
+		if !next {
+			return answer, err
+		}
+		last = err
 	}
-	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
-		return t.forward.RoundTrip(r)
+	// Nothing is lost by asking those that failed lately, now that the others have failed as well.
+	for _, w := range leftOut {
+		answer, err, next := t.send(w, w.breaker.anyway(), r, last)
+		if !next {
+			return answer, err
+		}
+		last = err
 	}
-	return t.tunnel.RoundTrip(r)
+	return nil, last
+}
+
+// send sends a request one way; failed is how the last way failed, nil for the first. It reports whether the next
+// way may be tried.
+func (t *Transport) send(w *way, done func(error), r *http.Request, failed error) (answer *http.Response, err error, next bool) {
+	if failed != nil && r.Body != nil && r.Body != http.NoBody {
+		if r.GetBody == nil {
+			done(errNoVerdict)
+			return nil, failed, false
+		}
+		body, err := r.GetBody()
+		if err != nil {
+			done(errNoVerdict)
+			return nil, errors.Join(failed, err), false
+		}
+		again := *r
+		again.Body = body
+		r = &again
+	}
+	answer, err = w.send(r.WithContext(context.WithValue(r.Context(), carrierKey{}, carrier{t, w})), done)
+	_, unsent := errors.AsType[*Error](err)
+	return answer, err, unsent && r.Context().Err() == nil
 }
 
 // CloseIdleConnections closes what no request uses.
 func (t *Transport) CloseIdleConnections() {
-	t.tunnel.CloseIdleConnections()
-	t.forward.CloseIdleConnections()
+	for _, w := range t.ways {
+		w.closeIdle()
+	}
 }
 
-// Via returns the proxy for requests to u, without its login; empty: none.
-func (t *Transport) Via(u *url.URL) string {
-	proxy, err := t.routes.route(u)
-	if err != nil {
-		return ""
+// Via returns the proxies for requests to u in their order, without their logins; none: a direct connection.
+func (t *Transport) Via(u *url.URL) []string {
+	var out []string
+	for _, w := range t.ways {
+		if via := w.via(u); via != "" {
+			out = append(out, via)
+		}
 	}
-	return redact.URL(proxy)
+	return out
 }
 
 // Describe says which way requests to u go, for people, without a login.
 func (t *Transport) Describe(u *url.URL) string {
-	proxy, err := t.routes.route(u)
-	switch {
-	case err != nil:
+	if _, err := t.ways[0].route(u); err != nil {
 		return err.Error()
-	case proxy == nil:
-		return "directly, without a proxy"
 	}
-	return "through " + redact.URL(proxy)
+	if via := t.Via(u); len(via) > 0 {
+		return "through " + strings.Join(via, ", else ")
+	}
+	return "directly, without a proxy"
+}
+
+// States returns how each way to u stands, in their order.
+func (t *Transport) States(u *url.URL) []State {
+	out := make([]State, 0, len(t.ways))
+	for _, w := range t.ways {
+		s := w.breaker.state()
+		s.Proxy = w.via(u)
+		out = append(out, s)
+	}
+	return out
 }

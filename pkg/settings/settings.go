@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Settings are the values that the programs run by, checked.
@@ -30,6 +31,7 @@ type Settings struct {
 	ConnectTimeout   time.Duration
 	TLSTimeout       time.Duration
 	FirstByteTimeout time.Duration
+	Rate             int // requests a minute; 0: as many as there are
 
 	ImageDir      string
 	ImageBaseURL  string
@@ -52,7 +54,8 @@ type Settings struct {
 
 // Proxy is what the environment says of proxies, unparsed: package proxy knows their rules.
 type Proxy struct {
-	OpenAI, HTTPS, HTTP, All, No string
+	OpenAI               []string
+	HTTPS, HTTP, All, No string
 }
 
 // Setting is one line of the list.
@@ -87,8 +90,8 @@ func List() []Setting {
 		{Env: "OPENAI_API_MODE", Default: "images", Usage: "way to ask for a picture: images",
 			set: apiMode},
 
-		{Env: "OPENAI_PROXY", Secret: true, Usage: "proxy to the API: http, https, socks5 or socks5h URL; wins over the rest, no bypass",
-			set: text(func(s *Settings) *string { return &s.Proxy.OpenAI })},
+		{Env: "OPENAI_PROXY", Secret: true, Usage: "proxy to the API, or several with commas: http, https, socks5 or socks5h URLs; wins over the rest, no bypass",
+			set: proxies},
 		{Env: "HTTPS_PROXY", Secret: true, Usage: "proxy for https URLs (or https_proxy)",
 			set: text(func(s *Settings) *string { return &s.Proxy.HTTPS })},
 		{Env: "HTTP_PROXY", Secret: true, Usage: "proxy for http URLs (or http_proxy)",
@@ -105,6 +108,9 @@ func List() []Setting {
 			set: positive(func(s *Settings) *time.Duration { return &s.TLSTimeout })},
 		{Env: "FIRST_BYTE_TIMEOUT", Default: "5m", Usage: "bound for the API to begin its answer",
 			set: positive(func(s *Settings) *time.Duration { return &s.FirstByteTimeout })},
+
+		{Env: "API_RATE", Flag: "api-rate", Worker: true, Default: "off", Usage: "requests for pictures a minute, of this processor; off: no limit of ours",
+			set: orOff(count(func(s *Settings) *int { return &s.Rate }, 1, 1_000_000))},
 
 		{Env: "IMAGE_STORE", Flag: "image-store", Worker: true, Default: "images", Usage: "directory for the pictures",
 			set: imageStore},
@@ -207,7 +213,9 @@ func (s *Settings) check() []error {
 
 // Secrets returns the values that must never be shown.
 func (s *Settings) Secrets() []string {
-	return []string{s.DatabaseURL, s.APIKey, s.Proxy.OpenAI, s.Proxy.HTTPS, s.Proxy.HTTP, s.Proxy.All}
+	// The list as a whole too: a comma that stands in a password cuts that in two.
+	return append([]string{s.DatabaseURL, s.APIKey, strings.Join(s.Proxy.OpenAI, ","), s.Proxy.HTTPS, s.Proxy.HTTP, s.Proxy.All},
+		s.Proxy.OpenAI...)
 }
 
 func text(field func(*Settings) *string) func(*Settings, string) error {
@@ -236,6 +244,19 @@ func positive(field func(*Settings) *time.Duration) func(*Settings, string) erro
 			return errors.New("must be more than 0")
 		}
 		*field(s) = d
+		return nil
+	}
+}
+
+// orOff takes "off" for none.
+func orOff(set func(*Settings, string) error) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		if strings.EqualFold(v, "off") {
+			return nil
+		}
+		if err := set(s, v); err != nil {
+			return fmt.Errorf("%w, or off", err)
+		}
 		return nil
 	}
 }
@@ -272,6 +293,14 @@ func baseURL(s *Settings, v string) error {
 		return errors.New("must not carry a login, a query or a fragment")
 	}
 	s.BaseURL = strings.TrimSuffix(v, "/")
+	return nil
+}
+
+func proxies(s *Settings, v string) error {
+	s.Proxy.OpenAI = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+	if len(s.Proxy.OpenAI) == 0 {
+		return errors.New("names no proxy")
+	}
 	return nil
 }
 

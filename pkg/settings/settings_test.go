@@ -47,6 +47,26 @@ func TestTheFirstSourceThatHasAValueWins(t *testing.T) {
 	assert.Empty(t, s.StatusAddr)
 }
 
+func TestAListOfProxies(t *testing.T) {
+	for text, want := range map[string][]string{
+		"http://one:1":                        {"http://one:1"},
+		" http://one:1 , socks5h://u:p@two:2": {"http://one:1", "socks5h://u:p@two:2"},
+		"one:1 two:2,\nthree:3,":              {"one:1", "two:2", "three:3"},
+	} {
+		s, err := settings.Load(from(map[string]string{"OPENAI_PROXY": text}))
+		require.NoError(t, err)
+		assert.Equal(t, want, s.Proxy.OpenAI)
+	}
+}
+
+func TestOffIsNoLimit(t *testing.T) {
+	for text, want := range map[string]int{"": 0, "off": 0, "OFF": 0, "60": 60} {
+		s, err := settings.Load(from(map[string]string{"API_RATE": text}))
+		require.NoError(t, err)
+		assert.Equal(t, want, s.Rate)
+	}
+}
+
 func TestEveryBadValueIsRefusedByName(t *testing.T) {
 	for name, values := range map[string][]string{
 		"TASKS_TABLE":      {"a b", "x;drop", "a.b.c", `"q"`, "1a", strings.Repeat("x", 60)},
@@ -64,6 +84,8 @@ func TestEveryBadValueIsRefusedByName(t *testing.T) {
 		"LOG_LEVEL":        {"loud"},
 		"LOG_FORMAT":       {"xml"},
 		"DIAL_TIMEOUT":     {"soon"},
+		"API_RATE":         {"0", "-1", "60/m", "1000001"},
+		"OPENAI_PROXY":     {",", " , "},
 	} {
 		for _, value := range values {
 			_, err := settings.Load(from(map[string]string{name: value}))

@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -12,6 +13,9 @@ var (
 	tasksDesc   = prometheus.NewDesc("imagetasks_tasks_total", "Steps of tasks since the start.", []string{"step"}, nil)
 	inHandDesc  = prometheus.NewDesc("imagetasks_tasks_in_hand", "Tasks being worked.", nil, nil)
 	apiDesc     = prometheus.NewDesc("imagetasks_api_open", "1 while the way to the API is open.", nil, nil)
+	proxyDesc   = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not left out.", []string{"proxy"}, nil)
+	answersDesc = prometheus.NewDesc("imagetasks_proxy_answers_total", "Answers that came through the proxy.", []string{"proxy"}, nil)
+	limitDesc   = prometheus.NewDesc("imagetasks_api_rate_limit", "What the API last said in its x-ratelimit-* headers, where it is a number.", []string{"header"}, nil)
 	dbDesc      = prometheus.NewDesc("imagetasks_database_up", "1 while the database answers.", nil, nil)
 	queueDesc   = prometheus.NewDesc("imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}, nil)
 	oldestDesc  = prometheus.NewDesc("imagetasks_queue_oldest_due_seconds", "How long the oldest due task has waited.", nil, nil)
@@ -26,7 +30,7 @@ var steps = []processor.Kind{processor.Claimed, processor.Completed, processor.R
 type collector struct{ s Source }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inHandDesc, apiDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
+	for _, d := range []*prometheus.Desc{tasksDesc, inHandDesc, apiDesc, proxyDesc, answersDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
 		ch <- d
 	}
 }
@@ -41,6 +45,23 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(inHandDesc, float64(r.Processor.InHand))
 	gauge(apiDesc, truth(r.Processor.APIShut.IsZero()))
+	// One address may stand in the list with several logins.
+	up, answers := map[string]bool{}, map[string]int{}
+	for _, w := range r.Processor.Ways {
+		if w.Proxy != "" {
+			up[w.Proxy] = up[w.Proxy] || !w.LeftOut
+			answers[w.Proxy] += w.Served
+		}
+	}
+	for proxy, served := range answers {
+		gauge(proxyDesc, truth(up[proxy]), proxy)
+		ch <- prometheus.MustNewConstMetric(answersDesc, prometheus.CounterValue, float64(served), proxy)
+	}
+	for header, value := range r.Processor.Limits.Headers {
+		if n, err := strconv.ParseFloat(value, 64); err == nil {
+			gauge(limitDesc, n, header)
+		}
+	}
 	gauge(dbDesc, truth(r.Queue != nil))
 	gauge(startedDesc, float64(r.Processor.Started.Unix()))
 	if r.Queue != nil {

@@ -12,7 +12,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
@@ -30,7 +32,10 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestEachPageTellsHowItStands(t *testing.T) {
 	stands := processor.Status{Worker: "<w>", Started: time.Unix(1000, 0), Concurrency: 3, InHand: 2,
-		Counts: processor.Counts{processor.Completed: 7}}
+		Counts: processor.Counts{processor.Completed: 7}, Rate: 60, RateLimited: time.Unix(3000, 0),
+		Limits: imageapi.Limits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
+		Ways: []proxy.State{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, LeftOut: true},
+			{Proxy: "http://two:2", LeftOut: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
 	var away error
 	server, err := status.Start("127.0.0.1:0", status.Source{
 		Version:   "1.2.3",
@@ -51,7 +56,9 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	_, body = get(t, root+"/metrics")
 	for _, line := range []string{`imagetasks_tasks_total{step="completed"} 7`, `imagetasks_tasks_total{step="failed"} 0`,
 		"imagetasks_tasks_in_hand 2", "imagetasks_api_open 1", "imagetasks_database_up 1",
-		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000"} {
+		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
+		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
+		`imagetasks_proxy_answers_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
 		assert.Contains(t, body, line)
 	}
 	code, body = get(t, root+"/")
@@ -59,6 +66,9 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	assert.Contains(t, body, "&lt;w&gt;")
 	assert.NotContains(t, body, "<w>")
 	assert.Contains(t, body, "1 tasks are stuck")
+	for _, part := range []string{"http://one:1", "3 answers", "left out since", "&lt;it is down&gt;", "60 a minute", "remaining-requests 59, reset-requests 1s"} {
+		assert.Contains(t, body, part)
+	}
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 

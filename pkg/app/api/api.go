@@ -59,7 +59,7 @@ func OtherWays(s settings.Settings, base *url.URL) (direct, other *proxy.Transpo
 		}
 	}
 	if kept != "" {
-		other, err = newTransport(s, proxy.Env{OpenAI: kept})
+		other, err = newTransport(s, proxy.Env{OpenAI: []string{kept}})
 	}
 	return direct, other, err
 }
@@ -82,6 +82,15 @@ func Silent(ctx context.Context, addr string) func(pid int) (time.Duration, bool
 		}
 		return status.Ask(ctx, addr).SilentFor(pid)
 	}
+}
+
+// Ways says how the ways to the API stand.
+func Ways(t *proxy.Transport, s settings.Settings) []proxy.State {
+	u, err := url.Parse(s.BaseURL)
+	if err != nil {
+		return nil
+	}
+	return t.States(u)
 }
 
 // Route says which way the API is reached.

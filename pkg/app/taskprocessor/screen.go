@@ -7,6 +7,8 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
 )
@@ -74,6 +76,7 @@ func (s screen) print(o overview, now time.Time) {
 	}
 	s.line(titleRefunds, textRefunds, o.Refunds.Count, o.Refunds.Credits)
 	s.line(titleAPI, textPlain, textReached.In(s.Lang, o.Route.In(s.Lang))+s.apiSeen(o))
+	s.api(o)
 	if o.Monitor == nil {
 		s.line(titleMonitor, textNoRound)
 	} else {
@@ -111,6 +114,48 @@ func (s screen) problems(o overview) {
 	}
 	for _, p := range o.Problems {
 		s.Printf("%s\n  %s\n", s.paint(red, "! "+p.What.In(s.Lang)), textNext.In(s.Lang, p.Do))
+	}
+}
+
+// api tells of each proxy of several, and of rate limits, as this host's processor sees them.
+func (s screen) api(o overview) {
+	for _, k := range o.Known {
+		if k.Host != o.Host || !k.Alive {
+			continue
+		}
+		if len(k.Says.Ways) > 1 {
+			s.proxies(k.Says.Ways)
+		}
+		s.rate(k.Says)
+		return
+	}
+}
+
+func (s screen) proxies(ways []proxy.State) {
+	title := titleProxies
+	for _, w := range ways {
+		text := s.paint(green, "✓") + " " + textServes.In(s.Lang, w.Proxy, w.Served)
+		if w.LeftOut {
+			text = s.paint(red, "✗") + " " + textLeftOut.In(s.Lang, w.Proxy, local(w.Since), w.Next.Local().Format(time.TimeOnly), w.Reason)
+		}
+		s.line(title, textPlain, text)
+		title = titleNone
+	}
+}
+
+func (s screen) rate(says processor.Status) {
+	var parts []string
+	if says.Rate > 0 {
+		parts = append(parts, textOurRate.In(s.Lang, says.Rate))
+	}
+	if !says.RateLimited.IsZero() {
+		parts = append(parts, textPaused.In(s.Lang, says.RateLimited.Local().Format(time.TimeOnly)))
+	}
+	if !says.Limits.IsZero() {
+		parts = append(parts, textAPILimits.In(s.Lang, says.Limits.At.Local().Format(time.TimeOnly), says.Limits))
+	}
+	if len(parts) > 0 {
+		s.line(titleRate, textPlain, strings.Join(parts, textSemicolon.In(s.Lang)))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -171,11 +172,14 @@ func route(t *proxy.Transport, s settings.Settings) lang.Said {
 	if err != nil {
 		return lang.Say(textNotAtAll, "OPENAI_BASE_URL")
 	}
-	if via := t.Via(u); via != "" {
-		return lang.Say(textThrough, via)
+	if via := t.Via(u); len(via) > 0 {
+		return lang.Say(textThrough, strings.Join(via, ", "))
 	}
 	return lang.Say(textDirectly)
 }
+
+// proxyPatience is how long one proxy of several may be left out before that counts as a problem.
+const proxyPatience = time.Minute
 
 // problems says what is wrong, the worst first, each with the next thing to do.
 func problems(o overview) []problem {
@@ -189,6 +193,12 @@ func problems(o overview) []problem {
 		alive++
 		if !k.Says.APIShut.IsZero() {
 			add("simple-test", textProblemShut, k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
+			continue
+		}
+		for _, w := range k.Says.Ways {
+			if w.LeftOut && time.Since(w.Since) > proxyPatience {
+				add("simple-test", textProblemProxy, w.Proxy, w.Since.Local().Format(time.DateTime), w.Reason)
+			}
 		}
 	}
 	switch o.Here.Verdict {

@@ -18,6 +18,7 @@ import (
 	"imagetasks/pkg/app/api"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
@@ -105,6 +106,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			log.Error(err.Error())
 		}
 	}()
+	transport.OnChange(tellOfProxies(log))
 	if !once {
 		hold, err := supervise.Dir(s.LogDir).Take()
 		switch {
@@ -129,7 +131,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: tellSystemd(log),
+		Observe: tellSystemd(log), Rate: s.Rate, Limits: client.Limits,
+		Ways: func() []proxy.State { return api.Ways(transport, s) },
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, source(p, st, s))
@@ -153,6 +156,18 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return app.ErrWrong
 	}
 	return err
+}
+
+// tellOfProxies logs which proxies of several are left out, and which serve again.
+func tellOfProxies(log logrus.FieldLogger) func(proxy.State) {
+	return func(s proxy.State) {
+		if s.LeftOut {
+			log.WithFields(logrus.Fields{"code": string(s.Code), "proxy": s.Proxy}).Warnf("a proxy is left out, and tried again from %s: %s",
+				s.Next.Local().Format(time.TimeOnly), s.Reason)
+			return
+		}
+		log.WithField("proxy", s.Proxy).Info("a proxy serves again")
+	}
 }
 
 // tellSystemd gives systemd its signs of life, where it runs this program as a unit of Type=notify

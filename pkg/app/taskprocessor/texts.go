@@ -13,6 +13,8 @@ var (
 	titleLastHour  = lang.Text{EN: "last hour", ZH: "最近一小时"}
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
+	titleProxies   = lang.Text{EN: "proxies", ZH: "代理"}
+	titleRate      = lang.Text{EN: "rate", ZH: "速率"}
 	titleMonitor   = lang.Text{EN: "monitor", ZH: "监控"}
 	titleCron      = lang.Text{EN: "cron", ZH: "cron"}
 	titleChecks    = lang.Text{EN: "checks", ZH: "检查"}
@@ -29,7 +31,9 @@ var stateNames = map[task.State]lang.Text{
 var (
 	textPlain = lang.Text{EN: "%s"}
 	textComma = lang.Text{EN: ", ", ZH: "，"}
-	textCount = lang.Text{EN: "%d %s", ZH: "%d 个%s"}
+
+	textSemicolon = lang.Text{EN: "; ", ZH: "；"}
+	textCount     = lang.Text{EN: "%d %s", ZH: "%d 个%s"}
 
 	textOnPurpose = lang.Text{EN: "stopped by an operator (%s) at %s", ZH: "由操作者（%s）于 %s 停止"}
 	textNever     = lang.Text{EN: "never started in the background here", ZH: "从未在本机后台启动"}
@@ -53,6 +57,12 @@ var (
 	textAnsweredAt = lang.Text{EN: "; answered at %s", ZH: "；%s 有回答"}
 	textSilentAt   = lang.Text{EN: "; did not answer at %s", ZH: "；%s 没有回答"}
 
+	textServes    = lang.Text{EN: "%s  %d answers", ZH: "%s  %d 次应答"}
+	textLeftOut   = lang.Text{EN: "%s  left out since %s, tried again from %s: %s", ZH: "%s  自 %s 起停用，%s 起再试：%s"}
+	textOurRate   = lang.Text{EN: "at most %d pictures a minute are asked for", ZH: "每分钟最多请求 %d 张图片"}
+	textPaused    = lang.Text{EN: "the API's limit is reached: nothing is claimed until %s", ZH: "已达到 API 的速率限制：%s 之前不领取任务"}
+	textAPILimits = lang.Text{EN: "the API said at %s: %s", ZH: "API 于 %s 告知：%s"}
+
 	textNoRound      = lang.Text{EN: "no round was made here", ZH: "本机尚未运行过监控"}
 	textNoChecks     = lang.Text{EN: "none: no processor here to tell of them", ZH: "没有：本机没有处理器可以报告"}
 	textCronThere    = lang.Text{EN: "installed", ZH: "已安装"}
@@ -64,6 +74,7 @@ var (
 	textNext    = lang.Text{EN: "next: %s", ZH: "下一步：%s"}
 
 	textProblemShut    = lang.Text{EN: "the way to the API is shut since %s: %s", ZH: "到 API 的路自 %s 起不通：%s"}
+	textProblemProxy   = lang.Text{EN: "proxy %s is left out since %s, another serves: %s", ZH: "代理 %s 自 %s 起停用，由另一个代理服务：%s"}
 	textProblemDead    = lang.Text{EN: "the processor is dead", ZH: "处理器已死"}
 	textProblemHung    = lang.Text{EN: "the processor (pid %d) hangs: silent for %.0fs", ZH: "处理器（进程号 %d）已挂起：沉默 %.0f 秒"}
 	textProblemStopped = lang.Text{EN: "%d tasks wait, and the processor was stopped by %s", ZH: "%d 个任务在等，而处理器已由 %s 停止"}
