@@ -302,3 +302,26 @@ func TestARoundThatWasKilledAtTheDatabaseLosesNothing(t *testing.T) {
 	assert.Equal(t, 1, w.number(`select count(*) from credit_ledger where kind = 'refund'`))
 	w.audit()
 }
+
+// PENDING_TIMEOUT is off unless set; a monitor keeps it where no processor runs.
+func TestTasksThatWaitForTooLongAreRefunded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.grant(4)
+	w.enqueue("a lantern", "--count", "4")
+	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours'
+		where task_id in (select task_id from image_tasks limit 3)`)
+	require.NoError(t, err)
+	w.run("monitor-tasks").ok()
+	assert.Equal(t, 4, w.count("pending"), "off")
+
+	w.env["PENDING_TIMEOUT"] = "90m"
+	assert.Contains(t, w.run("monitor-tasks", "--dry-run").ok(), "3 that waited for too long would fail")
+	assert.Equal(t, 4, w.count("pending"))
+	assert.Contains(t, w.run("monitor-tasks").ok(), "3 that waited for too long failed, 3 credits refunded")
+	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and credits_refunded = 1`))
+	assert.Equal(t, 1, w.count("pending"))
+	assert.Equal(t, 3, w.credits())
+	assert.Equal(t, 3, strings.Count(w.file("task-monitor.log"), "due for longer than PENDING_TIMEOUT"))
+	w.audit()
+}

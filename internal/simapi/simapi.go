@@ -76,6 +76,7 @@ type Refusal struct {
 	Status     int
 	Code       string
 	RetryAfter string
+	WebPage    bool // instead of JSON
 }
 
 // Start starts an API.
@@ -143,6 +144,13 @@ func (s *Server) Busiest() int {
 	return s.most
 }
 
+// Busy returns how many requests for pictures are in hand.
+func (s *Server) Busy() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy
+}
+
 // Refuse makes every request fail, the list of models too; nil ends that.
 func (s *Server) Refuse(r *Refusal) {
 	s.mu.Lock()
@@ -177,6 +185,10 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 	if refusal != nil {
 		if refusal.RetryAfter != "" {
 			w.Header().Set("Retry-After", refusal.RetryAfter)
+		}
+		if refusal.WebPage {
+			page(w, refusal.Status)
+			return false
 		}
 		fail(w, refusal.Status, refusal.Code, "refused, as told")
 		return false
@@ -292,8 +304,7 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	case "hang":
 		<-r.Context().Done()
 	case "html":
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_, _ = io.WriteString(w, "<!DOCTYPE html><html><body><h1>Please log in to the network</h1></body></html>")
+		page(w, http.StatusOK)
 	case "text":
 		send(w, whole(base64.StdEncoding.EncodeToString([]byte("this is no picture, whatever it says"))))
 	case "zero":
@@ -343,6 +354,12 @@ func (s *Server) picture(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "image/png")
 	_, _ = w.Write(s.conf.Picture(string(prompt)))
+}
+
+func page(w http.ResponseWriter, status int) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, "<!DOCTYPE html><html><body><h1>Please log in to the network</h1></body></html>")
 }
 
 func send(w http.ResponseWriter, body []byte) {

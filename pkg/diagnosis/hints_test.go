@@ -41,7 +41,7 @@ func codes(t *testing.T) []task.Code {
 
 func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
 	// What becomes of a task for reasons that are no link of the way to the API.
-	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge}
+	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge}
 	table, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)
 	aboutPictures := []task.Code{task.CodeInternal, task.CodePictureStore, task.CodeNotAPicture, task.CodeTooLarge}

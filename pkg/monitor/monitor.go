@@ -47,10 +47,11 @@ type Config struct {
 	Silent     func(pid int) (time.Duration, bool) // what that processor says on its status address; false: nothing
 	Dir        string                              // where the state between two rounds and the lock stand
 
-	StuckAfter time.Duration
-	HungAfter  time.Duration
-	NoRestart  bool // leave the processor alone
-	DryRun     bool // change nothing
+	StuckAfter   time.Duration
+	PendingAfter time.Duration // a task due for longer fails; 0: never
+	HungAfter    time.Duration
+	NoRestart    bool // leave the processor alone
+	DryRun       bool // change nothing
 
 	Log    logrus.FieldLogger
 	Redact func(string) string
@@ -90,6 +91,7 @@ type API struct {
 type Report struct {
 	At        time.Time      `json:"at"`
 	Repair    repair.Report  `json:"repair"`
+	Expired   repair.Expired `json:"expired"` // due for longer than PENDING_TIMEOUT
 	Queue     store.Queue    `json:"queue"`
 	OldestDue float64        `json:"oldest_due_seconds"`
 	Database  int64          `json:"database_ms"`
@@ -160,13 +162,18 @@ func (m *Monitor) queue(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
+	if m.conf.PendingAfter > 0 {
+		if r.Expired, err = repair.Expire(ctx, m.conf.Store, m.conf.PendingAfter, m.conf.DryRun, m.conf.Log); err != nil {
+			return err
+		}
+	}
 	if r.Queue, err = m.conf.Store.Queue(ctx, m.conf.StuckAfter); err != nil {
 		return err
 	}
 	r.OldestDue = r.Queue.OldestDue.Seconds()
 	action := ""
-	if n := len(r.Repair.Tasks); n > 0 && !m.conf.DryRun {
-		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits)
+	if n := len(r.Repair.Tasks) + r.Expired.Count; n > 0 && !m.conf.DryRun {
+		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits+r.Expired.Credits)
 	}
 	if r.Repair.Left > 0 {
 		r.problem(textStuckStill, r.Repair.Left)
@@ -321,6 +328,12 @@ func summary(r Report, err error) lang.Said {
 	repaired := lang.Say(textRound, len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Left)
 	if r.Repair.DryRun {
 		repaired = lang.Say(textDryRun, len(r.Repair.Tasks), r.Repair.Credits)
+	}
+	switch {
+	case r.Expired.Count > 0 && r.Repair.DryRun:
+		repaired = lang.Say(textAndAction, repaired, lang.Say(textWouldExpire, r.Expired.Count))
+	case r.Expired.Count > 0:
+		repaired = lang.Say(textAndAction, repaired, lang.Say(textExpired, r.Expired.Count, r.Expired.Credits))
 	}
 	pending := lang.Say(textPending, r.Queue.Pending)
 	if r.Queue.Due > 0 {

@@ -4,13 +4,15 @@ import "imagetasks/pkg/lang"
 
 // What a round says.
 var (
-	textSummary    = lang.Text{EN: "%s; %s, %d processing; processor %s; %s", ZH: "%s；%s，%d 个处理中；处理器%s；%s"}
-	textRound      = lang.Text{EN: "round: %d stuck tasks failed, %d credits refunded, %d stuck left", ZH: "本轮：%d 个卡住的任务判为失败，退还 %d 个积分，还剩 %d 个卡住"}
-	textDryRun     = lang.Text{EN: "dry run: %d stuck tasks would fail, %d credits would be refunded", ZH: "试运行：将有 %d 个卡住的任务判为失败，将退还 %d 个积分"}
-	textPending    = lang.Text{EN: "%d pending", ZH: "%d 个等待"}
-	textPendingDue = lang.Text{EN: "%d pending (the oldest due for %s)", ZH: "%d 个等待（最早的已等 %s）"}
-	textAndAction  = lang.Text{EN: "%s, %s", ZH: "%s，%s"}
-	textBroken     = lang.Text{EN: "round: broken off; %s", ZH: "本轮中断：%s"}
+	textSummary     = lang.Text{EN: "%s; %s, %d processing; processor %s; %s", ZH: "%s；%s，%d 个处理中；处理器%s；%s"}
+	textRound       = lang.Text{EN: "round: %d stuck tasks failed, %d credits refunded, %d stuck left", ZH: "本轮：%d 个卡住的任务判为失败，退还 %d 个积分，还剩 %d 个卡住"}
+	textDryRun      = lang.Text{EN: "dry run: %d stuck tasks would fail, %d credits would be refunded", ZH: "试运行：将有 %d 个卡住的任务判为失败，将退还 %d 个积分"}
+	textExpired     = lang.Text{EN: "%d that waited for too long failed, %d credits refunded", ZH: "%d 个等待过久的任务判为失败，退还 %d 个积分"}
+	textWouldExpire = lang.Text{EN: "%d that waited for too long would fail", ZH: "将有 %d 个等待过久的任务判为失败"}
+	textPending     = lang.Text{EN: "%d pending", ZH: "%d 个等待"}
+	textPendingDue  = lang.Text{EN: "%d pending (the oldest due for %s)", ZH: "%d 个等待（最早的已等 %s）"}
+	textAndAction   = lang.Text{EN: "%s, %s", ZH: "%s，%s"}
+	textBroken      = lang.Text{EN: "round: broken off; %s", ZH: "本轮中断：%s"}
 
 	textAPIUnchecked = lang.Text{EN: "api not checked yet", ZH: "API 尚未检查"}
 	textAPIAnswered  = lang.Text{EN: "api answered at %s", ZH: "API 于 %s 有回答"}

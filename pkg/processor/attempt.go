@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -188,6 +189,10 @@ func (p *Processor) settle(a *attempt, err error) {
 	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
 		e = task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Err: err}
 	}
+	if e.Disposition != task.Release && e.Disposition != task.Shut && p.outage(a, &e) {
+		p.release(a, 0, &e)
+		return
+	}
 	switch e.Disposition {
 	case task.Shut:
 		p.shut(&e)
@@ -199,10 +204,6 @@ func (p *Processor) settle(a *attempt, err error) {
 		}
 		p.release(a, wait, &e)
 	case task.Retry:
-		if p.outage(a, &e) {
-			p.release(a, 0, &e)
-			return
-		}
 		p.passed(a)
 		if a.task.LastAttempt() {
 			p.fail(a, &e)
@@ -219,28 +220,73 @@ func (p *Processor) settle(a *attempt, err error) {
 // it uses one up all the same: each time its picture may have been paid for.
 const mostReleases = 20
 
-// outage reports whether an attempt was cut short because the way to the API went down, and not by something
-// about the task. It asks the API, once for all that break together.
+// mostMended is mostReleases where the API answers again at once: a proxy that cuts every long request off looks the same.
+const mostMended = 3
+
+// outage reports whether an attempt failed because of the way to the API, or of the API as a whole, and not because
+// of something about the task. It asks the API, once for all that fail together.
 func (p *Processor) outage(a *attempt, e *task.Error) bool {
-	if e.Code != task.CodeNetwork && e.Code != task.CodeTimeout {
+	switch e.Code {
+	case task.CodeNetwork, task.CodeCutOff, task.CodeTimeout, task.CodeServer, task.CodeWebPage:
+	default:
 		return false
 	}
-	if lease := a.task.Lease(); lease.Epoch-int64(a.task.Attempt) >= mostReleases {
+	broke := e.Code == task.CodeNetwork || e.Code == task.CodeCutOff
+	if broke {
+		p.breaks.note(a.task.Lease(), time.Now())
+	}
+	releases := a.task.Epoch - int64(a.task.Attempt)
+	if releases >= mostReleases {
 		return false
 	}
 	if p.gate.reason() != nil {
 		return true
 	}
 	_, err, _ := p.probes.Do("", func() (any, error) { return nil, p.probe(p.work) })
-	if err == nil || p.work.Err() != nil {
+	if p.work.Err() != nil {
 		return false
 	}
-	cause := p.presentable(err)
-	if cause.Disposition != task.Shut {
-		return false
+	if err != nil {
+		if cause := p.presentable(err); cause.Disposition != task.Release {
+			p.shut(cause)
+			return true
+		}
 	}
-	p.shut(cause)
-	return true
+	return broke && releases < mostMended && p.breaks.together(a.task.Lease(), p.handful())
+}
+
+// together is how close in time connections break that break for the same reason.
+const together = 2 * time.Second
+
+// breaks remembers the attempts whose connections broke lately. Where most of those in hand break at once it is
+// the way that broke, even where it is mended already: a proxy that was restarted, say. The zero value is ready. It is
+// safe for concurrent use.
+type breaks struct {
+	mu sync.Mutex
+	at map[task.Lease]time.Time
+}
+
+func (b *breaks) note(l task.Lease, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.at == nil {
+		b.at = map[task.Lease]time.Time{}
+	}
+	maps.DeleteFunc(b.at, func(_ task.Lease, at time.Time) bool { return now.Sub(at) > time.Minute })
+	b.at[l] = now
+}
+
+// together reports whether others broke when l did, and with it make up half of those in hand or more.
+func (b *breaks) together(l task.Lease, inHand int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := 0
+	for _, at := range b.at {
+		if at.Sub(b.at[l]).Abs() < together {
+			n++
+		}
+	}
+	return n > 1 && 2*n >= inHand
 }
 
 // maxMessage bounds a failure's text in the database and the log, in runes.

@@ -1,9 +1,11 @@
 package processor
 
 import (
+	"errors"
 	"sync"
 	"time"
 
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
 
@@ -15,8 +17,8 @@ const (
 )
 
 // gate says whether tasks may be claimed. It is shut by a failure that holds for every task, and
-// opened by a probe; then a single task goes first. It pauses for rate limits. The zero value is
-// open. It is safe for concurrent use.
+// opened by a probe. A probe proves that there is a connection; whether the API works, a single task
+// shows that goes first. It pauses for rate limits. The zero value is open. It is safe for concurrent use.
 type gate struct {
 	mu     sync.Mutex
 	cause  *task.Error // nil: open
@@ -25,7 +27,8 @@ type gate struct {
 	probes int       // that failed, in a row
 	flaps  int       // times it shut again with nothing passed in between
 	trial  bool      // open for one task, to see
-	opened time.Time
+	proved bool      // something passed since it was opened
+	opened time.Time // zero: it was never shut
 
 	paused time.Time // until then, for a rate limit
 	limits int       // rate limits met in a row
@@ -38,7 +41,7 @@ func (g *gate) shut(now time.Time, cause *task.Error) bool {
 	if g.cause != nil {
 		return false
 	}
-	if g.trial {
+	if !g.opened.IsZero() && !g.proved {
 		g.flaps++
 	}
 	g.cause, g.since, g.probes, g.trial = cause, now, 0, false
@@ -79,8 +82,8 @@ func (g *gate) stillShut(now time.Time, cause *task.Error) time.Duration {
 	return wait
 }
 
-// open opens the gate for one task after a probe that passed. Where tasks kept failing behind such a
-// probe, it first waits longer each time, and returns that wait.
+// open opens the gate after a probe that passed: for all where no connection could be made before, else for one
+// task. Where tasks kept failing behind such a probe, it first waits longer each time, and returns that wait.
 func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,7 +94,8 @@ func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
 			return wait, 0
 		}
 	}
-	g.cause, g.trial, g.opened = nil, true, now
+	_, unreached := errors.AsType[*proxy.Error](g.cause)
+	g.cause, g.trial, g.proved, g.opened = nil, !unreached || g.flaps > 0, false, now
 	return 0, now.Sub(g.since)
 }
 
@@ -104,7 +108,7 @@ func (g *gate) passed(began time.Time) bool {
 		return false
 	}
 	ended := g.trial
-	g.trial, g.flaps, g.limits = false, 0, 0
+	g.trial, g.proved, g.flaps, g.limits = false, true, 0, 0
 	return ended
 }
 

@@ -33,6 +33,7 @@ type Queue interface {
 	Release(ctx context.Context, released ...store.Released) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
 	Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error)
+	Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
 	Next(ctx context.Context) (time.Duration, bool, error)
 	Outstanding(ctx context.Context) (bool, error)
 	Listen(ctx context.Context, wake func())
@@ -64,6 +65,7 @@ type Config struct {
 	StallAfter    time.Duration // a loop that takes longer over a turn is hung, and gives no more signs of life; 2m
 	ProbeInterval time.Duration // the API is asked for its health when it didn't answer for this long; 30m
 	Rate          int           // attempts a minute; 0: as many as there is room for
+	PendingAfter  time.Duration // a task due for longer fails; 0: never
 
 	Ways   func() []proxy.State   // how the ways to the API stand; nil: nobody knows
 	Limits func() imageapi.Limits // what the API says of its rate limits; nil: nothing
@@ -133,6 +135,7 @@ type Processor struct {
 	pictures *picture.Store
 
 	gate   gate
+	breaks breaks
 	pace   *rate.Limiter // of claims; for the loop only
 	probes singleflight.Group
 	checks health.Record
@@ -251,10 +254,10 @@ const shortestWait = 100 * time.Millisecond
 
 // round claims what there is room for, and returns how long nothing needs to be done.
 func (p *Processor) round(ctx context.Context) time.Duration {
+	p.reap(ctx)
 	if wait := p.knock(ctx); wait > 0 {
 		return wait
 	}
-	p.reap(ctx)
 	free := p.gate.limit(p.conf.Concurrency) - p.handful()
 	if free <= 0 {
 		return p.conf.PollInterval
@@ -292,23 +295,40 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 	return min(max(next, shortestWait), p.conf.PollInterval)
 }
 
-// reap closes the tasks that nobody may claim any more, every third of a lease.
+// reap closes the tasks that nobody may claim any more, and those that wait for too long, every third of a lease.
 func (p *Processor) reap(ctx context.Context) {
 	if time.Since(p.lastReap) < p.conf.Lease/3 {
 		return
 	}
 	p.lastReap = time.Now()
-	reaped, err := bounded(ctx, func(ctx context.Context) ([]task.Refund, error) {
-		return p.queue.Reap(ctx, p.conf.MaxAttempts, 100)
+	p.closeSome(ctx, Reaped, "its worker fell silent in the last attempt", func(ctx context.Context) ([]task.Refund, error) {
+		return p.queue.Reap(ctx, p.conf.MaxAttempts, reapBatch)
 	})
-	if err != nil {
-		p.troubled(ctx, "reap tasks of silent workers", err)
-		return
+	if p.conf.PendingAfter > 0 {
+		p.closeSome(ctx, Expired, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context) ([]task.Refund, error) {
+			return p.queue.Expire(ctx, p.conf.PendingAfter, reapBatch)
+		})
 	}
-	for _, r := range reaped {
-		p.conf.Log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits}).
-			Warn("failed and refunded: its worker fell silent in the last attempt")
-		p.note(Event{Kind: Reaped, Task: r.TaskID})
+}
+
+// reapBatch is how many tasks one statement of reap closes.
+const reapBatch = 1000
+
+// closeSome closes tasks batch by batch, and tells of each.
+func (p *Processor) closeSome(ctx context.Context, kind Kind, why string, batch func(context.Context) ([]task.Refund, error)) {
+	for closed := reapBatch; closed == reapBatch && ctx.Err() == nil; {
+		refunds, err := bounded(ctx, batch)
+		if err != nil {
+			p.troubled(ctx, "close tasks", err)
+			return
+		}
+		for _, r := range refunds {
+			p.conf.Log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits, "age": r.Age.Round(time.Second)}).
+				Warn("failed and refunded: " + why)
+			p.note(Event{Kind: kind, Task: r.TaskID})
+		}
+		closed = len(refunds)
+		p.turn()
 	}
 }
 

@@ -466,15 +466,18 @@ func TestALongTaskKeepsItsLease(t *testing.T) {
 }
 
 func TestTheGateShutsForCausesThatHoldForAll(t *testing.T) {
+	refusal := func(r simapi.Refusal) func(b *bench) func() {
+		return func(b *bench) func() {
+			b.api.Refuse(&r)
+			return func() { b.api.Refuse(nil) }
+		}
+	}
 	for name, shut := range map[string]func(b *bench) (open func()){
-		"key refused": func(b *bench) func() {
-			b.api.Refuse(&simapi.Refusal{Status: 401, Code: "invalid_api_key"})
-			return func() { b.api.Refuse(nil) }
-		},
-		"no quota": func(b *bench) func() {
-			b.api.Refuse(&simapi.Refusal{Status: 429, Code: "insufficient_quota"})
-			return func() { b.api.Refuse(nil) }
-		},
+		"key refused":                   refusal(simapi.Refusal{Status: 401, Code: "invalid_api_key"}),
+		"no quota":                      refusal(simapi.Refusal{Status: 429, Code: "insufficient_quota"}),
+		"the wrong country":             refusal(simapi.Refusal{Status: 403, Code: "unsupported_country_region_territory"}),
+		"the whole API fails":           refusal(simapi.Refusal{Status: 503}),
+		"a web page, whatever is asked": refusal(simapi.Refusal{Status: 200, WebPage: true}),
 		"proxy down": func(b *bench) func() {
 			require.NoError(b.t, b.proxy.Close())
 			return func() {
@@ -493,7 +496,7 @@ func TestTheGateShutsForCausesThatHoldForAll(t *testing.T) {
 			maker := b.maker()
 			open := shut(b)
 			ids := b.enqueue("a", "b", "c", "d", "e", "f")
-			b.run(b.config(func(c *processor.Config) { c.Concurrency = 2 }), maker)
+			b.run(b.config(func(c *processor.Config) { c.Concurrency, c.PendingAfter = 2, time.Hour }), maker)
 			b.seen(processor.Shut, 1)
 			b.seen(processor.Released, 1)
 			assert.LessOrEqual(t, b.count(processor.Claimed), 2)
@@ -508,6 +511,77 @@ func TestTheGateShutsForCausesThatHoldForAll(t *testing.T) {
 			b.requireAudit()
 		})
 	}
+}
+
+// PENDING_TIMEOUT goes on while the way is shut.
+func TestTasksThatWaitForTooLongFail(t *testing.T) {
+	b := newBench(t)
+	b.api.Refuse(&simapi.Refusal{Status: 401})
+	ids := b.enqueue("a", "b", "c", "d")
+	b.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id <> $1`, ids[3])
+	b.exec(`update image_tasks set run_after = now() - interval '3 hours', error_message = 'the proxy was down' where task_id = $1`, ids[2])
+	maker := b.maker()
+	b.run(b.config(func(c *processor.Config) { c.PendingAfter, c.Concurrency = time.Hour, 1 }), maker)
+	b.seen(processor.Expired, 3)
+	b.seen(processor.Shut, 1)
+	b.seen(processor.Released, 1)
+	for _, id := range ids[:3] {
+		r := b.row(id)
+		assert.Equal(t, task.Failed, r.State)
+		assert.Equal(t, task.CodePendingTimeout, r.ErrorCode)
+		assert.Equal(t, 1, r.Refunded)
+	}
+	assert.Equal(t, "nobody began it within 1h0m0s (PENDING_TIMEOUT); the proxy was down", b.row(ids[2]).Error)
+	b.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id = $1`, ids[3])
+	b.seen(processor.Expired, 4)
+	assert.Equal(t, task.Failed, b.row(ids[3]).State)
+	b.requireAudit()
+}
+
+// A proxy that is restarted breaks what goes through it, and is back before anybody looks. It costs no task, not even
+// one that has a single attempt.
+func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
+	b := newBench(t)
+	_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	require.NoError(t, err)
+	maker := b.maker()
+	release := b.api.Hold()
+	b.run(b.config(func(c *processor.Config) { c.Concurrency = 20 }), maker)
+	for restart := range 2 {
+		require.Eventually(t, func() bool { return b.api.Busy() == 20 }, time.Minute, time.Millisecond)
+		require.NoError(t, b.proxy.Close())
+		again, err := simproxy.StartAt(simproxy.Config{User: "u", Password: "hunter2hunter2"}, b.proxy.Addr())
+		require.NoError(t, err)
+		b.proxy = again
+		b.seen(processor.Released, 20*(restart+1))
+	}
+	release()
+	b.seen(processor.Completed, 60)
+	assert.Zero(t, b.count(processor.Failed))
+	assert.Zero(t, b.count(processor.Retried))
+	var odd int
+	require.NoError(t, b.raw.QueryRow(`select count(*) from image_tasks where status <> 'completed' or attempt_count <> 1`).Scan(&odd))
+	assert.Zero(t, odd)
+	b.requireAudit()
+}
+
+// A proxy that cuts every long request off looks like one that was restarted. What is asked again and again may be paid
+// for each time, so that this ends.
+func TestAWayThatBreaksEveryRequestUsesAttemptsUpInTheEnd(t *testing.T) {
+	b := newBench(t)
+	ids := b.enqueue("[break] a", "[break] b", "[break] c")
+	b.run(b.config(), b.maker())
+	b.seen(processor.Released, 3)
+	for n := range 2 {
+		b.seen(processor.Retried, 3*(n+1))
+		b.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
+	}
+	b.seen(processor.Failed, 3)
+	assert.LessOrEqual(t, len(b.api.Calls()), 3*(3+3))
+	for _, id := range ids {
+		assert.Equal(t, task.CodeNetwork, b.row(id).ErrorCode)
+	}
+	b.requireAudit()
 }
 
 func TestNoMorePicturesAreAskedForThanTheRateAllows(t *testing.T) {

@@ -21,6 +21,7 @@ const (
 	Failed       Kind = "failed"
 	Lost         Kind = "lost"
 	Reaped       Kind = "reaped"
+	Expired      Kind = "expired"
 	Beat         Kind = "heartbeat"
 	Alive        Kind = "sign of life"
 	Checked      Kind = "health check"

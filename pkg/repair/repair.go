@@ -25,6 +25,8 @@ type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	CountStuck(ctx context.Context, w store.Sweep) (int, error)
+	Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
+	CountExpired(ctx context.Context, after time.Duration) (int, error)
 }
 
 // Options say what to repair, and how.
@@ -75,7 +77,9 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	for len(done.Tasks) < most && ctx.Err() == nil {
 		o.Limit = min(batch, most-len(done.Tasks))
 		// A batch that was begun is waited for, so that what it did is told.
-		closed, err := sweep(context.WithoutCancel(ctx), st, o.Sweep)
+		closed, err := bounded(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
+			return st.Sweep(ctx, o.Sweep)
+		})
 		if err != nil {
 			return done, err
 		}
@@ -99,23 +103,65 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	return done, ctx.Err()
 }
 
-func sweep(ctx context.Context, st Store, w store.Sweep) ([]task.Refund, error) {
+// Expired is what became of tasks that waited for too long.
+type Expired struct {
+	Count   int `json:"count"` // failed, or would be in a dry run
+	Credits int `json:"credits_refunded"`
+}
+
+// Expire fails and refunds the tasks that were due for longer than after, batch by batch, and logs each task. Where ctx
+// ends it stops between two batches, as Sweep does.
+func Expire(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (Expired, error) {
+	var done Expired
+	if dryRun {
+		var err error
+		done.Count, err = st.CountExpired(ctx, after)
+		return done, err
+	}
+	for ctx.Err() == nil {
+		closed, err := bounded(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
+			return st.Expire(ctx, after, batch)
+		})
+		if err != nil {
+			return done, err
+		}
+		for _, r := range closed {
+			done.Count++
+			done.Credits += r.Credits
+			closing(log, r).Info("due for longer than PENDING_TIMEOUT: failed and refunded")
+		}
+		if len(closed) < batch {
+			return done, nil
+		}
+	}
+	return done, ctx.Err()
+}
+
+func bounded(ctx context.Context, close func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchBound)
 	defer cancel()
-	return st.Sweep(ctx, w)
+	return close(ctx)
 }
 
 func tell(log logrus.FieldLogger, r task.Refund, requeued bool) {
-	entry := log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second)})
 	if requeued {
-		entry.Info("stuck: put back into the queue")
+		entry(log, r).Info("stuck: put back into the queue")
 		return
 	}
-	entry = entry.WithField("refund", r.Credits)
+	closing(log, r).Info("stuck: failed and refunded")
+}
+
+func entry(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
+	return log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second)})
+}
+
+// closing is entry with what closing the task gave back.
+func closing(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
+	e := entry(log, r).WithField("refund", r.Credits)
 	if r.Balance != nil {
-		entry = entry.WithField("balance", *r.Balance)
+		e = e.WithField("balance", *r.Balance)
 	}
-	entry.Info("stuck: failed and refunded")
+	return e
 }
 
 func (r *Report) add(refunds []task.Refund) {

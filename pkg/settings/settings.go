@@ -37,14 +37,15 @@ type Settings struct {
 	ImageBaseURL  string
 	ImageMaxBytes int64
 
-	Concurrency   int
-	MaxAttempts   int
-	PollInterval  time.Duration
-	Lease         time.Duration
-	TaskTimeout   time.Duration
-	StuckAfter    time.Duration
-	HungAfter     time.Duration
-	ShutdownGrace time.Duration
+	Concurrency    int
+	MaxAttempts    int
+	PollInterval   time.Duration
+	Lease          time.Duration
+	TaskTimeout    time.Duration
+	StuckAfter     time.Duration
+	PendingTimeout time.Duration // 0: a task may wait for ever
+	HungAfter      time.Duration
+	ShutdownGrace  time.Duration
 
 	StatusAddr string
 	LogDir     string
@@ -131,6 +132,8 @@ func List() []Setting {
 			set: positive(func(s *Settings) *time.Duration { return &s.TaskTimeout })},
 		{Env: "STUCK_AFTER", Default: "20m", Usage: "a task processing for longer than this is stuck",
 			set: positive(func(s *Settings) *time.Duration { return &s.StuckAfter })},
+		{Env: "PENDING_TIMEOUT", Default: "off", Usage: "a task that was due for longer than this, and not begun, fails and is refunded; off: it waits for ever",
+			set: orOff(positive(func(s *Settings) *time.Duration { return &s.PendingTimeout }))},
 		{Env: "HUNG_AFTER", Default: "2m", Usage: "a processor that gave no sign of life for this long is hung",
 			set: positive(func(s *Settings) *time.Duration { return &s.HungAfter })},
 		{Env: "SHUTDOWN_GRACE", Flag: "shutdown-grace", Worker: true, Default: "30s", Usage: "time that tasks in hand get to finish at a stop",

@@ -24,7 +24,7 @@ var (
 
 // steps are counted even before they were first taken, so that a rate can be drawn from them.
 var steps = []processor.Kind{processor.Claimed, processor.Completed, processor.Retried, processor.Released,
-	processor.Failed, processor.Lost, processor.Reaped}
+	processor.Failed, processor.Lost, processor.Reaped, processor.Expired}
 
 // collector asks the source at each scrape.
 type collector struct{ s Source }

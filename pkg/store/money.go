@@ -142,6 +142,22 @@ func (s *Store) Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund
 		"the worker fell silent in the task's last attempt")
 }
 
+// Expire fails and refunds up to limit tasks that were due for longer than after and that nobody began, the oldest
+// first, and returns them; a Refund's Age is how long they were due. Any number of callers may work at once.
+func (s *Store) Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error) {
+	return s.close(ctx, "expire", after.Milliseconds(), limit, string(task.CodePendingTimeout),
+		fmt.Sprintf("nobody began it within %s (PENDING_TIMEOUT)", after))
+}
+
+// CountExpired returns how many tasks Expire would take, whatever its limit.
+func (s *Store) CountExpired(ctx context.Context, after time.Duration) (int, error) {
+	var n int
+	if err := s.db.QueryRowContext(ctx, s.sql.byName["count expired"], after.Milliseconds()).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count expired: %w", err)
+	}
+	return n, nil
+}
+
 // Sweep says which stuck tasks a sweep takes.
 type Sweep struct {
 	OlderThan time.Duration // in processing for longer than this

@@ -179,6 +179,8 @@ func TestPlansUseTheIndexesTheyName(t *testing.T) {
 	}{
 		{"claim", []any{"w", 100, 60000, 3}, []string{primary, pending, lease}},
 		{"reap", []any{3, 100, "c", "m"}, []string{primary, lease}},
+		{"expire", []any{stuck, 1000, "c", "m"}, []string{primary, pending}},
+		{"count expired", []any{stuck}, []string{pending}},
 		{"sweep", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
 		{"requeue", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
 		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
@@ -217,6 +219,7 @@ func TestARoundWithNothingToDoReadsAHandfulOfPages(t *testing.T) {
 	stuck := int(20 * time.Minute / time.Millisecond)
 	for name, args := range map[string][]any{
 		"count stuck": {stuck, nil, nil},
+		"expire":      {stuck, 1000, "c", "m"},
 		"sweep":       {stuck, 1000, "c", "m", nil, nil},
 		"queue":       {stuck},
 		"processors":  nil,

@@ -5,11 +5,13 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -478,6 +480,83 @@ func TestSweepTakesWhatIsStuckAndOnlyThat(t *testing.T) {
 	swept, err = b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 	require.NoError(t, err)
 	assert.Empty(t, swept)
+	b.requireAudit()
+}
+
+func TestExpireTakesWhatWaitedForTooLongAndOnlyThat(t *testing.T) {
+	b := fresh(t)
+	u := b.user(10)
+	ids := b.enqueue(u, 5, 2)
+	claimed := b.claim(1)
+	require.Len(t, claimed, 1)
+	waiting := slices.DeleteFunc(ids, func(id string) bool { return id == claimed[0].ID })
+	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = any ($1)`, pq.Array(waiting[:2]))
+	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = $1`, claimed[0].ID)
+	b.exec(`update image_tasks set created_at = now() - interval '1 day', run_after = now() - interval '59 minutes' where task_id = $1`, waiting[2])
+	n, err := b.CountExpired(b.ctx, time.Hour)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	expired, err := b.Expire(b.ctx, time.Hour, 10)
+	require.NoError(t, err)
+	require.Len(t, expired, 2)
+	for _, r := range expired {
+		assert.Contains(t, waiting[:2], r.TaskID)
+		assert.Equal(t, 2, r.Credits)
+		assert.GreaterOrEqual(t, r.Age, 61*time.Minute)
+		assert.Equal(t, task.CodePendingTimeout, b.row(r.TaskID).ErrorCode)
+	}
+	again, err := b.Expire(b.ctx, time.Hour, 10)
+	require.NoError(t, err)
+	assert.Empty(t, again)
+	assert.Equal(t, 4, b.balance(u))
+	b.requireAudit()
+}
+
+// A task that a worker claims while another program finds that it waited for too long is either begun or refunded.
+func TestATaskIsClaimedOrExpiredAndNotBoth(t *testing.T) {
+	b := fresh(t)
+	u := b.user(300)
+	b.enqueue(u, 300, 1)
+	b.exec(`update image_tasks set run_after = now() - interval '2 hours'`)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{}
+	refunded := 0
+	for range 2 {
+		wg.Go(func() {
+			for {
+				claimed, err := b.Claim(b.ctx, store.Claim{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3})
+				if !assert.NoError(t, err) || len(claimed) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, c := range claimed {
+					seen[c.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+		wg.Go(func() {
+			for {
+				expired, err := b.Expire(b.ctx, time.Hour, 5)
+				if !assert.NoError(t, err) || len(expired) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, r := range expired {
+					seen[r.TaskID]++
+					refunded += r.Credits
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, seen, 300)
+	for id, n := range seen {
+		assert.Equal(t, 1, n, id)
+	}
+	assert.Equal(t, refunded, b.balance(u))
 	b.requireAudit()
 }
 

@@ -5,16 +5,17 @@ type Code string
 
 // What can become of a task besides its picture.
 const (
-	CodeInternal      Code = "internal"
-	CodeStuck         Code = "stuck"
-	CodeLeaseExpired  Code = "lease_expired"
-	CodeCancelled     Code = "cancelled"
-	CodeShutdown      Code = "shutdown"
-	CodePictureStore  Code = "picture_store"
-	CodeNotAPicture   Code = "not_a_picture"
-	CodeTooLarge      Code = "picture_too_large"
-	CodeBadInput      Code = "bad_input_picture"
-	CodeInputTooLarge Code = "input_picture_too_large"
+	CodeInternal       Code = "internal"
+	CodeStuck          Code = "stuck"
+	CodeLeaseExpired   Code = "lease_expired"
+	CodePendingTimeout Code = "pending_timeout" // due for too long, and not begun
+	CodeCancelled      Code = "cancelled"
+	CodeShutdown       Code = "shutdown"
+	CodePictureStore   Code = "picture_store"
+	CodeNotAPicture    Code = "not_a_picture"
+	CodeTooLarge       Code = "picture_too_large"
+	CodeBadInput       Code = "bad_input_picture"
+	CodeInputTooLarge  Code = "input_picture_too_large"
 )
 
 // What the API answers.

@@ -98,7 +98,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, Silent: api.Silent(ctx, s.StatusAddr),
-		Dir: s.LogDir, StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
+		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingAfter: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
 		Log: log, Redact: a.Redact.String,
 	})
 	if c.Bool("watch") {

@@ -131,7 +131,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: tellSystemd(log), Rate: s.Rate, Limits: client.Limits,
+		Observe: tellSystemd(log), Rate: s.Rate, PendingAfter: s.PendingTimeout, Limits: client.Limits,
 		Ways: func() []proxy.State { return api.Ways(transport, s) },
 	}, st, client, pictures)
 	if s.StatusAddr != "" {

@@ -81,6 +81,22 @@ with target as (
     for update skip locked
 ), {{close "failed" "$3" "$4" "t.request_id"}};
 
+-- name: expire
+-- $1 due for longer than this, in ms, $2 how many, $3 error code, $4 error message. Fails tasks that nobody began, the
+-- oldest first; what kept them is added to the message. Locks: skips those that others hold. Index: "pending".
+with target as (
+    select task_id, user_id, run_after as began
+    from {{.Tasks}}
+    where status = 'pending' and run_after < now() - $1 * interval '1 millisecond'
+    order by run_after, task_id
+    limit $2
+    for update skip locked
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id"}};
+
+-- name: count expired
+-- $1 as $1 of expire. How many it would take. Locks: none. Index: "pending".
+select count(*) from {{.Tasks}} where status = 'pending' and run_after < now() - $1 * interval '1 millisecond';
+
 -- name: sweep
 -- $1 stuck after, in ms, $2 how many, $3 error code, $4 error message, $5 only these tasks, $6 only
 -- this user's; null: all. Fails stuck tasks, the oldest first.
