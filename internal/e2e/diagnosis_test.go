@@ -123,14 +123,58 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 		}
 	})
 	t.Run("TLS intercepted", func(t *testing.T) {
-		w := newWorld(t)
-		delete(w.env, "SSL_CERT_FILE")
+		firewall, err := simapi.NewAuthorityOf("Corporate Firewall")
+		require.NoError(t, err)
+		w := newWorld(t, func(_ *simapi.Config, p *simproxy.Config) { p.Intercept = firewall.Issue })
 		d := w.diagnose(3)
 		last := d.Steps[len(d.Steps)-1]
 		assert.Equal(t, "tls_unknown_authority", last.Code)
-		assert.Contains(t, last.Detail, "issued by: imagetasks simulated API")
+		assert.Contains(t, last.Detail, "issued by: Corporate Firewall")
 		assert.Contains(t, last.Mend, "SSL_CERT_FILE")
-		assert.Contains(t, d.Also, "Without the proxy the API can't be reached either (tls_unknown_authority)")
+		assert.Contains(t, d.Also, "Without the proxy the API can be reached")
+		w.grant(1)
+		w.enqueue("a lantern")
+		w.run("task-processor", "run", "--once").is(3)
+		assert.Equal(t, 1, w.number(`select count(*) from image_tasks where attempt_count = 0 and error_code = 'tls_unknown_authority'`))
+		assert.Zero(t, w.proxy.ReadAlong(), "it was told nothing")
+
+		// The mend, as it is told.
+		w.env["SSL_CERT_FILE"] = filepath.Join(w.dir, "firewall.pem")
+		require.NoError(t, os.WriteFile(w.env["SSL_CERT_FILE"], firewall.PEM, 0o600))
+		d = w.diagnose(0)
+		assert.Contains(t, d.Steps[5].Detail, "issued by Corporate Firewall", "it is told all the same")
+		w.run("task-processor", "run", "--once").ok()
+		assert.Equal(t, 1, w.count("completed"))
+	})
+	t.Run("a base URL without its /v1", func(t *testing.T) {
+		for _, noModels := range []bool{false, true} {
+			w := newWorld(t, func(a *simapi.Config, _ *simproxy.Config) { a.NoModels = noModels })
+			w.env["OPENAI_BASE_URL"] = strings.TrimSuffix(w.api.URL(), "/v1")
+			d := w.diagnose(3)
+			last := d.Steps[len(d.Steps)-1]
+			assert.Equal(t, "api_wrong_address", last.Code)
+			assert.Contains(t, last.Mend, "/v1")
+			assert.Equal(t, "At "+w.api.URL()+" there is one: set OPENAI_BASE_URL to it.", d.Also)
+			assert.Empty(t, w.api.Calls())
+			w.env["OPENAI_BASE_URL"] = w.api.URL()
+			w.diagnose(0)
+		}
+	})
+	t.Run("settings that can't be used", func(t *testing.T) {
+		w := newWorld(t)
+		for name, value := range map[string]string{"OPENAI_API_KEY": "", "OPENAI_PROXY": "ftp://u:" + proxyPassword + "@h:1", "TASK_TIMEOUT": "soon"} {
+			before := w.env[name]
+			w.env[name] = value
+			d := w.diagnose(2)
+			require.Len(t, d.Steps, 1)
+			assert.False(t, d.OK)
+			assert.Equal(t, "settings", d.Steps[0].Step)
+			assert.Equal(t, "bad_settings", d.Steps[0].Code)
+			assert.Contains(t, d.Steps[0].Detail, name)
+			assert.NotEmpty(t, d.Steps[0].Mend)
+			assert.Contains(t, w.run("simple-test", "--lang", "zh").is(2), "✗ 设置")
+			w.env[name] = before
+		}
 	})
 	t.Run("no proxy set, and one would do", func(t *testing.T) {
 		w := newWorld(t)
@@ -153,6 +197,8 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 			{simapi.Refusal{Status: 429, Code: "insufficient_quota"}, "models", "insufficient_quota"},
 			{simapi.Refusal{Status: 429, Code: "rate_limit_exceeded"}, "models", "rate_limited"},
 			{simapi.Refusal{Status: 503}, "models", "api_server_error"},
+			{simapi.Refusal{Status: 200, WebPage: true}, "models", "api_web_page"},
+			{simapi.Refusal{Status: 403, WebPage: true}, "models", "api_forbidden"},
 		} {
 			w.api.Refuse(&c.refusal)
 			d := w.diagnose(3)
@@ -198,7 +244,7 @@ func TestSeveralProxies(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(log, "a proxy is left out"), log)
 
 	d := w.diagnose(3)
-	assert.Contains(t, d.Also, "Through http://"+second.Addr()+" the API can be reached")
+	assert.Contains(t, d.Also, "Through http://"+second.Addr()+" the API can be used")
 	last := d.Steps[len(d.Steps)-1]
 	assert.Equal(t, "models", last.Step, "it goes on by the one that leads there")
 	assert.True(t, last.OK)

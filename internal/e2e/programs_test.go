@@ -52,7 +52,7 @@ func TestWrongUsageAndSettings(t *testing.T) {
 		{"no database URL", with("DATABASE_URL", "mysql://u:"+databasePassword+"@h/d"), []string{"fix-stuck-tasks"}, "postgres://"},
 		{"no key", with("OPENAI_API_KEY", ""), []string{"task-processor", "run"}, "OPENAI_API_KEY"},
 		{"no such proxy", with("OPENAI_PROXY", "ftp://u:"+proxyPassword+"@h:1"), []string{"task-processor", "run"}, "OPENAI_PROXY"},
-		{"a proxy without a host", with("OPENAI_PROXY", "http://:7890"), []string{"simple-test"}, "OPENAI_PROXY"},
+		{"a proxy without a host", with("OPENAI_PROXY", "http://:7890"), []string{"task-processor", "run"}, "OPENAI_PROXY"},
 		{"a time without a unit", with("STUCK_AFTER", "20"), []string{"monitor-tasks"}, "STUCK_AFTER"},
 		{"an attempt longer than stuck", nil, []string{"task-processor", "run", "--task-timeout", "20m"}, "TASK_TIMEOUT"},
 		{"no concurrency", nil, []string{"task-processor", "run", "--concurrency", "0"}, "TASK_CONCURRENCY"},

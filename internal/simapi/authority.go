@@ -21,14 +21,17 @@ type Authority struct {
 }
 
 // NewAuthority makes a certificate for localhost and 127.0.0.1, good for a day.
-func NewAuthority() (*Authority, error) {
+func NewAuthority() (*Authority, error) { return NewAuthorityOf("imagetasks simulated API") }
+
+// NewAuthorityOf is NewAuthority for an organization of that name.
+func NewAuthorityOf(organization string) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
 	template := x509.Certificate{
 		SerialNumber:          big.NewInt(time.Now().UnixNano()),
-		Subject:               pkix.Name{Organization: []string{"imagetasks simulated API"}},
+		Subject:               pkix.Name{Organization: []string{organization}},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().Add(24 * time.Hour),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -53,4 +56,31 @@ func NewAuthority() (*Authority, error) {
 	}
 	a.Pool.AddCert(parsed)
 	return a, nil
+}
+
+// Issue signs a certificate for a host, name or address, as an inspecting firewall does while it reads along.
+func (a *Authority) Issue(host string) (tls.Certificate, error) {
+	authority, err := x509.ParseCertificate(a.Certificate.Certificate[0])
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()),
+		Subject:      pkix.Name{CommonName: host},
+		NotBefore:    time.Now().Add(-time.Hour),
+		NotAfter:     time.Now().Add(24 * time.Hour),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		template.IPAddresses = []net.IP{ip}
+	} else {
+		template.DNSNames = []string{host}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, authority, &key.PublicKey, a.Certificate.PrivateKey)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }

@@ -21,6 +21,10 @@ type Config struct {
 	User     string
 	Password string
 	TLS      *tls.Config // for https
+	// Intercept makes a certificate for a host: the proxy then ends the TLS inside its tunnels itself, reads
+	// along and speaks to the target on a connection of its own, as an inspecting firewall does. Nil: tunnels
+	// are left alone.
+	Intercept func(host string) (tls.Certificate, error)
 }
 
 // Proxy is a running proxy on a port of the loopback interface. Its methods are safe for concurrent use.
@@ -35,6 +39,8 @@ type Proxy struct {
 	outbound map[string]bool // local addresses of the connections made to targets
 	targets  []string
 	mode     Mode
+	age      int // grows with each Forget
+	read     int // bytes that went through in clear, where it intercepts
 }
 
 // Mode is how the proxy treats those who ask it.
@@ -99,6 +105,28 @@ func (p *Proxy) Carried(remote string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.outbound[remote]
+}
+
+// Forget lets go of every tunnel made so far without a word: both sides find theirs open, and nothing comes through any
+// more, as when something between lost its memory of them. Later tunnels work.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.age++
+}
+
+// Open returns how many connections it holds, those to clients and those to targets.
+func (p *Proxy) Open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// ReadAlong returns how many bytes of intercepted tunnels the proxy saw in clear.
+func (p *Proxy) ReadAlong() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.read
 }
 
 // Close stops listening, cuts every connection and waits until they are gone. It is safe to repeat.
@@ -181,19 +209,76 @@ func (p *Proxy) dial(target string) (net.Conn, error) {
 
 // pipe carries bytes both ways until either side ends.
 func (p *Proxy) pipe(client net.Conn, fromClient io.Reader, target net.Conn) {
+	p.mu.Lock()
+	age := p.age
+	p.mu.Unlock()
+	forgotten := func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.age > age
+	}
 	done := make(chan struct{})
 	p.wg.Go(func() {
 		defer close(done)
-		_, _ = io.Copy(target, fromClient)
+		carry(target, fromClient, forgotten)
 		if tcp, ok := target.(*net.TCPConn); ok {
 			_ = tcp.CloseWrite()
 		}
 	})
-	_, _ = io.Copy(client, target)
+	carry(client, target, forgotten)
 	_ = client.Close()
 	_ = target.Close()
 	<-done
 }
+
+// carry copies until either side ends. What comes for a forgotten tunnel vanishes.
+func carry(to io.Writer, from io.Reader, forgotten func() bool) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 && !forgotten() {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// intercept ends the client's TLS here and carries what is inside to the target over another.
+func (p *Proxy) intercept(client net.Conn, fromClient io.Reader, host string, target net.Conn) {
+	certificate, err := p.conf.Intercept(host)
+	if err != nil {
+		return
+	}
+	inner := tls.Server(&readerConn{Conn: client, r: fromClient}, &tls.Config{Certificates: []tls.Certificate{certificate}})
+	// An inspector trusts whom it likes; here it is about what the client trusts.
+	outer := tls.Client(target, &tls.Config{InsecureSkipVerify: true})
+	if inner.Handshake() != nil || outer.Handshake() != nil {
+		return
+	}
+	p.pipe(inner, io.TeeReader(inner, counter{p}), outer)
+}
+
+// counter counts what was read along.
+type counter struct{ p *Proxy }
+
+func (c counter) Write(b []byte) (int, error) {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	c.p.read += len(b)
+	return len(b), nil
+}
+
+// readerConn is a connection of which some was read into a buffer already.
+type readerConn struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c *readerConn) Read(b []byte) (int, error) { return c.r.Read(b) }
 
 func (p *Proxy) serveHTTP(conn net.Conn) {
 	reader := bufio.NewReader(conn)
@@ -216,7 +301,11 @@ func (p *Proxy) serveHTTP(conn net.Conn) {
 		}
 		if r.Method == http.MethodConnect {
 			if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err == nil {
-				p.pipe(conn, reader, upstream)
+				if host, _, err := net.SplitHostPort(target); err == nil && p.conf.Intercept != nil {
+					p.intercept(conn, reader, host, upstream)
+				} else {
+					p.pipe(conn, reader, upstream)
+				}
 			}
 			p.drop(upstream)
 			return

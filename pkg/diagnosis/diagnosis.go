@@ -29,7 +29,8 @@ type Config struct {
 	Transport *proxy.Transport // the way that the settings name
 	Direct    *proxy.Transport // without a proxy
 	Other     *proxy.Transport // through a proxy that the settings have, or that this host seems to have; nil: there is none
-	API       API
+	API       func(by *proxy.Transport) API
+	AtV1      func(by *proxy.Transport) API                        // the API at BaseURL with /v1 behind it; nil: it ends so
 	Image     func(ctx context.Context) (detail string, err error) // nil: none is asked for
 	Lang      lang.Lang
 	Redact    func(string) string
@@ -73,7 +74,7 @@ type Report struct {
 func Run(ctx context.Context, conf Config) Report {
 	d := &diagnosis{Config: conf}
 	d.run(ctx)
-	d.report.OK = !slices.ContainsFunc(d.report.Steps, func(s Step) bool { return !s.OK })
+	d.report.OK = !d.failed()
 	return d.report
 }
 
@@ -85,7 +86,7 @@ type diagnosis struct {
 
 func (d *diagnosis) run(ctx context.Context) {
 	d.pass(StepSettings, 0, textSettings.In(d.Lang, d.BaseURL.Redacted(), d.route()))
-	if !d.connectAll(ctx) || !d.ask(ctx) || d.Image == nil {
+	if !d.goAll(ctx) || d.Image == nil {
 		return
 	}
 	began := time.Now()
@@ -95,6 +96,13 @@ func (d *diagnosis) run(ctx context.Context) {
 		return
 	}
 	d.pass(StepImage, time.Since(began), detail)
+}
+
+// Refused is the report on settings that can't be used: nothing was tried.
+func Refused(reason string, l lang.Lang) Report {
+	d := &diagnosis{Config: Config{Lang: l, Redact: func(s string) string { return s }}}
+	d.failWith(StepSettings, time.Now(), task.CodeSettings, reason)
+	return d.report
 }
 
 func (d *diagnosis) route() string {
@@ -125,11 +133,12 @@ func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// connectAll goes every way that is set, and reports whether one leads to the API. Where none does, it tries
-// those that aren't set.
-func (d *diagnosis) connectAll(ctx context.Context) bool {
+// goAll goes every way that is set, and reports whether one leads to an API that takes the key. Where none even leads
+// there, it tries those that aren't set.
+func (d *diagnosis) goAll(ctx context.Context) bool {
 	ways := d.Transport.Each()
-	works, leads := "", false
+	var serves string
+	var leads, reaches bool
 	var first *proxy.Error
 	for _, way := range ways {
 		via := strings.Join(way.Via(d.BaseURL), "")
@@ -137,22 +146,28 @@ func (d *diagnosis) connectAll(ctx context.Context) bool {
 			d.proxy = via
 		}
 		fault, ok := d.connect(ctx, way)
+		reaches = reaches || ok
 		if first == nil {
 			first = fault
 		}
-		if ok && works == "" {
-			works, leads = via, true
+		if ok && d.ask(ctx, way) && !leads {
+			serves, leads = via, true
 		}
+		way.CloseIdleConnections()
 	}
 	d.proxy = ""
 	switch {
-	case first == nil:
-	case leads:
-		d.report.Also = textServes.In(d.Lang, works)
-	default:
+	case leads && d.failed():
+		d.report.Also = textServes.In(d.Lang, serves)
+	case !reaches && first != nil:
 		d.compare(ctx, first)
 	}
 	return leads
+}
+
+// failed reports whether a step failed.
+func (d *diagnosis) failed() bool {
+	return slices.ContainsFunc(d.report.Steps, func(s Step) bool { return !s.OK })
 }
 
 // connect makes a connection to the API and tells of its steps. It reports whether the last was reached.
@@ -261,17 +276,20 @@ func codeOf(err error) task.Code {
 	return task.AsError(err).Code
 }
 
-// ask asks the API for its models, which shows whether it takes the key.
-func (d *diagnosis) ask(ctx context.Context) bool {
+// ask asks the API for its models by one way, which shows whether it takes the key.
+func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
 	began := time.Now()
-	models, err := d.API.Models(ctx)
+	models, err := d.API(way).Models(ctx)
 	took := time.Since(began)
 	if err != nil {
-		step := StepModels
-		if code := task.AsError(err).Code; code == task.CodeUnauthorized {
+		step, code := StepModels, task.AsError(err).Code
+		if code == task.CodeUnauthorized {
 			step = StepKey
 		}
 		d.fail(step, began, err)
+		if (code == task.CodeWrongAddress || code == task.CodeWebPage) && d.AtV1 != nil {
+			d.tryV1(ctx, way)
+		}
 		return false
 	}
 	d.pass(StepKey, took, textKey.In(d.Lang))
@@ -284,6 +302,13 @@ func (d *diagnosis) ask(ctx context.Context) bool {
 		d.pass(StepModels, 0, textNotModel.In(d.Lang, len(models), d.Model))
 	}
 	return true
+}
+
+// tryV1 looks whether the base URL lacks nothing but its /v1.
+func (d *diagnosis) tryV1(ctx context.Context, way *proxy.Transport) {
+	if _, err := d.AtV1(way).Models(ctx); err == nil {
+		d.report.Also = textV1.In(d.Lang, d.BaseURL.JoinPath("v1").Redacted())
+	}
 }
 
 // Print writes a report for people.

@@ -19,6 +19,11 @@ func hints() map[task.Code]Hint {
 		return Hint{Cause: lang.Text{EN: cause, ZH: causeZH}, Mend: lang.Text{EN: mend, ZH: mendZH}}
 	}
 	return map[task.Code]Hint{
+		task.CodeSettings: hint(
+			"A setting is missing, or can't be used.",
+			"Correct it in .env, or in the environment, which wins over it; .env.example describes each.",
+			"有一项设置缺失或无法使用。",
+			"在 .env 或环境变量中改正（环境变量优先）；.env.example 说明了每一项。"),
 		task.CodeDirectName: hint(
 			"No proxy is set, and the API's name is not known here.",
 			"Check OPENAI_BASE_URL and this host's DNS; where names are filtered, set OPENAI_PROXY to a socks5h or http proxy, which looks them up itself.",

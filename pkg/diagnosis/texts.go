@@ -37,7 +37,8 @@ var (
 	textNotModel = lang.Text{EN: "%d models; %s is not among them, which may be a relay's list: see with --image", ZH: "共 %d 个模型，其中没有 %s；中转站的列表可能不全，可用 --image 验证"}
 	textNoModels = lang.Text{EN: "the API has no list of models; see with --image", ZH: "API 没有模型列表；可用 --image 验证"}
 
-	textServes      = lang.Text{EN: "Through %s the API can be reached: it serves meanwhile.", ZH: "经由 %s 可以到达 API：目前由它服务。"}
+	textServes      = lang.Text{EN: "Through %s the API can be used: it serves meanwhile.", ZH: "经由 %s 可以使用 API：目前由它服务。"}
+	textV1          = lang.Text{EN: "At %s there is one: set OPENAI_BASE_URL to it.", ZH: "%s 上有：请把 OPENAI_BASE_URL 设为它。"}
 	textDirectWorks = lang.Text{EN: "Without the proxy the API can be reached from here: it is the proxy that is at fault.",
 		ZH: "不经代理可以从这里到达 API：问题出在代理上。"}
 	textDirectFails = lang.Text{EN: "Without the proxy the API can't be reached either (%s): a proxy is needed, and this one has to be mended.",

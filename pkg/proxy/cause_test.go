@@ -1,13 +1,13 @@
 package proxy_test
 
 import (
-	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/realproxy"
+	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -42,6 +43,28 @@ func wire(t *testing.T, serve func(net.Conn)) string {
 func resets(conn net.Conn) {
 	_, _ = conn.Read(make([]byte, 64))
 	_ = conn.(*net.TCPConn).SetLinger(0)
+}
+
+// blackhole returns an address where packets vanish: a listener whose queue is full drops what asks for a connection.
+func blackhole(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, syscall.Listen(fd, 0))
+	name, err := syscall.Getsockname(fd)
+	require.NoError(t, err)
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(name.(*syscall.SockaddrInet4).Port))
+	for range 10 {
+		conn, err := net.DialTimeout("tcp", addr, 300*time.Millisecond)
+		if err != nil {
+			return addr
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+	}
+	require.Fail(t, "the queue is never full")
+	return ""
 }
 
 // replies is a SOCKS proxy whose answer to every request is that code.
@@ -80,6 +103,10 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 		defer l.Close()
 		return l.Addr().String()
 	}()
+	hole := blackhole(t)
+	firewall, err := simapi.NewAuthorityOf("Corporate Firewall")
+	require.NoError(t, err)
+	intercepts := sim(simproxy.Config{Intercept: firewall.Issue}, simproxy.Serve)
 	localhost := strings.Replace(a.secure.URL, "127.0.0.1", "localhost", 1)
 
 	type c struct {
@@ -91,11 +118,11 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 	cases := map[string]c{
 		"direct, refused":      {target: "https://" + closed, code: task.CodeDirectRefused},
 		"direct, unknown name": {target: "https://nowhere.invalid", code: task.CodeDirectName},
-		"direct, blackholed":   {conf: proxy.Config{DialTimeout: time.Nanosecond}, code: task.CodeDirectTimeout},
+		"direct, blackholed":   {target: "https://" + hole, conf: proxy.Config{DialTimeout: 300 * time.Millisecond}, code: task.CodeDirectTimeout},
 
 		"proxy refused":       {proxy: "http://wei:hunter2@" + closed, code: task.CodeProxyRefused},
 		"proxy name unknown":  {proxy: "http://proxy.invalid:7890", code: task.CodeProxyName},
-		"proxy blackholed":    {proxy: open, conf: proxy.Config{DialTimeout: time.Nanosecond}, code: task.CodeProxyTimeout},
+		"proxy blackholed":    {proxy: "socks5h://wei:hunter2@" + hole, conf: proxy.Config{DialTimeout: 300 * time.Millisecond}, code: task.CodeProxyTimeout},
 		"proxy speaks no TLS": {proxy: "https" + strings.TrimPrefix(open, "http"), conf: proxy.Config{TLSTimeout: time.Second}, code: task.CodeProxyTLS},
 
 		"tinyproxy, no login":    {proxy: withLogin(locked, ""), code: task.CodeProxyLoginMissing},
@@ -113,7 +140,7 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 		"no proxy, but SSH":  {proxy: sim(simproxy.Config{}, simproxy.Garbage), code: task.CodeProxyNoProxy},
 		"proxy closes":       {proxy: "http://" + wire(t, func(net.Conn) {}), code: task.CodeProxyFailed},
 		"proxy resets":       {proxy: "http://" + wire(t, resets), code: task.CodeProxyFailed},
-		"TLS intercepted":    {proxy: open, conf: proxy.Config{RootCAs: x509.NewCertPool()}, code: task.CodeTLSAuthority},
+		"TLS intercepted":    {proxy: intercepts, code: task.CodeTLSAuthority},
 		"TLS of another":     {proxy: open, target: localhost, code: task.CodeTLSHost},
 		"TLS reset":          {target: "https://" + wire(t, resets), code: task.CodeTLSReset},
 		"TLS reset, proxied": {proxy: open, target: "https://" + wire(t, resets), code: task.CodeTLSReset},
@@ -127,7 +154,9 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			c.conf.Env.OpenAI = []string{c.proxy}
+			if c.proxy != "" {
+				c.conf.Env.OpenAI = []string{c.proxy}
+			}
 			if c.conf.RootCAs == nil {
 				c.conf.RootCAs = trusted
 			}
@@ -142,6 +171,13 @@ func TestEveryCauseHasItsCode(t *testing.T) {
 			assert.NotContains(t, err.Error(), "wrong")
 			issuer := fault.Issuer()
 			assert.Equal(t, c.code == task.CodeTLSAuthority || c.code == task.CodeTLSHost, issuer != "", issuer)
+			assert.Equal(t, c.code == task.CodeTLSAuthority, issuer == "Corporate Firewall", issuer)
 		})
 	}
+	t.Run("TLS intercepted, and trusted", func(t *testing.T) {
+		p := startProxy(t, simproxy.Config{Intercept: firewall.Issue})
+		_, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: firewall.Pool}), a.secure.URL)
+		require.NoError(t, err)
+		assert.Positive(t, p.ReadAlong())
+	})
 }

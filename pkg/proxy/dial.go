@@ -11,9 +11,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"syscall"
 	"time"
 
 	socks "golang.org/x/net/proxy"
+	"golang.org/x/sys/unix"
 )
 
 var errNotHTTP = errors.New("the answer is not HTTP; is this an http proxy?")
@@ -77,9 +80,25 @@ func (w *way) handshake(ctx context.Context, raw net.Conn, addr string, config *
 	return conn, nil
 }
 
+// dial makes a TCP connection whose other end, the proxy or the API, is known to be gone within half a minute.
 func (w *way) dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: w.conf.DialTimeout, KeepAlive: 15 * time.Second}
+	d := net.Dialer{
+		Timeout:         w.conf.DialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
+		Control: func(_, _ string, raw syscall.RawConn) error {
+			var err error
+			if e := raw.Control(func(fd uintptr) { err = setUserTimeout(int(fd), 30*time.Second) }); e != nil {
+				return e
+			}
+			return err
+		},
+	}
 	return d.DialContext(ctx, "tcp", addr)
+}
+
+// setUserTimeout bounds how long what was sent may stay unacknowledged: while it does, no keep-alives are sent (tcp(7)).
+func setUserTimeout(fd int, d time.Duration) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds())))
 }
 
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.

@@ -17,6 +17,9 @@ type Config struct {
 	ConnectTimeout   time.Duration  // the proxy's answer to CONNECT or SOCKS; 15s
 	TLSTimeout       time.Duration  // a TLS handshake; 15s
 	FirstByteTimeout time.Duration  // from the request's end to the answer's head; 5m
+	PingAfter        time.Duration  // an HTTP/2 connection that was silent for so long is pinged; 20s
+	PingTimeout      time.Duration  // without an answer to the ping the connection is dead; 15s
+	IdleTimeout      time.Duration  // a connection unused for so long is closed: HTTP/1.1 has no ping; 30s
 	RootCAs          *x509.CertPool // nil: the system's
 }
 
@@ -29,6 +32,9 @@ func (c *Config) setDefaults() {
 		{&c.ConnectTimeout, 15 * time.Second},
 		{&c.TLSTimeout, 15 * time.Second},
 		{&c.FirstByteTimeout, 5 * time.Minute},
+		{&c.PingAfter, 20 * time.Second},
+		{&c.PingTimeout, 15 * time.Second},
+		{&c.IdleTimeout, 30 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

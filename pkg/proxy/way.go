@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
-	"time"
 
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
@@ -53,7 +52,7 @@ func (w *way) newHTTP() *http.Transport {
 		TLSClientConfig:        &tls.Config{RootCAs: w.conf.RootCAs, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    w.conf.TLSTimeout,
 		ResponseHeaderTimeout:  w.conf.FirstByteTimeout,
-		IdleConnTimeout:        90 * time.Second,
+		IdleConnTimeout:        w.conf.IdleTimeout,
 		MaxIdleConnsPerHost:    128,
 		MaxResponseHeaderBytes: 64 << 10,
 		// Pictures come as base64; nothing is won by another layer around them.
@@ -63,8 +62,8 @@ func (w *way) newHTTP() *http.Transport {
 			MaxReceiveBufferPerStream:     256 << 10,
 			MaxReceiveBufferPerConnection: 4 << 20,
 			// A connection that fell silent is found by a ping, not by a task that hangs.
-			SendPingTimeout: 20 * time.Second,
-			PingTimeout:     15 * time.Second,
+			SendPingTimeout: w.conf.PingAfter,
+			PingTimeout:     w.conf.PingTimeout,
 		},
 	}
 }

@@ -18,6 +18,9 @@ const (
 	CodeInputTooLarge  Code = "input_picture_too_large"
 )
 
+// CodeSettings is a setting that can't be used: nothing was tried.
+const CodeSettings Code = "bad_settings"
+
 // What the API answers.
 const (
 	CodeUnauthorized Code = "api_unauthorized"

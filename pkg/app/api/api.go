@@ -28,12 +28,18 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	client, err := Over(s, transport)
+	return client, transport, err
+}
+
+// Over returns the image API's client over a transport.
+func Over(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
 		Transport: transport, MaxBytes: s.ImageMaxBytes})
 	if err != nil {
-		return nil, nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
+		return nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
-	return client, transport, nil
+	return client, nil
 }
 
 // localProxy is where the common local proxies (Clash and its like) listen.

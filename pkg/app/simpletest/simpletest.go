@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -15,7 +16,9 @@ import (
 	"imagetasks/pkg/app/api"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/task"
 )
@@ -43,22 +46,22 @@ func (a program) test(c *cli.Context) error {
 	if err := app.NoArguments(c); err != nil {
 		return err
 	}
-	s, err := a.Load(c)
-	if err != nil {
-		return err
-	}
 	l, err := a.Lang(c)
 	if err != nil {
 		return err
 	}
+	s, err := a.Load(c)
+	if err != nil {
+		return a.refused(c, err, l)
+	}
 	client, transport, err := api.New(s)
 	if err != nil {
-		return err
+		return a.refused(c, err, l)
 	}
 	defer transport.CloseIdleConnections()
 	base, err := url.Parse(s.BaseURL)
 	if err != nil {
-		return &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}
+		return a.refused(c, &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}, l)
 	}
 	direct, other, err := api.OtherWays(s, base)
 	if err != nil {
@@ -66,24 +69,62 @@ func (a program) test(c *cli.Context) error {
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
-	conf := diagnosis.Config{BaseURL: base, Model: s.Model, Transport: transport, Direct: direct, Other: other, API: client,
-		Lang: l, Redact: a.Redact.String}
+	conf := diagnosis.Config{BaseURL: base, Model: s.Model, Transport: transport, Direct: direct, Other: other,
+		API: asker(s), Lang: l, Redact: a.Redact.String}
+	if !strings.HasSuffix(s.BaseURL, "/v1") {
+		conf.AtV1 = asker(atV1(s))
+	}
 	if c.Bool("image") {
 		conf.Image = func(ctx context.Context) (string, error) { return makeOne(ctx, s, client) }
 	}
 	report := diagnosis.Run(ctx, conf)
-	if c.Bool("json") {
-		if err := a.PrintJSON(report); err != nil {
-			return err
-		}
-	} else {
-		report.Print(a.Printf, l)
+	if err := a.report(c, report, l); err != nil {
+		return err
 	}
 	if !report.OK {
 		return app.ErrWrong
 	}
 	return nil
 }
+
+func (a program) report(c *cli.Context, report diagnosis.Report, l lang.Lang) error {
+	if c.Bool("json") {
+		return a.PrintJSON(report)
+	}
+	report.Print(a.Printf, l)
+	return nil
+}
+
+// refused reports settings that can't be used, and returns the error.
+func (a program) refused(c *cli.Context, err error, l lang.Lang) error {
+	_, bad := errors.AsType[*settings.Error](err)
+	_, badProxy := errors.AsType[*proxy.SettingError](err)
+	if bad || badProxy {
+		return errors.Join(err, a.report(c, diagnosis.Refused(a.Redact.String(err.Error()), l), l))
+	}
+	return err
+}
+
+func atV1(s settings.Settings) settings.Settings {
+	s.BaseURL += "/v1"
+	return s
+}
+
+// asker returns what asks the API by a given way.
+func asker(s settings.Settings) func(*proxy.Transport) diagnosis.API {
+	return func(by *proxy.Transport) diagnosis.API {
+		client, err := api.Over(s, by)
+		if err != nil {
+			return unable{err}
+		}
+		return client
+	}
+}
+
+// unable is an API that can't be asked.
+type unable struct{ err error }
+
+func (u unable) Models(context.Context) ([]string, error) { return nil, u.err }
 
 // makeOne makes one picture into test-results/ and says where it is.
 func makeOne(ctx context.Context, s settings.Settings, client *imageapi.Client) (string, error) {

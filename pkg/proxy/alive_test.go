@@ -1,0 +1,98 @@
+package proxy_test
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/proxy"
+)
+
+// hasty finds dead connections sooner than a test's patience ends; everything else has its defaults, minutes.
+func hasty(p *simproxy.Proxy, a *simAPI) proxy.Config {
+	return proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: a.roots(),
+		PingAfter: 50 * time.Millisecond, PingTimeout: 500 * time.Millisecond, IdleTimeout: time.Hour}
+}
+
+func startHTTP2(t *testing.T, handler http.HandlerFunc) *simAPI {
+	t.Helper()
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return &simAPI{s}
+}
+
+// A request whose connection went half-open ends long before its own bound: the connection is pinged.
+func TestAHalfOpenConnectionUnderARequestIsFoundByAPing(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release })
+	defer close(release)
+	p := startProxy(t, simproxy.Config{})
+	tr := transport(t, hasty(p, a))
+	failed := make(chan error)
+	go func() {
+		_, _, err := post(tr, a.URL)
+		failed <- err
+	}()
+	<-arrived
+	p.Forget()
+	err := <-failed
+	require.Error(t, err)
+	var fault *proxy.Error
+	assert.False(t, errors.As(err, &fault), "it was sent: %v", err)
+}
+
+// One that nobody uses is found as well, so that the next request has another.
+func TestAnIdleHalfOpenConnectionIsReplaced(t *testing.T) {
+	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) {})
+	p := startProxy(t, simproxy.Config{})
+	tr := transport(t, hasty(p, a))
+	_, answer, err := post(tr, a.URL)
+	require.NoError(t, err)
+	require.Equal(t, 2, answer.ProtoMajor)
+	_, _, err = post(tr, a.URL)
+	require.NoError(t, err)
+	require.Len(t, p.Targets(), 1, "kept and used again")
+
+	p.Forget()
+	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Minute, time.Millisecond, "nobody asked for anything")
+	_, _, err = post(tr, a.URL)
+	require.NoError(t, err)
+	assert.Len(t, p.Targets(), 2)
+}
+
+// What can't be pinged is watched by the kernel.
+func TestTheKernelWatchesEveryConnection(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	tr := transport(t, proxy.Config{})
+	seen := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		raw, err := info.Conn.(*net.TCPConn).SyscallConn()
+		require.NoError(t, err)
+		require.NoError(t, raw.Control(func(fd uintptr) {
+			for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 30_000, unix.TCP_KEEPIDLE: 15, unix.TCP_KEEPINTVL: 5, unix.TCP_KEEPCNT: 3} {
+				got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option)
+				assert.NoError(t, err)
+				assert.Equal(t, want, got)
+				seen++
+			}
+		}))
+	}})
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, plain.URL, nil)
+	require.NoError(t, err)
+	answer, err := tr.RoundTrip(r)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	assert.Equal(t, 4, seen)
+}
