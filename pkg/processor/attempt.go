@@ -13,6 +13,7 @@ import (
 
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -195,6 +196,10 @@ func (p *Processor) settle(a *attempt, err error) {
 	}
 	switch e.Disposition {
 	case task.Shut:
+		if p.unlucky(&e) {
+			p.release(a, unluckyWait, &e)
+			return
+		}
 		p.shut(&e)
 		p.release(a, 0, &e)
 	case task.Release:
@@ -242,17 +247,36 @@ func (p *Processor) outage(a *attempt, e *task.Error) bool {
 	if p.gate.reason() != nil {
 		return true
 	}
-	_, err, _ := p.probes.Do("", func() (any, error) { return nil, p.probe(p.work) })
+	cause := p.askOnce()
 	if p.work.Err() != nil {
 		return false
 	}
-	if err != nil {
-		if cause := p.presentable(err); cause.Disposition != task.Release {
-			p.shut(cause)
-			return true
-		}
+	if cause != nil && cause.Disposition != task.Release {
+		p.shut(cause)
+		return true
 	}
 	return broke && releases < mostMended && p.breaks.together(a.task.Lease(), p.handful())
+}
+
+// unluckyWait is how long a task waits whose connection could not be made while others can.
+const unluckyWait = time.Second
+
+// unlucky reports whether a connection that could not be made is no sign of a shut way: on a bad line one fails, and
+// the next is made.
+func (p *Processor) unlucky(e *task.Error) bool {
+	if _, ok := errors.AsType[*proxy.Error](e.Err); !ok || p.gate.reason() != nil {
+		return false
+	}
+	return p.askOnce() == nil && p.work.Err() == nil
+}
+
+// askOnce asks the API for its health, once for all who want to know at the same time, and returns what is wrong.
+func (p *Processor) askOnce() *task.Error {
+	_, err, _ := p.probes.Do("", func() (any, error) { return nil, p.probe(p.work) })
+	if err == nil {
+		return nil
+	}
+	return p.presentable(err)
 }
 
 // together is how close in time connections break that break for the same reason.

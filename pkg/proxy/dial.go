@@ -50,7 +50,7 @@ func (w *way) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config := w.tunnel.TLSClientConfig.Clone()
+	config := w.newTLS()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	began := time.Now()
 	conn, err := w.handshake(ctx, raw, addr, config)
@@ -113,7 +113,7 @@ func (w *way) dialProxy(ctx context.Context, proxy *url.URL, target string) (net
 		return conn, nil
 	}
 	began = time.Now()
-	secure, err := w.handshake(ctx, conn, proxy.Host, w.tunnel.TLSClientConfig.Clone())
+	secure, err := w.handshake(ctx, conn, proxy.Host, w.newTLS())
 	if err != nil {
 		return nil, newError(OpProxy, proxy, target, err)
 	}

@@ -20,20 +20,21 @@ type way struct {
 	conf    Config
 	route   route
 	breaker *breaker
-	// tunnel carries https, and http that goes directly or through SOCKS: all of them need a
+	// lanes carry https, and http that goes directly or through SOCKS: all of them need a
 	// connection that ends at the API.
-	tunnel *http.Transport
+	lanes lanes
 	// forward carries http through an http proxy, which wants the whole URL and no tunnel.
 	forward *http.Transport
 }
 
 func newWay(conf Config, r route) *way {
 	w := &way{conf: conf, route: r, breaker: newBreaker()}
-	w.tunnel = w.newHTTP()
-	w.tunnel.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) {
-		return w.connect(ctx, "http", addr)
+	w.lanes.make = func() *http.Transport {
+		lane := w.newHTTP()
+		lane.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return w.connect(ctx, "http", addr) }
+		lane.DialTLSContext = w.dialTLS
+		return lane
 	}
-	w.tunnel.DialTLSContext = w.dialTLS
 	w.forward = w.newHTTP()
 	// Some proxies (tinyproxy) close after each plain request without saying so; a POST sent on such
 	// a connection is lost, and can't be repeated safely.
@@ -49,11 +50,10 @@ func (w *way) newHTTP() *http.Transport {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Transport{
-		TLSClientConfig:        &tls.Config{RootCAs: w.conf.RootCAs, MinVersion: tls.VersionTLS12},
+		TLSClientConfig:        w.newTLS(),
 		TLSHandshakeTimeout:    w.conf.TLSTimeout,
 		ResponseHeaderTimeout:  w.conf.FirstByteTimeout,
 		IdleConnTimeout:        w.conf.IdleTimeout,
-		MaxIdleConnsPerHost:    128,
 		MaxResponseHeaderBytes: 64 << 10,
 		// Pictures come as base64; nothing is won by another layer around them.
 		DisableCompression: true,
@@ -68,8 +68,12 @@ func (w *way) newHTTP() *http.Transport {
 	}
 }
 
+func (w *way) newTLS() *tls.Config {
+	return &tls.Config{RootCAs: w.conf.RootCAs, MinVersion: tls.VersionTLS12}
+}
+
 func (w *way) closeIdle() {
-	w.tunnel.CloseIdleConnections()
+	w.lanes.closeIdle()
 	w.forward.CloseIdleConnections()
 }
 
@@ -89,7 +93,7 @@ func (w *way) send(r *http.Request, done func(error)) (*http.Response, error) {
 	answer, err := w.roundTrip(r)
 	if err != nil {
 		done(verdict(ctx, err))
-		if _, ok := errors.AsType[*Error](err); ok {
+		if fault, ok := errors.AsType[*Error](err); ok && fault.Op == OpDial {
 			w.closeIdle() // what is left of them leads nowhere
 		}
 		return nil, err
@@ -113,7 +117,7 @@ func (w *way) roundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
 		return w.sendForward(r, proxy)
 	}
-	return w.tunnel.RoundTrip(r)
+	return w.lanes.roundTrip(r)
 }
 
 // sendForward has an http proxy carry a plain request. A proxy that wants another login carried nothing.
