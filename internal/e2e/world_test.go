@@ -91,6 +91,7 @@ type world struct {
 
 	mu      sync.Mutex
 	outputs bytes.Buffer // all that any program said
+	prompts []string     // that were enqueued
 }
 
 type option func(*simapi.Config, *simproxy.Config)
@@ -123,7 +124,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	database.User = url.UserPassword("postgres", databasePassword)
 	w.env = map[string]string{
 		"DATABASE_URL": database.String(), "OPENAI_API_KEY": apiKey, "OPENAI_BASE_URL": w.api.URL(),
-		"OPENAI_PROXY": w.proxy.URL(), "SSL_CERT_FILE": trusted, "STATUS_ADDR": "off", "POLL_INTERVAL": "100ms",
+		"OPENAI_PROXY": w.proxy.URL(), "SSL_CERT_FILE": trusted, "STATUS_ADDR": "off", "POLL_INTERVAL": "100ms", "LOG_LEVEL": "debug",
 		"PATH": os.Getenv("PATH"), "HOME": w.dir,
 	}
 	// Registered last, so that it looks before anything is taken down.
@@ -131,7 +132,7 @@ func newWorld(t testing.TB, options ...option) *world {
 	return w
 }
 
-// noSecrets looks for secrets and prompts in all that was said, and for secrets in every file and in the
+// noSecrets looks for secrets and prompts in all that was said and in every file, and for secrets in the
 // database.
 func (w *world) noSecrets() {
 	w.mu.Lock()
@@ -149,6 +150,11 @@ func (w *world) noSecrets() {
 		places[path] = string(content)
 		return err
 	}))
+	for place, text := range places {
+		for _, prompt := range w.prompts {
+			assert.False(w.t, strings.Contains(text, prompt), "the prompt %q leaked into %s", prompt, place)
+		}
+	}
 	var rows string
 	if assert.NoError(w.t, w.db.QueryRow(`select coalesce(string_agg(t::text, E'\n'), '') from image_tasks t`).Scan(&rows)) {
 		places["the table of tasks"] = rows
@@ -268,6 +274,9 @@ func (w *world) grant(credits int) {
 
 func (w *world) enqueue(prompt string, more ...string) []string {
 	w.t.Helper()
+	if len(prompt) > 10 { // shorter ones stand in innocent words
+		w.prompts = append(w.prompts, prompt)
+	}
 	args := append([]string{"enqueue", "--user", w.user, "--prompt", prompt}, more...)
 	return strings.Fields(w.run("task-processor", args...).ok())
 }

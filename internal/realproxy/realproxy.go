@@ -28,6 +28,39 @@ type Config struct {
 // Tinyproxy starts tinyproxy and returns its URL.
 func Tinyproxy(tb testing.TB, conf Config) string {
 	tb.Helper()
+	return StartTinyproxy(tb, conf).URL
+}
+
+// Proxy is a proxy that can be killed and come back.
+type Proxy struct {
+	URL string
+
+	tb   testing.TB
+	args []string
+	addr string
+	stop func()
+}
+
+// Kill kills it, which resets what goes through it. It is safe to repeat.
+func (p *Proxy) Kill() {
+	p.stop()
+	p.stop = func() {}
+}
+
+// Restart brings it back on its port.
+func (p *Proxy) Restart() {
+	p.tb.Helper()
+	p.Kill()
+	stop, fault := try(p.tb, p.args, p.addr)
+	if fault != "" {
+		p.tb.Fatalf("the proxy does not come back: %s", fault)
+	}
+	p.stop = stop
+}
+
+// StartTinyproxy starts tinyproxy.
+func StartTinyproxy(tb testing.TB, conf Config) *Proxy {
+	tb.Helper()
 	return start(tb, "http", conf, func(dir string, port int) []string {
 		lines := []string{
 			fmt.Sprintf("Port %d", port), "Listen 127.0.0.1", "Timeout 600", "MaxClients 200",
@@ -59,7 +92,7 @@ func Microsocks(tb testing.TB, conf Config) string {
 			args = append(args, "-u", conf.User, "-P", conf.Password)
 		}
 		return args
-	})
+	}).URL
 }
 
 func write(tb testing.TB, path, text string) {
@@ -70,28 +103,31 @@ func write(tb testing.TB, path, text string) {
 }
 
 // start runs a proxy; a port that somebody else took in the meantime is replaced by another.
-func start(tb testing.TB, scheme string, conf Config, command func(dir string, port int) []string) string {
+func start(tb testing.TB, scheme string, conf Config, command func(dir string, port int) []string) *Proxy {
 	tb.Helper()
 	var last string
 	for range 5 {
 		port := freePort(tb)
 		args := command(tb.TempDir(), port)
 		addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
-		if last = try(tb, args, addr); last != "" {
+		stop, fault := try(tb, args, addr)
+		if last = fault; fault != "" {
 			continue
 		}
 		u := url.URL{Scheme: scheme, Host: addr}
 		if conf.User != "" {
 			u.User = url.UserPassword(conf.User, conf.Password)
 		}
-		return u.String()
+		p := &Proxy{URL: u.String(), tb: tb, args: args, addr: addr, stop: stop}
+		tb.Cleanup(p.Kill)
+		return p
 	}
 	tb.Fatalf("the proxy does not start: %s", last)
-	return ""
+	return nil
 }
 
-// try starts a program and waits until it listens; it returns what went wrong.
-func try(tb testing.TB, args []string, addr string) string {
+// try starts a program and waits until it listens; it returns what ends it, or what went wrong.
+func try(tb testing.TB, args []string, addr string) (stop func(), fault string) {
 	tb.Helper()
 	program, err := exec.LookPath(args[0])
 	if err != nil {
@@ -115,22 +151,21 @@ func try(tb testing.TB, args []string, addr string) string {
 	if err := <-started; err != nil {
 		tb.Fatal(err)
 	}
-	stop := func() { _ = cmd.Process.Kill(); <-exited }
+	stop = func() { _ = cmd.Process.Kill(); <-exited }
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		select {
 		case <-exited:
-			return out.String()
+			return nil, out.String()
 		default:
 		}
 		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 			_ = conn.Close()
-			tb.Cleanup(stop)
-			return ""
+			return stop, ""
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
-	return "no answer on " + addr
+	return nil, "no answer on " + addr
 }
 
 func freePort(tb testing.TB) int {

@@ -1,0 +1,53 @@
+package e2e_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/realproxy"
+)
+
+// The only proxy is killed for a minute while 50 of 500 tasks are in hand. All of them become pictures; the outage uses no
+// attempt up, refunds nothing, and is over by itself.
+func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, slow(500*time.Millisecond))
+	p := realproxy.StartTinyproxy(t, realproxy.Config{User: "wei", Password: "proxypass"})
+	w.env["OPENAI_PROXY"] = p.URL
+	w.grant(500)
+	w.enqueue("a lantern in the storm", "--count", "500")
+	processor := w.start("task-processor", "run", "--concurrency", "50")
+	w.until("tasks in hand", func() bool { return w.count("completed") >= 100 && w.api.Busy() >= 25 })
+
+	p.Kill()
+	killed := time.Now()
+	w.until("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the way to the API is shut") })
+	w.until("all tasks are back", func() bool { return w.count("processing") == 0 })
+	completed := w.count("completed")
+	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+	assert.Positive(t, w.number(`select count(*) from image_tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
+	calls := len(w.api.Calls())
+	time.Sleep(time.Until(killed.Add(time.Minute))) // that is the outage
+	assert.Equal(t, completed, w.count("completed"))
+	assert.Len(t, w.api.Calls(), calls, "nothing went past the proxy")
+
+	p.Restart()
+	back := time.Now()
+	w.until("the first picture", func() bool { return w.count("completed") > completed })
+	t.Logf("the first picture was complete %.1f s after the proxy was back", time.Since(back).Seconds())
+	w.until("all pictures", func() bool { return w.count("completed") == 500 })
+	r := processor.stop(syscall.SIGTERM)
+	r.ok()
+	assert.NotContains(t, r.stderr, "proxypass")
+	assert.Equal(t, 500, w.number(`select count(*) from image_tasks where status = 'completed' and attempt_count = 1 and credits_refunded = 0`))
+	assert.Equal(t, 1, strings.Count(r.stderr, "the way to the API is shut"), "it is told once")
+	assert.Equal(t, 1, strings.Count(r.stderr, "the way to the API is open again"))
+	require.Len(t, w.pictures(), 500)
+	assert.Zero(t, w.credits())
+	w.audit()
+}
