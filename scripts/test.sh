@@ -9,7 +9,7 @@ source scripts/lib.sh
 
 need_go
 need postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer \
-	shellcheck=shellcheck gcc=build-essential git=git cron=cron systemd-analyze=systemd script=bsdutils
+	shellcheck=shellcheck gcc=build-essential git=git curl=curl cron=cron systemd-analyze=systemd script=bsdutils
 
 lint
 step go test -race
