@@ -21,6 +21,7 @@ import (
 	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/progress"
@@ -292,7 +293,7 @@ func (s *stage) report(ctx context.Context, before int) error {
 	}
 	s.say("  %-12s %3d before, %d after: %d charged, %d refunded", "credits", before, after, before-after+states[task.Failed], states[task.Failed])
 	s.say("")
-	repair.PrintAudit(s.conf.Out, rules)
+	repair.PrintAudit(s.conf.Out, rules, lang.EN)
 	direct := 0
 	if s.carried != nil {
 		var calls int

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"strings"
 	"testing"
 	"unicode"
 
@@ -22,6 +23,14 @@ func TestSummariesInChinese(t *testing.T) {
 		assert.Contains(t, screen, part)
 	}
 	assert.Contains(t, w.run("task-processor", "status", "--lang", "en").ok(), "All is well.")
+
+	for line := range strings.Lines(w.run("fix-stuck-tasks", "audit").ok()) {
+		assert.Regexp(t, `^(✓ )?\p{Han}`, line, "each rule, and the verdict")
+	}
+	assert.Contains(t, w.run("task-processor", "credits", "grant", "--user", w.user, "--credits", "5").ok(), "已发放 5 个积分给")
+	assert.Contains(t, w.run("task-processor", "credits", "show", "--user", w.user).ok(), "有 5 个积分")
+	assert.Contains(t, w.run("task-processor", "migrate").ok(), "数据库结构已是最新")
+	assert.Contains(t, w.run("task-processor", "stop").ok(), "处理器本来就没有运行")
 
 	for _, program := range [][]string{{"fix-stuck-tasks", "--json"}, {"monitor-tasks", "--json"}} {
 		for _, r := range w.run(program[0], program[1:]...).ok() {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 )
@@ -95,6 +96,16 @@ func (a *App) PrintJSON(v any) error {
 // Printf writes to stdout.
 func (a *App) Printf(format string, args ...any) {
 	fmt.Fprintf(a.Stdout, format, args...)
+}
+
+// Say writes a line to stdout in the language that the operator asks for.
+func (a *App) Say(c *cli.Context, text lang.Text, args ...any) error {
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
+	a.Printf("%s\n", text.In(l, args...))
+	return nil
 }
 
 // UserID checks a user's id.

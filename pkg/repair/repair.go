@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -172,25 +173,26 @@ func (r *Report) add(refunds []task.Refund) {
 }
 
 // PrintAudit writes the verdict for people.
-func PrintAudit(w io.Writer, rules []store.Rule) {
+func PrintAudit(w io.Writer, rules []store.Rule, l lang.Lang) {
+	say := func(text lang.Text, args ...any) { fmt.Fprintln(w, text.In(l, args...)) }
 	for _, r := range rules {
 		mark := "✓"
 		if r.Broken > 0 {
 			mark = "✗"
 		}
-		fmt.Fprintf(w, "%s %s\n", mark, r.Name)
+		fmt.Fprintf(w, "%s %s\n", mark, lang.Text{EN: r.Name, ZH: rulesZH[r.Name]}.In(l))
 		for _, f := range r.Findings {
-			fmt.Fprintf(w, "    user %s task %s: %s\n", orDash(f.UserID), orDash(f.TaskID), f.Detail)
+			say(textFinding, orDash(f.UserID), orDash(f.TaskID), f.Detail)
 		}
 		if more := r.Broken - len(r.Findings); more > 0 {
-			fmt.Fprintf(w, "    and %d more\n", more)
+			say(textMore, more)
 		}
 	}
 	if broken := store.Broken(rules); broken > 0 {
-		fmt.Fprintf(w, "the audit found %d faults\n", broken)
+		say(textFaults, broken)
 		return
 	}
-	fmt.Fprintf(w, "the audit passes: no credit is lost and none was given twice\n")
+	say(textPasses)
 }
 
 func orDash(s string) string {

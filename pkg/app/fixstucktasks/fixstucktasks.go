@@ -211,6 +211,10 @@ func (a program) print(done repair.Report, not []unrepaired, l lang.Lang) {
 }
 
 func (a program) audit(c *cli.Context) error {
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
 		rules, err := st.Audit(ctx)
 		if err != nil {
@@ -220,7 +224,7 @@ func (a program) audit(c *cli.Context) error {
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"ok": broken == 0, "broken": broken, "rules": rules})
 		} else {
-			repair.PrintAudit(a.Stdout, rules)
+			repair.PrintAudit(a.Stdout, rules, l)
 		}
 		if err == nil && broken > 0 {
 			err = app.ErrWrong

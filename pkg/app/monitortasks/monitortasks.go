@@ -73,8 +73,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 
 	release, err := monitor.Lock(s.LogDir)
 	if errors.Is(err, monitor.ErrBusy) && !c.Bool("watch") {
-		a.Printf("%v; nothing to do\n", err)
-		return nil
+		return a.Say(c, lang.Text{EN: "%v; nothing to do", ZH: "另一轮监控正在本机运行，无事可做（%v）"}, err)
 	}
 	if err != nil {
 		return err

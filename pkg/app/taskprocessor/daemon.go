@@ -31,8 +31,7 @@ func (a program) start(c *cli.Context) error {
 				return err
 			}
 			if state.Stopped != nil {
-				a.Printf("left alone: stopped by an operator (%s) at %s\n", state.Stopped.By, local(state.Stopped.At))
-				return nil
+				return a.Say(c, textLeftStopped, state.Stopped.By, local(state.Stopped.At))
 			}
 		}
 		pid, already, err := d.Start(ctx)
@@ -40,11 +39,9 @@ func (a program) start(c *cli.Context) error {
 			return err
 		}
 		if already {
-			a.Printf("the processor runs already, as pid %d\n", pid)
-			return nil
+			return a.Say(c, textRunsAlready, pid)
 		}
-		a.Printf("the processor runs as pid %d; its log: %s\n", pid, d.Dir.Log())
-		return nil
+		return a.Say(c, textRunsNow, pid, d.Dir.Log())
 	})
 }
 
@@ -70,13 +67,11 @@ func (a program) stop(c *cli.Context) error {
 	case err != nil:
 		return err
 	case !stopped.WasRunning:
-		a.Printf("the processor was not running; the monitor will not start it\n")
+		return a.Say(c, textWasNotRunning)
 	case stopped.Killed:
-		a.Printf("the processor (pid %d) did not end in time and was killed; its tasks are claimed again when their leases have run out\n", stopped.PID)
-	default:
-		a.Printf("the processor (pid %d) has stopped; the monitor will not start it\n", stopped.PID)
+		return a.Say(c, textKilled, stopped.PID)
 	}
-	return nil
+	return a.Say(c, textStopped, stopped.PID)
 }
 
 func (a program) restart(c *cli.Context) error {
@@ -87,15 +82,13 @@ func (a program) restart(c *cli.Context) error {
 				return err
 			}
 			if !state.Running || !state.Wanted {
-				a.Printf("left alone: no background processor runs here\n")
-				return nil
+				return a.Say(c, textNoneRuns)
 			}
 		}
 		pid, err := d.Restart(ctx)
 		if err != nil {
 			return err
 		}
-		a.Printf("the processor runs as pid %d; its log: %s\n", pid, d.Dir.Log())
-		return nil
+		return a.Say(c, textRunsNow, pid, d.Dir.Log())
 	})
 }

@@ -226,8 +226,7 @@ func (a program) migrate(c *cli.Context) error {
 	if err := st.CheckSchema(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintln(a.Stdout, "the schema is up to date")
-	return nil
+	return a.Say(c, textSchema)
 }
 
 // workerName is how this process is known in leased_by.

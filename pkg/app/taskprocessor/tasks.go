@@ -132,8 +132,7 @@ func (a program) cancel(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		a.Printf("cancelled %s; %d credits went back to %s\n", refund.TaskID, refund.Credits, refund.UserID)
-		return nil
+		return a.Say(c, textCancelled, refund.TaskID, refund.Credits, refund.UserID)
 	})
 }
 
@@ -174,8 +173,7 @@ func (a program) grant(c *cli.Context) error {
 		if c.Bool("json") {
 			return a.PrintJSON(map[string]any{"user_id": user, "granted": credits, "credits": balance})
 		}
-		a.Printf("granted %d credits to %s; the balance is %d\n", credits, user, balance)
-		return nil
+		return a.Say(c, textGranted, credits, user, balance)
 	})
 }
 
@@ -204,7 +202,9 @@ func (a program) show(c *cli.Context) error {
 				Ledger  []store.Movement `json:"ledger"`
 			}{user, balance, append([]store.Movement{}, moves...)})
 		}
-		a.Printf("%s has %d credits\n", user, balance)
+		if err := a.Say(c, textBalance, user, balance); err != nil {
+			return err
+		}
 		for _, m := range moves {
 			a.Printf("%s  %-6s %+6d  = %-6d %s %s\n", m.At.Local().Format(time.DateTime), m.Kind, m.Amount, m.BalanceAfter, m.TaskID, m.Reason)
 		}

@@ -73,6 +73,20 @@ var (
 	textAllWell = lang.Text{EN: "All is well.", ZH: "一切正常。"}
 	textNext    = lang.Text{EN: "next: %s", ZH: "下一步：%s"}
 
+	textLeftStopped   = lang.Text{EN: "left alone: stopped by an operator (%s) at %s", ZH: "未作改动：由操作者（%s）于 %s 停止"}
+	textRunsAlready   = lang.Text{EN: "the processor runs already, as pid %d", ZH: "处理器已在运行，进程号 %d"}
+	textRunsNow       = lang.Text{EN: "the processor runs as pid %d; its log: %s", ZH: "处理器已运行，进程号 %d；日志：%s"}
+	textWasNotRunning = lang.Text{EN: "the processor was not running; the monitor will not start it", ZH: "处理器本来就没有运行；监控不会启动它"}
+	textStopped       = lang.Text{EN: "the processor (pid %d) has stopped; the monitor will not start it", ZH: "处理器（进程号 %d）已停止；监控不会启动它"}
+	textNoneRuns      = lang.Text{EN: "left alone: no background processor runs here", ZH: "未作改动：本机没有后台处理器在运行"}
+	textKilled        = lang.Text{
+		EN: "the processor (pid %d) did not end in time and was killed; its tasks are claimed again when their leases have run out",
+		ZH: "处理器（进程号 %d）没有按时结束，已被强制终止；它的任务在租约到期后会被重新领取"}
+	textCancelled = lang.Text{EN: "cancelled %s; %d credits went back to %s", ZH: "已取消 %s；%d 个积分已退还给 %s"}
+	textGranted   = lang.Text{EN: "granted %d credits to %s; the balance is %d", ZH: "已发放 %d 个积分给 %s；余额 %d"}
+	textBalance   = lang.Text{EN: "%s has %d credits", ZH: "%s 有 %d 个积分"}
+	textSchema    = lang.Text{EN: "the schema is up to date", ZH: "数据库结构已是最新"}
+
 	textProblemShut    = lang.Text{EN: "the way to the API is shut since %s: %s", ZH: "到 API 的路自 %s 起不通：%s"}
 	textProblemProxy   = lang.Text{EN: "proxy %s is left out since %s, another serves: %s", ZH: "代理 %s 自 %s 起停用，由另一个代理服务：%s"}
 	textProblemDead    = lang.Text{EN: "the processor is dead", ZH: "处理器已死"}
