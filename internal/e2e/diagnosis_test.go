@@ -80,27 +80,45 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 	gone, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
 	require.NoError(t, gone.Close())
+	open, openSOCKS := realproxy.Tinyproxy(t, realproxy.Config{}), realproxy.Microsocks(t, realproxy.Config{})
+	nowhere, dead := "https://nowhere.invalid/v1", "https://"+gone.Addr()+"/v1"
 	for _, c := range []struct {
 		name, proxy, step, code, mend string
+		base                          string // of the API; empty: where it is
 	}{
-		{"tinyproxy without its login", bare(locked), "login", "proxy_login_missing", "user:password@"},
-		{"tinyproxy with a wrong login", wrong(locked), "login", "proxy_login_refused", "user and password"},
-		{"tinyproxy that forbids", realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}}), "tunnel", "proxy_forbids_target", "Allow the API's host"},
-		{"microsocks without its login", bare(lockedSOCKS), "login", "proxy_login_missing", "user:password@"},
-		{"microsocks with a wrong login", wrong(lockedSOCKS), "login", "proxy_login_refused", "user and password"},
-		{"a proxy that is down", "http://wei:rightlogin@" + gone.Addr(), "proxy", "proxy_refused", "Start the proxy"},
-		{"a proxy of no name", "socks5h://proxy.invalid:1080", "dns", "proxy_name_unknown", "Check the host name"},
+		{"tinyproxy without its login", bare(locked), "login", "proxy_login_missing", "user:password@", ""},
+		{"tinyproxy with a wrong login", wrong(locked), "login", "proxy_login_refused", "user and password", ""},
+		{"tinyproxy that forbids", realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}}), "tunnel", "proxy_forbids_target", "Allow the API's host", ""},
+		{"tinyproxy that filters the host", realproxy.Tinyproxy(t, realproxy.Config{RefuseHosts: []string{`127\.0\.0\.1`}}), "tunnel", "proxy_forbids_target", "Allow the API's host", ""},
+		{"tinyproxy and a dead API", open, "tunnel", "proxy_cannot_reach_target", "own way out", dead},
+		{"tinyproxy and an unknown API", open, "tunnel", "proxy_cannot_reach_target", "own way out", nowhere},
+		{"microsocks without its login", bare(lockedSOCKS), "login", "proxy_login_missing", "user:password@", ""},
+		{"microsocks with a wrong login", wrong(lockedSOCKS), "login", "proxy_login_refused", "user and password", ""},
+		{"microsocks and a dead API", openSOCKS, "tunnel", "socks_connection_refused", "OPENAI_BASE_URL", dead},
+		{"microsocks and an unknown API", openSOCKS, "tunnel", "socks_general_failure", "way out", nowhere},
+		{"socks5 and an unknown API", strings.Replace(openSOCKS, "socks5h", "socks5", 1), "dns", "direct_name_unknown", "socks5h", nowhere},
+		{"tinyproxy taken for SOCKS", "socks5h" + strings.TrimPrefix(open, "http"), "tunnel", "proxy_no_answer", "scheme", ""},
+		{"microsocks taken for http", "http" + strings.TrimPrefix(openSOCKS, "socks5h"), "tunnel", "proxy_is_no_proxy", "scheme", ""},
+		{"a proxy that is down", "http://wei:rightlogin@" + gone.Addr(), "proxy", "proxy_refused", "Start the proxy", ""},
+		{"a proxy of no name", "socks5h://proxy.invalid:1080", "dns", "proxy_name_unknown", "Check the host name", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.env["OPENAI_PROXY"] = c.proxy
+			if c.code == "proxy_no_answer" {
+				w.env["PROXY_CONNECT_TIMEOUT"] = "1s" // for the rest a busy machine has time
+			}
+			can := "can"
+			if c.base != "" {
+				w.env["OPENAI_BASE_URL"], can = c.base, "can't"
+			}
 			d := w.diagnose(3)
 			last := d.Steps[len(d.Steps)-1]
 			assert.Equal(t, c.step, last.Step)
 			assert.Equal(t, c.code, last.Code)
 			assert.NotEmpty(t, last.Cause)
 			assert.Contains(t, last.Mend, c.mend)
-			assert.Contains(t, d.Also, "Without the proxy the API can be reached")
+			assert.Contains(t, d.Also, "Without the proxy the API "+can+" be reached")
 			assert.Empty(t, w.api.Calls(), "it asked nothing past the proxy")
 			said := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
 			for _, secret := range []string{"rightlogin", "wronglogin"} {

@@ -147,8 +147,12 @@ func (w *way) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_
 	defer cancel()
 	// Reads and writes don't know of ctx: its end moves the deadline into the past.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	reader := bufio.NewReader(io.LimitReader(conn, maxConnectHead))
+	first := &firstBytes{r: io.LimitReader(conn, maxConnectHead)}
+	reader := bufio.NewReader(first)
 	answer, err := askCONNECT(conn, reader, proxy, target)
+	if err != nil && !first.canBegin("HTTP/") {
+		err = errNotHTTP // whatever came after it, a reset say
+	}
 	if !stop() || ctx.Err() != nil {
 		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no answer: %w", context.Cause(ctx)))
 	}
@@ -214,6 +218,24 @@ func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target stri
 		return nil, errNotHTTP
 	}
 	return answer, nil
+}
+
+// firstBytes remembers how what was read begins.
+type firstBytes struct {
+	r   io.Reader
+	got []byte
+}
+
+func (f *firstBytes) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	f.got = append(f.got, p[:min(n, max(0, 8-len(f.got)))]...)
+	return n, err
+}
+
+// canBegin reports whether what was read so far may be the beginning of something that begins so.
+func (f *firstBytes) canBegin(with string) bool {
+	n := min(len(with), len(f.got))
+	return string(f.got[:n]) == with[:n]
 }
 
 // earlyConn gives back bytes that were read too far.
