@@ -49,6 +49,7 @@ type Config struct {
 	Log      logrus.FieldLogger
 	LogFile  string // named at the end
 	Redact   *redact.Redactor
+	Lang     lang.Lang
 	// API is the operator's own; nil: the simulated one behind the simulated proxy.
 	API      processor.Maker
 	APIRoute string // how API is reached, for people
@@ -110,15 +111,15 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-func (s *stage) say(format string, args ...any) {
-	fmt.Fprintf(s.conf.Out, format+"\n", args...)
+func (s *stage) say(text lang.Text, args ...any) {
+	fmt.Fprintln(s.conf.Out, text.In(s.conf.Lang, args...))
 }
 
 func (s *stage) later(f func() error) { s.closers = append(s.closers, f) }
 
 // setUp starts the database, the API and the proxy.
 func (s *stage) setUp(ctx context.Context) error {
-	s.say("Starting a private PostgreSQL …")
+	s.say(textStarting)
 	for _, old := range []string{"postgres", "pictures", "contact-sheet.png"} {
 		if err := os.RemoveAll(filepath.Join(s.conf.Dir, old)); err != nil {
 			return err
@@ -140,7 +141,7 @@ func (s *stage) setUp(ctx context.Context) error {
 		return err
 	}
 	if s.maker = s.conf.API; s.maker != nil {
-		s.say("OPENAI_API_KEY is set: this demo uses the real API, %s, and its pictures cost money.", s.conf.APIRoute)
+		s.say(textReal, s.conf.APIRoute)
 		return nil
 	}
 	return s.simulate()
@@ -182,7 +183,7 @@ func (s *stage) simulate() error {
 		}
 		return calls, direct
 	}
-	s.say("Simulated image API behind a simulated proxy that wants a password.")
+	s.say(textSimulated)
 	return nil
 }
 
@@ -202,7 +203,7 @@ func (s *stage) play(ctx context.Context) (before int, err error) {
 		}
 	}
 	total := len(prompts) + 1
-	s.say("%d credits granted, %d tasks charged and enqueued; one of them was taken by a worker that died.", before, total)
+	s.say(textGranted, before, total)
 
 	bar := progress.New(s.conf.Out, s.conf.Terminal, total)
 	defer bar.Close()
@@ -287,24 +288,24 @@ func (s *stage) report(ctx context.Context, before int) error {
 	if err != nil {
 		return err
 	}
-	s.say("")
+	s.say(textNothing)
 	for _, state := range task.States() {
-		s.say("  %-12s %3d", state, states[state])
+		s.say(textState, state, states[state])
 	}
-	s.say("  %-12s %3d before, %d after: %d charged, %d refunded", "credits", before, after, before-after+states[task.Failed], states[task.Failed])
-	s.say("")
-	repair.PrintAudit(s.conf.Out, rules, lang.EN)
+	s.say(textCredits, before, after, before-after+states[task.Failed], states[task.Failed])
+	s.say(textNothing)
+	repair.PrintAudit(s.conf.Out, rules, s.conf.Lang)
 	direct := 0
 	if s.carried != nil {
 		var calls int
 		calls, direct = s.carried()
-		s.say("%d requests reached the API, %d of them past the proxy", calls, direct)
+		s.say(textRequests, calls, direct)
 	}
-	s.say("")
-	s.say("pictures       %s (%d)", s.pictures.Dir(), made)
-	s.say("contact sheet  %s", sheet)
-	s.say("the log        less %s", s.conf.LogFile)
-	s.say("it took        %s", time.Since(s.began).Round(100*time.Millisecond))
+	s.say(textNothing)
+	s.say(textPictures, s.pictures.Dir(), made)
+	s.say(textSheet, sheet)
+	s.say(textLog, s.conf.LogFile)
+	s.say(textTook, time.Since(s.began).Round(100*time.Millisecond))
 
 	finished := states[task.Completed] + states[task.Failed]
 	switch {

@@ -84,4 +84,9 @@ func TestTheDemoWithAKey(t *testing.T) {
 	assert.Contains(t, said, "the audit passes")
 	assert.Len(t, w.api.Calls(), 3)
 	assert.Zero(t, w.direct())
+	w.env["LANG"] = "zh_CN.UTF-8"
+	said = w.run("task-processor", "demo").ok()
+	for _, part := range []string{"演示将使用真实的 API", "审计通过", "总览图", "用时"} {
+		assert.Contains(t, said, part)
+	}
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -141,6 +142,9 @@ func (b *breaker) tell() {
 func reasonOf(err error) (task.Code, string) {
 	if fault, ok := errors.AsType[*Error](err); ok {
 		return fault.Code(), fault.Error()
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		return task.CodeTimeout, err.Error()
 	}
 	return task.CodeNetwork, err.Error()
 }

@@ -36,7 +36,11 @@ func (a program) demo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	conf := demo.Config{Dir: dir, Out: a.Stdout, Terminal: app.IsTerminal(a.Stdout), Redact: a.Redact, LogFile: filepath.Join(dir, processorLog)}
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
+	conf := demo.Config{Lang: l, Dir: dir, Out: a.Stdout, Terminal: app.IsTerminal(a.Stdout), Redact: a.Redact, LogFile: filepath.Join(dir, processorLog)}
 	if s.APIKey != "" {
 		client, transport, err := api.New(s)
 		if err != nil {
