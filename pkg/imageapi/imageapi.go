@@ -330,8 +330,11 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 			ID string `json:"id"`
 		} `json:"data"`
 	}
-	// A relay's list may look otherwise: that it answered is enough.
-	_ = json.NewDecoder(io.LimitReader(response.Body, maxModels)).Decode(&list)
+	// A relay's list may look otherwise: that it answered is enough. It is read to its end, so that the connection can
+	// be used again.
+	body := io.LimitReader(response.Body, maxModels)
+	_ = json.NewDecoder(body).Decode(&list)
+	_, _ = io.Copy(io.Discard, body)
 	var ids []string
 	for _, m := range list.Data {
 		ids = append(ids, oneLine(m.ID))

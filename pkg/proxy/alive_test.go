@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +70,48 @@ func TestAnIdleHalfOpenConnectionIsReplaced(t *testing.T) {
 	_, _, err = post(tr, a.URL)
 	require.NoError(t, err)
 	assert.Len(t, p.Targets(), 2)
+}
+
+// Each request has a connection of its own while it is under way, over HTTP/2 too; afterwards the connections are used
+// again, but not one whose answer was not read to its end.
+func TestARequestHasItsConnectionToItself(t *testing.T) {
+	arrived, release := make(chan struct{}), make(chan struct{})
+	a := startHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			arrived <- struct{}{}
+			<-release
+		}
+		_, _ = w.Write(make([]byte, 100<<10))
+	})
+	p := startProxy(t, simproxy.Config{})
+	tr := transport(t, hasty(p, a))
+	var all sync.WaitGroup
+	for range 5 {
+		all.Go(func() {
+			_, _, err := post(tr, a.URL+"/hold")
+			assert.NoError(t, err)
+		})
+	}
+	for range 5 {
+		<-arrived
+	}
+	assert.Len(t, p.Targets(), 5)
+	close(release)
+	all.Wait()
+	for range 10 {
+		_, _, err := post(tr, a.URL)
+		require.NoError(t, err)
+	}
+	assert.Len(t, p.Targets(), 5, "kept and used again")
+
+	for range 6 {
+		r, err := http.NewRequest(http.MethodGet, a.URL, nil)
+		require.NoError(t, err)
+		answer, err := tr.RoundTrip(r)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+	}
+	assert.Len(t, p.Targets(), 6, "the last of them needed another")
 }
 
 // What can't be pinged is watched by the kernel.

@@ -54,25 +54,42 @@ func (l *lanes) closeIdle() {
 	}
 }
 
-// roundTrip sends a request on a lane, which is its own until the answer's body is closed.
+// roundTrip sends a request on a lane, which is its own until the answer's body is closed. A lane whose answer did
+// not come whole is not used again: its connection may be open still, and lead nowhere.
 func (l *lanes) roundTrip(r *http.Request) (*http.Response, error) {
 	lane := l.take()
 	answer, err := lane.RoundTrip(r)
 	if err != nil {
-		l.put(lane)
+		lane.CloseIdleConnections()
 		return nil, err
 	}
-	answer.Body = &laneBody{ReadCloser: answer.Body, put: sync.OnceFunc(func() { l.put(lane) })}
+	body := &laneBody{ReadCloser: answer.Body}
+	body.end = sync.OnceFunc(func() {
+		if body.whole {
+			l.put(lane)
+			return
+		}
+		lane.CloseIdleConnections()
+	})
+	answer.Body = body
 	return answer, nil
 }
 
-// laneBody gives its lane back when it is closed.
+// laneBody gives its lane back when it is closed. Like any body it is for one goroutine.
 type laneBody struct {
 	io.ReadCloser
-	put func()
+	whole bool
+	end   func()
+}
+
+func (b *laneBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.whole = b.whole || err == io.EOF
+	return n, err
 }
 
 func (b *laneBody) Close() error {
-	defer b.put()
-	return b.ReadCloser.Close()
+	err := b.ReadCloser.Close()
+	b.end()
+	return err
 }
