@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"imagetasks/internal/conns"
 )
 
 // Config says where to relay to, and how badly. Shares are percents of the connections; the rest is left alone.
@@ -38,10 +40,9 @@ type Relay struct {
 	conf     Config
 	listener net.Listener
 	wg       sync.WaitGroup
+	conns    conns.Set
 
 	mu     sync.Mutex
-	closed bool
-	conns  map[net.Conn]struct{}
 	faults map[Fault]int // that came to pass
 }
 
@@ -51,7 +52,7 @@ func Start(conf Config) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Relay{conf: conf, listener: listener, conns: map[net.Conn]struct{}{}, faults: map[Fault]int{}}
+	r := &Relay{conf: conf, listener: listener, faults: map[Fault]int{}}
 	r.wg.Go(r.accept)
 	return r, nil
 }
@@ -72,50 +73,26 @@ func (r *Relay) Faults() map[Fault]int {
 
 // Close cuts every connection and waits until they are gone.
 func (r *Relay) Close() error {
-	r.mu.Lock()
-	r.closed = true
-	for c := range r.conns {
-		_ = c.Close()
-	}
-	r.mu.Unlock()
+	r.conns.Cut()
 	err := r.listener.Close()
 	r.wg.Wait()
 	return err
 }
 
-// keep registers a connection to be cut by Close; false: the relay is closed.
-func (r *Relay) keep(c net.Conn) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		_ = c.Close()
-		return false
-	}
-	r.conns[c] = struct{}{}
-	return true
-}
-
-func (r *Relay) drop(c net.Conn) {
-	_ = c.Close()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.conns, c)
-}
-
 func (r *Relay) accept() {
 	for n := uint64(0); ; n++ {
 		client, err := r.listener.Accept()
-		if err != nil || !r.keep(client) {
+		if err != nil || !r.conns.Keep(client) {
 			return
 		}
 		chance := rand.New(rand.NewPCG(r.conf.Seed, n))
 		r.wg.Go(func() {
-			defer r.drop(client)
+			defer r.conns.Drop(client)
 			target, err := net.DialTimeout("tcp", r.conf.Target, 10*time.Second)
-			if err != nil || !r.keep(target) {
+			if err != nil || !r.conns.Keep(target) {
 				return
 			}
-			defer r.drop(target)
+			defer r.conns.Drop(target)
 			r.relay(client, target, chance)
 		})
 	}

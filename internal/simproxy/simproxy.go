@@ -13,6 +13,8 @@ import (
 	"net/url"
 	"sync"
 	"time"
+
+	"imagetasks/internal/conns"
 )
 
 // Config says what kind of proxy to be. The zero value is an open http proxy.
@@ -32,10 +34,9 @@ type Proxy struct {
 	conf     Config
 	listener net.Listener
 	wg       sync.WaitGroup
+	conns    conns.Set
 
 	mu       sync.Mutex
-	closed   bool
-	conns    map[net.Conn]struct{}
 	outbound map[string]bool // local addresses of the connections made to targets
 	targets  []string
 	mode     Mode
@@ -69,7 +70,7 @@ func StartAt(conf Config, addr string) (*Proxy, error) {
 	if conf.Scheme == "https" {
 		listener = tls.NewListener(listener, conf.TLS)
 	}
-	p := &Proxy{conf: conf, listener: listener, conns: map[net.Conn]struct{}{}, outbound: map[string]bool{}}
+	p := &Proxy{conf: conf, listener: listener, outbound: map[string]bool{}}
 	p.wg.Go(p.accept)
 	return p, nil
 }
@@ -116,11 +117,7 @@ func (p *Proxy) Forget() {
 }
 
 // Open returns how many connections it holds, those to clients and those to targets.
-func (p *Proxy) Open() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.conns)
-}
+func (p *Proxy) Open() int { return p.conns.Len() }
 
 // ReadAlong returns how many bytes of intercepted tunnels the proxy saw in clear.
 func (p *Proxy) ReadAlong() int {
@@ -131,38 +128,12 @@ func (p *Proxy) ReadAlong() int {
 
 // Close stops listening, cuts every connection and waits until they are gone. It is safe to repeat.
 func (p *Proxy) Close() error {
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
+	if !p.conns.Cut() {
 		return nil
 	}
-	p.closed = true
-	for c := range p.conns {
-		_ = c.Close()
-	}
-	p.mu.Unlock()
 	err := p.listener.Close()
 	p.wg.Wait()
 	return err
-}
-
-// keep registers a connection to be cut by Close; false: the proxy is closed.
-func (p *Proxy) keep(c net.Conn) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		_ = c.Close()
-		return false
-	}
-	p.conns[c] = struct{}{}
-	return true
-}
-
-func (p *Proxy) drop(c net.Conn) {
-	_ = c.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.conns, c)
 }
 
 func (p *Proxy) accept() {
@@ -171,11 +142,11 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		if !p.keep(conn) {
+		if !p.conns.Keep(conn) {
 			return
 		}
 		p.wg.Go(func() {
-			defer p.drop(conn)
+			defer p.conns.Drop(conn)
 			if p.conf.Scheme == "socks5" {
 				p.serveSOCKS(conn)
 			} else {
@@ -201,7 +172,7 @@ func (p *Proxy) dial(target string) (net.Conn, error) {
 	p.mu.Lock()
 	p.outbound[conn.LocalAddr().String()] = true
 	p.mu.Unlock()
-	if !p.keep(conn) {
+	if !p.conns.Keep(conn) {
 		return nil, net.ErrClosed
 	}
 	return conn, nil
@@ -307,11 +278,11 @@ func (p *Proxy) serveHTTP(conn net.Conn) {
 					p.pipe(conn, reader, upstream)
 				}
 			}
-			p.drop(upstream)
+			p.conns.Drop(upstream)
 			return
 		}
 		again := p.forward(conn, r, upstream)
-		p.drop(upstream)
+		p.conns.Drop(upstream)
 		if !again {
 			return
 		}

@@ -47,7 +47,7 @@ func (p *Proxy) serveSOCKS(conn net.Conn) {
 		_ = reply(conn, replyUnreached)
 		return
 	}
-	defer p.drop(upstream)
+	defer p.conns.Drop(upstream)
 	if reply(conn, replyOK) == nil {
 		p.pipe(conn, conn, upstream)
 	}
