@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/supervise"
 )
 
 // withDaemon makes sure that no background processor outlives the test.
@@ -39,6 +41,15 @@ func (w *world) lockHolder() int {
 		}
 	}
 	return 0
+}
+
+// gone waits until no background processor runs and its lock is free: the one may be seen before the other.
+func (w *world) gone() {
+	w.t.Helper()
+	w.until("it is gone", func() bool {
+		state, err := supervise.Dir(w.dir).Look()
+		return err == nil && !state.Running && w.lockHolder() == 0
+	})
 }
 
 // pid is what the pid file says.
@@ -176,7 +187,7 @@ func TestAKilledDaemonIsBroughtBackAndAStoppedOneIsNot(t *testing.T) {
 
 	first := w.pid()
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
-	w.until("the lock is free", func() bool { return w.lockHolder() == 0 })
+	w.gone()
 	assert.Contains(t, w.run("task-processor", "status").is(3), "dead")
 	assert.Equal(t, "dead", w.round(3, "--no-restart").Processor.Verdict)
 	assert.Equal(t, "dead", w.round(3, "--dry-run").Processor.Verdict)
@@ -200,7 +211,7 @@ func TestAPidFileThatNamesAnotherProgramTouchesNobody(t *testing.T) {
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.until("it is gone", func() bool { return w.lockHolder() == 0 })
+	w.gone()
 	bystander := w.start("/bin/sleep", "600")
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
 
@@ -209,7 +220,7 @@ func TestAPidFileThatNamesAnotherProgramTouchesNobody(t *testing.T) {
 	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)))
 	w.run("task-processor", "start").ok()
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.until("it is gone", func() bool { return w.lockHolder() == 0 })
+	w.gone()
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
 	w.round(0)
 	assert.NotEqual(t, bystander.Process.Pid, w.pid())
@@ -282,7 +293,7 @@ func TestACrashLoopEnds(t *testing.T) {
 	w.run("task-processor", "start").ok()
 	die := func() {
 		require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-		w.until("it is gone", func() bool { return w.lockHolder() == 0 })
+		w.gone()
 	}
 	for range 5 {
 		die()

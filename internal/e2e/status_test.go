@@ -86,7 +86,7 @@ func TestTheStatusScreen(t *testing.T) {
 
 	// What is wrong comes with the next thing to do.
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.until("it is gone", func() bool { return w.lockHolder() == 0 })
+	w.gone()
 	w.stick(2, 30)
 	screen = w.run("task-processor", "status").is(3)
 	assert.Contains(t, screen, "! the processor is dead\n  next: task-processor start\n")

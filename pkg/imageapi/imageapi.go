@@ -297,9 +297,13 @@ func (c *Client) download(ctx context.Context, address string, w io.Writer) erro
 }
 
 // Probe asks for the list of models, which costs nothing: nil when the way to the API is open, else a
-// *task.Error. An API that is there but has no such list is open.
+// *task.Error. An API that is there but has no such list is open. Where the connection breaks it asks once more:
+// one that breaks says little of the next.
 func (c *Client) Probe(ctx context.Context) error {
 	_, err := c.Models(ctx)
+	if broke, ok := errors.AsType[*task.Error](err); ok && (broke.Code == task.CodeNetwork || broke.Code == task.CodeCutOff) {
+		_, err = c.Models(ctx)
+	}
 	if refused, ok := errors.AsType[*task.Error](err); ok && refused.Disposition == task.Fail {
 		return nil
 	}

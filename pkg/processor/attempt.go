@@ -249,13 +249,13 @@ func (p *Processor) outage(a *attempt, e *task.Error) bool {
 	}
 	cause := p.askOnce()
 	if p.work.Err() != nil {
-		return false
+		return true // nobody will know: the processor stops
 	}
 	if cause != nil && cause.Disposition != task.Release {
 		p.shut(cause)
 		return true
 	}
-	return broke && releases < mostMended && p.breaks.together(a.task.Lease(), p.handful())
+	return broke && releases < mostMended && p.breaks.together(p.work, a.task.Lease(), p.handful)
 }
 
 // unluckyWait is how long a task waits whose connection could not be made while others can.
@@ -286,8 +286,9 @@ const together = 2 * time.Second
 // the way that broke, even where it is mended already: a proxy that was restarted, say. The zero value is ready. It is
 // safe for concurrent use.
 type breaks struct {
-	mu sync.Mutex
-	at map[task.Lease]time.Time
+	mu   sync.Mutex
+	at   map[task.Lease]time.Time
+	news chan struct{} // closed at the next note
 }
 
 func (b *breaks) note(l task.Lease, now time.Time) {
@@ -298,19 +299,43 @@ func (b *breaks) note(l task.Lease, now time.Time) {
 	}
 	maps.DeleteFunc(b.at, func(_ task.Lease, at time.Time) bool { return now.Sub(at) > time.Minute })
 	b.at[l] = now
+	if b.news != nil {
+		close(b.news)
+		b.news = nil
+	}
 }
 
-// together reports whether others broke when l did, and with it make up half of those in hand or more.
-func (b *breaks) together(l task.Lease, inHand int) bool {
+// together reports whether others broke when l did, and with it make up half of those in hand or more. It waits for them
+// a little: connections that break for one reason don't break in one instant.
+func (b *breaks) together(ctx context.Context, l task.Lease, inHand func() int) bool {
+	ctx, cancel := context.WithTimeout(ctx, together)
+	defer cancel()
+	for {
+		n, news := b.with(l)
+		if most := inHand(); most < 2 || n > 1 && 2*n >= most {
+			return most > 1
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// with returns how many broke when l did, l included, and what is closed when that may have changed.
+func (b *breaks) with(l task.Lease) (n int, news <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := 0
 	for _, at := range b.at {
 		if at.Sub(b.at[l]).Abs() < together {
 			n++
 		}
 	}
-	return n > 1 && 2*n >= inHand
+	if b.news == nil {
+		b.news = make(chan struct{})
+	}
+	return n, b.news
 }
 
 // maxMessage bounds a failure's text in the database and the log, in runes.

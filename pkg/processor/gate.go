@@ -82,8 +82,8 @@ func (g *gate) stillShut(now time.Time, cause *task.Error) time.Duration {
 	return wait
 }
 
-// open opens the gate after a probe that passed: for all where no connection could be made before, else for one
-// task. Where tasks kept failing behind such a probe, it first waits longer each time, and returns that wait.
+// open opens the gate after a probe that passed: for all where no connection could be made before, unless that keeps
+// happening, else for one task. Where tasks kept failing behind such a probe, it first waits longer each time, and returns that wait.
 func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -95,7 +95,7 @@ func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
 		}
 	}
 	_, unreached := errors.AsType[*proxy.Error](g.cause)
-	g.cause, g.trial, g.proved, g.opened = nil, !unreached || g.flaps > 0, false, now
+	g.cause, g.trial, g.proved, g.opened = nil, !unreached || g.flaps > 1, false, now
 	return 0, now.Sub(g.since)
 }
 

@@ -112,9 +112,9 @@ func benchOn(t *testing.T, url string) *bench {
 	return b
 }
 
-func (b *bench) maker() processor.Maker {
+func (b *bench) maker(more ...string) processor.Maker {
 	b.t.Helper()
-	tr, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{b.proxy.URL()}}})
+	tr, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: append([]string{b.proxy.URL()}, more...)}})
 	require.NoError(b.t, err)
 	b.t.Cleanup(tr.CloseIdleConnections)
 	c, err := imageapi.New(imageapi.Config{BaseURL: b.api.URL(), Key: key, Model: "m", Transport: tr, MaxBytes: 1 << 20})
@@ -569,6 +569,31 @@ func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
 	var odd int
 	require.NoError(t, b.raw.QueryRow(`select count(*) from image_tasks where status <> 'completed' or attempt_count <> 1`).Scan(&odd))
 	assert.Zero(t, odd)
+	b.requireAudit()
+}
+
+// Where there is another proxy nobody even has to stop.
+func TestAProxyOfSeveralThatDiesUnderLoadCostsNoTask(t *testing.T) {
+	b := newBench(t)
+	second, err := simproxy.Start(simproxy.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, second.Close()) })
+	_, err = b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	require.NoError(t, err)
+	release := b.api.Hold()
+	b.run(b.config(func(c *processor.Config) { c.Concurrency = 20 }), b.maker(second.URL()))
+	require.Eventually(t, func() bool { return b.api.Busy() == 20 }, time.Minute, time.Millisecond)
+	require.NoError(t, b.proxy.Close())
+	b.seen(processor.Released, 20)
+	release()
+	b.seen(processor.Completed, 60)
+	assert.Zero(t, b.count(processor.Failed))
+	assert.Zero(t, b.count(processor.Shut))
+	calls := map[bool]int{}
+	for _, c := range b.api.Calls() {
+		calls[second.Carried(c.Remote)]++
+	}
+	assert.Equal(t, map[bool]int{false: 20, true: 60}, calls)
 	b.requireAudit()
 }
 
