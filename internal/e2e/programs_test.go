@@ -61,6 +61,7 @@ func TestWrongUsageAndSettings(t *testing.T) {
 		{"a user that is none", nil, []string{"task-processor", "credits", "grant", "--user", "bob", "--credits", "1"}, `"bob"`},
 		{"a negative grant", nil, append([]string{"task-processor", "credits", "grant", "--credits", "-5"}, user...), "--credits"},
 		{"a grant of nothing", nil, append([]string{"task-processor", "credits", "grant"}, user...), "--credits"},
+		{"a language nobody speaks", nil, append([]string{"task-processor", "credits", "grant", "--credits", "5", "--lang", "tlh"}, user...), "--lang"},
 		{"no prompt", nil, append([]string{"task-processor", "enqueue"}, user...), "--prompt"},
 		{"a cost of nothing", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--cost", "0"}, user...), "--cost"},
 		{"too many", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--count", "10001"}, user...), "--count"},

@@ -66,6 +66,9 @@ func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
 // Load reads the settings: flags, then the environment, then the env file, then defaults. From here
 // on the program's redactor knows the secrets among them.
 func (a *App) Load(c *cli.Context) (settings.Settings, error) {
+	if _, err := a.Lang(c); err != nil {
+		return settings.Settings{}, err // before anything is done that would have to be told
+	}
 	path, given := Given(c, "env-file")
 	if !given {
 		path = ".env"
