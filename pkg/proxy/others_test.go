@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/net/http/httpproxy"
 
+	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/proxy"
 )
@@ -108,6 +110,19 @@ func TestTheDifferencesToOthersAreAsDocumented(t *testing.T) {
 		want = "127.0.0.1"
 	}
 	assert.Equal(t, want, asked(httpProxy, curl(api.URL, "http_proxy="+httpProxy.URL(), "no_proxy=127.0.0.0/8")))
+	documented("| an https proxy's certificate | checked | checked | checked |")
+	stranger, err := simapi.NewAuthority()
+	require.NoError(t, err)
+	secret := startProxy(t, simproxy.Config{Scheme: "https", TLS: &tls.Config{Certificates: []tls.Certificate{stranger.Certificate}}})
+	assert.Equal(t, none, asked(secret, ours(api.URL, proxy.Env{OpenAI: []string{secret.URL()}})))
+	assert.Equal(t, none, asked(secret, std("http://name.invalid/", httpproxy.Config{HTTPProxy: secret.URL()})))
+	assert.Equal(t, none, asked(secret, func() {
+		assert.Error(t, exec.Command("curl", "-sS", "-x", secret.URL(), "-o", os.DevNull, api.URL).Run())
+	}))
+	assert.NotEqual(t, none, asked(secret, func() {
+		assert.NoError(t, exec.Command("curl", "-sS", "--proxy-insecure", "-x", secret.URL(), "-o", os.DevNull, api.URL).Run())
+	}), "it was the certificate")
+
 	through, err := (&httpproxy.Config{HTTPProxy: httpProxy.URL(), NoProxy: "10.0.0.0/8"}).ProxyFunc()(&url.URL{Scheme: "http", Host: "10.1.2.3"})
 	require.NoError(t, err)
 	assert.Nil(t, through)
