@@ -67,6 +67,7 @@ type Config struct {
 	Rate          int           // attempts a minute; 0: as many as there is room for
 	PendingAfter  time.Duration // a task due for longer fails; 0: never
 
+	Revive func(context.Context)  // tries proxies that are left out, every second; nil: nobody does
 	Ways   func() []proxy.State   // how the ways to the API stand; nil: nobody knows
 	Limits func() imageapi.Limits // what the API says of its rate limits; nil: nothing
 
@@ -203,6 +204,9 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	helping, stopHelpers := context.WithCancel(context.WithoutCancel(ctx))
 	helpers.Go(func() { p.queue.Listen(helping, p.wake) })
 	helpers.Go(func() { p.heartbeats(helping) })
+	if p.conf.Revive != nil {
+		helpers.Go(func() { every(helping, time.Second, func() { p.conf.Revive(helping) }) })
+	}
 	if !once {
 		helpers.Go(func() { p.signsOfLife(helping) })
 		helpers.Go(func() { p.healthChecks(helping) })

@@ -24,13 +24,13 @@ type State struct {
 	Served  int       `json:"served"`
 	LeftOut bool      `json:"left_out"`
 	Since   time.Time `json:"since,omitzero"`    // it is left out
-	Next    time.Time `json:"retry_at,omitzero"` // when it is tried again; in the past: with the next request
+	Next    time.Time `json:"retry_at,omitzero"` // when it may be tried again
 	Code    task.Code `json:"code,omitempty"`    // why
 	Reason  string    `json:"reason,omitempty"`
 }
 
-// breaker leaves a way out for a while after it failed, then lets one request try it, and for longer each time
-// that fails as well. It is safe for concurrent use.
+// breaker leaves a way out for a while after it failed, then lets one request that costs nothing try it, and for longer
+// each time that fails as well. It is safe for concurrent use.
 type breaker struct {
 	mu sync.Mutex
 	// cb is replaced at each trip: its wait can't be changed, and answers to requests from before the trip
@@ -52,10 +52,14 @@ func newCircuit(wait time.Duration, failures uint32) *gobreaker.TwoStepCircuitBr
 	})
 }
 
-// allow reports whether a request may go this way, and returns what is to be told how it went, once.
-func (b *breaker) allow() (done func(error), ok bool) {
+// allow reports whether a request may go this way, and returns what is to be told how it went, once. trial: it costs
+// nothing, and may be the one that tries a way that is left out.
+func (b *breaker) allow(trial bool) (done func(error), ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.says.LeftOut && !trial {
+		return nil, false
+	}
 	cb := b.cb
 	tell, err := cb.Allow()
 	if err != nil {

@@ -50,6 +50,19 @@ func states(t *testing.T, tr *proxy.Transport) []proxy.State {
 	return tr.States(u)
 }
 
+func get(tr *proxy.Transport, url string) error {
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := tr.RoundTrip(r)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, answer.Body)
+	return errors.Join(err, answer.Body.Close())
+}
+
 func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
@@ -82,11 +95,16 @@ func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
 	assert.GreaterOrEqual(t, s[1].Served, 3)
 
 	p.back(t)
-	require.Eventually(t, func() bool {
-		_, _, err := post(tr, a.secure.URL)
-		return err == nil && len(p.first.Targets()) > 0
-	}, time.Minute, 20*time.Millisecond, "it is tried again, and goes first")
-	require.Eventually(t, func() bool { return !states(t, tr)[0].LeftOut }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(tr.Due()) == 1 }, time.Minute, time.Millisecond)
+	_, _, err := post(tr, a.secure.URL)
+	require.NoError(t, err)
+	assert.Empty(t, p.first.Targets(), "what may cost something tries none")
+	require.NoError(t, get(tr.Due()[0], a.secure.URL))
+	assert.False(t, states(t, tr)[0].LeftOut)
+	assert.Empty(t, tr.Due())
+	_, _, err = post(tr, a.secure.URL)
+	require.NoError(t, err)
+	assert.NotEmpty(t, p.first.Targets(), "it goes first again")
 	mu.Lock()
 	defer mu.Unlock()
 	require.Len(t, told, 2)

@@ -43,8 +43,8 @@ func (c *Config) setDefaults() {
 }
 
 // Transport is an http.RoundTripper. Connections are kept and reused; HTTP/2 is spoken where the
-// API does. Of several proxies the first that works serves; one that fails is left out for a while, and tried
-// again after a wait that grows. It is safe for concurrent use.
+// API does. Of several proxies the first that works serves; one that fails is left out for a while, and may be tried
+// again after a wait that grows (see Due). It is safe for concurrent use.
 type Transport struct {
 	conf Config
 	ways []*way // one at least
@@ -78,6 +78,21 @@ func (t *Transport) OnChange(tell func(State)) {
 	}
 }
 
+// Due returns a Transport for each proxy of several that is left out and may be tried again by now. What a GET comes to
+// that goes through it decides whether the proxy serves again; other requests may cost something, and try none.
+func (t *Transport) Due() []*Transport {
+	if len(t.ways) < 2 {
+		return nil // it is asked all the same
+	}
+	var out []*Transport
+	for _, w := range t.ways {
+		if s := w.breaker.state(); s.LeftOut && time.Now().After(s.Next) {
+			out = append(out, &Transport{conf: t.conf, ways: []*way{w}})
+		}
+	}
+	return out
+}
+
 // Each returns a Transport for each way of this one, in their order.
 func (t *Transport) Each() []*Transport {
 	var out []*Transport
@@ -94,7 +109,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	var leftOut []*way
 	var last error
 	for _, w := range t.ways {
-		done, ok := w.breaker.allow()
+		done, ok := w.breaker.allow(r.Method == http.MethodGet)
 		if !ok {
 			leftOut = append(leftOut, w)
 			continue

@@ -90,6 +90,21 @@ func Silent(ctx context.Context, addr string) func(pid int) (time.Duration, bool
 	}
 }
 
+// reviveBound is how long a proxy that is left out may take over a trial.
+const reviveBound = time.Minute
+
+// Revive tries the proxies that are left out and due, each by a question to the API that costs nothing. What came of it
+// shows in Ways.
+func Revive(ctx context.Context, t *proxy.Transport, s settings.Settings) {
+	ctx, cancel := context.WithTimeout(ctx, reviveBound)
+	defer cancel()
+	for _, due := range t.Due() {
+		if client, err := Over(s, due); err == nil {
+			_ = client.Probe(ctx)
+		}
+	}
+}
+
 // Ways says how the ways to the API stand.
 func Ways(t *proxy.Transport, s settings.Settings) []proxy.State {
 	u, err := url.Parse(s.BaseURL)

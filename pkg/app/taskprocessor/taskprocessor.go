@@ -132,7 +132,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		Observe: tellSystemd(log), Rate: s.Rate, PendingAfter: s.PendingTimeout, Limits: client.Limits,
-		Ways: func() []proxy.State { return api.Ways(transport, s) },
+		Ways:   func() []proxy.State { return api.Ways(transport, s) },
+		Revive: func(ctx context.Context) { api.Revive(ctx, transport, s) },
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, source(p, st, s))
