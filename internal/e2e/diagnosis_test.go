@@ -19,7 +19,8 @@ type diagnosed struct {
 	Steps []struct {
 		Step, Detail, Cause, Mend string
 		OK                        bool
-		Code                      string `json:"error_code"`
+		Millis                    float64 `json:"ms"`
+		Code                      string  `json:"error_code"`
 	}
 	Also string
 }
@@ -41,6 +42,9 @@ func TestSimpleTestGoesTheWholeWay(t *testing.T) {
 	var steps []string
 	for _, s := range d.Steps {
 		assert.True(t, s.OK, s)
+		if s.Step != "settings" && s.Step != "dns" { // which here are a look at a text
+			assert.Positive(t, s.Millis, s.Step)
+		}
 		steps = append(steps, s.Step)
 	}
 	assert.Equal(t, []string{"settings", "dns", "proxy", "login", "tunnel", "tls", "key", "models", "image"}, steps)
@@ -260,6 +264,16 @@ func TestSeveralProxies(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "status", "--lang", "zh").ok(), "停用")
 	log := w.file("task-processor.log")
 	assert.Equal(t, 1, strings.Count(log, "a proxy is left out"), log)
+
+	// For a minute that is no matter; then it counts as a problem, with the next thing to do.
+	assert.Contains(t, screen, "All is well.")
+	w.until("it counts as a problem", func() bool {
+		_, err := w.db.Exec(`update imagetasks_processors set report = jsonb_set(report, '{ways,0,since}', to_jsonb(now() - interval '2 minutes'))`)
+		require.NoError(t, err)
+		r := w.run("task-processor", "status") // between two signs of life
+		return r.code == 3 && strings.Contains(r.stdout, "! proxy http://"+w.proxy.Addr()+" is left out since") &&
+			strings.Contains(r.stdout, "next: simple-test")
+	})
 
 	d := w.diagnose(3)
 	assert.Contains(t, d.Also, "Through http://"+second.Addr()+" the API can be used")

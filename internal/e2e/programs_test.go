@@ -154,6 +154,7 @@ type statusReport struct {
 	Processor struct {
 		Concurrency int
 		InHand      int `json:"in_hand"`
+		Rate        int `json:"api_rate"`
 	}
 }
 

@@ -325,3 +325,24 @@ func TestTasksThatWaitForTooLongAreRefunded(t *testing.T) {
 	assert.Equal(t, 3, strings.Count(w.file("task-monitor.log"), "due for longer than PENDING_TIMEOUT"))
 	w.audit()
 }
+
+// The processor keeps both: what its rate doesn't let it begin waits, and what waits for too long is refunded by it.
+func TestTheProcessorKeepsItsRateAndTheWaitingTime(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env["PENDING_TIMEOUT"] = "1h"
+	w.grant(3)
+	w.enqueue("a lantern", "--count", "3")
+	p := w.start("task-processor", "run", "--api-rate", "1", "--lease", "3s", "--status-addr", "127.0.0.1:0")
+	w.until("the first picture", func() bool { return w.count("completed") == 1 })
+	assert.Equal(t, 1, w.statusOf(p).Processor.Rate)
+	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours' where status = 'pending'`)
+	require.NoError(t, err)
+	w.until("the rest is refunded", func() bool {
+		return w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and attempt_count = 0`) == 2
+	})
+	p.stop(syscall.SIGTERM).ok()
+	assert.Len(t, w.api.Calls(), 1)
+	assert.Equal(t, 2, w.credits())
+	w.audit()
+}

@@ -41,7 +41,7 @@ type Step struct {
 	Proxy  string    `json:"proxy,omitempty"` // that it is about, where several are set
 	Name   string    `json:"step"`
 	OK     bool      `json:"ok"`
-	Millis float64   `json:"ms"`
+	Millis float64   `json:"ms"` // of the exchange that showed it; two steps may share one
 	Detail string    `json:"detail"`
 	Code   task.Code `json:"error_code,omitempty"`
 	Cause  string    `json:"cause,omitempty"` // one plain sentence
@@ -227,7 +227,7 @@ func (d *diagnosis) tellTrace(trace proxy.Trace) {
 		if trace.Login {
 			login = textLogin
 		}
-		d.pass(StepLogin, 0, login.In(d.Lang))
+		d.pass(StepLogin, took, login.In(d.Lang))
 		d.pass(StepTunnel, took, textTunnel.In(d.Lang, d.BaseURL.Host))
 	}
 	if took, ok := trace.Took(proxy.OpTLS); ok && trace.TLS != nil && len(trace.TLS.PeerCertificates) > 0 {
@@ -295,11 +295,11 @@ func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
 	d.pass(StepKey, took, textKey.In(d.Lang))
 	switch {
 	case len(models) == 0:
-		d.pass(StepModels, 0, textNoModels.In(d.Lang))
+		d.pass(StepModels, took, textNoModels.In(d.Lang))
 	case slices.Contains(models, d.Model):
-		d.pass(StepModels, 0, textModel.In(d.Lang, len(models), d.Model))
+		d.pass(StepModels, took, textModel.In(d.Lang, len(models), d.Model))
 	default:
-		d.pass(StepModels, 0, textNotModel.In(d.Lang, len(models), d.Model))
+		d.pass(StepModels, took, textNotModel.In(d.Lang, len(models), d.Model))
 	}
 	return true
 }

@@ -248,14 +248,12 @@ func (p *Processor) outage(a *attempt, e *task.Error) bool {
 		return true
 	}
 	cause := p.askOnce()
-	if p.work.Err() != nil {
-		return true // nobody will know: the processor stops
-	}
-	if cause != nil && cause.Disposition != task.Release {
+	if cause != nil && cause.Disposition != task.Release && p.work.Err() == nil {
 		p.shut(cause)
 		return true
 	}
-	return broke && releases < mostMended && p.breaks.together(p.work, a.task.Lease(), p.handful)
+	mended := broke && releases < mostMended && p.breaks.together(p.work, a.task.Lease(), p.handful)
+	return mended || p.work.Err() != nil // at a stop nobody will know
 }
 
 // unluckyWait is how long a task waits whose connection could not be made while others can.
@@ -267,7 +265,7 @@ func (p *Processor) unlucky(e *task.Error) bool {
 	if _, ok := errors.AsType[*proxy.Error](e.Err); !ok || p.gate.reason() != nil {
 		return false
 	}
-	return p.askOnce() == nil && p.work.Err() == nil
+	return p.askOnce() == nil
 }
 
 // askOnce asks the API for its health, once for all who want to know at the same time, and returns what is wrong.

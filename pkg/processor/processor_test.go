@@ -572,6 +572,30 @@ func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
 	b.requireAudit()
 }
 
+// A stop that falls into the wait for others uses no attempt up either.
+func TestAStopWhileABreakIsLookedIntoUsesNoAttempt(t *testing.T) {
+	b := newBench(t)
+	broke := make(chan struct{})
+	maker := makerFunc(func(ctx context.Context, r imageapi.Request, _ io.Writer) error {
+		if r.Prompt == "breaks" {
+			close(broke)
+			return &task.Error{Code: task.CodeNetwork, Disposition: task.Retry, Message: "broken"}
+		}
+		<-ctx.Done()
+		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was broken off"}
+	})
+	ids := b.enqueue("holds", "holds", "breaks")
+	stop := b.run(b.config(func(c *processor.Config) { c.ShutdownGrace = time.Millisecond }), maker)
+	<-broke
+	b.seen(processor.Claimed, 3)
+	stop()
+	for _, id := range ids {
+		assert.Equal(t, task.Pending, b.row(id).State)
+		assert.Zero(t, b.row(id).Attempts)
+	}
+	b.requireAudit()
+}
+
 // Where there is another proxy nobody even has to stop.
 func TestAProxyOfSeveralThatDiesUnderLoadCostsNoTask(t *testing.T) {
 	b := newBench(t)
