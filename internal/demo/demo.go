@@ -51,7 +51,7 @@ type Config struct {
 	Redact   *redact.Redactor
 	Lang     lang.Lang
 	// API is the operator's own; nil: the simulated one behind the simulated proxy.
-	API      processor.Maker
+	API      processor.Generator
 	APIRoute string // how API is reached, for people
 }
 
@@ -62,7 +62,7 @@ var ErrUnexpected = errors.New("the demo did not end as it should")
 type stage struct {
 	conf     Config
 	store    *store.Store
-	maker    processor.Maker
+	maker    processor.Generator
 	pictures *picture.Store
 	closers  []func() error
 	carried  func() (calls, direct int) // requests that reached the simulated API, and past the proxy
@@ -189,7 +189,7 @@ func (s *stage) simulate() error {
 
 // play grants, enqueues and works; it returns the balance after the grant.
 func (s *stage) play(ctx context.Context) (before int, err error) {
-	before, err = s.store.Grant(ctx, s.user, granted, "the demo's grant")
+	before, err = s.store.GrantCredits(ctx, s.user, granted, "the demo's grant")
 	if err != nil {
 		return 0, err
 	}
@@ -211,12 +211,12 @@ func (s *stage) play(ctx context.Context) (before int, err error) {
 		Worker: "demo", Concurrency: concurrency, TaskTimeout: taskTimeout, Lease: 6 * time.Second,
 		Log: s.conf.Log, Redact: s.conf.Redact.String,
 		Observe: func(e processor.Event) {
-			if e.Kind == processor.Completed || e.Kind == processor.Failed {
+			if e.Kind == processor.EventCompleted || e.Kind == processor.EventFailed {
 				bar.Add(1)
 			}
 		},
 	}, s.store, s.maker, s.pictures)
-	stop := context.AfterFunc(ctx, p.Hurry)
+	stop := context.AfterFunc(ctx, p.StopNow)
 	defer stop()
 	if err := p.RunOnce(ctx); err != nil {
 		return 0, err
@@ -229,7 +229,7 @@ func (s *stage) strand(ctx context.Context) error {
 	if _, err := s.store.Enqueue(ctx, store.NewTask{UserID: s.user, Prompt: "a lighthouse that nobody paints", Cost: 1}); err != nil {
 		return err
 	}
-	_, err := s.store.Claim(ctx, store.Claim{Worker: "a worker that died", Limit: 1, Lease: time.Hour, MaxAttempts: 3})
+	_, err := s.store.Claim(ctx, store.ClaimRequest{Worker: "a worker that died", Limit: 1, Lease: time.Hour, MaxAttempts: 3})
 	return err
 }
 
@@ -272,7 +272,7 @@ func (s *stage) prompts() []string {
 
 // report prints the end of it and checks that it is as it should be.
 func (s *stage) report(ctx context.Context, before int) error {
-	states, err := s.store.States(ctx)
+	states, err := s.store.CountByState(ctx)
 	if err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (s *stage) report(ctx context.Context, before int) error {
 
 	finished := states[task.Completed] + states[task.Failed]
 	switch {
-	case store.Broken(rules) > 0, direct > 0, made != states[task.Completed], after != before-states[task.Completed],
+	case store.CountViolations(rules) > 0, direct > 0, made != states[task.Completed], after != before-states[task.Completed],
 		finished != len(s.prompts())+1, s.conf.API == nil && states[task.Completed] != 20:
 		return ErrUnexpected
 	}

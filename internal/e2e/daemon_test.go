@@ -47,7 +47,7 @@ func (w *world) lockHolder() int {
 func (w *world) gone() {
 	w.t.Helper()
 	w.until("it is gone", func() bool {
-		state, err := supervise.Dir(w.dir).Look()
+		state, err := supervise.Dir(w.dir).Inspect()
 		return err == nil && !state.Running && w.lockHolder() == 0
 	})
 }

@@ -17,12 +17,12 @@ import (
 type diagnosed struct {
 	OK    bool
 	Steps []struct {
-		Step, Detail, Cause, Mend string
+		Step, Detail, Cause, Fix string
 		OK                        bool
 		Millis                    float64 `json:"ms"`
 		Code                      string  `json:"error_code"`
 	}
-	Also string
+	Note string
 }
 
 // diagnose runs simple-test and requires its exit code.
@@ -49,7 +49,7 @@ func TestSimpleTestGoesTheWholeWay(t *testing.T) {
 	}
 	assert.Equal(t, []string{"settings", "dns", "proxy", "login", "tunnel", "tls", "key", "models", "image"}, steps)
 	assert.Contains(t, d.Steps[5].Detail, "issued by imagetasks simulated API")
-	assert.Empty(t, d.Also)
+	assert.Empty(t, d.Note)
 	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
 	require.NoError(t, err)
 	assert.Len(t, made, 1)
@@ -121,8 +121,8 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 			assert.Equal(t, c.step, last.Step)
 			assert.Equal(t, c.code, last.Code)
 			assert.NotEmpty(t, last.Cause)
-			assert.Contains(t, last.Mend, c.mend)
-			assert.Contains(t, d.Also, "Without the proxy the API "+can+" be reached")
+			assert.Contains(t, last.Fix, c.mend)
+			assert.Contains(t, d.Note, "Without the proxy the API "+can+" be reached")
 			assert.Empty(t, w.api.Calls(), "it asked nothing past the proxy")
 			said := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
 			for _, secret := range []string{"rightlogin", "wronglogin"} {
@@ -152,8 +152,8 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 		last := d.Steps[len(d.Steps)-1]
 		assert.Equal(t, "tls_unknown_authority", last.Code)
 		assert.Contains(t, last.Detail, "issued by: Corporate Firewall")
-		assert.Contains(t, last.Mend, "SSL_CERT_FILE")
-		assert.Contains(t, d.Also, "Without the proxy the API can be reached")
+		assert.Contains(t, last.Fix, "SSL_CERT_FILE")
+		assert.Contains(t, d.Note, "Without the proxy the API can be reached")
 		w.grant(1)
 		w.enqueue("a lantern")
 		w.run("task-processor", "run", "--once").is(3)
@@ -175,8 +175,8 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 			d := w.diagnose(3)
 			last := d.Steps[len(d.Steps)-1]
 			assert.Equal(t, "api_wrong_address", last.Code)
-			assert.Contains(t, last.Mend, "/v1")
-			assert.Equal(t, "At "+w.api.URL()+" there is one: set OPENAI_BASE_URL to it.", d.Also)
+			assert.Contains(t, last.Fix, "/v1")
+			assert.Equal(t, "At "+w.api.URL()+" there is one: set OPENAI_BASE_URL to it.", d.Note)
 			assert.Empty(t, w.api.Calls())
 			w.env["OPENAI_BASE_URL"] = w.api.URL()
 			w.diagnose(0)
@@ -193,7 +193,7 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 			assert.Equal(t, "settings", d.Steps[0].Step)
 			assert.Equal(t, "bad_settings", d.Steps[0].Code)
 			assert.Contains(t, d.Steps[0].Detail, name)
-			assert.NotEmpty(t, d.Steps[0].Mend)
+			assert.NotEmpty(t, d.Steps[0].Fix)
 			assert.Contains(t, w.run("simple-test", "--lang", "zh").is(2), "✗ 设置")
 			w.env[name] = before
 		}
@@ -206,7 +206,7 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 		d := w.diagnose(3)
 		last := d.Steps[len(d.Steps)-1]
 		assert.Equal(t, "direct_name_unknown", last.Code)
-		assert.Contains(t, d.Also, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
+		assert.Contains(t, d.Note, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
 	})
 	t.Run("the API's own refusals", func(t *testing.T) {
 		w := newWorld(t)
@@ -227,7 +227,7 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 			last := d.Steps[len(d.Steps)-1]
 			assert.Equal(t, c.step, last.Step)
 			assert.Equal(t, c.code, last.Code)
-			assert.NotEmpty(t, last.Mend)
+			assert.NotEmpty(t, last.Fix)
 		}
 	})
 }
@@ -276,7 +276,7 @@ func TestSeveralProxies(t *testing.T) {
 	})
 
 	d := w.diagnose(3)
-	assert.Contains(t, d.Also, "Through http://"+second.Addr()+" the API can be used")
+	assert.Contains(t, d.Note, "Through http://"+second.Addr()+" the API can be used")
 	last := d.Steps[len(d.Steps)-1]
 	assert.Equal(t, "models", last.Step, "it goes on by the one that leads there")
 	assert.True(t, last.OK)

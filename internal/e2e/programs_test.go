@@ -153,7 +153,7 @@ type statusReport struct {
 	Problems  []string
 	Processor struct {
 		Concurrency int
-		InHand      int `json:"in_hand"`
+		InHand      int `json:"in_flight"`
 		Rate        int `json:"api_rate"`
 	}
 }

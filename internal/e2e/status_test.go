@@ -22,7 +22,7 @@ func TestTheStatusScreen(t *testing.T) {
 	w.round(0)
 	w.until("its health is told", func() bool {
 		return w.number(`select count(*) from imagetasks_processors 
-			where jsonb_array_length(report->'health_checks') = 2 and (report->>'in_hand')::int = 0 and (report->'counts'->>'completed')::int = 3`) == 1
+			where jsonb_array_length(report->'health_checks') = 2 and (report->>'in_flight')::int = 0 and (report->'counts'->>'completed')::int = 3`) == 1
 	})
 
 	screen := w.run("task-processor", "status").ok()

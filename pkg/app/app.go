@@ -34,8 +34,8 @@ const (
 	exitWrong = 3 // it did its work, and something is still wrong
 )
 
-// ErrWrong means that the program did its work and found something wrong. Its text was told already.
-var ErrWrong = errors.New("something is still wrong")
+// ErrUnhealthy means that the program did its work and found something wrong. Its text was told already.
+var ErrUnhealthy = errors.New("something is still wrong")
 
 // usageError is a mistake on the command line.
 type usageError struct{ err error }
@@ -131,7 +131,7 @@ func (a *App) exitCode(err error, program string) int {
 		code = exitUsage
 	case setting || proxySetting:
 		code = exitUsage
-	case errors.Is(err, ErrWrong):
+	case errors.Is(err, ErrUnhealthy):
 		return exitWrong
 	}
 	fmt.Fprintln(a.Stderr, "error:", a.Redact.String(err.Error()))

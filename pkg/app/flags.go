@@ -38,8 +38,8 @@ func settingFlags(worker bool) []cli.Flag {
 	return flags
 }
 
-// Given returns the value of a flag that was given, here or before the command.
-func Given(c *cli.Context, name string) (string, bool) {
+// FlagValue returns the value of a flag that was given, here or before the command.
+func FlagValue(c *cli.Context, name string) (string, bool) {
 	for _, level := range c.Lineage() {
 		for _, given := range level.LocalFlagNames() {
 			if given == name {
@@ -52,7 +52,7 @@ func Given(c *cli.Context, name string) (string, bool) {
 
 // Lang returns the language to speak: by --lang, else by the environment.
 func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
-	text, given := Given(c, "lang")
+	text, given := FlagValue(c, "lang")
 	if !given {
 		return lang.FromEnvironment(a.Env), nil
 	}
@@ -69,7 +69,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	if _, err := a.Lang(c); err != nil {
 		return settings.Settings{}, err // before anything is done that would have to be told
 	}
-	path, given := Given(c, "env-file")
+	path, given := FlagValue(c, "env-file")
 	if !given {
 		path = ".env"
 	}
@@ -85,7 +85,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 			if s.Flag == "" {
 				return "", false
 			}
-			return Given(c, s.Flag)
+			return FlagValue(c, s.Flag)
 		},
 		anyCase(a.Env),
 		anyCase(func(name string) (string, bool) { v, ok := file[name]; return v, ok }),

@@ -98,8 +98,8 @@ func (a *App) Printf(format string, args ...any) {
 	fmt.Fprintf(a.Stdout, format, args...)
 }
 
-// Say writes a line to stdout in the language that the operator asks for.
-func (a *App) Say(c *cli.Context, text lang.Text, args ...any) error {
+// Print writes a line to stdout in the language that the operator asks for.
+func (a *App) Print(c *cli.Context, text lang.Text, args ...any) error {
 	l, err := a.Lang(c)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		return nil, fmt.Errorf("find the programs: %w", err)
 	}
 	args := []string{"run", "--" + BackgroundFlag}
-	if path, given := Given(c, "env-file"); given {
+	if path, given := FlagValue(c, "env-file"); given {
 		args = append(args, "--env-file", path)
 	}
 	// What was given by flags goes on in the environment, which no process list shows.
@@ -35,7 +35,7 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		if setting.Flag == "" {
 			continue
 		}
-		if value, given := Given(c, setting.Flag); given {
+		if value, given := FlagValue(c, setting.Flag); given {
 			env = append(env[:len(env):len(env)], setting.Env+"="+value)
 		}
 	}
@@ -45,12 +45,12 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		Program: filepath.Join(filepath.Dir(self), "task-processor"),
 		Args:    args,
 		Env:     env,
-		Grace:   s.ShutdownGrace + 2*processor.FinalBound,
+		Grace:   s.ShutdownGrace + 2*processor.FinalWriteTimeout,
 		Redact:  a.Redact.String,
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			known, err := st.Processors(ctx)
 			for _, p := range known {
-				if p.Host == host && p.PID == pid && p.Silent < s.HungAfter {
+				if p.Host == host && p.PID == pid && p.SilentFor < s.HungAfter {
 					return true, nil
 				}
 			}
@@ -62,8 +62,8 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 // Supervisor is the daemon as the monitor looks after it.
 type Supervisor struct{ *supervise.Daemon }
 
-// Look says how the daemon stands.
-func (s Supervisor) Look() (supervise.State, error) { return s.Dir.Look() }
+// Inspect says how the daemon stands.
+func (s Supervisor) Inspect() (supervise.State, error) { return s.Dir.Inspect() }
 
 // Hostname is how this host is known in the database.
 func Hostname() string {

@@ -19,7 +19,7 @@ import (
 
 // API is what a diagnosis needs of the image API.
 type API interface {
-	Models(ctx context.Context) ([]string, error)
+	ListModels(ctx context.Context) ([]string, error)
 }
 
 // Config says what to look into.
@@ -45,7 +45,7 @@ type Step struct {
 	Detail string    `json:"detail"`
 	Code   task.Code `json:"error_code,omitempty"`
 	Cause  string    `json:"cause,omitempty"` // one plain sentence
-	Mend   string    `json:"mend,omitempty"`  // what to do about it
+	Fix    string    `json:"fix,omitempty"`   // what to do about it
 }
 
 // The steps, in their order.
@@ -66,8 +66,8 @@ const (
 type Report struct {
 	OK    bool   `json:"ok"`
 	Steps []Step `json:"steps"`
-	// Also says what another way to the API came to, where the one of the settings failed.
-	Also string `json:"also,omitempty"`
+	// Note says what another way to the API came to, where the one of the settings failed.
+	Note string `json:"note,omitempty"`
 }
 
 // Run goes along the chain until a link is broken.
@@ -124,7 +124,7 @@ func (d *diagnosis) fail(name string, began time.Time, err error) {
 func (d *diagnosis) failWith(name string, began time.Time, code task.Code, detail string) {
 	s := Step{Proxy: d.proxy, Name: name, Millis: millis(time.Since(began)), Code: code, Detail: d.Redact(detail)}
 	if hint, ok := HintFor(code); ok {
-		s.Cause, s.Mend = hint.Cause.In(d.Lang), hint.Mend.In(d.Lang)
+		s.Cause, s.Fix = hint.Cause.In(d.Lang), hint.Fix.In(d.Lang)
 	}
 	d.report.Steps = append(d.report.Steps, s)
 }
@@ -136,7 +136,7 @@ func millis(d time.Duration) float64 {
 // goAll goes every way that is set, and reports whether one leads to an API that takes the key. Where none even leads
 // there, it tries those that aren't set.
 func (d *diagnosis) goAll(ctx context.Context) bool {
-	ways := d.Transport.Each()
+	ways := d.Transport.Upstreams()
 	var serves string
 	var leads, reaches bool
 	var first *proxy.Error
@@ -158,7 +158,7 @@ func (d *diagnosis) goAll(ctx context.Context) bool {
 	d.proxy = ""
 	switch {
 	case leads && d.failed():
-		d.report.Also = textServes.In(d.Lang, serves)
+		d.report.Note = textServes.In(d.Lang, serves)
 	case !reaches && first != nil:
 		d.compare(ctx, first)
 	}
@@ -173,7 +173,7 @@ func (d *diagnosis) failed() bool {
 // connect makes a connection to the API and tells of its steps. It reports whether the last was reached.
 func (d *diagnosis) connect(ctx context.Context, way *proxy.Transport) (fault *proxy.Error, ok bool) {
 	began := time.Now()
-	trace, err := way.Try(ctx, d.BaseURL)
+	trace, err := way.Probe(ctx, d.BaseURL)
 	d.tellTrace(trace)
 	if err == nil {
 		return nil, true
@@ -249,24 +249,24 @@ func name(c *x509.Certificate) string {
 // compare tries another way, and says what that tells.
 func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
 	if fault.Proxy != "" {
-		_, err := d.Direct.Try(ctx, d.BaseURL)
+		_, err := d.Direct.Probe(ctx, d.BaseURL)
 		if err == nil {
-			d.report.Also = textDirectWorks.In(d.Lang)
+			d.report.Note = textDirectWorks.In(d.Lang)
 			return
 		}
-		d.report.Also = textDirectFails.In(d.Lang, codeOf(err))
+		d.report.Note = textDirectFails.In(d.Lang, codeOf(err))
 		return
 	}
 	if d.Other == nil {
-		d.report.Also = textNoOther.In(d.Lang)
+		d.report.Note = textNoOther.In(d.Lang)
 		return
 	}
 	via := strings.Join(d.Other.Via(d.BaseURL), "")
-	if _, err := d.Other.Try(ctx, d.BaseURL); err != nil {
-		d.report.Also = textOtherFails.In(d.Lang, via, codeOf(err))
+	if _, err := d.Other.Probe(ctx, d.BaseURL); err != nil {
+		d.report.Note = textOtherFails.In(d.Lang, via, codeOf(err))
 		return
 	}
-	d.report.Also = textOtherWorks.In(d.Lang, via)
+	d.report.Note = textOtherWorks.In(d.Lang, via)
 }
 
 func codeOf(err error) task.Code {
@@ -279,7 +279,7 @@ func codeOf(err error) task.Code {
 // ask asks the API for its models by one way, which shows whether it takes the key.
 func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
 	began := time.Now()
-	models, err := d.API(way).Models(ctx)
+	models, err := d.API(way).ListModels(ctx)
 	took := time.Since(began)
 	if err != nil {
 		step, code := StepModels, task.AsError(err).Code
@@ -306,8 +306,8 @@ func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
 
 // tryV1 looks whether the base URL lacks nothing but its /v1.
 func (d *diagnosis) tryV1(ctx context.Context, way *proxy.Transport) {
-	if _, err := d.AtV1(way).Models(ctx); err == nil {
-		d.report.Also = textV1.In(d.Lang, d.BaseURL.JoinPath("v1").Redacted())
+	if _, err := d.AtV1(way).ListModels(ctx); err == nil {
+		d.report.Note = textV1.In(d.Lang, d.BaseURL.JoinPath("v1").Redacted())
 	}
 }
 
@@ -325,13 +325,13 @@ func (r Report) Print(printf func(format string, args ...any), l lang.Lang) {
 		}
 		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(titles[s.Name].In(l), 10), s.Millis, s.Detail)
 		if s.Cause != "" {
-			printf("  %s\n  → %s\n", s.Cause, s.Mend)
+			printf("  %s\n  → %s\n", s.Cause, s.Fix)
 		}
 		if s.Code != "" {
 			printf("  (%s)\n", s.Code)
 		}
 	}
-	if r.Also != "" {
-		printf("  %s\n", r.Also)
+	if r.Note != "" {
+		printf("  %s\n", r.Note)
 	}
 }

@@ -6,7 +6,7 @@ import (
 )
 
 // Hint is what a failure means in one plain sentence, and what to do about it in another.
-type Hint struct{ Cause, Mend lang.Text }
+type Hint struct{ Cause, Fix lang.Text }
 
 // HintFor returns the hint for a cause; false: it has none.
 func HintFor(code task.Code) (Hint, bool) {
@@ -16,7 +16,7 @@ func HintFor(code task.Code) (Hint, bool) {
 
 func hints() map[task.Code]Hint {
 	hint := func(cause, mend, causeZH, mendZH string) Hint {
-		return Hint{Cause: lang.Text{EN: cause, ZH: causeZH}, Mend: lang.Text{EN: mend, ZH: mendZH}}
+		return Hint{Cause: lang.Text{EN: cause, ZH: causeZH}, Fix: lang.Text{EN: mend, ZH: mendZH}}
 	}
 	return map[task.Code]Hint{
 		task.CodeSettings: hint(

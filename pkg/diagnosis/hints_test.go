@@ -55,7 +55,7 @@ func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
 			continue
 		}
 		assert.Equal(t, !slices.Contains(aboutPictures, code), strings.Contains(string(table), "`"+string(code)+"`"), "%s in docs/proxies.md", code)
-		for _, text := range []lang.Text{hint.Cause, hint.Mend} {
+		for _, text := range []lang.Text{hint.Cause, hint.Fix} {
 			english, chinese := text.In(lang.EN), text.In(lang.ZH)
 			assert.True(t, strings.HasSuffix(english, ".") || strings.HasSuffix(english, "?"), english)
 			assert.True(t, strings.HasSuffix(chinese, "。") || strings.HasSuffix(chinese, "？"), chinese)

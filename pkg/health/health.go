@@ -12,21 +12,21 @@ const Kept = 10
 // Check is one look at one thing.
 type Check struct {
 	At     time.Time `json:"at"`
-	What   string    `json:"what"` // database, queue, api, processor
+	Name   string    `json:"check"` // database, queue, api, processor
 	OK     bool      `json:"ok"`
 	Millis int64     `json:"ms"`
 	Result string    `json:"result"`
 	Action string    `json:"action,omitempty"` // what was done about it
 }
 
-// Record holds the last checks. The zero value is empty and ready. It is safe for concurrent use.
-type Record struct {
+// History holds the last checks. The zero value is empty and ready. It is safe for concurrent use.
+type History struct {
 	mu     sync.Mutex
 	checks []Check // the oldest first
 }
 
 // Add notes a check and forgets the oldest where there are too many.
-func (r *Record) Add(c Check) {
+func (r *History) Add(c Check) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.checks = append(r.checks, c)
@@ -35,8 +35,8 @@ func (r *Record) Add(c Check) {
 	}
 }
 
-// Last returns the checks, the latest first.
-func (r *Record) Last() []Check {
+// Recent returns the checks, the latest first.
+func (r *History) Recent() []Check {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := make([]Check, 0, len(r.checks))

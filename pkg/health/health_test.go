@@ -11,12 +11,12 @@ import (
 )
 
 func TestTheLastTenAreKeptTheLatestFirst(t *testing.T) {
-	var r health.Record
-	assert.Empty(t, r.Last())
+	var r health.History
+	assert.Empty(t, r.Recent())
 	for i := range 13 {
 		r.Add(health.Check{Result: fmt.Sprint(i)})
 	}
-	last := r.Last()
+	last := r.Recent()
 	assert.Len(t, last, health.Kept)
 	assert.Equal(t, "12", last[0].Result)
 	assert.Equal(t, "3", last[9].Result)
@@ -25,13 +25,13 @@ func TestTheLastTenAreKeptTheLatestFirst(t *testing.T) {
 }
 
 func TestARecordIsSafeForConcurrentUse(t *testing.T) {
-	var r health.Record
+	var r health.History
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			for range 100 {
 				r.Add(health.Check{})
-				assert.LessOrEqual(t, len(r.Last()), health.Kept)
+				assert.LessOrEqual(t, len(r.Recent()), health.Kept)
 			}
 		})
 	}

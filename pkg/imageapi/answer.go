@@ -105,7 +105,7 @@ func (a *answer) readPicture(p *parser, w io.Writer) error {
 
 // decodeBase64 streams standard base64, with or without its padding, from r to w.
 func decodeBase64(w io.Writer, r io.Reader) (int64, error) {
-	marked := &markedReader{r: r}
+	marked := &errReader{r: r}
 	n, err := io.Copy(pictureWriter{w}, base64.NewDecoder(base64.RawStdEncoding, &unpadded{r: marked}))
 	if marked.err != nil {
 		return n, marked.err // the stream broke, whatever the decoder made of that
@@ -116,13 +116,13 @@ func decodeBase64(w io.Writer, r io.Reader) (int64, error) {
 	return n, err
 }
 
-// markedReader remembers how its source failed.
-type markedReader struct {
+// errReader remembers how its source failed.
+type errReader struct {
 	r   io.Reader
 	err error
 }
 
-func (m *markedReader) Read(p []byte) (int, error) {
+func (m *errReader) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
 		m.err = err

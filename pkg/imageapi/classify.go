@@ -34,16 +34,16 @@ var table = []struct {
 }{
 	{anyStatus, "moderation_blocked", verdict{task.CodeModeration, task.Fail, "the prompt was refused by moderation"}},
 	{anyStatus, "content_policy_violation", verdict{task.CodeModeration, task.Fail, "the prompt was refused by moderation"}},
-	{anyStatus, "insufficient_quota", verdict{task.CodeNoQuota, task.Shut, "the API account has no quota left; add credit to it"}},
-	{anyStatus, "billing_hard_limit_reached", verdict{task.CodeNoQuota, task.Shut, "the API account's billing limit is reached; raise it"}},
-	{anyStatus, "unsupported_country_region_territory", verdict{task.CodeWrongCountry, task.Shut, "the API doesn't serve the country that the proxy's exit is in; use another exit"}},
-	{anyStatus, "invalid_api_key", verdict{task.CodeUnauthorized, task.Shut, "the API refuses the key; check OPENAI_API_KEY"}},
+	{anyStatus, "insufficient_quota", verdict{task.CodeNoQuota, task.Pause, "the API account has no quota left; add credit to it"}},
+	{anyStatus, "billing_hard_limit_reached", verdict{task.CodeNoQuota, task.Pause, "the API account's billing limit is reached; raise it"}},
+	{anyStatus, "unsupported_country_region_territory", verdict{task.CodeWrongCountry, task.Pause, "the API doesn't serve the country that the proxy's exit is in; use another exit"}},
+	{anyStatus, "invalid_api_key", verdict{task.CodeUnauthorized, task.Pause, "the API refuses the key; check OPENAI_API_KEY"}},
 	{200, anyCode, verdict{task.CodeBadAnswer, task.Fail, "the API answered 200 with an error"}},
-	{401, anyCode, verdict{task.CodeUnauthorized, task.Shut, "the API refuses the key (401); check OPENAI_API_KEY"}},
-	{403, anyCode, verdict{task.CodeForbidden, task.Shut, "the API refuses access (403)"}},
+	{401, anyCode, verdict{task.CodeUnauthorized, task.Pause, "the API refuses the key (401); check OPENAI_API_KEY"}},
+	{403, anyCode, verdict{task.CodeForbidden, task.Pause, "the API refuses access (403)"}},
 	{404, "model_not_found", verdict{task.CodeBadRequest, task.Fail, "the API doesn't know the model"}},
-	{404, anyCode, verdict{task.CodeWrongAddress, task.Shut, "there is no Images API at this address (404); check OPENAI_BASE_URL, which ends in /v1"}},
-	{407, anyCode, verdict{task.CodeProxyLoginMissing, task.Shut, "the proxy wants a login (407), or refuses the one it was given"}},
+	{404, anyCode, verdict{task.CodeWrongAddress, task.Pause, "there is no Images API at this address (404); check OPENAI_BASE_URL, which ends in /v1"}},
+	{407, anyCode, verdict{task.CodeProxyLoginMissing, task.Pause, "the proxy wants a login (407), or refuses the one it was given"}},
 	{408, anyCode, verdict{task.CodeTimeout, task.Retry, "the API gave up waiting (408)"}},
 	{409, anyCode, verdict{task.CodeServer, task.Retry, "the API reports a conflict (409)"}},
 	{429, anyCode, verdict{task.CodeRateLimited, task.Release, "the API's rate limit is reached (429)"}},
@@ -64,7 +64,7 @@ func classify(status int, problem apiProblem) verdict {
 		return verdict{task.CodeBadRequest, task.Fail, fmt.Sprintf("the API refused the request (%d)", status)}
 	}
 	// A redirect or the like is what a captive portal or a wrong address does.
-	return verdict{task.CodeWrongAddress, task.Shut, fmt.Sprintf("the API's address answers %d; check OPENAI_BASE_URL and the proxy", status)}
+	return verdict{task.CodeWrongAddress, task.Pause, fmt.Sprintf("the API's address answers %d; check OPENAI_BASE_URL and the proxy", status)}
 }
 
 // connectionError classifies a request that got no answer. One that never left, because no
@@ -75,7 +75,7 @@ func connectionError(ctx context.Context, err error) *task.Error {
 		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was broken off", Err: err}
 	}
 	if fault, ok := errors.AsType[*proxy.Error](err); ok {
-		return &task.Error{Code: fault.Code(), Disposition: task.Shut, Message: fault.Error(), Err: err}
+		return &task.Error{Code: fault.Code(), Disposition: task.Pause, Message: fault.Error(), Err: err}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,

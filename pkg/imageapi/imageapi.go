@@ -55,7 +55,7 @@ func New(conf Config) (*Client, error) {
 	}
 	c := &Client{conf: conf}
 	c.http = &http.Client{
-		Transport: &edge{next: conf.Transport, limits: &c.limits},
+		Transport: &errorBodyLimiter{next: conf.Transport, limits: &c.limits},
 		// A redirect would turn a POST into a GET, or carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -72,13 +72,13 @@ func New(conf Config) (*Client, error) {
 // maxErrorBody bounds the body of an error answer, which the client reads whole.
 const maxErrorBody = 64 << 10
 
-// edge cuts the bodies of error answers, and notes what every answer says of the rate limits.
-type edge struct {
+// errorBodyLimiter cuts the bodies of error answers, and notes what every answer says of the rate limits.
+type errorBodyLimiter struct {
 	next   http.RoundTripper
 	limits *limits
 }
 
-func (e *edge) RoundTrip(r *http.Request) (*http.Response, error) {
+func (e *errorBodyLimiter) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer, err := e.next.RoundTrip(r)
 	if err == nil {
 		e.limits.note(answer.Header, time.Now())
@@ -106,9 +106,9 @@ type Result struct {
 	RequestID string
 }
 
-// Make writes the picture for r to w as it arrives; w gets no more than Config.MaxBytes. Whether what
+// Generate writes the picture for r to w as it arrives; w gets no more than Config.MaxBytes. Whether what
 // it wrote is a picture is for the caller to prove. Every error is a *task.Error; none holds the prompt.
-func (c *Client) Make(ctx context.Context, r Request, w io.Writer) (Result, error) {
+func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, error) {
 	path, params, err := c.params(r)
 	if err != nil {
 		return Result{}, err
@@ -157,15 +157,15 @@ func withoutURL(err error) error {
 // refusal classifies an answer that isn't a success.
 func (c *Client) refusal(response *http.Response) *task.Error {
 	problem, _ := readProblem(io.LimitReader(response.Body, maxErrorBody))
-	return elsewhere(response, problemError(response, problem))
+	return ejectUpstream(response, problemError(response, problem))
 }
 
-// elsewhere leaves out the proxy that a refusal of its exit came through: another's may be in another place. Where
+// ejectUpstream leaves out the proxy that a refusal of its exit came through: another's may be in another place. Where
 // there is one, the task may go there, and nobody has to stop.
-func elsewhere(response *http.Response, e *task.Error) *task.Error {
+func ejectUpstream(response *http.Response, e *task.Error) *task.Error {
 	switch e.Code {
 	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
-		if proxy.LeaveOut(response, e.Code, e.Message) {
+		if proxy.EjectUpstream(response, e.Code, e.Message) {
 			e.Disposition = task.Release
 		}
 	}
@@ -198,13 +198,13 @@ const maxEnvelope = 1 << 20
 
 var errTooLong = errors.New("the answer has no end")
 
-// capped is a reader that fails, rather than ends, at its bound.
-type capped struct {
+// maxReader is a reader that fails, rather than ends, at its bound.
+type maxReader struct {
 	r    io.Reader
 	left int64
 }
 
-func (c *capped) Read(p []byte) (int, error) {
+func (c *maxReader) Read(p []byte) (int, error) {
 	if c.left <= 0 {
 		return 0, errTooLong
 	}
@@ -215,8 +215,8 @@ func (c *capped) Read(p []byte) (int, error) {
 
 // read streams the picture out of a success.
 func (c *Client) read(ctx context.Context, response *http.Response, w io.Writer) error {
-	network := &markedReader{r: response.Body}
-	body := &capped{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}
+	network := &errReader{r: response.Body}
+	body := &maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}
 	a, err := readAnswer(body, w)
 	if err == nil && a.failed && !a.wrote {
 		return problemError(response, a.problem)
@@ -252,7 +252,7 @@ func (c *Client) unreadable(ctx context.Context, response *http.Response, networ
 		bad.Code, bad.Message = task.CodeCutOff, "the API's answer is cut off"
 	case isWebPage(response):
 		bad.Code, bad.Message = task.CodeWebPage, saysWebPage
-		return elsewhere(response, bad)
+		return ejectUpstream(response, bad)
 	default:
 		bad.Message = "the API's answer can't be read: " + oneLine(err.Error())
 	}
@@ -289,7 +289,7 @@ func (c *Client) download(ctx context.Context, address string, w io.Writer) erro
 		return &task.Error{Code: task.CodeBadAnswer, Disposition: do,
 			Message: fmt.Sprintf("the picture's URL answers %d", response.StatusCode)}
 	}
-	network := &markedReader{r: response.Body}
+	network := &errReader{r: response.Body}
 	if _, err := io.Copy(pictureWriter{w}, network); err != nil {
 		return c.unreadable(ctx, response, network.err, answer{}, err)
 	}
@@ -300,9 +300,9 @@ func (c *Client) download(ctx context.Context, address string, w io.Writer) erro
 // *task.Error. An API that is there but has no such list is open. Where the connection breaks it asks once more:
 // one that breaks says little of the next.
 func (c *Client) Probe(ctx context.Context) error {
-	_, err := c.Models(ctx)
+	_, err := c.ListModels(ctx)
 	if broke, ok := errors.AsType[*task.Error](err); ok && (broke.Code == task.CodeNetwork || broke.Code == task.CodeCutOff) {
-		_, err = c.Models(ctx)
+		_, err = c.ListModels(ctx)
 	}
 	if refused, ok := errors.AsType[*task.Error](err); ok && refused.Disposition == task.Fail {
 		return nil
@@ -313,9 +313,9 @@ func (c *Client) Probe(ctx context.Context) error {
 // maxModels bounds the list of models, in bytes.
 const maxModels = 4 << 20
 
-// Models returns the ids of the API's models. Where it has no such list it makes sure, with a request that asks for
+// ListModels returns the ids of the API's models. Where it has no such list it makes sure, with a request that asks for
 // nothing and costs nothing, that pictures can be asked for at all, and returns none. Every error is a *task.Error.
-func (c *Client) Models(ctx context.Context) ([]string, error) {
+func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	response, err := c.ask(ctx, http.MethodGet, "/models", "")
 	if err != nil {
 		return nil, err
@@ -327,7 +327,7 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 	case response.StatusCode >= 300:
 		return nil, c.refusal(response)
 	case isWebPage(response):
-		return nil, elsewhere(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Shut, Message: saysWebPage})
+		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: saysWebPage})
 	}
 	var list struct {
 		Data []struct {

@@ -58,7 +58,7 @@ func TestAPictureIsMadeThroughAProxyOverTLS(t *testing.T) {
 	c := client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: authority.Pool})
 
 	var b bytes.Buffer
-	result, err := c.Make(t.Context(), imageapi.Request{Prompt: "a cat", AspectRatio: "16:9", Style: "ink"}, &b)
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat", AspectRatio: "16:9", Style: "ink"}, &b)
 	require.NoError(t, err)
 	assert.NotEmpty(t, result.RequestID)
 	_, err = png.Decode(&b)
@@ -83,7 +83,7 @@ func TestAnInputPictureIsEdited(t *testing.T) {
 		base64.RawStdEncoding.EncodeToString(input),
 		"data:image/png;base64," + base64.StdEncoding.EncodeToString(input) + "\n",
 	} {
-		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "with a hat", Model: "other", Input: text}, io.Discard)
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "with a hat", Model: "other", Input: text}, io.Discard)
 		require.NoError(t, err)
 	}
 	for _, call := range api.Calls() {
@@ -93,7 +93,7 @@ func TestAnInputPictureIsEdited(t *testing.T) {
 		assert.Equal(t, input, call.Input)
 	}
 	for _, bad := range []string{"no base64!", "aGVsbG8=", "data:image/png,xx", "="} {
-		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "x", Input: bad}, io.Discard)
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Input: bad}, io.Discard)
 		require.Error(t, err, bad)
 		assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
 		assert.Equal(t, task.Fail, task.AsError(err).Disposition)
@@ -113,12 +113,12 @@ func TestWhatBecomesOfATask(t *testing.T) {
 		"400":        {task.CodeBadRequest, task.Fail},
 		"413":        {task.CodeBadRequest, task.Fail},
 		"422":        {task.CodeBadRequest, task.Fail},
-		"401":        {task.CodeUnauthorized, task.Shut},
-		"403":        {task.CodeForbidden, task.Shut},
-		"404":        {task.CodeWrongAddress, task.Shut},
-		"407":        {task.CodeProxyLoginMissing, task.Shut},
-		"302":        {task.CodeWrongAddress, task.Shut},
-		"quota":      {task.CodeNoQuota, task.Shut},
+		"401":        {task.CodeUnauthorized, task.Pause},
+		"403":        {task.CodeForbidden, task.Pause},
+		"404":        {task.CodeWrongAddress, task.Pause},
+		"407":        {task.CodeProxyLoginMissing, task.Pause},
+		"302":        {task.CodeWrongAddress, task.Pause},
+		"quota":      {task.CodeNoQuota, task.Pause},
 		"408":        {task.CodeTimeout, task.Retry},
 		"409":        {task.CodeServer, task.Retry},
 		"429":        {task.CodeRateLimited, task.Release},
@@ -146,7 +146,7 @@ func TestWhatBecomesOfATask(t *testing.T) {
 				defer cancel()
 			}
 			full := "[" + behaviour + "] " + prompt
-			_, err := c.Make(ctx, imageapi.Request{Prompt: full}, io.Discard)
+			_, err := c.Generate(ctx, imageapi.Request{Prompt: full}, io.Discard)
 			var got *task.Error
 			require.ErrorAs(t, err, &got)
 			assert.Equal(t, want.code, got.Code, "%v", err)
@@ -184,12 +184,12 @@ func TestErrorBodiesInEveryShape(t *testing.T) {
 	}{
 		{400, `{"error":{"code":"moderation_blocked","message":"no"}}`, task.CodeModeration, task.Fail},
 		{400, `{"error":{"code":"content_policy_violation"}}`, task.CodeModeration, task.Fail},
-		{400, `{"error":{"type":"billing_hard_limit_reached"}}`, task.CodeNoQuota, task.Shut},
-		{400, `{"error":{"code":"invalid_api_key"}}`, task.CodeUnauthorized, task.Shut},
-		{403, `{"error":{"code":"unsupported_country_region_territory"}}`, task.CodeWrongCountry, task.Shut},
+		{400, `{"error":{"type":"billing_hard_limit_reached"}}`, task.CodeNoQuota, task.Pause},
+		{400, `{"error":{"code":"invalid_api_key"}}`, task.CodeUnauthorized, task.Pause},
+		{403, `{"error":{"code":"unsupported_country_region_territory"}}`, task.CodeWrongCountry, task.Pause},
 		{404, `{"error":{"code":"model_not_found"}}`, task.CodeBadRequest, task.Fail},
-		{429, `{"error":{"type":"insufficient_quota"}}`, task.CodeNoQuota, task.Shut},
-		{200, `{"error":{"code":"insufficient_quota"}}`, task.CodeNoQuota, task.Shut},
+		{429, `{"error":{"type":"insufficient_quota"}}`, task.CodeNoQuota, task.Pause},
+		{200, `{"error":{"code":"insufficient_quota"}}`, task.CodeNoQuota, task.Pause},
 		{200, `{"error":"overloaded"}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"error":null,"data":[]}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":{}}`, task.CodeBadAnswer, task.Fail},
@@ -200,12 +200,12 @@ func TestErrorBodiesInEveryShape(t *testing.T) {
 		{200, `[]`, task.CodeBadAnswer, task.Fail},
 		{200, ``, task.CodeCutOff, task.Fail},
 		{502, `<html>Bad gateway</html>`, task.CodeServer, task.Retry},
-		{403, `<html>Access denied</html>`, task.CodeForbidden, task.Shut},
+		{403, `<html>Access denied</html>`, task.CodeForbidden, task.Pause},
 		{500, ``, task.CodeServer, task.Retry},
 		{400, `{"error":` + string(bytes.Repeat([]byte("["), 10000)), task.CodeBadRequest, task.Fail},
-		{301, ``, task.CodeWrongAddress, task.Shut},
+		{301, ``, task.CodeWrongAddress, task.Pause},
 	} {
-		_, err := answering(t, c.status, nil, c.body).Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		_, err := answering(t, c.status, nil, c.body).Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 		var got *task.Error
 		if assert.ErrorAs(t, err, &got, "%d %s", c.status, c.body) {
 			assert.Equal(t, c.code, got.Code, "%d %s: %v", c.status, c.body, err)
@@ -231,7 +231,7 @@ func TestRetryAfterInEveryForm(t *testing.T) {
 		{"Retry-After", "1e300", time.Hour, time.Hour},
 		{"Retry-After", "99999", time.Hour, time.Hour},
 	} {
-		_, err := answering(t, 429, http.Header{c.name: {c.value}}, "").Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		_, err := answering(t, 429, http.Header{c.name: {c.value}}, "").Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 		var got *task.Error
 		require.ErrorAs(t, err, &got)
 		assert.GreaterOrEqual(t, got.RetryAfter, c.least, c.value)
@@ -242,7 +242,7 @@ func TestRetryAfterInEveryForm(t *testing.T) {
 func TestAPictureLeftAtAURLIsFetchedWithoutTheKey(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	var b bytes.Buffer
-	_, err := client(t, api.URL(), key, proxy.Config{}).Make(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
+	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
 	require.NoError(t, err)
 	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
 }
@@ -252,9 +252,9 @@ func TestAWriterThatFailsIsNotTheAPIsFault(t *testing.T) {
 	c := client(t, api.URL(), key, proxy.Config{})
 	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
 	for _, prompt := range []string{"a cat", "[url] a cat"} {
-		_, err := c.Make(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
 		assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
-		_, err = c.Make(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
+		_, err = c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
 		assert.Equal(t, task.CodeInternal, task.AsError(err).Code)
 	}
 }
@@ -273,11 +273,11 @@ func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
 		"wrong key":  client(t, api.URL(), "wrong-key-987654321", proxy.Config{}),
 		"no api":     client(t, "http://127.0.0.1:1/v1", key, proxy.Config{}),
 	} {
-		_, made := c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		_, made := c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 		probed := c.Probe(t.Context())
 		for _, err := range []error{made, probed} {
 			require.Error(t, err, name)
-			assert.Equal(t, task.Shut, task.AsError(err).Disposition, name)
+			assert.Equal(t, task.Pause, task.AsError(err).Disposition, name)
 			assert.NotContains(t, err.Error(), "hunter2")
 		}
 	}
@@ -285,18 +285,18 @@ func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
 
 func TestAnAPIWithoutAListOfModelsIsToldFromAWrongAddress(t *testing.T) {
 	relay := startAPI(t, simapi.Config{NoModels: true})
-	ids, err := client(t, relay.URL(), key, proxy.Config{}).Models(t.Context())
+	ids, err := client(t, relay.URL(), key, proxy.Config{}).ListModels(t.Context())
 	assert.NoError(t, err)
 	assert.Empty(t, ids)
 	assert.Empty(t, relay.Calls(), "no picture was asked for")
 
-	_, err = client(t, relay.URL(), "wrong-key-987654321", proxy.Config{}).Models(t.Context())
+	_, err = client(t, relay.URL(), "wrong-key-987654321", proxy.Config{}).ListModels(t.Context())
 	assert.Equal(t, task.CodeUnauthorized, task.AsError(err).Code)
 	for _, base := range []string{strings.TrimSuffix(relay.URL(), "/v1"), relay.URL() + "/nothing"} {
 		c := client(t, base, key, proxy.Config{})
-		for _, err := range []error{c.Probe(t.Context()), func() error { _, err := c.Models(t.Context()); return err }()} {
+		for _, err := range []error{c.Probe(t.Context()), func() error { _, err := c.ListModels(t.Context()); return err }()} {
 			assert.Equal(t, task.CodeWrongAddress, task.AsError(err).Code)
-			assert.Equal(t, task.Shut, task.AsError(err).Disposition)
+			assert.Equal(t, task.Pause, task.AsError(err).Disposition)
 		}
 	}
 	portal := answering(t, 200, http.Header{"Content-Type": {"text/html; charset=utf-8"}}, "<html>Log in</html>")
@@ -327,17 +327,17 @@ func TestAnExitThatTheAPIRefusesIsLeftForAnother(t *testing.T) {
 	defer api.Close()
 	c := client(t, api.URL+"/v1", key, proxy.Config{Env: proxy.Env{OpenAI: []string{first.URL(), second.URL()}}})
 	refused.Store(first, "unsupported_country_region_territory")
-	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	_, err = c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 	assert.Equal(t, task.CodeWrongCountry, task.AsError(err).Code)
 	assert.Equal(t, task.Release, task.AsError(err).Disposition, "another may serve it")
-	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	_, err = c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 	require.NoError(t, err)
 	assert.Len(t, second.Targets(), 1)
 
 	refused.Store(second, "")
-	_, err = c.Make(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+	_, err = c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 	assert.Equal(t, task.CodeForbidden, task.AsError(err).Code)
-	assert.Equal(t, task.Shut, task.AsError(err).Disposition, "there is none left")
+	assert.Equal(t, task.Pause, task.AsError(err).Disposition, "there is none left")
 	assert.Error(t, c.Probe(t.Context()))
 }
 
@@ -350,7 +350,7 @@ func TestBrokenOffIsNotFailed(t *testing.T) {
 		}
 		cancel()
 	}()
-	_, err := client(t, api.URL(), key, proxy.Config{}).Make(ctx, imageapi.Request{Prompt: "[hang]"}, io.Discard)
+	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(ctx, imageapi.Request{Prompt: "[hang]"}, io.Discard)
 	assert.Equal(t, task.Release, task.AsError(err).Disposition)
 }
 
@@ -368,7 +368,7 @@ func TestSizes(t *testing.T) {
 		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
 		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
 	} {
-		_, err := c.Make(t.Context(), imageapi.Request{Prompt: "x", AspectRatio: ratio.ratio, Model: ratio.model}, io.Discard)
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", AspectRatio: ratio.ratio, Model: ratio.model}, io.Discard)
 		require.NoError(t, err)
 		calls := api.Calls()
 		assert.Equal(t, ratio.size, calls[len(calls)-1].Size, ratio.ratio)

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// Limits is what the API last said of its rate limits, in its x-ratelimit-* headers
+// RateLimits is what the API last said of its rate limits, in its x-ratelimit-* headers
 // (https://platform.openai.com/docs/guides/rate-limits).
-type Limits struct {
+type RateLimits struct {
 	At time.Time `json:"at,omitzero"`
 	// Headers are by what follows x-ratelimit-, in lower case: remaining-requests, say.
 	Headers map[string]string `json:"headers,omitempty"`
 }
 
 // IsZero reports whether the API said nothing of them.
-func (l Limits) IsZero() bool { return len(l.Headers) == 0 }
+func (l RateLimits) IsZero() bool { return len(l.Headers) == 0 }
 
 // String returns the headers in the order of their names, as "limit-requests 60, remaining-requests 59".
-func (l Limits) String() string {
+func (l RateLimits) String() string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(l.Headers)) {
 		parts = append(parts, name+" "+l.Headers[name])
@@ -37,7 +37,7 @@ const (
 
 type limits struct {
 	mu   sync.Mutex
-	last Limits
+	last RateLimits
 }
 
 // note keeps an answer's headers, where it has any: an answer of another kind may have none.
@@ -55,7 +55,7 @@ func (l *limits) note(h http.Header, now time.Time) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = Limits{At: now, Headers: seen}
+	l.last = RateLimits{At: now, Headers: seen}
 }
 
 func cut(s string) string {
@@ -63,9 +63,9 @@ func cut(s string) string {
 	return string(runes[:min(len(runes), maxLimitRunes)])
 }
 
-// Limits returns what the API last said of its rate limits; zero: nothing.
-func (c *Client) Limits() Limits {
+// RateLimits returns what the API last said of its rate limits; zero: nothing.
+func (c *Client) RateLimits() RateLimits {
 	c.limits.mu.Lock()
 	defer c.limits.mu.Unlock()
-	return Limits{At: c.limits.last.At, Headers: maps.Clone(c.limits.last.Headers)}
+	return RateLimits{At: c.limits.last.At, Headers: maps.Clone(c.limits.last.Headers)}
 }

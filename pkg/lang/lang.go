@@ -55,20 +55,20 @@ func (t Text) In(l Lang, args ...any) string {
 	return fmt.Sprintf(format, args...)
 }
 
-// Said is a text with what fills it in, for those who learn the language later. As JSON it is the English text.
-type Said struct {
+// Message is a text with what fills it in, for those who learn the language later. As JSON it is the English text.
+type Message struct {
 	text Text
 	args []any
 }
 
-// Say keeps a text. Arguments that are a Said themselves are said in the same language.
-func Say(text Text, args ...any) Said { return Said{text, args} }
+// NewMessage keeps a text. Arguments that are a Said themselves are said in the same language.
+func NewMessage(text Text, args ...any) Message { return Message{text, args} }
 
 // In returns the text in a language.
-func (s Said) In(l Lang) string {
+func (s Message) In(l Lang) string {
 	args := make([]any, len(s.args))
 	for i, a := range s.args {
-		if said, ok := a.(Said); ok {
+		if said, ok := a.(Message); ok {
 			a = said.In(l)
 		}
 		args[i] = a
@@ -77,17 +77,17 @@ func (s Said) In(l Lang) string {
 }
 
 // String returns the English text.
-func (s Said) String() string { return s.In(EN) }
+func (s Message) String() string { return s.In(EN) }
 
 // IsZero reports whether nothing was said.
-func (s Said) IsZero() bool { return s.text == Text{} }
+func (s Message) IsZero() bool { return s.text == Text{} }
 
 // MarshalText implements encoding.TextMarshaler.
-func (s Said) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+func (s Message) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler: the text is the same in every language then.
-func (s *Said) UnmarshalText(text []byte) error {
-	*s = Said{text: Text{EN: "%s"}, args: []any{string(text)}}
+func (s *Message) UnmarshalText(text []byte) error {
+	*s = Message{text: Text{EN: "%s"}, args: []any{string(text)}}
 	return nil
 }
 

@@ -21,21 +21,21 @@ import (
 type Store interface {
 	repair.Store
 	Ping(ctx context.Context) error
-	Queue(ctx context.Context, stuckAfter time.Duration) (store.Queue, error)
+	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
 	Processors(ctx context.Context) ([]store.Processor, error)
-	Forget(ctx context.Context) error
+	Prune(ctx context.Context) error
 }
 
 // Supervisor is what a round needs to look after this host's processor.
 type Supervisor interface {
-	Look() (supervise.State, error)
+	Inspect() (supervise.State, error)
 	Revive(ctx context.Context, hung bool) (pid int, err error)
 }
 
 // The rhythm of the API's check.
 const (
-	APIInterval = 30 * time.Minute // between two checks
-	APIAtOnce   = 10               // stuck tasks in one round that make it due at once
+	APICheckInterval   = 30 * time.Minute // between two checks
+	APICheckStuckCount = 10               // stuck tasks in one round that make it due at once
 )
 
 // Config says what to look after.
@@ -44,14 +44,14 @@ type Config struct {
 	Supervisor Supervisor
 	Host       string                              // this one, as processors name it
 	Probe      func(ctx context.Context) error     // asks the API for its health, through the proxy
-	Silent     func(pid int) (time.Duration, bool) // what that processor says on its status address; false: nothing
+	SilentFor  func(pid int) (time.Duration, bool) // what that processor says on its status address; false: nothing
 	Dir        string                              // where the state between two rounds and the lock stand
 
-	StuckAfter   time.Duration
-	PendingAfter time.Duration // a task due for longer fails; 0: never
-	HungAfter    time.Duration
-	NoRestart    bool // leave the processor alone
-	DryRun       bool // change nothing
+	StuckAfter     time.Duration
+	PendingTimeout time.Duration // a task due for longer fails; 0: never
+	HungAfter      time.Duration
+	NoRestart      bool // leave the processor alone
+	DryRun         bool // change nothing
 
 	Log    logrus.FieldLogger
 	Redact func(string) string
@@ -60,23 +60,23 @@ type Config struct {
 // Monitor makes rounds. It is for one goroutine; Checks may be called from any.
 type Monitor struct {
 	conf   Config
-	checks health.Record
+	checks health.History
 }
 
 // New returns a monitor.
 func New(conf Config) *Monitor { return &Monitor{conf: conf} }
 
 // Checks returns the last health checks, the latest first.
-func (m *Monitor) Checks() []health.Check { return m.checks.Last() }
+func (m *Monitor) Checks() []health.Check { return m.checks.Recent() }
 
 // Processor is what a round found of this host's processor, and did about it.
 type Processor struct {
-	Verdict supervise.Verdict `json:"verdict"`
-	PID     int               `json:"pid,omitempty"`
-	Silent  float64           `json:"silent_seconds,omitempty"` // since its last heartbeat
-	Wanted  bool              `json:"wanted"`
-	Stopped *supervise.Mark   `json:"stopped,omitempty"`
-	Action  lang.Said         `json:"action,omitzero"`
+	Verdict supervise.Verdict   `json:"verdict"`
+	PID     int                 `json:"pid,omitempty"`
+	Silent  float64             `json:"silent_seconds,omitempty"` // since its last heartbeat
+	Wanted  bool                `json:"wanted"`
+	Stopped *supervise.StopMark `json:"stopped,omitempty"`
+	Action  lang.Message        `json:"action,omitzero"`
 }
 
 // API is the last check of the API.
@@ -89,31 +89,31 @@ type API struct {
 
 // Report is one round.
 type Report struct {
-	At        time.Time      `json:"at"`
-	Repair    repair.Report  `json:"repair"`
-	Expired   repair.Expired `json:"expired"` // due for longer than PENDING_TIMEOUT
-	Queue     store.Queue    `json:"queue"`
-	OldestDue float64        `json:"oldest_due_seconds"`
-	Database  int64          `json:"database_ms"`
-	Processor Processor      `json:"processor"`
-	API       API            `json:"api"` // of this round, or of an earlier one
-	Checks    []health.Check `json:"health_checks"`
-	Problems  []lang.Said    `json:"problems"`
-	Summary   lang.Said      `json:"summary"`
+	At        time.Time            `json:"at"`
+	Repair    repair.Report        `json:"repair"`
+	Overdue   repair.OverdueResult `json:"expired"` // due for longer than PENDING_TIMEOUT
+	Queue     store.QueueStats     `json:"queue"`
+	OldestDue float64              `json:"oldest_due_seconds"`
+	Database  int64                `json:"database_ms"`
+	Processor Processor            `json:"processor"`
+	API       API                  `json:"api"` // of this round, or of an earlier one
+	Checks    []health.Check       `json:"health_checks"`
+	Problems  []lang.Message       `json:"problems"`
+	Summary   lang.Message         `json:"summary"`
 }
 
-// Bound is how long a round may take: a round that hangs would keep all later ones away.
-const Bound = 4 * time.Minute
+// PassTimeout is how long a round may take: a round that hangs would keep all later ones away.
+const PassTimeout = 4 * time.Minute
 
-// Round makes one round. It returns an error where it could not do its work, the database being away, say. What is still
+// Pass makes one round. It returns an error where it could not do its work, the database being away, say. What is still
 // wrong after it stands in Problems.
-func (m *Monitor) Round(ctx context.Context) (Report, error) {
-	r := Report{At: time.Now(), Problems: []lang.Said{}}
+func (m *Monitor) Pass(ctx context.Context) (Report, error) {
+	r := Report{At: time.Now(), Problems: []lang.Message{}}
 	state := readState(m.conf.Dir)
-	bounded, cancel := context.WithTimeout(ctx, Bound)
+	bounded, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
-	err := m.round(bounded, &r, &state)
-	r.Checks = m.checks.Last()
+	err := m.pass(bounded, &r, &state)
+	r.Checks = m.checks.Recent()
 	r.Summary = summary(r, err)
 	if err != nil {
 		m.conf.Log.WithError(err).Error(r.Summary.String())
@@ -127,11 +127,11 @@ func (m *Monitor) Round(ctx context.Context) (Report, error) {
 	if m.conf.DryRun {
 		return r, nil
 	}
-	state.Round, state.Summary, state.SummaryZH = r.At, r.Summary.String(), r.Summary.In(lang.ZH)
+	state.LastPass, state.Summary, state.SummaryZH = r.At, r.Summary.String(), r.Summary.In(lang.ZH)
 	return r, writeState(m.conf.Dir, state)
 }
 
-func (m *Monitor) round(ctx context.Context, r *Report, state *State) error {
+func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 	began := time.Now()
 	if err := m.conf.Store.Ping(ctx); err != nil {
 		m.note("database", began, false, m.conf.Redact(err.Error()), "nothing can be repaired until it is back")
@@ -150,7 +150,7 @@ func (m *Monitor) round(ctx context.Context, r *Report, state *State) error {
 	if m.conf.DryRun {
 		return nil
 	}
-	return m.conf.Store.Forget(ctx)
+	return m.conf.Store.Prune(ctx)
 }
 
 // queue closes stuck tasks and looks how many wait.
@@ -162,30 +162,30 @@ func (m *Monitor) queue(ctx context.Context, r *Report) error {
 	if err != nil {
 		return err
 	}
-	if m.conf.PendingAfter > 0 {
-		if r.Expired, err = repair.Expire(ctx, m.conf.Store, m.conf.PendingAfter, m.conf.DryRun, m.conf.Log); err != nil {
+	if m.conf.PendingTimeout > 0 {
+		if r.Overdue, err = repair.FailOverdue(ctx, m.conf.Store, m.conf.PendingTimeout, m.conf.DryRun, m.conf.Log); err != nil {
 			return err
 		}
 	}
-	if r.Queue, err = m.conf.Store.Queue(ctx, m.conf.StuckAfter); err != nil {
+	if r.Queue, err = m.conf.Store.QueueStats(ctx, m.conf.StuckAfter); err != nil {
 		return err
 	}
 	r.OldestDue = r.Queue.OldestDue.Seconds()
 	action := ""
-	if n := len(r.Repair.Tasks) + r.Expired.Count; n > 0 && !m.conf.DryRun {
-		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits+r.Expired.Credits)
+	if n := len(r.Repair.Tasks) + r.Overdue.Count; n > 0 && !m.conf.DryRun {
+		action = fmt.Sprintf("%d failed, %d credits refunded", n, r.Repair.Credits+r.Overdue.Credits)
 	}
-	if r.Repair.Left > 0 {
-		r.problem(textStuckStill, r.Repair.Left)
+	if r.Repair.Remaining > 0 {
+		r.problem(textStuckStill, r.Repair.Remaining)
 	}
-	m.note("queue", began, r.Repair.Left == 0, fmt.Sprintf("%d pending, %d processing, %d stuck", r.Queue.Pending, r.Queue.Processing, r.Queue.Stuck), action)
+	m.note("queue", began, r.Repair.Remaining == 0, fmt.Sprintf("%d pending, %d processing, %d stuck", r.Queue.Pending, r.Queue.Processing, r.Queue.Stuck), action)
 	return nil
 }
 
 // processor looks after this host's processor and brings it back where it is down.
 func (m *Monitor) processor(ctx context.Context, r *Report) error {
 	began := time.Now()
-	found, err := m.Judge(ctx)
+	found, err := m.InspectProcessor(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,10 +195,10 @@ func (m *Monitor) processor(ctx context.Context, r *Report) error {
 	switch {
 	case ok:
 	case m.conf.NoRestart || m.conf.DryRun:
-		p.Action = lang.Say(textLeft)
+		p.Action = lang.NewMessage(textLeft)
 		r.problem(textRestartIt, p.describe())
 	case !p.Wanted:
-		p.Action = lang.Say(textLeft)
+		p.Action = lang.NewMessage(textLeft)
 		r.problem(textHungForeground, p.PID)
 	default:
 		ok = m.revive(ctx, r)
@@ -213,16 +213,16 @@ func (m *Monitor) revive(ctx context.Context, r *Report) bool {
 	pid, err := m.conf.Supervisor.Revive(ctx, p.Verdict == supervise.Hung)
 	switch {
 	case errors.Is(err, supervise.ErrCrashLoop):
-		p.Action = lang.Say(textNoMore)
+		p.Action = lang.NewMessage(textNoMore)
 		r.problem(textAsIs, m.conf.Redact(err.Error()))
 	case err != nil:
-		p.Action = lang.Say(textNotRestarted)
+		p.Action = lang.NewMessage(textNotRestarted)
 		r.problem(textAsIs, m.conf.Redact(err.Error()))
 	case pid == 0:
-		p.Action = lang.Say(textSeenTo)
+		p.Action = lang.NewMessage(textSeenTo)
 		return true
 	default:
-		p.Action = lang.Say(textRestarted, pid)
+		p.Action = lang.NewMessage(textRestarted, pid)
 		m.conf.Log.WithField("pid", pid).Info("the processor runs again")
 		return true
 	}
@@ -230,9 +230,9 @@ func (m *Monitor) revive(ctx context.Context, r *Report) bool {
 	return false
 }
 
-// Judge says how this host's processor stands, and changes nothing.
-func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
-	state, err := m.conf.Supervisor.Look()
+// InspectProcessor says how this host's processor stands, and changes nothing.
+func (m *Monitor) InspectProcessor(ctx context.Context) (Processor, error) {
+	state, err := m.conf.Supervisor.Inspect()
 	if err != nil {
 		return Processor{}, err
 	}
@@ -240,11 +240,11 @@ func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
 	if !state.Running {
 		switch {
 		case state.Stopped != nil:
-			p.Verdict = supervise.OnPurpose
+			p.Verdict = supervise.StoppedByOperator
 		case state.Wanted:
 			p.Verdict = supervise.Dead
 		default:
-			p.Verdict = supervise.Never
+			p.Verdict = supervise.NeverStarted
 		}
 		return p, nil
 	}
@@ -256,40 +256,40 @@ func (m *Monitor) Judge(ctx context.Context) (Processor, error) {
 	silent := time.Since(state.Since)
 	for _, k := range known {
 		if k.Host == m.conf.Host && k.PID == state.PID {
-			silent = min(silent, k.Silent)
+			silent = min(silent, k.SilentFor)
 		}
 	}
 	if silent > m.conf.HungAfter {
-		if said, ok := m.conf.Silent(state.PID); ok {
+		if said, ok := m.conf.SilentFor(state.PID); ok {
 			silent = min(silent, said)
 		}
 	}
-	p.Silent, p.Verdict = silent.Seconds(), supervise.Alive
+	p.Silent, p.Verdict = silent.Seconds(), supervise.Running
 	if silent > m.conf.HungAfter {
 		p.Verdict = supervise.Hung
 	}
 	return p, nil
 }
 
-func (p Processor) describe() lang.Said {
+func (p Processor) describe() lang.Message {
 	switch p.Verdict {
-	case supervise.OnPurpose:
-		return lang.Say(textOnPurpose, p.Stopped.By, p.Stopped.At.Local().Format(time.DateTime))
-	case supervise.Alive:
-		return lang.Say(textRunning, p.PID)
+	case supervise.StoppedByOperator:
+		return lang.NewMessage(textOnPurpose, p.Stopped.By, p.Stopped.At.Local().Format(time.DateTime))
+	case supervise.Running:
+		return lang.NewMessage(textRunning, p.PID)
 	case supervise.Hung:
-		return lang.Say(textHung, p.PID, time.Duration(p.Silent*float64(time.Second)).Round(time.Second))
-	case supervise.Never:
-		return lang.Say(textNever)
+		return lang.NewMessage(textHung, p.PID, time.Duration(p.Silent*float64(time.Second)).Round(time.Second))
+	case supervise.NeverStarted:
+		return lang.NewMessage(textNever)
 	}
-	return lang.Say(textDead)
+	return lang.NewMessage(textDead)
 }
 
 // api asks the API for its health, through the proxy: seldom, and at once where many tasks got stuck.
 func (m *Monitor) api(ctx context.Context, r *Report, state *State) {
 	r.API = state.API
 	age := r.At.Sub(state.API.At)
-	due := age < 0 || age >= APIInterval || len(r.Repair.Tasks) >= APIAtOnce
+	due := age < 0 || age >= APICheckInterval || len(r.Repair.Tasks) >= APICheckStuckCount
 	if !due || m.conf.DryRun {
 		if !r.API.OK && !r.API.At.IsZero() {
 			r.problem(textAPISilent, r.API.At.Local().Format(time.TimeOnly), r.API.Error)
@@ -312,47 +312,47 @@ func (m *Monitor) api(ctx context.Context, r *Report, state *State) {
 }
 
 func (r *Report) problem(text lang.Text, args ...any) {
-	r.Problems = append(r.Problems, lang.Say(text, args...))
+	r.Problems = append(r.Problems, lang.NewMessage(text, args...))
 }
 
 func (m *Monitor) note(what string, began time.Time, ok bool, result, action string) {
-	m.checks.Add(health.Check{At: began, What: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
+	m.checks.Add(health.Check{At: began, Name: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
 	m.conf.Log.WithFields(logrus.Fields{"check": what, "ok": ok, "action": action}).Debug(result)
 }
 
 // summary is the round in one line.
-func summary(r Report, err error) lang.Said {
+func summary(r Report, err error) lang.Message {
 	if err != nil {
-		return lang.Say(textBroken, err.Error())
+		return lang.NewMessage(textBroken, err.Error())
 	}
-	repaired := lang.Say(textRound, len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Left)
+	repaired := lang.NewMessage(textRound, len(r.Repair.Tasks), r.Repair.Credits, r.Repair.Remaining)
 	if r.Repair.DryRun {
-		repaired = lang.Say(textDryRun, len(r.Repair.Tasks), r.Repair.Credits)
+		repaired = lang.NewMessage(textDryRun, len(r.Repair.Tasks), r.Repair.Credits)
 	}
 	switch {
-	case r.Expired.Count > 0 && r.Repair.DryRun:
-		repaired = lang.Say(textAndAction, repaired, lang.Say(textWouldExpire, r.Expired.Count))
-	case r.Expired.Count > 0:
-		repaired = lang.Say(textAndAction, repaired, lang.Say(textExpired, r.Expired.Count, r.Expired.Credits))
+	case r.Overdue.Count > 0 && r.Repair.DryRun:
+		repaired = lang.NewMessage(textAndAction, repaired, lang.NewMessage(textWouldExpire, r.Overdue.Count))
+	case r.Overdue.Count > 0:
+		repaired = lang.NewMessage(textAndAction, repaired, lang.NewMessage(textExpired, r.Overdue.Count, r.Overdue.Credits))
 	}
-	pending := lang.Say(textPending, r.Queue.Pending)
+	pending := lang.NewMessage(textPending, r.Queue.Pending)
 	if r.Queue.Due > 0 {
-		pending = lang.Say(textPendingDue, r.Queue.Pending, r.Queue.OldestDue.Round(time.Second))
+		pending = lang.NewMessage(textPendingDue, r.Queue.Pending, r.Queue.OldestDue.Round(time.Second))
 	}
 	processor := r.Processor.describe()
 	if !r.Processor.Action.IsZero() {
-		processor = lang.Say(textAndAction, processor, r.Processor.Action)
+		processor = lang.NewMessage(textAndAction, processor, r.Processor.Action)
 	}
-	return lang.Say(textSummary, repaired, pending, r.Queue.Processing, processor, r.API.seen())
+	return lang.NewMessage(textSummary, repaired, pending, r.Queue.Processing, processor, r.API.seen())
 }
 
-func (a API) seen() lang.Said {
+func (a API) seen() lang.Message {
 	at := a.At.Local().Format(time.TimeOnly)
 	switch {
 	case a.At.IsZero():
-		return lang.Say(textAPIUnchecked)
+		return lang.NewMessage(textAPIUnchecked)
 	case a.OK:
-		return lang.Say(textAPIAnswered, at)
+		return lang.NewMessage(textAPIAnswered, at)
 	}
-	return lang.Say(textAPIFailed, at)
+	return lang.NewMessage(textAPIFailed, at)
 }

@@ -15,8 +15,8 @@ import (
 
 // State is what one round leaves to the next, in the file task-monitor.state.
 type State struct {
-	Round   time.Time `json:"round"` // the last whole one
-	Summary string    `json:"summary"`
+	LastPass time.Time `json:"round"` // the last whole one
+	Summary  string    `json:"summary"`
 
 	SummaryZH string `json:"summary_zh"` // the same in Chinese
 	API       API    `json:"api"`
@@ -27,7 +27,7 @@ func statePath(dir string) string { return filepath.Join(dir, "task-monitor.stat
 // LastState returns what the last round in dir left; false: there was none.
 func LastState(dir string) (State, bool) {
 	s := readState(dir)
-	return s, !s.Round.IsZero()
+	return s, !s.LastPass.IsZero()
 }
 
 // readState reads the state. Where there is none, or it can't be read, the round begins anew: everything is due.
@@ -44,7 +44,7 @@ func readState(dir string) State {
 func writeState(dir string, s State) error {
 	text, err := json.Marshal(s)
 	if err == nil {
-		err = supervise.WriteWhole(statePath(dir), string(text)+"\n")
+		err = supervise.WriteFileAtomic(statePath(dir), string(text)+"\n")
 	}
 	if err != nil {
 		return fmt.Errorf("keep the state of the round: %w", err)
@@ -52,8 +52,8 @@ func writeState(dir string, s State) error {
 	return nil
 }
 
-// ErrBusy means that another round is at work on this host.
-var ErrBusy = errors.New("another round is at work on this host")
+// ErrPassRunning means that another round is at work on this host.
+var ErrPassRunning = errors.New("another round is at work on this host")
 
 // Lock keeps other rounds of this host away until it is released, or returns ErrBusy.
 func Lock(dir string) (release func() error, err error) {
@@ -66,7 +66,7 @@ func Lock(dir string) (release func() error, err error) {
 		return nil, fmt.Errorf("lock the round: %w", err)
 	}
 	if !taken {
-		return nil, ErrBusy
+		return nil, ErrPassRunning
 	}
 	return lock.Close, nil
 }

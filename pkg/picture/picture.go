@@ -122,7 +122,7 @@ func (s *Store) Create() (*Draft, error) {
 }
 
 func storeError(err error) error {
-	return &task.Error{Code: task.CodePictureStore, Disposition: task.Shut,
+	return &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
 		Message: "the picture can't be written: " + err.Error(), Err: err}
 }
 

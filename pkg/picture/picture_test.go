@@ -206,7 +206,7 @@ func TestADiskThatFailsReleasesTheTask(t *testing.T) {
 	require.NoError(t, os.RemoveAll(s.Dir()))
 	_, err := s.Create()
 	require.Error(t, err)
-	assert.Equal(t, task.Shut, task.AsError(err).Disposition)
+	assert.Equal(t, task.Pause, task.AsError(err).Disposition)
 }
 
 func FuzzPublish(f *testing.F) {

@@ -38,10 +38,10 @@ func (a *attempt) at(progress int, stage string) {
 	a.progress, a.stage = progress, stage
 }
 
-func (a *attempt) beat() store.Beat {
+func (a *attempt) beat() store.LeaseRenewal {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return store.Beat{Lease: a.task.Lease(), Progress: a.progress, Stage: a.stage}
+	return store.LeaseRenewal{Lease: a.task.Lease(), Progress: a.progress, Stage: a.stage}
 }
 
 func (a *attempt) close() {
@@ -56,13 +56,13 @@ func (a *attempt) isClosing() bool {
 	return a.closing
 }
 
-func (p *Processor) handful() int {
+func (p *Processor) inFlightCount() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.inHand)
+	return len(p.inFlight)
 }
 
-func (p *Processor) idle() bool { return p.handful() == 0 }
+func (p *Processor) idle() bool { return p.inFlightCount() == 0 }
 
 // start works a claimed task in a goroutine that drain waits for.
 func (p *Processor) start(t task.Task) {
@@ -70,15 +70,15 @@ func (p *Processor) start(t task.Task) {
 	a := &attempt{task: t, ctx: ctx, abort: abort, began: time.Now(), stage: "claimed",
 		log: p.conf.Log.WithFields(logrus.Fields{"task": t.ID, "user": t.UserID, "attempt": t.Attempt})}
 	p.mu.Lock()
-	p.inHand[t.Lease()] = a
+	p.inFlight[t.Lease()] = a
 	p.mu.Unlock()
-	p.note(Event{Kind: Claimed, Task: t.ID})
+	p.note(Event{Kind: EventClaimed, Task: t.ID})
 	a.log.Debug("claimed")
 	p.attempts.Go(func() {
 		defer abort(nil)
-		p.settle(a, p.attempt(a))
+		p.recordOutcome(a, p.attempt(a))
 		p.mu.Lock()
-		delete(p.inHand, t.Lease())
+		delete(p.inFlight, t.Lease())
 		p.mu.Unlock()
 		p.wake()
 	})
@@ -108,7 +108,7 @@ func (p *Processor) attempt(a *attempt) error {
 		}
 	}()
 	a.at(10, "asking the API")
-	result, err := p.maker.Make(ctx, request, &received{w: draft, a: a})
+	result, err := p.maker.Generate(ctx, request, &received{w: draft, a: a})
 	if err != nil {
 		return err
 	}
@@ -171,12 +171,12 @@ func (p *Processor) complete(a *attempt, made picture.Picture, requestID string)
 	took := time.Since(a.began)
 	a.log.WithFields(logrus.Fields{"picture": made.Name, "bytes": made.Bytes, "took": took.Round(time.Millisecond),
 		"request": requestID}).Info("completed")
-	p.note(Event{Kind: Completed, Task: a.task.ID, Took: took})
+	p.note(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
 	return nil
 }
 
-// settle says the last word about an attempt that made no picture.
-func (p *Processor) settle(a *attempt, err error) {
+// recordOutcome says the last word about an attempt that made no picture.
+func (p *Processor) recordOutcome(a *attempt, err error) {
 	if err == nil {
 		return
 	}
@@ -186,17 +186,17 @@ func (p *Processor) settle(a *attempt, err error) {
 		p.lost(a)
 		return
 	}
-	e := *p.presentable(err)
+	e := *p.sanitize(err)
 	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
 		e = task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Err: err}
 	}
-	if e.Disposition != task.Release && e.Disposition != task.Shut && p.outage(a, &e) {
+	if e.Disposition != task.Release && e.Disposition != task.Pause && p.isSharedFailure(a, &e) {
 		p.release(a, 0, &e)
 		return
 	}
 	switch e.Disposition {
-	case task.Shut:
-		if p.unlucky(&e) {
+	case task.Pause:
+		if p.isolatedDialFailure(&e) {
 			p.release(a, unluckyWait, &e)
 			return
 		}
@@ -205,7 +205,7 @@ func (p *Processor) settle(a *attempt, err error) {
 	case task.Release:
 		wait := time.Duration(0)
 		if e.Code == task.CodeRateLimited {
-			wait = p.gate.pause(time.Now(), e.RetryAfter)
+			wait = p.breaker.pause(time.Now(), e.RetryAfter)
 		}
 		p.release(a, wait, &e)
 	case task.Retry:
@@ -228,9 +228,9 @@ const mostReleases = 20
 // mostMended is mostReleases where the API answers again at once: a proxy that cuts every long request off looks the same.
 const mostMended = 3
 
-// outage reports whether an attempt failed because of the way to the API, or of the API as a whole, and not because
+// isSharedFailure reports whether an attempt failed because of the way to the API, or of the API as a whole, and not because
 // of something about the task. It asks the API, once for all that fail together.
-func (p *Processor) outage(a *attempt, e *task.Error) bool {
+func (p *Processor) isSharedFailure(a *attempt, e *task.Error) bool {
 	switch e.Code {
 	case task.CodeNetwork, task.CodeCutOff, task.CodeTimeout, task.CodeServer, task.CodeWebPage:
 	default:
@@ -238,13 +238,13 @@ func (p *Processor) outage(a *attempt, e *task.Error) bool {
 	}
 	broke := e.Code == task.CodeNetwork || e.Code == task.CodeCutOff
 	if broke {
-		p.breaks.note(a.task.Lease(), time.Now())
+		p.failures.note(a.task.Lease(), time.Now())
 	}
 	releases := a.task.Epoch - int64(a.task.Attempt)
 	if releases >= mostReleases {
 		return false
 	}
-	if p.gate.reason() != nil {
+	if p.breaker.reason() != nil {
 		return true
 	}
 	cause := p.askOnce()
@@ -252,17 +252,17 @@ func (p *Processor) outage(a *attempt, e *task.Error) bool {
 		p.shut(cause)
 		return true
 	}
-	mended := broke && releases < mostMended && p.breaks.together(p.work, a.task.Lease(), p.handful)
+	mended := broke && releases < mostMended && p.failures.together(p.work, a.task.Lease(), p.inFlightCount)
 	return mended || p.work.Err() != nil // at a stop nobody will know
 }
 
 // unluckyWait is how long a task waits whose connection could not be made while others can.
 const unluckyWait = time.Second
 
-// unlucky reports whether a connection that could not be made is no sign of a shut way: on a bad line one fails, and
+// isolatedDialFailure reports whether a connection that could not be made is no sign of a shut way: on a bad line one fails, and
 // the next is made.
-func (p *Processor) unlucky(e *task.Error) bool {
-	if _, ok := errors.AsType[*proxy.Error](e.Err); !ok || p.gate.reason() != nil {
+func (p *Processor) isolatedDialFailure(e *task.Error) bool {
+	if _, ok := errors.AsType[*proxy.Error](e.Err); !ok || p.breaker.reason() != nil {
 		return false
 	}
 	return p.askOnce() == nil
@@ -274,22 +274,22 @@ func (p *Processor) askOnce() *task.Error {
 	if err == nil {
 		return nil
 	}
-	return p.presentable(err)
+	return p.sanitize(err)
 }
 
 // together is how close in time connections break that break for the same reason.
 const together = 2 * time.Second
 
-// breaks remembers the attempts whose connections broke lately. Where most of those in hand break at once it is
+// failureWindow remembers the attempts whose connections broke lately. Where most of those in hand break at once it is
 // the way that broke, even where it is mended already: a proxy that was restarted, say. The zero value is ready. It is
 // safe for concurrent use.
-type breaks struct {
+type failureWindow struct {
 	mu   sync.Mutex
 	at   map[task.Lease]time.Time
 	news chan struct{} // closed at the next note
 }
 
-func (b *breaks) note(l task.Lease, now time.Time) {
+func (b *failureWindow) note(l task.Lease, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.at == nil {
@@ -305,7 +305,7 @@ func (b *breaks) note(l task.Lease, now time.Time) {
 
 // together reports whether others broke when l did, and with it make up half of those in hand or more. It waits for them
 // a little: connections that break for one reason don't break in one instant.
-func (b *breaks) together(ctx context.Context, l task.Lease, inHand func() int) bool {
+func (b *failureWindow) together(ctx context.Context, l task.Lease, inHand func() int) bool {
 	ctx, cancel := context.WithTimeout(ctx, together)
 	defer cancel()
 	for {
@@ -322,7 +322,7 @@ func (b *breaks) together(ctx context.Context, l task.Lease, inHand func() int) 
 }
 
 // with returns how many broke when l did, l included, and what is closed when that may have changed.
-func (b *breaks) with(l task.Lease) (n int, news <-chan struct{}) {
+func (b *failureWindow) with(l task.Lease) (n int, news <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, at := range b.at {
@@ -339,8 +339,8 @@ func (b *breaks) with(l task.Lease) (n int, news <-chan struct{}) {
 // maxMessage bounds a failure's text in the database and the log, in runes.
 const maxMessage = 1000
 
-// presentable returns err with a message that holds no secret and that the database takes.
-func (p *Processor) presentable(err error) *task.Error {
+// sanitize returns err with a message that holds no secret and that the database takes.
+func (p *Processor) sanitize(err error) *task.Error {
 	e := *task.AsError(err)
 	text := strings.ReplaceAll(strings.ToValidUTF8(p.conf.Redact(e.Error()), "?"), "\x00", "?")
 	if runes := []rune(text); len(runes) > maxMessage {
@@ -353,30 +353,30 @@ func (p *Processor) presentable(err error) *task.Error {
 // passed notes that the API answered, whatever it said.
 func (p *Processor) passed(a *attempt) {
 	p.apiAnswered()
-	if p.gate.passed(a.began) {
+	if p.breaker.passed(a.began) {
 		p.wake()
 	}
 }
 
 func (p *Processor) shut(e *task.Error) {
-	if p.gate.shut(time.Now(), e) {
+	if p.breaker.shut(time.Now(), e) {
 		p.conf.Log.WithField("code", string(e.Code)).Warnf("the way to the API is shut; no task is claimed until it opens: %s", e.Message)
-		p.note(Event{Kind: Shut})
+		p.note(Event{Kind: EventCircuitOpened})
 	}
 }
 
 func (p *Processor) lost(a *attempt) {
 	a.log.Warn("the task was taken over or closed by others; what was made for it is discarded")
-	p.note(Event{Kind: Lost, Task: a.task.ID})
+	p.note(Event{Kind: EventLeaseLost, Task: a.task.ID})
 }
 
 func (p *Processor) release(a *attempt, wait time.Duration, e *task.Error) {
 	var held []task.Lease
 	err := p.persist("release a task", func(ctx context.Context) (err error) {
-		held, err = p.queue.Release(ctx, store.Released{Lease: a.task.Lease(), Wait: wait, Cause: e})
+		held, err = p.queue.Release(ctx, store.ReleaseRequest{Lease: a.task.Lease(), Wait: wait, Cause: e})
 		return err
 	})
-	if p.unsaid(a, err, "release") {
+	if p.handleWriteError(a, err, "release") {
 		return
 	}
 	if len(held) == 0 {
@@ -384,19 +384,19 @@ func (p *Processor) release(a *attempt, wait time.Duration, e *task.Error) {
 		return
 	}
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait}).Infof("released, no attempt used: %s", e.Message)
-	p.note(Event{Kind: Released, Task: a.task.ID})
+	p.note(Event{Kind: EventReleased, Task: a.task.ID})
 }
 
 func (p *Processor) retry(a *attempt, wait time.Duration, e *task.Error) {
 	err := p.persist("retry a task", func(ctx context.Context) error {
 		return p.queue.Retry(ctx, a.task.Lease(), wait, e)
 	})
-	if p.unsaid(a, err, "retry") {
+	if p.handleWriteError(a, err, "retry") {
 		return
 	}
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait.Round(time.Millisecond), "request": e.RequestID}).
 		Warnf("to be tried again: %s", e.Message)
-	p.note(Event{Kind: Retried, Task: a.task.ID})
+	p.note(Event{Kind: EventRetried, Task: a.task.ID})
 }
 
 func (p *Processor) fail(a *attempt, e *task.Error) {
@@ -405,17 +405,17 @@ func (p *Processor) fail(a *attempt, e *task.Error) {
 		refund, err = p.queue.Fail(ctx, a.task.Lease(), e)
 		return err
 	})
-	if p.unsaid(a, err, "fail") {
+	if p.handleWriteError(a, err, "fail") {
 		return
 	}
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
 		Warnf("failed: %s", e.Message)
-	p.note(Event{Kind: Failed, Task: a.task.ID})
+	p.note(Event{Kind: EventFailed, Task: a.task.ID})
 }
 
-// unsaid handles a last word that the database didn't take. The task is not lost: its lease runs
+// handleWriteError handles a last word that the database didn't take. The task is not lost: its lease runs
 // out, and it is claimed again.
-func (p *Processor) unsaid(a *attempt, err error, word string) bool {
+func (p *Processor) handleWriteError(a *attempt, err error, word string) bool {
 	switch {
 	case err == nil:
 		return false

@@ -76,14 +76,14 @@ func overABadLine(t *testing.T, tasks int, http2 bool) {
 		if err == nil {
 			break
 		}
-		require.ErrorIs(t, err, processor.ErrShut)
+		require.ErrorIs(t, err, processor.ErrAPIUnavailable)
 		p = processor.New(processorConf, b.Store, maker, b.pictures)
 	}
 
-	states, err := b.States(t.Context())
+	states, err := b.CountByState(t.Context())
 	require.NoError(t, err)
-	t.Logf("%v; the line: %v; retried %d, released %d, shut %d, calls %d", states, line.Faults(), b.count(processor.Retried),
-		b.count(processor.Released), b.count(processor.Shut), len(api.Calls()))
+	t.Logf("%v; the line: %v; retried %d, released %d, shut %d, calls %d", states, line.Faults(), b.count(processor.EventRetried),
+		b.count(processor.EventReleased), b.count(processor.EventCircuitOpened), len(api.Calls()))
 	assert.Equal(t, tasks, states[task.Completed]+states[task.Failed])
 	assert.Greater(t, states[task.Completed], tasks*9/10, "most of them are made in spite of it")
 	assert.Len(t, b.files(), states[task.Completed])

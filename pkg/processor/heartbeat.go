@@ -24,19 +24,19 @@ func (p *Processor) heartbeats(ctx context.Context) {
 
 func (p *Processor) heartbeat(ctx context.Context) {
 	p.mu.Lock()
-	attempts := make([]*attempt, 0, len(p.inHand))
-	for _, a := range p.inHand {
+	attempts := make([]*attempt, 0, len(p.inFlight))
+	for _, a := range p.inFlight {
 		attempts = append(attempts, a)
 	}
 	p.mu.Unlock()
-	beats := make([]store.Beat, len(attempts))
+	beats := make([]store.LeaseRenewal, len(attempts))
 	for i, a := range attempts {
 		beats[i] = a.beat()
 	}
 	// An answer that comes after the next beat is due is of no use.
 	bounded, cancel := context.WithTimeout(ctx, max(p.conf.Lease/3, time.Second))
 	defer cancel()
-	held, err := p.queue.Heartbeat(bounded, p.conf.Lease, beats)
+	held, err := p.queue.RenewLeases(bounded, p.conf.Lease, beats)
 	if err != nil {
 		p.troubled(ctx, "renew leases", err)
 		return
@@ -53,5 +53,5 @@ func (p *Processor) heartbeat(ctx context.Context) {
 			a.abort(errLeaseLost)
 		}
 	}
-	p.note(Event{Kind: Beat})
+	p.note(Event{Kind: EventLeasesRenewed})
 }

@@ -25,51 +25,51 @@ import (
 
 // Queue is what the processor needs of the store.
 type Queue interface {
-	Claim(ctx context.Context, c store.Claim) ([]task.Task, error)
+	Claim(ctx context.Context, c store.ClaimRequest) ([]task.Task, error)
 	Input(ctx context.Context, l task.Lease, limit int) (string, error)
-	Heartbeat(ctx context.Context, lease time.Duration, beats []store.Beat) ([]task.Lease, error)
+	RenewLeases(ctx context.Context, lease time.Duration, beats []store.LeaseRenewal) ([]task.Lease, error)
 	Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error)
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
-	Release(ctx context.Context, released ...store.Released) ([]task.Lease, error)
+	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
-	Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error)
-	Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
-	Next(ctx context.Context) (time.Duration, bool, error)
-	Outstanding(ctx context.Context) (bool, error)
+	FailAbandoned(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error)
+	FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
+	NextDue(ctx context.Context) (time.Duration, bool, error)
+	HasPending(ctx context.Context) (bool, error)
 	Listen(ctx context.Context, wake func())
-	Alive(ctx context.Context, p store.Processor) error
-	Leave(ctx context.Context, worker string) error
+	RecordHeartbeat(ctx context.Context, p store.Processor) error
+	Deregister(ctx context.Context, worker string) error
 }
 
-// Maker is what the processor needs of the image API.
-type Maker interface {
-	Make(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
+// Generator is what the processor needs of the image API.
+type Generator interface {
+	Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
 	Probe(ctx context.Context) error
 }
 
 // Config says how to work. Zero values are the documented defaults.
 type Config struct {
-	Worker        string        // this processor's name in leased_by
-	Host          string        // where it runs
-	PID           int           // its process
-	Version       string        // of the program
-	Concurrency   int           // tasks worked at once; 3
-	MaxAttempts   int           // for tasks that don't say; 3
-	PollInterval  time.Duration // at least this often, on top of NOTIFY; 5s
-	Lease         time.Duration // renewed every third of it; 60s
-	TaskTimeout   time.Duration // of one attempt; 10m
-	ShutdownGrace time.Duration // for tasks in hand; 30s
-	MaxInput      int           // bytes of base64 of an input picture; 32 MiB
-	BeatInterval  time.Duration // between signs of life; 15s
-	CheckInterval time.Duration // between health checks; 5m
-	StallAfter    time.Duration // a loop that takes longer over a turn is hung, and gives no more signs of life; 2m
-	ProbeInterval time.Duration // the API is asked for its health when it didn't answer for this long; 30m
-	Rate          int           // attempts a minute; 0: as many as there is room for
-	PendingAfter  time.Duration // a task due for longer fails; 0: never
+	Worker            string        // this processor's name in leased_by
+	Host              string        // where it runs
+	PID               int           // its process
+	Version           string        // of the program
+	Concurrency       int           // tasks worked at once; 3
+	MaxAttempts       int           // for tasks that don't say; 3
+	PollInterval      time.Duration // at least this often, on top of NOTIFY; 5s
+	Lease             time.Duration // renewed every third of it; 60s
+	TaskTimeout       time.Duration // of one attempt; 10m
+	ShutdownGrace     time.Duration // for tasks in hand; 30s
+	MaxInput          int           // bytes of base64 of an input picture; 32 MiB
+	HeartbeatInterval time.Duration // between signs of life; 15s
+	CheckInterval     time.Duration // between health checks; 5m
+	StallTimeout      time.Duration // a loop that takes longer over a turn is hung, and gives no more signs of life; 2m
+	ProbeInterval     time.Duration // the API is asked for its health when it didn't answer for this long; 30m
+	RateLimit         int           // attempts a minute; 0: as many as there is room for
+	PendingTimeout    time.Duration // a task due for longer fails; 0: never
 
-	Revive func(context.Context)  // tries proxies that are left out, every second; nil: nobody does
-	Ways   func() []proxy.State   // how the ways to the API stand; nil: nobody knows
-	Limits func() imageapi.Limits // what the API says of its rate limits; nil: nothing
+	RetryEjected  func(context.Context)        // tries proxies that are left out, every second; nil: nobody does
+	Upstreams     func() []proxy.UpstreamState // how the ways to the API stand; nil: nobody knows
+	APIRateLimits func() imageapi.RateLimits   // what the API says of its rate limits; nil: nothing
 
 	Log     logrus.FieldLogger  // nil: silence
 	Redact  func(string) string // for texts that go to the database; nil: as they are
@@ -84,10 +84,10 @@ func (c *Config) setDefaults() {
 	setDefault(&c.TaskTimeout, 10*time.Minute)
 	setDefault(&c.ShutdownGrace, 30*time.Second)
 	setDefault(&c.MaxInput, 32<<20)
-	setDefault(&c.BeatInterval, 15*time.Second)
+	setDefault(&c.HeartbeatInterval, 15*time.Second)
 	setDefault(&c.CheckInterval, 5*time.Minute)
 	setDefault(&c.ProbeInterval, 30*time.Minute)
-	setDefault(&c.StallAfter, 2*time.Minute)
+	setDefault(&c.StallTimeout, 2*time.Minute)
 	if c.Log == nil {
 		silent := logrus.New()
 		silent.SetOutput(io.Discard)
@@ -99,11 +99,11 @@ func (c *Config) setDefaults() {
 	if c.Observe == nil {
 		c.Observe = func(Event) {}
 	}
-	if c.Ways == nil {
-		c.Ways = func() []proxy.State { return nil }
+	if c.Upstreams == nil {
+		c.Upstreams = func() []proxy.UpstreamState { return nil }
 	}
-	if c.Limits == nil {
-		c.Limits = func() imageapi.Limits { return imageapi.Limits{} }
+	if c.APIRateLimits == nil {
+		c.APIRateLimits = func() imageapi.RateLimits { return imageapi.RateLimits{} }
 	}
 }
 
@@ -119,11 +119,11 @@ var (
 	errLeaseLost = task.ErrLeaseLost
 )
 
-// ErrShut means that RunOnce ended because the way to the API is shut. It wraps the cause.
-var ErrShut = errors.New("the way to the API is shut")
+// ErrAPIUnavailable means that RunOnce ended because the way to the API is shut. It wraps the cause.
+var ErrAPIUnavailable = errors.New("the way to the API is shut")
 
-// FinalBound is how long the last words to the database may take after the grace.
-const FinalBound = 10 * time.Second
+// FinalWriteTimeout is how long the last words to the database may take after the grace.
+const FinalWriteTimeout = 10 * time.Second
 
 // callBound is how long the database may take over one call: more is a connection that died unnoticed.
 const callBound = 30 * time.Second
@@ -132,26 +132,26 @@ const callBound = 30 * time.Second
 type Processor struct {
 	conf     Config
 	queue    Queue
-	maker    Maker
+	maker    Generator
 	pictures *picture.Store
 
-	gate   gate
-	breaks breaks
-	pace   *rate.Limiter // of claims; for the loop only
-	probes singleflight.Group
-	checks health.Record
-	wakes  chan struct{} // holds one wake-up
-	hurry  chan struct{} // closed: the grace is over
+	breaker     apiBreaker
+	failures    failureWindow
+	rateLimiter *rate.Limiter // of claims; for the loop only
+	probes      singleflight.Group
+	checks      health.History
+	wakes       chan struct{} // holds one wake-up
+	stopNow     chan struct{} // closed: the grace is over
 
-	hurryOnce sync.Once
-	attempts  sync.WaitGroup
-	work      context.Context // of the attempts; ends when the grace is over
-	stopWork  context.CancelCauseFunc
-	last      context.Context // of the last words to the database
-	stopLast  context.CancelFunc
+	stopNowOnce sync.Once
+	attempts    sync.WaitGroup
+	work        context.Context // of the attempts; ends when the grace is over
+	stopWork    context.CancelCauseFunc
+	last        context.Context // of the last words to the database
+	stopLast    context.CancelFunc
 
 	mu       sync.Mutex
-	inHand   map[task.Lease]*attempt
+	inFlight map[task.Lease]*attempt
 	counts   Counts
 	started  time.Time
 	turned   time.Time // when the loop last turned
@@ -163,12 +163,12 @@ type Processor struct {
 }
 
 // New returns a processor over its parts.
-func New(conf Config, queue Queue, maker Maker, pictures *picture.Store) *Processor {
+func New(conf Config, queue Queue, maker Generator, pictures *picture.Store) *Processor {
 	conf.setDefaults()
 	p := &Processor{
-		conf: conf, queue: queue, maker: maker, pictures: pictures, pace: newPace(conf.Rate),
-		wakes: make(chan struct{}, 1), hurry: make(chan struct{}),
-		inHand: map[task.Lease]*attempt{},
+		conf: conf, queue: queue, maker: maker, pictures: pictures, rateLimiter: newPace(conf.RateLimit),
+		wakes: make(chan struct{}, 1), stopNow: make(chan struct{}),
+		inFlight: map[task.Lease]*attempt{},
 	}
 	p.work, p.stopWork = context.WithCancelCause(context.Background())
 	p.last, p.stopLast = context.WithCancel(context.Background())
@@ -182,8 +182,8 @@ func (p *Processor) Run(ctx context.Context) error { return p.run(ctx, false) }
 // way to the API is shut.
 func (p *Processor) RunOnce(ctx context.Context) error { return p.run(ctx, true) }
 
-// Hurry ends the grace of a stop: what is in hand is handed back at once.
-func (p *Processor) Hurry() { p.hurryOnce.Do(func() { close(p.hurry) }) }
+// StopNow ends the grace of a stop: what is in hand is handed back at once.
+func (p *Processor) StopNow() { p.stopNowOnce.Do(func() { close(p.stopNow) }) }
 
 // wake makes the loop look again.
 func (p *Processor) wake() {
@@ -204,8 +204,8 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	helping, stopHelpers := context.WithCancel(context.WithoutCancel(ctx))
 	helpers.Go(func() { p.queue.Listen(helping, p.wake) })
 	helpers.Go(func() { p.heartbeats(helping) })
-	if p.conf.Revive != nil {
-		helpers.Go(func() { every(helping, time.Second, func() { p.conf.Revive(helping) }) })
+	if p.conf.RetryEjected != nil {
+		helpers.Go(func() { every(helping, time.Second, func() { p.conf.RetryEjected(helping) }) })
 	}
 	if !once {
 		helpers.Go(func() { p.signsOfLife(helping) })
@@ -235,8 +235,8 @@ func (p *Processor) loop(ctx context.Context, once bool) error {
 		wait := p.round(ctx)
 		p.turn()
 		if once {
-			if shut := p.gate.reason(); shut != nil && p.idle() {
-				return errors.Join(ErrShut, shut)
+			if shut := p.breaker.reason(); shut != nil && p.idle() {
+				return errors.Join(ErrAPIUnavailable, shut)
 			}
 			if p.finished(ctx) {
 				return nil
@@ -259,10 +259,10 @@ const shortestWait = 100 * time.Millisecond
 // round claims what there is room for, and returns how long nothing needs to be done.
 func (p *Processor) round(ctx context.Context) time.Duration {
 	p.reap(ctx)
-	if wait := p.knock(ctx); wait > 0 {
+	if wait := p.tryReopen(ctx); wait > 0 {
 		return wait
 	}
-	free := p.gate.limit(p.conf.Concurrency) - p.handful()
+	free := p.breaker.limit(p.conf.Concurrency) - p.inFlightCount()
 	if free <= 0 {
 		return p.conf.PollInterval
 	}
@@ -271,14 +271,14 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 		return turn
 	}
 	tasks, err := bounded(ctx, func(ctx context.Context) ([]task.Task, error) {
-		return p.queue.Claim(ctx, store.Claim{
+		return p.queue.Claim(ctx, store.ClaimRequest{
 			Worker: p.conf.Worker, Limit: free, Lease: p.conf.Lease, MaxAttempts: p.conf.MaxAttempts})
 	})
 	if err != nil {
 		return p.troubled(ctx, "claim tasks", err)
 	}
 	p.answered()
-	p.pace.AllowN(time.Now(), len(tasks))
+	p.rateLimiter.AllowN(time.Now(), len(tasks))
 	for _, t := range tasks {
 		p.start(t)
 	}
@@ -287,7 +287,7 @@ func (p *Processor) round(ctx context.Context) time.Duration {
 	}
 	var some bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
-		next, some, err = p.queue.Next(ctx)
+		next, some, err = p.queue.NextDue(ctx)
 		return next, err
 	})
 	if err != nil {
@@ -305,12 +305,12 @@ func (p *Processor) reap(ctx context.Context) {
 		return
 	}
 	p.lastReap = time.Now()
-	p.closeSome(ctx, Reaped, "its worker fell silent in the last attempt", func(ctx context.Context) ([]task.Refund, error) {
-		return p.queue.Reap(ctx, p.conf.MaxAttempts, reapBatch)
+	p.closeSome(ctx, EventAbandoned, "its worker fell silent in the last attempt", func(ctx context.Context) ([]task.Refund, error) {
+		return p.queue.FailAbandoned(ctx, p.conf.MaxAttempts, reapBatch)
 	})
-	if p.conf.PendingAfter > 0 {
-		p.closeSome(ctx, Expired, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context) ([]task.Refund, error) {
-			return p.queue.Expire(ctx, p.conf.PendingAfter, reapBatch)
+	if p.conf.PendingTimeout > 0 {
+		p.closeSome(ctx, EventOverdue, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context) ([]task.Refund, error) {
+			return p.queue.FailOverdue(ctx, p.conf.PendingTimeout, reapBatch)
 		})
 	}
 }
@@ -319,7 +319,7 @@ func (p *Processor) reap(ctx context.Context) {
 const reapBatch = 1000
 
 // closeSome closes tasks batch by batch, and tells of each.
-func (p *Processor) closeSome(ctx context.Context, kind Kind, why string, batch func(context.Context) ([]task.Refund, error)) {
+func (p *Processor) closeSome(ctx context.Context, kind EventKind, why string, batch func(context.Context) ([]task.Refund, error)) {
 	for closed := reapBatch; closed == reapBatch && ctx.Err() == nil; {
 		refunds, err := bounded(ctx, batch)
 		if err != nil {
@@ -336,9 +336,9 @@ func (p *Processor) closeSome(ctx context.Context, kind Kind, why string, batch 
 	}
 }
 
-// knock tries the way to the API where it is shut, and returns how long to wait; 0: it is open.
-func (p *Processor) knock(ctx context.Context) time.Duration {
-	wait, probe := p.gate.wait(time.Now())
+// tryReopen tries the way to the API where it is shut, and returns how long to wait; 0: it is open.
+func (p *Processor) tryReopen(ctx context.Context) time.Duration {
+	wait, probe := p.breaker.wait(time.Now())
 	if !probe {
 		return wait
 	}
@@ -347,22 +347,22 @@ func (p *Processor) knock(ctx context.Context) time.Duration {
 		return p.conf.PollInterval
 	}
 	if err != nil {
-		return p.gate.stillShut(time.Now(), p.presentable(err))
+		return p.breaker.stillShut(time.Now(), p.sanitize(err))
 	}
-	wait, shutFor := p.gate.open(time.Now())
+	wait, shutFor := p.breaker.open(time.Now())
 	if wait == 0 {
 		p.conf.Log.WithField("after", shutFor.Round(time.Second)).Info("the way to the API is open again")
-		p.note(Event{Kind: Opened})
+		p.note(Event{Kind: EventCircuitClosed})
 	}
 	return wait
 }
 
 // finished reports whether once has nothing left to do.
 func (p *Processor) finished(ctx context.Context) bool {
-	if !p.idle() || p.gate.reason() != nil {
+	if !p.idle() || p.breaker.reason() != nil {
 		return false
 	}
-	some, err := bounded(ctx, p.queue.Outstanding)
+	some, err := bounded(ctx, p.queue.HasPending)
 	if err != nil {
 		p.troubled(ctx, "look for tasks", err)
 		return false
@@ -389,7 +389,7 @@ func (p *Processor) troubled(ctx context.Context, what string, err error) time.D
 	p.mu.Unlock()
 	if first {
 		p.conf.Log.WithError(err).Warn("the database is away; waiting for it")
-		p.note(Event{Kind: DatabaseAway})
+		p.note(Event{Kind: EventDatabaseLost})
 	}
 	return min(max(since/4, 200*time.Millisecond), 10*time.Second)
 }
@@ -402,7 +402,7 @@ func (p *Processor) answered() {
 	p.mu.Unlock()
 	if !since.IsZero() {
 		p.conf.Log.WithField("after", time.Since(since).Round(time.Second)).Info("the database is back")
-		p.note(Event{Kind: DatabaseBack})
+		p.note(Event{Kind: EventDatabaseRestored})
 	}
 }
 
@@ -416,18 +416,18 @@ func (p *Processor) drain() {
 		defer close(done)
 		p.attempts.Wait()
 	}()
-	if n := p.handful(); n > 0 {
-		p.conf.Log.WithFields(logrus.Fields{"in_hand": n, "grace": p.conf.ShutdownGrace}).Info("stopping: no new tasks")
+	if n := p.inFlightCount(); n > 0 {
+		p.conf.Log.WithFields(logrus.Fields{"in_flight": n, "grace": p.conf.ShutdownGrace}).Info("stopping: no new tasks")
 	}
 	grace := time.NewTimer(p.conf.ShutdownGrace)
 	defer grace.Stop()
 	select {
 	case <-done:
 	case <-grace.C:
-	case <-p.hurry:
+	case <-p.stopNow:
 	}
 	p.stopWork(errStopping)
-	final := time.NewTimer(FinalBound)
+	final := time.NewTimer(FinalWriteTimeout)
 	defer final.Stop()
 	select {
 	case <-done:

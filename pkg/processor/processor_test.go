@@ -60,7 +60,7 @@ type bench struct {
 
 	mu     sync.Mutex
 	cond   *sync.Cond
-	events map[processor.Kind]int
+	events map[processor.EventKind]int
 }
 
 type syncBuffer struct {
@@ -84,7 +84,7 @@ func newBench(t *testing.T) *bench { t.Helper(); return benchOn(t, server.Databa
 
 func benchOn(t *testing.T, url string) *bench {
 	t.Helper()
-	b := &bench{t: t, events: map[processor.Kind]int{}, log: &syncBuffer{}}
+	b := &bench{t: t, events: map[processor.EventKind]int{}, log: &syncBuffer{}}
 	b.cond = sync.NewCond(&b.mu)
 	var err error
 	b.Store, err = store.Open(store.Config{URL: url, MaxConns: 16})
@@ -98,7 +98,7 @@ func benchOn(t *testing.T, url string) *bench {
 	b.pictures, err = picture.Open(t.TempDir(), "", 1<<20)
 	require.NoError(t, err)
 	b.user = uuid.NewString()
-	_, err = b.Grant(t.Context(), b.user, 10000, "test")
+	_, err = b.GrantCredits(t.Context(), b.user, 10000, "test")
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		assert.NoError(t, b.proxy.Close())
@@ -112,7 +112,7 @@ func benchOn(t *testing.T, url string) *bench {
 	return b
 }
 
-func (b *bench) maker(more ...string) processor.Maker {
+func (b *bench) maker(more ...string) processor.Generator {
 	b.t.Helper()
 	tr, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: append([]string{b.proxy.URL()}, more...)}})
 	require.NoError(b.t, err)
@@ -140,7 +140,7 @@ func (b *bench) config(change ...func(*processor.Config)) processor.Config {
 }
 
 // seen waits until that has happened n times.
-func (b *bench) seen(kind processor.Kind, n int) {
+func (b *bench) seen(kind processor.EventKind, n int) {
 	b.t.Helper()
 	stop := time.AfterFunc(time.Minute, func() { b.cond.Broadcast() })
 	defer stop.Stop()
@@ -155,7 +155,7 @@ func (b *bench) seen(kind processor.Kind, n int) {
 	}
 }
 
-func (b *bench) count(kind processor.Kind) int {
+func (b *bench) count(kind processor.EventKind) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.events[kind]
@@ -164,12 +164,12 @@ func (b *bench) count(kind processor.Kind) int {
 // shut waits until the way to the API is known to be shut, by a task or by a health check, and nothing is in hand.
 func (b *bench) shut() {
 	b.t.Helper()
-	b.seen(processor.Shut, 1)
-	require.Eventually(b.t, func() bool { return b.count(processor.Claimed) == b.count(processor.Released) }, time.Minute, time.Millisecond)
+	b.seen(processor.EventCircuitOpened, 1)
+	require.Eventually(b.t, func() bool { return b.count(processor.EventClaimed) == b.count(processor.EventReleased) }, time.Minute, time.Millisecond)
 }
 
 // run starts a processor; what it returns stops it and waits.
-func (b *bench) run(conf processor.Config, maker processor.Maker) (stop func()) {
+func (b *bench) run(conf processor.Config, maker processor.Generator) (stop func()) {
 	b.t.Helper()
 	p := processor.New(conf, b.Store, maker, b.pictures)
 	ctx, cancel := context.WithCancel(b.t.Context())
@@ -183,7 +183,7 @@ func (b *bench) run(conf processor.Config, maker processor.Maker) (stop func()) 
 	return stop
 }
 
-func (b *bench) once(conf processor.Config, maker processor.Maker) error {
+func (b *bench) once(conf processor.Config, maker processor.Generator) error {
 	return processor.New(conf, b.Store, maker, b.pictures).RunOnce(b.t.Context())
 }
 
@@ -198,7 +198,7 @@ func (b *bench) enqueue(prompts ...string) []string {
 	return ids
 }
 
-func (b *bench) row(id string) store.Row {
+func (b *bench) row(id string) store.TaskRow {
 	b.t.Helper()
 	r, err := b.Task(b.t.Context(), id)
 	require.NoError(b.t, err)
@@ -227,18 +227,18 @@ func (b *bench) requireAudit() {
 	rules, err := b.Audit(b.t.Context())
 	require.NoError(b.t, err)
 	for _, r := range rules {
-		require.Empty(b.t, r.Findings, r.Name)
+		require.Empty(b.t, r.Violations, r.Name)
 	}
 }
 
-// makerFunc makes pictures without an API.
-type makerFunc func(ctx context.Context, r imageapi.Request, w io.Writer) error
+// generatorFunc makes pictures without an API.
+type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) error
 
-func (f makerFunc) Make(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
 	return imageapi.Result{}, f(ctx, r, w)
 }
 
-func (f makerFunc) Probe(context.Context) error { return nil }
+func (f generatorFunc) Probe(context.Context) error { return nil }
 
 // The main job, as the README promises it.
 func TestPicturesAreMadeAndFailuresRefunded(t *testing.T) {
@@ -250,7 +250,7 @@ func TestPicturesAreMadeAndFailuresRefunded(t *testing.T) {
 	ids := b.enqueue(append(prompts, "[moderation] x", "[500 once] x", "[429 once] x", "[html] x", "[text] x")...)
 	require.NoError(t, b.once(b.config(), b.maker()))
 
-	states, err := b.States(t.Context())
+	states, err := b.CountByState(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, map[task.State]int{task.Completed: 12, task.Failed: 3, task.Pending: 0, task.Processing: 0, task.Cancelled: 0}, states)
 	balance, err := b.Balance(t.Context(), b.user)
@@ -288,16 +288,16 @@ func TestNotifyWakesItLongBeforeThePoll(t *testing.T) {
 	b := newBench(t)
 	b.run(b.config(func(c *processor.Config) { c.PollInterval = time.Hour }), b.maker())
 	b.enqueue("one")
-	b.seen(processor.Completed, 1)
+	b.seen(processor.EventCompleted, 1)
 	b.enqueue("two", "three")
-	b.seen(processor.Completed, 3)
+	b.seen(processor.EventCompleted, 3)
 }
 
 func TestPollingDoesWithoutNotify(t *testing.T) {
 	b := benchOn(t, server.Pooled(t))
 	b.run(b.config(), b.maker())
 	b.enqueue("one", "two", "three")
-	b.seen(processor.Completed, 3)
+	b.seen(processor.EventCompleted, 3)
 	b.requireAudit()
 }
 
@@ -310,12 +310,12 @@ func TestNoMoreTasksAreInHandThanAllowed(t *testing.T) {
 		prompts = append(prompts, fmt.Sprint("p", i))
 	}
 	b.enqueue(prompts...)
-	b.seen(processor.Claimed, 4)
+	b.seen(processor.EventClaimed, 4)
 	require.Eventually(t, func() bool { return b.api.Busiest() == 4 }, time.Minute, time.Millisecond)
-	b.seen(processor.Beat, 2)
-	assert.Equal(t, 4, b.count(processor.Claimed))
+	b.seen(processor.EventLeasesRenewed, 2)
+	assert.Equal(t, 4, b.count(processor.EventClaimed))
 	release()
-	b.seen(processor.Completed, 12)
+	b.seen(processor.EventCompleted, 12)
 	assert.Equal(t, 4, b.api.Busiest())
 }
 
@@ -324,7 +324,7 @@ func TestFourProcessorsWorkEachOf2000TasksOnce(t *testing.T) {
 	_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 2000})
 	require.NoError(t, err)
 	content := simapi.Draw("x")
-	maker := makerFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
+	maker := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
 		_, err := w.Write(content)
 		return err
 	})
@@ -337,8 +337,8 @@ func TestFourProcessorsWorkEachOf2000TasksOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Equal(t, 2000, b.count(processor.Claimed))
-	assert.Equal(t, 2000, b.count(processor.Completed))
+	assert.Equal(t, 2000, b.count(processor.EventClaimed))
+	assert.Equal(t, 2000, b.count(processor.EventCompleted))
 	var odd int
 	require.NoError(t, b.raw.QueryRow(`select count(*) from image_tasks
 		where status <> 'completed' or attempt_count <> 1 or lease_epoch <> 1`).Scan(&odd))
@@ -352,14 +352,14 @@ func TestAStopFinishesWhatTheGraceAllows(t *testing.T) {
 	release := b.api.Hold()
 	stop := b.run(b.config(), b.maker())
 	ids := b.enqueue("a", "b", "c", "d", "e")
-	b.seen(processor.Claimed, 3)
+	b.seen(processor.EventClaimed, 3)
 	stopped := make(chan struct{})
 	go func() { defer close(stopped); stop() }()
 	require.Eventually(t, func() bool { return strings.Contains(b.log.String(), "stopping: no new tasks") }, time.Minute, time.Millisecond)
 	release()
 	<-stopped
-	assert.Equal(t, 3, b.count(processor.Completed))
-	assert.Equal(t, 3, b.count(processor.Claimed), "nothing new was begun")
+	assert.Equal(t, 3, b.count(processor.EventCompleted))
+	assert.Equal(t, 3, b.count(processor.EventClaimed), "nothing new was begun")
 	for _, id := range ids[3:] {
 		assert.Zero(t, b.row(id).Attempts)
 	}
@@ -372,7 +372,7 @@ func TestAStopHandsTheRestBackWithNoAttemptUsed(t *testing.T) {
 	defer release()
 	stop := b.run(b.config(func(c *processor.Config) { c.ShutdownGrace = time.Millisecond }), b.maker())
 	ids := b.enqueue("a", "b", "c", "d", "e")
-	b.seen(processor.Claimed, 3)
+	b.seen(processor.EventClaimed, 3)
 	stop()
 	for _, id := range ids {
 		r := b.row(id)
@@ -392,10 +392,10 @@ func TestAHurriedStopDoesNotWaitForTheGrace(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
 	id := b.enqueue("a")[0]
-	b.seen(processor.Claimed, 1)
+	b.seen(processor.EventClaimed, 1)
 	cancel()
-	p.Hurry()
-	p.Hurry()
+	p.StopNow()
+	p.StopNow()
 	<-done
 	assert.Equal(t, task.Pending, b.row(id).State)
 }
@@ -406,7 +406,7 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 	b := newBench(t)
 	proceed := make(chan struct{})
 	var calls sync.Map
-	maker := makerFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
+	maker := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
 		if _, second := calls.LoadOrStore("first", true); !second {
 			<-proceed // deaf to being told, as a stopped process is
 		}
@@ -418,7 +418,7 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 	letGo := sync.OnceFunc(func() { close(proceed) })
 	t.Cleanup(letGo)
 	id := b.enqueue("x")[0]
-	b.seen(processor.Claimed, 1)
+	b.seen(processor.EventClaimed, 1)
 	b.exec(`update image_tasks set lease_expires_at = now() - interval '1 second'`)
 	other := newBenchBeside(b)
 	require.NoError(t, processor.New(other.config(func(c *processor.Config) { c.Worker = "other" }), b.Store, maker, b.pictures).
@@ -426,7 +426,7 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 	before := b.row(id)
 	require.Equal(t, task.Completed, before.State)
 	letGo()
-	b.seen(processor.Lost, 1)
+	b.seen(processor.EventLeaseLost, 1)
 	assert.Equal(t, before, b.row(id))
 	assert.Equal(t, []string{before.ImageURL}, b.files())
 	b.requireAudit()
@@ -434,7 +434,7 @@ func TestALateWorkersPictureIsDiscarded(t *testing.T) {
 
 // newBenchBeside shares everything but the events.
 func newBenchBeside(b *bench) *bench {
-	other := &bench{Store: b.Store, t: b.t, raw: b.raw, log: b.log, pictures: b.pictures, events: map[processor.Kind]int{}}
+	other := &bench{Store: b.Store, t: b.t, raw: b.raw, log: b.log, pictures: b.pictures, events: map[processor.EventKind]int{}}
 	other.cond = sync.NewCond(&other.mu)
 	return other
 }
@@ -442,7 +442,7 @@ func newBenchBeside(b *bench) *bench {
 // stopWhenCompleted returns a context that ends once a task was completed.
 func stopWhenCompleted(b *bench) context.Context {
 	ctx, cancel := context.WithCancel(b.t.Context())
-	go func() { defer cancel(); b.seen(processor.Completed, 1) }()
+	go func() { defer cancel(); b.seen(processor.EventCompleted, 1) }()
 	return ctx
 }
 
@@ -450,10 +450,10 @@ func TestACancelledTaskIsLetGoAtTheNextHeartbeat(t *testing.T) {
 	b := newBench(t)
 	id := b.enqueue("[hang]")[0]
 	b.run(b.config(func(c *processor.Config) { c.Lease = 300 * time.Millisecond }), b.maker())
-	b.seen(processor.Claimed, 1)
+	b.seen(processor.EventClaimed, 1)
 	_, err := b.Cancel(t.Context(), id, "the user asked")
 	require.NoError(t, err)
-	b.seen(processor.Lost, 1)
+	b.seen(processor.EventLeaseLost, 1)
 	assert.Equal(t, task.Cancelled, b.row(id).State)
 	assert.Empty(t, b.files())
 	b.requireAudit()
@@ -465,10 +465,10 @@ func TestALongTaskKeepsItsLease(t *testing.T) {
 	id := b.enqueue("slow")[0]
 	b.run(b.config(func(c *processor.Config) { c.Lease = time.Second }), b.maker())
 	b.run(b.config(func(c *processor.Config) { c.Lease = time.Second }), b.maker())
-	b.seen(processor.Beat, 20) // both beat; three beats and a bit are a lease
+	b.seen(processor.EventLeasesRenewed, 20) // both beat; three beats and a bit are a lease
 	assert.Equal(t, "asking the API", b.row(id).Stage)
 	release()
-	b.seen(processor.Completed, 1)
+	b.seen(processor.EventCompleted, 1)
 	assert.EqualValues(t, 1, b.row(id).Epoch)
 }
 
@@ -503,17 +503,17 @@ func TestTheGateShutsForCausesThatHoldForAll(t *testing.T) {
 			maker := b.maker()
 			open := shut(b)
 			ids := b.enqueue("a", "b", "c", "d", "e", "f")
-			b.run(b.config(func(c *processor.Config) { c.Concurrency, c.PendingAfter = 2, time.Hour }), maker)
+			b.run(b.config(func(c *processor.Config) { c.Concurrency, c.PendingTimeout = 2, time.Hour }), maker)
 			b.shut()
-			assert.LessOrEqual(t, b.count(processor.Claimed), 2)
+			assert.LessOrEqual(t, b.count(processor.EventClaimed), 2)
 			open()
-			b.seen(processor.Completed, 6)
-			assert.Equal(t, 1, b.count(processor.Shut))
+			b.seen(processor.EventCompleted, 6)
+			assert.Equal(t, 1, b.count(processor.EventCircuitOpened))
 			assert.Equal(t, 1, strings.Count(b.log.String(), "the way to the API is shut"), "it is told once")
 			for _, id := range ids {
 				assert.Equal(t, 1, b.row(id).Attempts)
 			}
-			assert.Zero(t, b.count(processor.Failed))
+			assert.Zero(t, b.count(processor.EventFailed))
 			b.requireAudit()
 		})
 	}
@@ -527,8 +527,8 @@ func TestTasksThatWaitForTooLongFail(t *testing.T) {
 	b.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id <> $1`, ids[3])
 	b.exec(`update image_tasks set run_after = now() - interval '3 hours', error_message = 'the proxy was down' where task_id = $1`, ids[2])
 	maker := b.maker()
-	b.run(b.config(func(c *processor.Config) { c.PendingAfter, c.Concurrency = time.Hour, 1 }), maker)
-	b.seen(processor.Expired, 3)
+	b.run(b.config(func(c *processor.Config) { c.PendingTimeout, c.Concurrency = time.Hour, 1 }), maker)
+	b.seen(processor.EventOverdue, 3)
 	b.shut()
 	for _, id := range ids[:3] {
 		r := b.row(id)
@@ -539,7 +539,7 @@ func TestTasksThatWaitForTooLongFail(t *testing.T) {
 	assert.Equal(t, "nobody began it within 1h0m0s (PENDING_TIMEOUT); the proxy was down", b.row(ids[2]).Error)
 	require.Eventually(t, func() bool { // whoever has it in hand puts it back first
 		b.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id = $1 and status = 'pending'`, ids[3])
-		return b.count(processor.Expired) == 4
+		return b.count(processor.EventOverdue) == 4
 	}, time.Minute, 10*time.Millisecond)
 	assert.Equal(t, task.Failed, b.row(ids[3]).State)
 	b.requireAudit()
@@ -560,12 +560,12 @@ func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
 		again, err := simproxy.StartAt(simproxy.Config{User: "u", Password: "hunter2hunter2"}, b.proxy.Addr())
 		require.NoError(t, err)
 		b.proxy = again
-		b.seen(processor.Released, 20*(restart+1))
+		b.seen(processor.EventReleased, 20*(restart+1))
 	}
 	release()
-	b.seen(processor.Completed, 60)
-	assert.Zero(t, b.count(processor.Failed))
-	assert.Zero(t, b.count(processor.Retried))
+	b.seen(processor.EventCompleted, 60)
+	assert.Zero(t, b.count(processor.EventFailed))
+	assert.Zero(t, b.count(processor.EventRetried))
 	var odd int
 	require.NoError(t, b.raw.QueryRow(`select count(*) from image_tasks where status <> 'completed' or attempt_count <> 1`).Scan(&odd))
 	assert.Zero(t, odd)
@@ -576,7 +576,7 @@ func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
 func TestAStopWhileABreakIsLookedIntoUsesNoAttempt(t *testing.T) {
 	b := newBench(t)
 	broke := make(chan struct{})
-	maker := makerFunc(func(ctx context.Context, r imageapi.Request, _ io.Writer) error {
+	maker := generatorFunc(func(ctx context.Context, r imageapi.Request, _ io.Writer) error {
 		if r.Prompt == "breaks" {
 			close(broke)
 			return &task.Error{Code: task.CodeNetwork, Disposition: task.Retry, Message: "broken"}
@@ -587,7 +587,7 @@ func TestAStopWhileABreakIsLookedIntoUsesNoAttempt(t *testing.T) {
 	ids := b.enqueue("holds", "holds", "breaks")
 	stop := b.run(b.config(func(c *processor.Config) { c.ShutdownGrace = time.Millisecond }), maker)
 	<-broke
-	b.seen(processor.Claimed, 3)
+	b.seen(processor.EventClaimed, 3)
 	stop()
 	for _, id := range ids {
 		assert.Equal(t, task.Pending, b.row(id).State)
@@ -608,11 +608,11 @@ func TestAProxyOfSeveralThatDiesUnderLoadCostsNoTask(t *testing.T) {
 	b.run(b.config(func(c *processor.Config) { c.Concurrency = 20 }), b.maker(second.URL()))
 	require.Eventually(t, func() bool { return b.api.Busy() == 20 }, time.Minute, time.Millisecond)
 	require.NoError(t, b.proxy.Close())
-	b.seen(processor.Released, 20)
+	b.seen(processor.EventReleased, 20)
 	release()
-	b.seen(processor.Completed, 60)
-	assert.Zero(t, b.count(processor.Failed))
-	assert.Zero(t, b.count(processor.Shut))
+	b.seen(processor.EventCompleted, 60)
+	assert.Zero(t, b.count(processor.EventFailed))
+	assert.Zero(t, b.count(processor.EventCircuitOpened))
 	calls := map[bool]int{}
 	for _, c := range b.api.Calls() {
 		calls[second.Carried(c.Remote)]++
@@ -627,12 +627,12 @@ func TestAWayThatBreaksEveryRequestUsesAttemptsUpInTheEnd(t *testing.T) {
 	b := newBench(t)
 	ids := b.enqueue("[break] a", "[break] b", "[break] c")
 	b.run(b.config(), b.maker())
-	b.seen(processor.Released, 3)
+	b.seen(processor.EventReleased, 3)
 	for n := range 2 {
-		b.seen(processor.Retried, 3*(n+1))
+		b.seen(processor.EventRetried, 3*(n+1))
 		b.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
 	}
-	b.seen(processor.Failed, 3)
+	b.seen(processor.EventFailed, 3)
 	assert.LessOrEqual(t, len(b.api.Calls()), 3*(3+3))
 	for _, id := range ids {
 		assert.Equal(t, task.CodeNetwork, b.row(id).ErrorCode)
@@ -643,13 +643,13 @@ func TestAWayThatBreaksEveryRequestUsesAttemptsUpInTheEnd(t *testing.T) {
 func TestNoMorePicturesAreAskedForThanTheRateAllows(t *testing.T) {
 	b := newBench(t)
 	b.enqueue("a", "b", "c", "d", "e", "f")
-	stop := b.run(b.config(func(c *processor.Config) { c.Rate, c.Concurrency, c.Lease = 1, 5, 300*time.Millisecond }), b.maker())
-	b.seen(processor.Completed, 1)
-	b.seen(processor.Beat, b.count(processor.Beat)+10)
-	assert.Equal(t, 1, b.count(processor.Claimed), "the next comes in a minute")
+	stop := b.run(b.config(func(c *processor.Config) { c.RateLimit, c.Concurrency, c.Lease = 1, 5, 300*time.Millisecond }), b.maker())
+	b.seen(processor.EventCompleted, 1)
+	b.seen(processor.EventLeasesRenewed, b.count(processor.EventLeasesRenewed)+10)
+	assert.Equal(t, 1, b.count(processor.EventClaimed), "the next comes in a minute")
 	stop()
-	b.run(b.config(func(c *processor.Config) { c.Rate, c.Concurrency = 60_000, 5 }), b.maker())
-	b.seen(processor.Completed, 6)
+	b.run(b.config(func(c *processor.Config) { c.RateLimit, c.Concurrency = 60_000, 5 }), b.maker())
+	b.seen(processor.EventCompleted, 6)
 }
 
 // What one worker is told of the API's limit holds for all of them.
@@ -659,19 +659,19 @@ func TestARateLimitHoldsForAllWorkers(t *testing.T) {
 	ids := b.enqueue("a", "b", "c", "d", "e", "f", "g", "h")
 	maker := b.maker()
 	conf := b.config(func(c *processor.Config) {
-		c.Concurrency, c.Lease, c.Limits = 2, 300*time.Millisecond, maker.(*imageapi.Client).Limits
+		c.Concurrency, c.Lease, c.APIRateLimits = 2, 300*time.Millisecond, maker.(*imageapi.Client).RateLimits
 	})
 	p := processor.New(conf, b.Store, maker, b.pictures)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
-	b.seen(processor.Released, 1)
-	b.seen(processor.Beat, b.count(processor.Beat)+10)
-	assert.LessOrEqual(t, b.count(processor.Claimed), 2, "only what was under way already")
+	b.seen(processor.EventReleased, 1)
+	b.seen(processor.EventLeasesRenewed, b.count(processor.EventLeasesRenewed)+10)
+	assert.LessOrEqual(t, b.count(processor.EventClaimed), 2, "only what was under way already")
 	s := p.Status()
 	assert.True(t, s.RateLimited.After(time.Now()))
-	assert.Equal(t, "0", s.Limits.Headers["remaining-requests"])
-	assert.Equal(t, "limit-requests 60, remaining-requests 0, reset-requests 3600", s.Limits.String())
+	assert.Equal(t, "0", s.APIRateLimits.Headers["remaining-requests"])
+	assert.Equal(t, "limit-requests 60, remaining-requests 0, reset-requests 3600", s.APIRateLimits.String())
 	cancel()
 	<-done
 	for _, id := range ids {
@@ -686,7 +686,7 @@ func TestOnceEndsWhenTheWayIsShut(t *testing.T) {
 	b.api.Refuse(&simapi.Refusal{Status: 401})
 	ids := b.enqueue("a", "b", "c", "d")
 	err := b.once(b.config(), b.maker())
-	assert.ErrorIs(t, err, processor.ErrShut)
+	assert.ErrorIs(t, err, processor.ErrAPIUnavailable)
 	var cause *task.Error
 	require.ErrorAs(t, err, &cause)
 	assert.Equal(t, task.CodeUnauthorized, cause.Code)
@@ -701,10 +701,10 @@ func TestAttemptsRunOutAndTheCreditComesBack(t *testing.T) {
 	id := b.enqueue("[500] x")[0]
 	b.run(b.config(), b.maker())
 	for n := range 2 {
-		b.seen(processor.Retried, n+1)
+		b.seen(processor.EventRetried, n+1)
 		b.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
 	}
-	b.seen(processor.Failed, 1)
+	b.seen(processor.EventFailed, 1)
 	r := b.row(id)
 	assert.Equal(t, 3, r.Attempts)
 	assert.Equal(t, 1, r.Refunded)
@@ -717,22 +717,22 @@ func TestAnAttemptHasADeadline(t *testing.T) {
 	b := newBench(t)
 	id := b.enqueue("[hang once] x")[0]
 	b.run(b.config(func(c *processor.Config) { c.TaskTimeout = 2 * time.Second }), b.maker())
-	b.seen(processor.Retried, 1)
+	b.seen(processor.EventRetried, 1)
 	assert.Equal(t, task.CodeTimeout, b.row(id).ErrorCode)
 	b.exec(`update image_tasks set run_after = now()`)
-	b.seen(processor.Completed, 1)
+	b.seen(processor.EventCompleted, 1)
 }
 
 func TestTasksOfADeadWorkerAreTakenUpOrClosed(t *testing.T) {
 	b := newBench(t)
 	ids := b.enqueue("a", "b")
-	claimed, err := b.Claim(t.Context(), store.Claim{Worker: "dead", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
+	claimed, err := b.Claim(t.Context(), store.ClaimRequest{Worker: "dead", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
 	require.NoError(t, err)
 	require.Len(t, claimed, 2)
 	b.exec(`update image_tasks set attempt_count = 3 where task_id = $1`, ids[1])
 	b.run(b.config(func(c *processor.Config) { c.Lease = time.Second }), b.maker())
-	b.seen(processor.Completed, 1)
-	b.seen(processor.Reaped, 1)
+	b.seen(processor.EventCompleted, 1)
+	b.seen(processor.EventAbandoned, 1)
 	assert.Equal(t, task.Completed, b.row(ids[0]).State)
 	assert.Equal(t, task.Failed, b.row(ids[1]).State)
 	b.requireAudit()
@@ -746,8 +746,8 @@ func TestAnInputPictureIsSentAlong(t *testing.T) {
 		Input: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
 	require.NoError(t, err)
 	require.NoError(t, b.once(b.config(), b.maker()))
-	assert.Equal(t, 1, b.count(processor.Completed))
-	assert.Equal(t, 1, b.count(processor.Failed))
+	assert.Equal(t, 1, b.count(processor.EventCompleted))
+	assert.Equal(t, 1, b.count(processor.EventFailed))
 	require.Len(t, b.api.Calls(), 1)
 	assert.NotEmpty(t, b.api.Calls()[0].Input)
 	b.requireAudit()
@@ -757,7 +757,7 @@ func TestAnInputPictureIsSentAlong(t *testing.T) {
 func TestAFailureInStrangeLettersIsStillStored(t *testing.T) {
 	b := newBench(t)
 	id := b.enqueue("x")[0]
-	require.NoError(t, b.once(b.config(), makerFunc(func(context.Context, imageapi.Request, io.Writer) error {
+	require.NoError(t, b.once(b.config(), generatorFunc(func(context.Context, imageapi.Request, io.Writer) error {
 		return &task.Error{Code: task.CodeBadAnswer, Message: "a\x00b\xff" + strings.Repeat("ü", 5000)}
 	})))
 	r := b.row(id)
@@ -775,14 +775,14 @@ func TestADatabaseThatGoesAwayIsWaitedFor(t *testing.T) {
 	release := b.api.Hold()
 	ids := b.enqueue("a", "b", "c", "d", "e", "f", "g")
 	b.run(b.config(func(c *processor.Config) { c.Lease = time.Minute }), b.maker())
-	b.seen(processor.Claimed, 3)
+	b.seen(processor.EventClaimed, 3)
 
 	require.NoError(t, cluster.Halt()) // a crash, with pictures under way
 	release()
-	b.seen(processor.DatabaseAway, 1)
+	b.seen(processor.EventDatabaseLost, 1)
 	require.Eventually(t, func() bool { return len(b.files()) == 3 }, time.Minute, time.Millisecond, "the pictures wait")
 	require.NoError(t, cluster.Launch(t.Context()))
-	b.seen(processor.Completed, 7)
+	b.seen(processor.EventCompleted, 7)
 	assert.Equal(t, 1, strings.Count(b.log.String(), "the database is away"), "it is told once:\n%s", b.log)
 	for _, id := range ids {
 		assert.Equal(t, 1, b.row(id).Attempts, "no attempt was lost")
@@ -795,13 +795,13 @@ func TestStatusTellsHowItStands(t *testing.T) {
 	p := processor.New(b.config(), b.Store, b.maker(), b.pictures)
 	b.enqueue("a", "[moderation]")
 	b.api.Refuse(&simapi.Refusal{Status: 403})
-	assert.ErrorIs(t, p.RunOnce(t.Context()), processor.ErrShut)
+	assert.ErrorIs(t, p.RunOnce(t.Context()), processor.ErrAPIUnavailable)
 	s := p.Status()
-	assert.Equal(t, task.CodeForbidden, s.APICode)
-	assert.False(t, s.APIShut.IsZero())
-	assert.Positive(t, s.Counts[processor.Released])
-	assert.Zero(t, s.InHand)
-	assert.False(t, errors.Is(nil, processor.ErrShut))
+	assert.Equal(t, task.CodeForbidden, s.APIErrorCode)
+	assert.False(t, s.APIUnreachableSince.IsZero())
+	assert.Positive(t, s.Counts[processor.EventReleased])
+	assert.Zero(t, s.InFlight)
+	assert.False(t, errors.Is(nil, processor.ErrAPIUnavailable))
 }
 
 // An idle processor looks after the database and the API by itself, tells the database that it lives, and takes its
@@ -810,19 +810,19 @@ func TestSignsOfLifeAndHealthChecks(t *testing.T) {
 	b := newBench(t)
 	p := processor.New(b.config(func(c *processor.Config) {
 		c.Worker, c.Host, c.PID, c.Version = "host:7:x", "host", 7, "1.2.3"
-		c.BeatInterval, c.CheckInterval, c.ProbeInterval = 20*time.Millisecond, 20*time.Millisecond, time.Nanosecond
+		c.HeartbeatInterval, c.CheckInterval, c.ProbeInterval = 20*time.Millisecond, 20*time.Millisecond, time.Nanosecond
 	}), b.Store, b.maker(), b.pictures)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); assert.NoError(t, p.Run(ctx)) }()
-	b.seen(processor.Checked, 30)
-	b.seen(processor.Alive, 3)
+	b.seen(processor.EventHealthChecked, 30)
+	b.seen(processor.EventHeartbeat, 3)
 	s := p.Status()
 	assert.Len(t, s.Checks, health.Kept)
 	for _, c := range s.Checks {
 		assert.True(t, c.OK, "%+v", c)
 	}
-	assert.False(t, s.LastBeat.IsZero())
+	assert.False(t, s.LastHeartbeat.IsZero())
 	known, err := b.Processors(t.Context())
 	require.NoError(t, err)
 	require.Len(t, known, 1)
@@ -832,10 +832,10 @@ func TestSignsOfLifeAndHealthChecks(t *testing.T) {
 
 	// The proxy goes: it is found out with no task lost to it.
 	require.NoError(t, b.proxy.Close())
-	b.seen(processor.Shut, 1)
+	b.seen(processor.EventCircuitOpened, 1)
 	require.Eventually(t, func() bool {
 		last := p.Status().Checks
-		return !last[0].OK && last[0].What == "api" && last[0].Action != ""
+		return !last[0].OK && last[0].Name == "api" && last[0].Action != ""
 	}, time.Minute, time.Millisecond)
 	cancel()
 	<-done
@@ -850,7 +850,7 @@ func TestAHangingLoopIsSilent(t *testing.T) {
 	release := make(chan struct{})
 	stuck := hangingQueue{Store: b.Store, hangs: make(chan struct{}), release: release}
 	conf := b.config(func(c *processor.Config) {
-		c.BeatInterval, c.PollInterval, c.StallAfter = 5*time.Millisecond, 5*time.Millisecond, 10*time.Millisecond
+		c.HeartbeatInterval, c.PollInterval, c.StallTimeout = 5*time.Millisecond, 5*time.Millisecond, 10*time.Millisecond
 	})
 	p := processor.New(conf, stuck, b.maker(), b.pictures)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -870,7 +870,7 @@ type hangingQueue struct {
 	release chan struct{}
 }
 
-func (q hangingQueue) Claim(context.Context, store.Claim) ([]task.Task, error) {
+func (q hangingQueue) Claim(context.Context, store.ClaimRequest) ([]task.Task, error) {
 	select {
 	case q.hangs <- struct{}{}:
 	case <-q.release:

@@ -9,37 +9,37 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// Kind is what happened.
-type Kind string
+// EventKind is what happened.
+type EventKind string
 
 // The steps of a task and of the processor.
 const (
-	Claimed      Kind = "claimed"
-	Completed    Kind = "completed"
-	Retried      Kind = "retried"
-	Released     Kind = "released"
-	Failed       Kind = "failed"
-	Lost         Kind = "lost"
-	Reaped       Kind = "reaped"
-	Expired      Kind = "expired"
-	Beat         Kind = "heartbeat"
-	Alive        Kind = "sign of life"
-	Checked      Kind = "health check"
-	Shut         Kind = "shut"
-	Opened       Kind = "opened"
-	DatabaseAway Kind = "database away"
-	DatabaseBack Kind = "database back"
+	EventClaimed          EventKind = "claimed"
+	EventCompleted        EventKind = "completed"
+	EventRetried          EventKind = "retried"
+	EventReleased         EventKind = "released"
+	EventFailed           EventKind = "failed"
+	EventLeaseLost        EventKind = "lease_lost"
+	EventAbandoned        EventKind = "abandoned"
+	EventOverdue          EventKind = "overdue"
+	EventLeasesRenewed    EventKind = "leases_renewed"
+	EventHeartbeat        EventKind = "heartbeat"
+	EventHealthChecked    EventKind = "health_check"
+	EventCircuitOpened    EventKind = "circuit_opened"
+	EventCircuitClosed    EventKind = "circuit_closed"
+	EventDatabaseLost     EventKind = "database_lost"
+	EventDatabaseRestored EventKind = "database_restored"
 )
 
 // Event is one step.
 type Event struct {
-	Kind Kind
-	Task string        // empty where it is about none
-	Took time.Duration // of a completed task, from its claim
+	Kind     EventKind
+	Task     string        // empty where it is about none
+	Duration time.Duration // of a completed task, from its claim
 }
 
 // Counts is how often each step was taken since the start.
-type Counts map[Kind]int
+type Counts map[EventKind]int
 
 func (p *Processor) note(e Event) {
 	p.mu.Lock()
@@ -53,24 +53,24 @@ func (p *Processor) note(e Event) {
 
 // Status is how a processor stands.
 type Status struct {
-	Worker       string    `json:"worker"`
-	PID          int       `json:"pid"`
-	Started      time.Time `json:"started"`
-	InHand       int       `json:"in_hand"`
-	Concurrency  int       `json:"concurrency"`
-	Counts       Counts    `json:"counts"`
-	LastBeat     time.Time `json:"last_heartbeat,omitzero"` // that the database took
-	Silent       float64   `json:"silent_seconds"`          // since then, or since the start
-	DatabaseAway time.Time `json:"database_away_since,omitzero"`
-	APIShut      time.Time `json:"api_shut_since,omitzero"`
-	APICode      task.Code `json:"api_shut_code,omitempty"`
-	APIReason    string    `json:"api_shut_reason,omitempty"`
-	APIAnswered  time.Time `json:"api_answered,omitzero"`
+	Worker              string    `json:"worker"`
+	PID                 int       `json:"pid"`
+	StartedAt           time.Time `json:"started"`
+	InFlight            int       `json:"in_flight"`
+	Concurrency         int       `json:"concurrency"`
+	Counts              Counts    `json:"counts"`
+	LastHeartbeat       time.Time `json:"last_heartbeat,omitzero"` // that the database took
+	SilentSeconds       float64   `json:"silent_seconds"`          // since then, or since the start
+	DatabaseLostAt      time.Time `json:"database_lost_at,omitzero"`
+	APIUnreachableSince time.Time `json:"api_unreachable_since,omitzero"`
+	APIErrorCode        task.Code `json:"api_error_code,omitempty"`
+	APIError            string    `json:"api_error,omitempty"`
+	APIRespondedAt      time.Time `json:"api_responded_at,omitzero"`
 
-	Rate        int             `json:"api_rate,omitempty"` // a minute; 0: no limit of ours
-	RateLimited time.Time       `json:"rate_limited_until,omitzero"`
-	Limits      imageapi.Limits `json:"api_rate_limits,omitzero"`
-	Ways        []proxy.State   `json:"ways,omitempty"` // to the API, in order of preference
+	RateLimit     int                   `json:"api_rate,omitempty"` // a minute; 0: no limit of ours
+	RateLimited   time.Time             `json:"rate_limited_until,omitzero"`
+	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // to the API, in order of preference
 
 	Checks []health.Check `json:"health_checks"` // the latest first
 }
@@ -78,26 +78,26 @@ type Status struct {
 // Status returns how the processor stands.
 func (p *Processor) Status() Status {
 	p.mu.Lock()
-	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, Started: p.started, InHand: len(p.inHand), Concurrency: p.conf.Concurrency,
-		Counts: Counts{}, LastBeat: p.beat, DatabaseAway: p.away, APIAnswered: p.apiSaid, Checks: p.checks.Last()}
+	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: p.started, InFlight: len(p.inFlight), Concurrency: p.conf.Concurrency,
+		Counts: Counts{}, LastHeartbeat: p.beat, DatabaseLostAt: p.away, APIRespondedAt: p.apiSaid, Checks: p.checks.Recent()}
 	if !p.started.IsZero() {
-		s.Silent = time.Since(later(p.started, p.beat)).Seconds()
+		s.SilentSeconds = time.Since(later(p.started, p.beat)).Seconds()
 	}
 	for k, n := range p.counts {
 		s.Counts[k] = n
 	}
 	p.mu.Unlock()
-	s.Rate, s.Limits, s.Ways = p.conf.Rate, p.conf.Limits(), p.conf.Ways()
-	for i := range s.Ways {
-		s.Ways[i].Reason = p.conf.Redact(s.Ways[i].Reason)
+	s.RateLimit, s.APIRateLimits, s.Upstreams = p.conf.RateLimit, p.conf.APIRateLimits(), p.conf.Upstreams()
+	for i := range s.Upstreams {
+		s.Upstreams[i].Reason = p.conf.Redact(s.Upstreams[i].Reason)
 	}
-	p.gate.mu.Lock()
-	defer p.gate.mu.Unlock()
-	if time.Now().Before(p.gate.paused) {
-		s.RateLimited = p.gate.paused
+	p.breaker.mu.Lock()
+	defer p.breaker.mu.Unlock()
+	if time.Now().Before(p.breaker.paused) {
+		s.RateLimited = p.breaker.paused
 	}
-	if p.gate.cause != nil {
-		s.APIShut, s.APICode, s.APIReason = p.gate.since, p.gate.cause.Code, p.gate.cause.Message
+	if p.breaker.cause != nil {
+		s.APIUnreachableSince, s.APIErrorCode, s.APIError = p.breaker.since, p.breaker.cause.Code, p.breaker.cause.Message
 	}
 	return s
 }

@@ -18,13 +18,13 @@ var errNoVerdict = errors.New("no verdict")
 // the API breaks connections too. A connection that can't be made is enough by itself.
 const brokenInARow = 3
 
-// State is how one way to the API stands.
-type State struct {
+// UpstreamState is how one way to the API stands.
+type UpstreamState struct {
 	Proxy   string    `json:"proxy"` // without its login; empty: a direct connection
 	Served  int       `json:"served"`
-	LeftOut bool      `json:"left_out"`
+	Ejected bool      `json:"ejected"`
 	Since   time.Time `json:"since,omitzero"`    // it is left out
-	Next    time.Time `json:"retry_at,omitzero"` // when it may be tried again
+	RetryAt time.Time `json:"retry_at,omitzero"` // when it may be tried again
 	Code    task.Code `json:"code,omitempty"`    // why
 	Reason  string    `json:"reason,omitempty"`
 }
@@ -37,8 +37,8 @@ type breaker struct {
 	// mustn't count.
 	cb      *gobreaker.TwoStepCircuitBreaker[struct{}]
 	trips   int // with nothing passed in between
-	says    State
-	changed func(State) // nil: nobody wants to know
+	says    UpstreamState
+	changed func(UpstreamState) // nil: nobody wants to know
 }
 
 func newBreaker() *breaker { return &breaker{cb: newCircuit(time.Minute, brokenInARow)} }
@@ -57,7 +57,7 @@ func newCircuit(wait time.Duration, failures uint32) *gobreaker.TwoStepCircuitBr
 func (b *breaker) allow(trial bool) (done func(error), ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.says.LeftOut && !trial {
+	if b.says.Ejected && !trial {
 		return nil, false
 	}
 	cb := b.cb
@@ -99,8 +99,8 @@ func (b *breaker) went(err error) {
 	_, unsent := errors.AsType[*Error](err)
 	switch {
 	case err == nil:
-		back := b.says.LeftOut
-		b.says = State{Served: b.says.Served + 1}
+		back := b.says.Ejected
+		b.says = UpstreamState{Served: b.says.Served + 1}
 		if back {
 			b.trips, b.cb = 0, newCircuit(time.Minute, brokenInARow)
 			b.tell()
@@ -112,8 +112,8 @@ func (b *breaker) went(err error) {
 	}
 }
 
-// leaveOut leaves the way out for a while, because of an answer that came by it.
-func (b *breaker) leaveOut(code task.Code, reason string) {
+// eject leaves the way out for a while, because of an answer that came by it.
+func (b *breaker) eject(code task.Code, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trip(code, reason)
@@ -127,11 +127,11 @@ func (b *breaker) trip(code task.Code, reason string) {
 	if open, err := b.cb.Allow(); err == nil {
 		open(errors.New(reason))
 	}
-	news := !b.says.LeftOut
+	news := !b.says.Ejected
 	if news {
 		b.says.Since = now
 	}
-	b.says.LeftOut, b.says.Next, b.says.Code, b.says.Reason = true, now.Add(wait), code, reason
+	b.says.Ejected, b.says.RetryAt, b.says.Code, b.says.Reason = true, now.Add(wait), code, reason
 	if news {
 		b.tell()
 	}
@@ -153,7 +153,7 @@ func reasonOf(err error) (task.Code, string) {
 	return task.CodeNetwork, err.Error()
 }
 
-func (b *breaker) state() State {
+func (b *breaker) state() UpstreamState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.says

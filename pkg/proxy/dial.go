@@ -22,7 +22,7 @@ import (
 var errNotHTTP = errors.New("the answer is not HTTP; is this an http proxy?")
 
 // connect returns a connection that ends at addr, by the route of that scheme.
-func (w *way) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
+func (w *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
 	proxy, err := w.route(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func (w *way) connect(ctx context.Context, scheme, addr string) (net.Conn, error
 
 // dialTLS is connect with a TLS handshake of its own, so that its failure is told from that of a
 // request which may have been sent.
-func (w *way) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
+func (w *upstream) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
 	raw, err := w.connect(ctx, "https", addr)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func (w *way) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
 	return conn, nil
 }
 
-func (w *way) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
+func (w *upstream) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
@@ -81,7 +81,7 @@ func (w *way) handshake(ctx context.Context, raw net.Conn, addr string, config *
 }
 
 // dial makes a TCP connection whose other end, the proxy or the API, is known to be gone within half a minute.
-func (w *way) dial(ctx context.Context, addr string) (net.Conn, error) {
+func (w *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout:         w.conf.DialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
@@ -102,7 +102,7 @@ func setUserTimeout(fd int, d time.Duration) error {
 }
 
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
-func (w *way) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+func (w *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	began := time.Now()
 	conn, err := w.dial(ctx, proxy.Host)
 	if err != nil {
@@ -122,7 +122,7 @@ func (w *way) dialProxy(ctx context.Context, proxy *url.URL, target string) (net
 }
 
 // dialForward returns the dial of plain http through a proxy of that scheme: addr is the proxy's.
-func (w *way) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
+func (w *upstream) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
 		return w.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
 	}
@@ -132,7 +132,7 @@ func (w *way) dialForward(scheme string) func(context.Context, string, string) (
 const maxConnectHead = 64 << 10
 
 // dialCONNECT opens a tunnel through an http proxy (RFC 9110, section 9.3.6).
-func (w *way) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
+func (w *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
 	conn, err := w.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func (w *way) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_
 	if n := reader.Buffered(); n > 0 {
 		// What was read beyond the head is the target's already.
 		early, _ := reader.Peek(n)
-		return &earlyConn{Conn: conn, early: early}, nil
+		return &prefixConn{Conn: conn, early: early}, nil
 	}
 	return conn, nil
 }
@@ -238,13 +238,13 @@ func (f *firstBytes) canBegin(with string) bool {
 	return string(f.got[:n]) == with[:n]
 }
 
-// earlyConn gives back bytes that were read too far.
-type earlyConn struct {
+// prefixConn gives back bytes that were read too far.
+type prefixConn struct {
 	net.Conn
 	early []byte
 }
 
-func (c *earlyConn) Read(p []byte) (int, error) {
+func (c *prefixConn) Read(p []byte) (int, error) {
 	if len(c.early) > 0 {
 		n := copy(p, c.early)
 		c.early = c.early[n:]
@@ -255,7 +255,7 @@ func (c *earlyConn) Read(p []byte) (int, error) {
 
 // dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves the
 // target's name to the proxy; socks5 looks it up here, as curl has it.
-func (w *way) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+func (w *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	targets := []string{target}
 	if proxy.Scheme == "socks5" {
 		var err error
@@ -283,12 +283,12 @@ func (w *way) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net
 }
 
 // askSOCKS asks the proxy for a tunnel to addr, which is target or one of its addresses.
-func (w *way) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
+func (w *upstream) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
 	raw, err := w.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, asError(err, OpDial, proxy, target)
 	}
-	dialer, err := socks.SOCKS5("tcp", proxy.Host, login, madeConn{raw})
+	dialer, err := socks.SOCKS5("tcp", proxy.Host, login, fixedDialer{raw})
 	if err != nil {
 		_ = raw.Close()
 		return nil, newError(OpConnect, proxy, target, err)
@@ -326,16 +326,18 @@ func asError(err error, op Op, proxy *url.URL, target string) *Error {
 	return newError(op, proxy, target, err)
 }
 
-// madeConn hands the SOCKS client a connection to its proxy that was made already, under a bound
+// fixedDialer hands the SOCKS client a connection to its proxy that was made already, under a bound
 // of its own.
-type madeConn struct{ net.Conn }
+type fixedDialer struct{ net.Conn }
 
-func (c madeConn) Dial(_, _ string) (net.Conn, error) { return c.Conn, nil }
+func (c fixedDialer) Dial(_, _ string) (net.Conn, error) { return c.Conn, nil }
 
-func (c madeConn) DialContext(context.Context, string, string) (net.Conn, error) { return c.Conn, nil }
+func (c fixedDialer) DialContext(context.Context, string, string) (net.Conn, error) {
+	return c.Conn, nil
+}
 
 // resolve returns target with each of its host's addresses in the host's place.
-func (w *way) resolve(ctx context.Context, target string) ([]string, error) {
+func (w *upstream) resolve(ctx context.Context, target string) ([]string, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
 		return nil, err

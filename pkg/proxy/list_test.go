@@ -44,7 +44,7 @@ func (p *pair) back(t *testing.T) {
 	p.first = again
 }
 
-func states(t *testing.T, tr *proxy.Transport) []proxy.State {
+func states(t *testing.T, tr *proxy.Transport) []proxy.UpstreamState {
 	u, err := url.Parse("https://api.example/v1")
 	require.NoError(t, err)
 	return tr.States(u)
@@ -67,8 +67,8 @@ func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
 	var mu sync.Mutex
-	var told []proxy.State
-	tr.OnChange(func(s proxy.State) { mu.Lock(); defer mu.Unlock(); told = append(told, s) })
+	var told []proxy.UpstreamState
+	tr.OnChange(func(s proxy.UpstreamState) { mu.Lock(); defer mu.Unlock(); told = append(told, s) })
 	for _, target := range []string{a.plain.URL, a.secure.URL} {
 		_, _, err := post(tr, target)
 		require.NoError(t, err)
@@ -87,29 +87,29 @@ func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
 	}
 	s := states(t, tr)
 	require.Len(t, s, 2)
-	assert.True(t, s[0].LeftOut)
+	assert.True(t, s[0].Ejected)
 	assert.Equal(t, task.CodeProxyRefused, s[0].Code)
 	assert.Equal(t, "http://"+p.first.Addr(), s[0].Proxy, "without its login")
-	assert.WithinRange(t, s[0].Next, s[0].Since, s[0].Since.Add(5*time.Minute))
-	assert.False(t, s[1].LeftOut)
+	assert.WithinRange(t, s[0].RetryAt, s[0].Since, s[0].Since.Add(5*time.Minute))
+	assert.False(t, s[1].Ejected)
 	assert.GreaterOrEqual(t, s[1].Served, 3)
 
 	p.back(t)
-	require.Eventually(t, func() bool { return len(tr.Due()) == 1 }, time.Minute, time.Millisecond)
+	require.Eventually(t, func() bool { return len(tr.RetryableUpstreams()) == 1 }, time.Minute, time.Millisecond)
 	_, _, err := post(tr, a.secure.URL)
 	require.NoError(t, err)
 	assert.Empty(t, p.first.Targets(), "what may cost something tries none")
-	require.NoError(t, get(tr.Due()[0], a.secure.URL))
-	assert.False(t, states(t, tr)[0].LeftOut)
-	assert.Empty(t, tr.Due())
+	require.NoError(t, get(tr.RetryableUpstreams()[0], a.secure.URL))
+	assert.False(t, states(t, tr)[0].Ejected)
+	assert.Empty(t, tr.RetryableUpstreams())
 	_, _, err = post(tr, a.secure.URL)
 	require.NoError(t, err)
 	assert.NotEmpty(t, p.first.Targets(), "it goes first again")
 	mu.Lock()
 	defer mu.Unlock()
 	require.Len(t, told, 2)
-	assert.True(t, told[0].LeftOut)
-	assert.False(t, told[1].LeftOut)
+	assert.True(t, told[0].Ejected)
+	assert.False(t, told[1].Ejected)
 	assert.Equal(t, "http://"+p.first.Addr(), told[1].Proxy)
 	for _, s := range told {
 		assert.NotContains(t, fmt.Sprintf("%+v", s), "hunter2")
@@ -128,12 +128,12 @@ func TestWhereAllProxiesFailTheLastOneIsToBlameAndEachIsAskedAgain(t *testing.T)
 		assert.Equal(t, task.CodeProxyForbids, fault.Code())
 	}
 	for _, s := range states(t, tr) {
-		assert.True(t, s.LeftOut)
+		assert.True(t, s.Ejected)
 	}
 	p.back(t)
 	_, _, err := post(tr, a.secure.URL)
 	require.NoError(t, err, "with nothing else left, the time to wait is not waited for")
-	assert.False(t, states(t, tr)[0].LeftOut)
+	assert.False(t, states(t, tr)[0].Ejected)
 }
 
 // What may have reached the API may have been paid for.
@@ -162,7 +162,7 @@ func TestARequestThatWasSentIsNeverRepeated(t *testing.T) {
 			}
 			assert.EqualValues(t, 3, seen.Load())
 			assert.Empty(t, p.second.Targets())
-			assert.True(t, states(t, tr)[0].LeftOut, "a proxy under which three requests in a row break is left out")
+			assert.True(t, states(t, tr)[0].Ejected, "a proxy under which three requests in a row break is left out")
 			_, _, err := post(tr, api.URL)
 			require.Error(t, err)
 			assert.EqualValues(t, 4, seen.Load())
@@ -199,7 +199,7 @@ func TestWhoGivesUpBlamesNobody(t *testing.T) {
 	}()
 	_, err = tr.RoundTrip(r)
 	require.Error(t, err)
-	assert.False(t, states(t, tr)[0].LeftOut)
+	assert.False(t, states(t, tr)[0].Ejected)
 	assert.Empty(t, p.second.Targets(), "and it asks nobody else")
 }
 
@@ -215,16 +215,16 @@ func TestAProxyThatTheAPIRefusesIsLeftOut(t *testing.T) {
 	_, answer, err := post(tr, api.URL)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusForbidden, answer.StatusCode)
-	assert.False(t, states(t, tr)[0].LeftOut)
-	assert.True(t, proxy.LeaveOut(answer, task.CodeWrongCountry, "the API doesn't serve that country"), "there is another")
+	assert.False(t, states(t, tr)[0].Ejected)
+	assert.True(t, proxy.EjectUpstream(answer, task.CodeWrongCountry, "the API doesn't serve that country"), "there is another")
 	s := states(t, tr)[0]
-	assert.True(t, s.LeftOut)
+	assert.True(t, s.Ejected)
 	assert.Equal(t, task.CodeWrongCountry, s.Code)
 	_, answer, err = post(tr, api.URL)
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusOK, answer.StatusCode)
-	assert.False(t, proxy.LeaveOut(answer, task.CodeWrongCountry, "nor that one"), "there is none left")
-	assert.False(t, proxy.LeaveOut(&http.Response{}, "", ""), "none of ours: nothing happens")
+	assert.False(t, proxy.EjectUpstream(answer, task.CodeWrongCountry, "nor that one"), "there is none left")
+	assert.False(t, proxy.EjectUpstream(&http.Response{}, "", ""), "none of ours: nothing happens")
 }
 
 // A proxy that wants another login for a plain request has carried nothing: the next one may.

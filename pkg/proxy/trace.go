@@ -56,11 +56,13 @@ func record(ctx context.Context, op Op, began time.Time) {
 	}
 }
 
-// Try makes a connection for u by the first route and closes it again, and returns how that went. No request is
+// Probe makes a connection for u by the first route and closes it again, and returns how that went. No request is
 // sent. Its error is an *Error.
-func (t *Transport) Try(ctx context.Context, u *url.URL) (Trace, error) { return t.ways[0].try(ctx, u) }
+func (t *Transport) Probe(ctx context.Context, u *url.URL) (Trace, error) {
+	return t.upstreams[0].try(ctx, u)
+}
 
-func (w *way) try(ctx context.Context, u *url.URL) (trace Trace, err error) {
+func (w *upstream) try(ctx context.Context, u *url.URL) (trace Trace, err error) {
 	proxy, err := w.route(u)
 	if err != nil {
 		return trace, err
@@ -97,7 +99,7 @@ func (w *way) try(ctx context.Context, u *url.URL) (trace Trace, err error) {
 }
 
 // lookUp looks a host up for the trace: the dial does so again, by itself.
-func (w *way) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
+func (w *upstream) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
 	host, _, err = net.SplitHostPort(hostPort)
 	if err != nil {
 		return "", nil, err

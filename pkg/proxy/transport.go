@@ -46,8 +46,8 @@ func (c *Config) setDefaults() {
 // API does. Of several proxies the first that works serves; one that fails is left out for a while, and may be tried
 // again after a wait that grows (see Due). It is safe for concurrent use.
 type Transport struct {
-	conf Config
-	ways []*way // one at least
+	conf      Config
+	upstreams []*upstream // one at least
 }
 
 // New returns a Transport, or a *SettingError for each proxy URL that can't be used.
@@ -59,45 +59,45 @@ func New(conf Config) (*Transport, error) {
 	}
 	t := &Transport{conf: conf}
 	for _, r := range routes {
-		t.ways = append(t.ways, newWay(conf, r))
+		t.upstreams = append(t.upstreams, newUpstream(conf, r))
 	}
 	return t, nil
 }
 
 // OnChange has tell called when a proxy of several is left out and when it serves again. tell must neither block
 // nor call back. OnChange is called before the first request.
-func (t *Transport) OnChange(tell func(State)) {
-	if len(t.ways) < 2 {
+func (t *Transport) OnChange(tell func(UpstreamState)) {
+	if len(t.upstreams) < 2 {
 		return // there is no other to serve meanwhile
 	}
-	for _, w := range t.ways {
-		w.breaker.changed = func(s State) {
+	for _, w := range t.upstreams {
+		w.breaker.changed = func(s UpstreamState) {
 			s.Proxy = w.via(&url.URL{}) // a proxy of a list serves every URL
 			tell(s)
 		}
 	}
 }
 
-// Due returns a Transport for each proxy of several that is left out and may be tried again by now. What a GET comes to
+// RetryableUpstreams returns a Transport for each proxy of several that is left out and may be tried again by now. What a GET comes to
 // that goes through it decides whether the proxy serves again; other requests may cost something, and try none.
-func (t *Transport) Due() []*Transport {
-	if len(t.ways) < 2 {
+func (t *Transport) RetryableUpstreams() []*Transport {
+	if len(t.upstreams) < 2 {
 		return nil // it is asked all the same
 	}
 	var out []*Transport
-	for _, w := range t.ways {
-		if s := w.breaker.state(); s.LeftOut && time.Now().After(s.Next) {
-			out = append(out, &Transport{conf: t.conf, ways: []*way{w}})
+	for _, w := range t.upstreams {
+		if s := w.breaker.state(); s.Ejected && time.Now().After(s.RetryAt) {
+			out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{w}})
 		}
 	}
 	return out
 }
 
-// Each returns a Transport for each way of this one, in their order.
-func (t *Transport) Each() []*Transport {
+// Upstreams returns a Transport for each way of this one, in their order.
+func (t *Transport) Upstreams() []*Transport {
 	var out []*Transport
-	for _, w := range t.ways {
-		out = append(out, &Transport{conf: t.conf, ways: []*way{newWay(t.conf, w.route)}})
+	for _, w := range t.upstreams {
+		out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{newUpstream(t.conf, w.route)}})
 	}
 	return out
 }
@@ -106,9 +106,9 @@ func (t *Transport) Each() []*Transport {
 // there are several. A request goes to the next proxy only while none of its bytes was sent: one that may
 // have reached the API is never repeated.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	var leftOut []*way
+	var leftOut []*upstream
 	var last error
-	for _, w := range t.ways {
+	for _, w := range t.upstreams {
 		done, ok := w.breaker.allow(r.Method == http.MethodGet)
 		if !ok {
 			leftOut = append(leftOut, w)
@@ -133,7 +133,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // send sends a request one way; failed is how the last way failed, nil for the first. It reports whether the next
 // way may be tried.
-func (t *Transport) send(w *way, done func(error), r *http.Request, failed error) (answer *http.Response, err error, next bool) {
+func (t *Transport) send(w *upstream, done func(error), r *http.Request, failed error) (answer *http.Response, err error, next bool) {
 	if failed != nil && r.Body != nil && r.Body != http.NoBody {
 		if r.GetBody == nil {
 			done(errNoVerdict)
@@ -155,7 +155,7 @@ func (t *Transport) send(w *way, done func(error), r *http.Request, failed error
 
 // CloseIdleConnections closes what no request uses.
 func (t *Transport) CloseIdleConnections() {
-	for _, w := range t.ways {
+	for _, w := range t.upstreams {
 		w.closeIdle()
 	}
 }
@@ -163,7 +163,7 @@ func (t *Transport) CloseIdleConnections() {
 // Via returns the proxies for requests to u in their order, without their logins; none: a direct connection.
 func (t *Transport) Via(u *url.URL) []string {
 	var out []string
-	for _, w := range t.ways {
+	for _, w := range t.upstreams {
 		if via := w.via(u); via != "" {
 			out = append(out, via)
 		}
@@ -173,7 +173,7 @@ func (t *Transport) Via(u *url.URL) []string {
 
 // Describe says which way requests to u go, for people, without a login.
 func (t *Transport) Describe(u *url.URL) string {
-	if _, err := t.ways[0].route(u); err != nil {
+	if _, err := t.upstreams[0].route(u); err != nil {
 		return err.Error()
 	}
 	if via := t.Via(u); len(via) > 0 {
@@ -183,9 +183,9 @@ func (t *Transport) Describe(u *url.URL) string {
 }
 
 // States returns how each way to u stands, in their order.
-func (t *Transport) States(u *url.URL) []State {
-	out := make([]State, 0, len(t.ways))
-	for _, w := range t.ways {
+func (t *Transport) States(u *url.URL) []UpstreamState {
+	out := make([]UpstreamState, 0, len(t.upstreams))
+	for _, w := range t.upstreams {
 		s := w.breaker.state()
 		s.Proxy = w.via(u)
 		out = append(out, s)

@@ -26,8 +26,8 @@ type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	CountStuck(ctx context.Context, w store.Sweep) (int, error)
-	Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
-	CountExpired(ctx context.Context, after time.Duration) (int, error)
+	FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
+	CountOverdue(ctx context.Context, after time.Duration) (int, error)
 }
 
 // Options say what to repair, and how.
@@ -39,20 +39,20 @@ type Options struct {
 
 // Report is what a repair did, or would do.
 type Report struct {
-	DryRun   bool          `json:"dry_run"`
-	Requeued bool          `json:"requeued"` // back into the queue, instead of failed and refunded
-	Tasks    []task.Refund `json:"tasks"`
-	Credits  int           `json:"credits_refunded"`
-	Left     int           `json:"stuck_left"`
-	Took     time.Duration `json:"-"`
+	DryRun    bool          `json:"dry_run"`
+	Requeued  bool          `json:"requeued"` // back into the queue, instead of failed and refunded
+	Tasks     []task.Refund `json:"tasks"`
+	Credits   int           `json:"credits_refunded"`
+	Remaining int           `json:"stuck_left"`
+	Duration  time.Duration `json:"-"`
 }
 
 // Rate returns how many tasks a second were repaired.
 func (r Report) Rate() float64 {
-	if r.Took <= 0 {
+	if r.Duration <= 0 {
 		return 0
 	}
-	return float64(len(r.Tasks)) / r.Took.Seconds()
+	return float64(len(r.Tasks)) / r.Duration.Seconds()
 }
 
 // Sweep closes stuck tasks batch by batch, each in one statement, and logs each task. Where ctx ends it stops
@@ -72,7 +72,7 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		o.Limit = most
 		stuck, err := st.Stuck(ctx, o.Sweep)
 		done.add(stuck)
-		done.Left = total
+		done.Remaining = total
 		return done, err
 	}
 	for len(done.Tasks) < most && ctx.Err() == nil {
@@ -91,37 +91,37 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		for _, r := range closed {
 			tell(log, r, o.Requeue)
 		}
-		done.Took = time.Since(began)
+		done.Duration = time.Since(began)
 		if o.Progress != nil {
 			o.Progress(len(done.Tasks), most)
 		}
 	}
 	counting, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchBound)
 	defer cancel()
-	if done.Left, err = st.CountStuck(counting, o.Sweep); err != nil {
+	if done.Remaining, err = st.CountStuck(counting, o.Sweep); err != nil {
 		return done, err
 	}
 	return done, ctx.Err()
 }
 
-// Expired is what became of tasks that waited for too long.
-type Expired struct {
+// OverdueResult is what became of tasks that waited for too long.
+type OverdueResult struct {
 	Count   int `json:"count"` // failed, or would be in a dry run
 	Credits int `json:"credits_refunded"`
 }
 
-// Expire fails and refunds the tasks that were due for longer than after, batch by batch, and logs each task. Where ctx
+// FailOverdue fails and refunds the tasks that were due for longer than after, batch by batch, and logs each task. Where ctx
 // ends it stops between two batches, as Sweep does.
-func Expire(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (Expired, error) {
-	var done Expired
+func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (OverdueResult, error) {
+	var done OverdueResult
 	if dryRun {
 		var err error
-		done.Count, err = st.CountExpired(ctx, after)
+		done.Count, err = st.CountOverdue(ctx, after)
 		return done, err
 	}
 	for ctx.Err() == nil {
 		closed, err := bounded(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
-			return st.Expire(ctx, after, batch)
+			return st.FailOverdue(ctx, after, batch)
 		})
 		if err != nil {
 			return done, err
@@ -177,18 +177,18 @@ func PrintAudit(w io.Writer, rules []store.Rule, l lang.Lang) {
 	say := func(text lang.Text, args ...any) { fmt.Fprintln(w, text.In(l, args...)) }
 	for _, r := range rules {
 		mark := "✓"
-		if r.Broken > 0 {
+		if r.Count > 0 {
 			mark = "✗"
 		}
 		fmt.Fprintf(w, "%s %s\n", mark, lang.Text{EN: r.Name, ZH: rulesZH[r.Name]}.In(l))
-		for _, f := range r.Findings {
+		for _, f := range r.Violations {
 			say(textFinding, orDash(f.UserID), orDash(f.TaskID), f.Detail)
 		}
-		if more := r.Broken - len(r.Findings); more > 0 {
+		if more := r.Count - len(r.Violations); more > 0 {
 			say(textMore, more)
 		}
 	}
-	if broken := store.Broken(rules); broken > 0 {
+	if broken := store.CountViolations(rules); broken > 0 {
 		say(textFaults, broken)
 		return
 	}

@@ -11,8 +11,8 @@ import (
 
 var (
 	tasksDesc   = prometheus.NewDesc("imagetasks_tasks_total", "Steps of tasks since the start.", []string{"step"}, nil)
-	inHandDesc  = prometheus.NewDesc("imagetasks_tasks_in_hand", "Tasks being worked.", nil, nil)
-	apiDesc     = prometheus.NewDesc("imagetasks_api_open", "1 while the way to the API is open.", nil, nil)
+	inHandDesc  = prometheus.NewDesc("imagetasks_tasks_in_flight", "Tasks being worked.", nil, nil)
+	apiDesc     = prometheus.NewDesc("imagetasks_api_up", "1 while the way to the API is open.", nil, nil)
 	proxyDesc   = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not left out.", []string{"proxy"}, nil)
 	answersDesc = prometheus.NewDesc("imagetasks_proxy_answers_total", "Answers that came through the proxy.", []string{"proxy"}, nil)
 	limitDesc   = prometheus.NewDesc("imagetasks_api_rate_limit", "What the API last said in its x-ratelimit-* headers, where it is a number.", []string{"header"}, nil)
@@ -23,8 +23,8 @@ var (
 )
 
 // steps are counted even before they were first taken, so that a rate can be drawn from them.
-var steps = []processor.Kind{processor.Claimed, processor.Completed, processor.Retried, processor.Released,
-	processor.Failed, processor.Lost, processor.Reaped, processor.Expired}
+var steps = []processor.EventKind{processor.EventClaimed, processor.EventCompleted, processor.EventRetried, processor.EventReleased,
+	processor.EventFailed, processor.EventLeaseLost, processor.EventAbandoned, processor.EventOverdue}
 
 // collector asks the source at each scrape.
 type collector struct{ s Source }
@@ -43,13 +43,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, step := range steps {
 		ch <- prometheus.MustNewConstMetric(tasksDesc, prometheus.CounterValue, float64(r.Processor.Counts[step]), string(step))
 	}
-	gauge(inHandDesc, float64(r.Processor.InHand))
-	gauge(apiDesc, truth(r.Processor.APIShut.IsZero()))
+	gauge(inHandDesc, float64(r.Processor.InFlight))
+	gauge(apiDesc, truth(r.Processor.APIUnreachableSince.IsZero()))
 	// One address may stand in the list with several logins.
 	up, answers := map[string]bool{}, map[string]int{}
-	for _, w := range r.Processor.Ways {
+	for _, w := range r.Processor.Upstreams {
 		if w.Proxy != "" {
-			up[w.Proxy] = up[w.Proxy] || !w.LeftOut
+			up[w.Proxy] = up[w.Proxy] || !w.Ejected
 			answers[w.Proxy] += w.Served
 		}
 	}
@@ -57,13 +57,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(proxyDesc, truth(up[proxy]), proxy)
 		ch <- prometheus.MustNewConstMetric(answersDesc, prometheus.CounterValue, float64(served), proxy)
 	}
-	for header, value := range r.Processor.Limits.Headers {
+	for header, value := range r.Processor.APIRateLimits.Headers {
 		if n, err := strconv.ParseFloat(value, 64); err == nil {
 			gauge(limitDesc, n, header)
 		}
 	}
 	gauge(dbDesc, truth(r.Queue != nil))
-	gauge(startedDesc, float64(r.Processor.Started.Unix()))
+	gauge(startedDesc, float64(r.Processor.StartedAt.Unix()))
 	if r.Queue != nil {
 		gauge(queueDesc, float64(r.Queue.Pending), "pending")
 		gauge(queueDesc, float64(r.Queue.Due), "due")

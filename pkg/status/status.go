@@ -29,17 +29,17 @@ var pages embed.FS
 type Source struct {
 	Version   string
 	Processor func() processor.Status
-	Queue     func(ctx context.Context) (store.Queue, error)
+	Queue     func(ctx context.Context) (store.QueueStats, error)
 }
 
 // Report is the document at /status.json.
 type Report struct {
-	Version   string           `json:"version"`
-	Processor processor.Status `json:"processor"`
-	Queue     *store.Queue     `json:"queue"` // null: the database doesn't answer
-	OldestDue float64          `json:"oldest_due_seconds"`
-	Ready     bool             `json:"ready"`
-	Problems  []string         `json:"problems"`
+	Version   string            `json:"version"`
+	Processor processor.Status  `json:"processor"`
+	Queue     *store.QueueStats `json:"queue"` // null: the database doesn't answer
+	OldestDue float64           `json:"oldest_due_seconds"`
+	Ready     bool              `json:"ready"`
+	Problems  []string          `json:"problems"`
 }
 
 // queueBound is how long the database gets to answer a request for the status.
@@ -61,15 +61,15 @@ func (s Source) report(ctx context.Context) Report {
 	} else {
 		r.Problems = append(r.Problems, "the database does not answer")
 	}
-	if !r.Processor.APIShut.IsZero() {
-		r.Problems = append(r.Problems, "the way to the API is shut: "+r.Processor.APIReason)
+	if !r.Processor.APIUnreachableSince.IsZero() {
+		r.Problems = append(r.Problems, "the way to the API is shut: "+r.Processor.APIError)
 	}
-	r.Ready = r.Queue != nil && r.Processor.APIShut.IsZero()
+	r.Ready = r.Queue != nil && r.Processor.APIUnreachableSince.IsZero()
 	return r
 }
 
-// Ask returns what the processor on a status address says of itself, nil where none answers.
-func Ask(ctx context.Context, addr string) *Report {
+// Fetch returns what the processor on a status address says of itself, nil where none answers.
+func Fetch(ctx context.Context, addr string) *Report {
 	ctx, cancel := context.WithTimeout(ctx, askBound)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status.json", nil)
@@ -95,7 +95,7 @@ func (r *Report) SilentFor(pid int) (time.Duration, bool) {
 	if r == nil || r.Processor.PID != pid {
 		return 0, false
 	}
-	return time.Duration(r.Processor.Silent * float64(time.Second)), true
+	return time.Duration(r.Processor.SilentSeconds * float64(time.Second)), true
 }
 
 // Handler returns the pages.

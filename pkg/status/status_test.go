@@ -31,17 +31,17 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestEachPageTellsHowItStands(t *testing.T) {
-	stands := processor.Status{Worker: "<w>", Started: time.Unix(1000, 0), Concurrency: 3, InHand: 2,
-		Counts: processor.Counts{processor.Completed: 7}, Rate: 60, RateLimited: time.Unix(3000, 0),
-		Limits: imageapi.Limits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
-		Ways: []proxy.State{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, LeftOut: true},
-			{Proxy: "http://two:2", LeftOut: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
+	stands := processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
+		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0),
+		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
+		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
+			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
 	var away error
 	server, err := status.Start("127.0.0.1:0", status.Source{
 		Version:   "1.2.3",
 		Processor: func() processor.Status { return stands },
-		Queue: func(context.Context) (store.Queue, error) {
-			return store.Queue{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
+		Queue: func(context.Context) (store.QueueStats, error) {
+			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},
 	})
 	require.NoError(t, err)
@@ -55,7 +55,7 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	assert.Equal(t, 200, code, "stuck tasks don't make it unready")
 	_, body = get(t, root+"/metrics")
 	for _, line := range []string{`imagetasks_tasks_total{step="completed"} 7`, `imagetasks_tasks_total{step="failed"} 0`,
-		"imagetasks_tasks_in_hand 2", "imagetasks_api_open 1", "imagetasks_database_up 1",
+		"imagetasks_tasks_in_flight 2", "imagetasks_api_up 1", "imagetasks_database_up 1",
 		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
 		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
 		`imagetasks_proxy_answers_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
@@ -66,13 +66,13 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	assert.Contains(t, body, "&lt;w&gt;")
 	assert.NotContains(t, body, "<w>")
 	assert.Contains(t, body, "1 tasks are stuck")
-	for _, part := range []string{"http://one:1", "3 answers", "left out since", "&lt;it is down&gt;", "60 a minute", "remaining-requests 59, reset-requests 1s"} {
+	for _, part := range []string{"http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 a minute", "remaining-requests 59, reset-requests 1s"} {
 		assert.Contains(t, body, part)
 	}
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 
-	stands.APIShut, stands.APICode, stands.APIReason = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
+	stands.APIUnreachableSince, stands.APIErrorCode, stands.APIError = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
 	away = errors.New("away")
 	code, body = get(t, root+"/readyz")
 	assert.Equal(t, 503, code)
@@ -83,8 +83,8 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &report))
 	assert.False(t, report.Ready)
 	assert.Nil(t, report.Queue)
-	assert.Equal(t, task.CodeProxyRefused, report.Processor.APICode)
-	assert.Equal(t, 7, report.Processor.Counts[processor.Completed])
+	assert.Equal(t, task.CodeProxyRefused, report.Processor.APIErrorCode)
+	assert.Equal(t, 7, report.Processor.Counts[processor.EventCompleted])
 
 	_, err = status.Start(server.Addr(), status.Source{})
 	assert.ErrorContains(t, err, "address already in use")

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Finding is one row that breaks a money rule.
-type Finding struct {
+// Violation is one row that breaks a money rule.
+type Violation struct {
 	UserID string `json:"user_id,omitempty"`
 	TaskID string `json:"task_id,omitempty"`
 	Detail string `json:"detail"`
@@ -16,9 +16,9 @@ type Finding struct {
 
 // Rule is the audit's verdict on one rule.
 type Rule struct {
-	Name     string    `json:"rule"`
-	Broken   int       `json:"broken"`   // how many rows break it
-	Findings []Finding `json:"findings"` // the first 100 of them
+	Name       string      `json:"rule"`
+	Count      int         `json:"broken"`     // how many rows break it
+	Violations []Violation `json:"violations"` // the first 100 of them
 }
 
 // Audit tests every money rule over the whole database, in one read-only snapshot.
@@ -40,28 +40,28 @@ func (s *Store) Audit(ctx context.Context) ([]Rule, error) {
 }
 
 func audit(ctx context.Context, tx *sql.Tx, name, statement string) (Rule, error) {
-	rule := Rule{Name: name, Findings: []Finding{}}
+	rule := Rule{Name: name, Violations: []Violation{}}
 	rows, err := tx.QueryContext(ctx, statement)
 	if err != nil {
 		return rule, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var f Finding
-		if err := rows.Scan(&f.UserID, &f.TaskID, &f.Detail, &rule.Broken); err != nil {
+		var f Violation
+		if err := rows.Scan(&f.UserID, &f.TaskID, &f.Detail, &rule.Count); err != nil {
 			return rule, err
 		}
-		rule.Findings = append(rule.Findings, f)
+		rule.Violations = append(rule.Violations, f)
 	}
-	rule.Broken = max(rule.Broken, len(rule.Findings))
+	rule.Count = max(rule.Count, len(rule.Violations))
 	return rule, rows.Err()
 }
 
-// Broken returns how many rows break any of the rules.
-func Broken(rules []Rule) int {
+// CountViolations returns how many rows break any of the rules.
+func CountViolations(rules []Rule) int {
 	n := 0
 	for _, r := range rules {
-		n += r.Broken
+		n += r.Count
 	}
 	return n
 }

@@ -97,7 +97,7 @@ func spread(b *testing.B, workers, rounds int, do func(ctx context.Context) int)
 
 func claimed(s *store.Store, batch int) func(context.Context) ([]task.Task, error) {
 	return func(ctx context.Context) ([]task.Task, error) {
-		return s.Claim(ctx, store.Claim{Worker: "bench", Limit: batch, Lease: time.Hour, MaxAttempts: 3})
+		return s.Claim(ctx, store.ClaimRequest{Worker: "bench", Limit: batch, Lease: time.Hour, MaxAttempts: 3})
 	}
 }
 
@@ -223,7 +223,7 @@ func BenchmarkEnqueueWithCharge(b *testing.B) {
 			users := make(chan string, size.workers)
 			for range size.workers {
 				user := uuid.NewString()
-				_, err := s.Grant(b.Context(), user, 2_000_000_000, "bench")
+				_, err := s.GrantCredits(b.Context(), user, 2_000_000_000, "bench")
 				require.NoError(b, err)
 				users <- user
 			}

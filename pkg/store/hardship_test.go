@@ -34,7 +34,7 @@ func TestAllOfItWorksBehindATransactionPooler(t *testing.T) {
 				if len(tasks) == 0 {
 					return
 				}
-				_, err := b.Heartbeat(b.ctx, time.Minute, []store.Beat{{Lease: tasks[0].Lease()}})
+				_, err := b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 				assert.NoError(t, err)
 				_, err = b.Fail(b.ctx, tasks[0].Lease(), boom)
 				assert.NoError(t, err)
@@ -133,13 +133,13 @@ func act(b *bench, random *rand.Rand, user string, hand *[]task.Task) error {
 		_, err := b.Enqueue(b.ctx, store.NewTask{UserID: user, Prompt: "x", Cost: 1 + random.IntN(3), Count: 1 + random.IntN(3)})
 		return err
 	case n < 5 || mine.ID == "":
-		tasks, err := b.Claim(b.ctx, store.Claim{Worker: "w", Limit: 3, Lease: time.Duration(random.IntN(5)) * time.Millisecond, MaxAttempts: 2})
+		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 3, Lease: time.Duration(random.IntN(5)) * time.Millisecond, MaxAttempts: 2})
 		*hand = append(*hand, tasks...)
 		return err
 	case n == 5:
 		return b.Retry(b.ctx, mine.Lease(), 0, boom)
 	case n == 6:
-		_, err := b.Release(b.ctx, store.Released{Lease: mine.Lease()})
+		_, err := b.Release(b.ctx, store.ReleaseRequest{Lease: mine.Lease()})
 		return err
 	case n == 7:
 		_, err := b.Fail(b.ctx, mine.Lease(), boom)
@@ -151,7 +151,7 @@ func act(b *bench, random *rand.Rand, user string, hand *[]task.Task) error {
 		_, err := b.Sweep(b.ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 2})
 		return err
 	case n == 10:
-		_, err := b.Reap(b.ctx, 2, 2)
+		_, err := b.FailAbandoned(b.ctx, 2, 2)
 		return err
 	default:
 		_, err := b.Complete(b.ctx, store.Completion{Lease: mine.Lease()})

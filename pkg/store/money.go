@@ -13,8 +13,8 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// Grant gives a user credits and returns the new balance.
-func (s *Store) Grant(ctx context.Context, userID string, credits int, reason string) (int, error) {
+// GrantCredits gives a user credits and returns the new balance.
+func (s *Store) GrantCredits(ctx context.Context, userID string, credits int, reason string) (int, error) {
 	if credits < 1 {
 		return 0, fmt.Errorf("grant %d credits: must be 1 or more", credits)
 	}
@@ -38,22 +38,22 @@ func (s *Store) Balance(ctx context.Context, userID string) (int, error) {
 	return credits, nil
 }
 
-// Movement is one row of the ledger.
-type Movement struct {
+// LedgerEntry is one row of the ledger.
+type LedgerEntry struct {
 	Kind         string    `json:"kind"`
 	Amount       int       `json:"amount"` // signed: what it did to the balance
 	BalanceAfter int       `json:"balance_after"`
 	TaskID       string    `json:"task_id,omitempty"`
 	Reason       string    `json:"reason"`
-	At           time.Time `json:"created_at"`
+	CreatedAt    time.Time `json:"created_at"`
 }
 
 // Ledger returns a user's latest movements, the newest first.
-func (s *Store) Ledger(ctx context.Context, userID string, limit int) ([]Movement, error) {
-	var out []Movement
+func (s *Store) Ledger(ctx context.Context, userID string, limit int) ([]LedgerEntry, error) {
+	var out []LedgerEntry
 	err := s.query(ctx, "ledger", func(rows *sql.Rows) error {
-		var m Movement
-		err := rows.Scan(&m.Kind, &m.Amount, &m.BalanceAfter, &m.TaskID, &m.Reason, &m.At)
+		var m LedgerEntry
+		err := rows.Scan(&m.Kind, &m.Amount, &m.BalanceAfter, &m.TaskID, &m.Reason, &m.CreatedAt)
 		out = append(out, m)
 		return err
 	}, userID, limit)
@@ -136,21 +136,21 @@ func (s *Store) Cancel(ctx context.Context, taskID, reason string) (task.Refund,
 	return closed[0], nil
 }
 
-// Reap fails and refunds up to limit tasks whose worker fell silent in their last attempt.
-func (s *Store) Reap(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error) {
+// FailAbandoned fails and refunds up to limit tasks whose worker fell silent in their last attempt.
+func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error) {
 	return s.close(ctx, "reap", maxAttempts, limit, string(task.CodeLeaseExpired),
 		"the worker fell silent in the task's last attempt")
 }
 
-// Expire fails and refunds up to limit tasks that were due for longer than after and that nobody began, the oldest
+// FailOverdue fails and refunds up to limit tasks that were due for longer than after and that nobody began, the oldest
 // first, and returns them; a Refund's Age is how long they were due. Any number of callers may work at once.
-func (s *Store) Expire(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error) {
+func (s *Store) FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error) {
 	return s.close(ctx, "expire", after.Milliseconds(), limit, string(task.CodePendingTimeout),
 		fmt.Sprintf("nobody began it within %s (PENDING_TIMEOUT)", after))
 }
 
-// CountExpired returns how many tasks Expire would take, whatever its limit.
-func (s *Store) CountExpired(ctx context.Context, after time.Duration) (int, error) {
+// CountOverdue returns how many tasks Expire would take, whatever its limit.
+func (s *Store) CountOverdue(ctx context.Context, after time.Duration) (int, error) {
 	var n int
 	if err := s.db.QueryRowContext(ctx, s.sql.byName["count expired"], after.Milliseconds()).Scan(&n); err != nil {
 		return 0, fmt.Errorf("count expired: %w", err)

@@ -77,7 +77,7 @@ func TestOtherTableNamesWork(t *testing.T) {
 	_, err = s.Migrate(b.ctx)
 	require.NoError(t, err)
 	user := uuid.NewString()
-	_, err = s.Grant(b.ctx, user, 2, "")
+	_, err = s.GrantCredits(b.ctx, user, 2, "")
 	require.NoError(t, err)
 	ids, err := s.Enqueue(b.ctx, store.NewTask{UserID: user, Prompt: "x", Cost: 2})
 	require.NoError(t, err)
@@ -87,7 +87,7 @@ func TestOtherTableNamesWork(t *testing.T) {
 	assert.Equal(t, 1, b.number(`select count(*) from "App"."Jobs"`))
 	rules, err := s.Audit(b.ctx)
 	require.NoError(t, err)
-	assert.Zero(t, store.Broken(rules))
+	assert.Zero(t, store.CountViolations(rules))
 }
 
 func TestTheSchemaRefusesWhatMustNotBe(t *testing.T) {
@@ -143,11 +143,11 @@ func TestTheAuditFindsEveryFault(t *testing.T) {
 			b.exec(fault.do)
 			rules, err := b.Audit(b.ctx)
 			require.NoError(t, err)
-			assert.Positive(t, store.Broken(rules))
+			assert.Positive(t, store.CountViolations(rules))
 			found := false
 			for _, r := range rules {
 				if strings.HasPrefix(r.Name, fault.rule) {
-					found = r.Broken > 0 && len(r.Findings) > 0 && r.Findings[0].Detail != ""
+					found = r.Count > 0 && len(r.Violations) > 0 && r.Violations[0].Detail != ""
 				}
 			}
 			assert.True(t, found, "%s: %+v", fault.rule, rules)
@@ -213,7 +213,7 @@ func TestARoundWithNothingToDoReadsAHandfulOfPages(t *testing.T) {
 	b.exec(`vacuum analyze image_tasks`)
 	b.enqueue(b.user(3), 3, 1)
 	held := b.claim(2)
-	require.NoError(t, b.Alive(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
+	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
 	_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()})
 	require.NoError(t, err)
 	stuck := int(20 * time.Minute / time.Millisecond)

@@ -72,7 +72,7 @@ func (b *bench) user(credits int) string {
 	b.tb.Helper()
 	id := uuid.NewString()
 	if credits > 0 {
-		balance, err := b.Grant(b.ctx, id, credits, "test")
+		balance, err := b.GrantCredits(b.ctx, id, credits, "test")
 		require.NoError(b.tb, err)
 		require.Equal(b.tb, credits, balance)
 	}
@@ -89,7 +89,7 @@ func (b *bench) enqueue(user string, count, cost int) []string {
 
 func (b *bench) claim(limit int) []task.Task {
 	b.tb.Helper()
-	tasks, err := b.Claim(b.ctx, store.Claim{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3})
+	tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3})
 	require.NoError(b.tb, err)
 	return tasks
 }
@@ -103,7 +103,7 @@ func (b *bench) claimOne(cost int) task.Task {
 	return tasks[0]
 }
 
-func (b *bench) row(id string) store.Row {
+func (b *bench) row(id string) store.TaskRow {
 	b.tb.Helper()
 	r, err := b.Task(b.ctx, id)
 	require.NoError(b.tb, err)
@@ -129,9 +129,9 @@ func (b *bench) requireAudit() {
 	require.NoError(b.tb, err)
 	require.Len(b.tb, rules, 7)
 	for _, r := range rules {
-		require.Empty(b.tb, r.Findings, r.Name)
+		require.Empty(b.tb, r.Violations, r.Name)
 	}
-	require.Zero(b.tb, store.Broken(rules))
+	require.Zero(b.tb, store.CountViolations(rules))
 }
 
 var boom = &task.Error{Code: task.CodeServer, Message: "500", Disposition: task.Retry}
@@ -207,10 +207,10 @@ func TestConcurrentEnqueuesNeverOverdraw(t *testing.T) {
 func TestGrantRefusesNothingAndLess(t *testing.T) {
 	b := fresh(t)
 	for _, n := range []int{0, -5} {
-		_, err := b.Grant(b.ctx, uuid.NewString(), n, "")
+		_, err := b.GrantCredits(b.ctx, uuid.NewString(), n, "")
 		assert.Error(t, err)
 	}
-	_, err := b.Grant(b.ctx, "not-a-uuid", 5, "")
+	_, err := b.GrantCredits(b.ctx, "not-a-uuid", 5, "")
 	assert.Error(t, err)
 	_, err = b.Balance(b.ctx, uuid.NewString())
 	assert.ErrorIs(t, err, task.ErrNotFound)
@@ -236,7 +236,7 @@ func TestClaimTakesTheOldestDueAndRaisesTheEpoch(t *testing.T) {
 
 	assert.Len(t, b.claim(10), 2, "the one that waits stays")
 	assert.Empty(t, b.claim(10))
-	wait, some, err := b.Next(b.ctx)
+	wait, some, err := b.NextDue(b.ctx)
 	require.NoError(t, err)
 	assert.True(t, some)
 	assert.Positive(t, wait)
@@ -262,7 +262,7 @@ func TestTasksOfASilentWorkerComeFirstWhileAttemptsRemain(t *testing.T) {
 	for _, other := range b.claim(5) {
 		assert.NotEqual(t, lost.ID, other.ID, "no attempts remain")
 	}
-	reaped, err := b.Reap(b.ctx, 3, 10)
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
 	require.NoError(t, err)
 	require.Len(t, reaped, 1)
 	assert.Equal(t, lost.ID, reaped[0].TaskID)
@@ -280,7 +280,7 @@ func TestATasksOwnMaxAttemptsWins(t *testing.T) {
 	assert.True(t, claimed[0].LastAttempt())
 	b.expire()
 	assert.Empty(t, b.claim(1))
-	reaped, err := b.Reap(b.ctx, 3, 10)
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
 	require.NoError(t, err)
 	assert.Len(t, reaped, 1)
 }
@@ -294,11 +294,11 @@ func TestEveryTransitionIsFenced(t *testing.T) {
 			return refused(held, err)
 		},
 		"heartbeat": func(b *bench, l task.Lease) error {
-			held, err := b.Heartbeat(b.ctx, time.Hour, []store.Beat{{Lease: l, Progress: 50, Stage: "late"}})
+			held, err := b.RenewLeases(b.ctx, time.Hour, []store.LeaseRenewal{{Lease: l, Progress: 50, Stage: "late"}})
 			return refused(held, err)
 		},
 		"release": func(b *bench, l task.Lease) error {
-			held, err := b.Release(b.ctx, store.Released{Lease: l})
+			held, err := b.Release(b.ctx, store.ReleaseRequest{Lease: l})
 			return refused(held, err)
 		},
 		"retry": func(b *bench, l task.Lease) error { return b.Retry(b.ctx, l, 0, boom) },
@@ -313,10 +313,12 @@ func TestEveryTransitionIsFenced(t *testing.T) {
 	}
 	losses := map[string]func(b *bench, held task.Task){
 		"taken over": func(b *bench, held task.Task) { b.expire(); require.Len(b.tb, b.claim(1), 1) },
-		"released":   func(b *bench, held task.Task) { mustHold(b.tb)(b.Release(b.ctx, store.Released{Lease: held.Lease()})) },
-		"retried":    func(b *bench, held task.Task) { require.NoError(b.tb, b.Retry(b.ctx, held.Lease(), 0, boom)) },
-		"cancelled":  func(b *bench, held task.Task) { noErr(b.tb)(b.Cancel(b.ctx, held.ID, "by the user")) },
-		"failed":     func(b *bench, held task.Task) { noErr(b.tb)(b.Fail(b.ctx, held.Lease(), boom)) },
+		"released": func(b *bench, held task.Task) {
+			mustHold(b.tb)(b.Release(b.ctx, store.ReleaseRequest{Lease: held.Lease()}))
+		},
+		"retried":   func(b *bench, held task.Task) { require.NoError(b.tb, b.Retry(b.ctx, held.Lease(), 0, boom)) },
+		"cancelled": func(b *bench, held task.Task) { noErr(b.tb)(b.Cancel(b.ctx, held.ID, "by the user")) },
+		"failed":    func(b *bench, held task.Task) { noErr(b.tb)(b.Fail(b.ctx, held.Lease(), boom)) },
 		"swept": func(b *bench, held task.Task) {
 			b.exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
 			swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
@@ -396,11 +398,11 @@ func TestOneHeartbeatRenewsAllAndTellsWhichAreLost(t *testing.T) {
 	require.Len(t, tasks, 5)
 	b.expire()
 	noErr(t)(b.Cancel(b.ctx, tasks[3].ID, "x"))
-	var beats []store.Beat
+	var beats []store.LeaseRenewal
 	for i, tk := range tasks {
-		beats = append(beats, store.Beat{Lease: tk.Lease(), Progress: 10 * i, Stage: "painting"})
+		beats = append(beats, store.LeaseRenewal{Lease: tk.Lease(), Progress: 10 * i, Stage: "painting"})
 	}
-	held, err := b.Heartbeat(b.ctx, time.Hour, beats)
+	held, err := b.RenewLeases(b.ctx, time.Hour, beats)
 	require.NoError(t, err)
 	assert.Len(t, held, 4)
 	assert.NotContains(t, held, tasks[3].Lease())
@@ -422,7 +424,7 @@ func TestRetryUsesTheAttemptAndReleaseDoesNot(t *testing.T) {
 	b.exec(`update image_tasks set run_after = now()`)
 	again := b.claim(1)
 	require.Len(t, again, 1)
-	mustHold(t)(b.Release(b.ctx, store.Released{Lease: again[0].Lease(), Cause: &task.Error{Code: task.CodeShutdown, Message: "stopped"}}))
+	mustHold(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: again[0].Lease(), Cause: &task.Error{Code: task.CodeShutdown, Message: "stopped"}}))
 	r = b.row(held.ID)
 	assert.Equal(t, task.Pending, r.State)
 	assert.Equal(t, 1, r.Attempts)
@@ -493,10 +495,10 @@ func TestExpireTakesWhatWaitedForTooLongAndOnlyThat(t *testing.T) {
 	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = any ($1)`, pq.Array(waiting[:2]))
 	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = $1`, claimed[0].ID)
 	b.exec(`update image_tasks set created_at = now() - interval '1 day', run_after = now() - interval '59 minutes' where task_id = $1`, waiting[2])
-	n, err := b.CountExpired(b.ctx, time.Hour)
+	n, err := b.CountOverdue(b.ctx, time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, 2, n)
-	expired, err := b.Expire(b.ctx, time.Hour, 10)
+	expired, err := b.FailOverdue(b.ctx, time.Hour, 10)
 	require.NoError(t, err)
 	require.Len(t, expired, 2)
 	for _, r := range expired {
@@ -505,7 +507,7 @@ func TestExpireTakesWhatWaitedForTooLongAndOnlyThat(t *testing.T) {
 		assert.GreaterOrEqual(t, r.Age, 61*time.Minute)
 		assert.Equal(t, task.CodePendingTimeout, b.row(r.TaskID).ErrorCode)
 	}
-	again, err := b.Expire(b.ctx, time.Hour, 10)
+	again, err := b.FailOverdue(b.ctx, time.Hour, 10)
 	require.NoError(t, err)
 	assert.Empty(t, again)
 	assert.Equal(t, 4, b.balance(u))
@@ -525,7 +527,7 @@ func TestATaskIsClaimedOrExpiredAndNotBoth(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for {
-				claimed, err := b.Claim(b.ctx, store.Claim{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3})
+				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3})
 				if !assert.NoError(t, err) || len(claimed) == 0 {
 					return
 				}
@@ -538,7 +540,7 @@ func TestATaskIsClaimedOrExpiredAndNotBoth(t *testing.T) {
 		})
 		wg.Go(func() {
 			for {
-				expired, err := b.Expire(b.ctx, time.Hour, 5)
+				expired, err := b.FailOverdue(b.ctx, time.Hour, 5)
 				if !assert.NoError(t, err) || len(expired) == 0 {
 					return
 				}
@@ -661,7 +663,7 @@ func TestWhoeverClosesATaskItIsRefundedOnce(t *testing.T) {
 		})
 		wg.Go(func() {
 			for {
-				reaped, err := b.Reap(b.ctx, 3, 7)
+				reaped, err := b.FailAbandoned(b.ctx, 3, 7)
 				if !assert.NoError(t, err) || len(reaped) == 0 {
 					return
 				}
@@ -685,16 +687,16 @@ func TestHeartbeatsAndBatchesInAnyOrderDontDeadlock(t *testing.T) {
 	b := fresh(t)
 	b.enqueue(b.user(60), 60, 1)
 	tasks := b.claim(60)
-	var up, down []store.Beat
+	var up, down []store.LeaseRenewal
 	for i := range tasks {
-		up = append(up, store.Beat{Lease: tasks[i].Lease()})
-		down = append(down, store.Beat{Lease: tasks[len(tasks)-1-i].Lease()})
+		up = append(up, store.LeaseRenewal{Lease: tasks[i].Lease()})
+		down = append(down, store.LeaseRenewal{Lease: tasks[len(tasks)-1-i].Lease()})
 	}
 	var wg sync.WaitGroup
-	for _, beats := range [][]store.Beat{up, down, up, down} {
+	for _, beats := range [][]store.LeaseRenewal{up, down, up, down} {
 		wg.Go(func() {
 			for range 50 {
-				_, err := b.Heartbeat(b.ctx, time.Minute, beats)
+				_, err := b.RenewLeases(b.ctx, time.Minute, beats)
 				assert.NoError(t, err)
 			}
 		})
@@ -718,7 +720,7 @@ func TestFourClaimersShareAQueueAndNoTaskIsTakenTwice(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			for {
-				tasks, err := b.Claim(b.ctx, store.Claim{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3})
+				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3})
 				if !assert.NoError(t, err) || len(tasks) == 0 {
 					return
 				}
@@ -748,17 +750,17 @@ func TestStatesAndQueue(t *testing.T) {
 	b.exec(`update image_tasks set run_after = now() + interval '1 minute' where task_id = $1`, ids[3])
 	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[1].ID)
 
-	states, err := b.States(b.ctx)
+	states, err := b.CountByState(b.ctx)
 	require.NoError(t, err)
 	assert.Equal(t, map[task.State]int{task.Pending: 2, task.Processing: 2, task.Completed: 1, task.Cancelled: 1, task.Failed: 0}, states)
-	q, err := b.Queue(b.ctx, 20*time.Minute)
+	q, err := b.QueueStats(b.ctx, 20*time.Minute)
 	require.NoError(t, err)
 	assert.Equal(t, 2, q.Pending)
 	assert.Equal(t, 1, q.Due)
 	assert.Equal(t, 2, q.Processing)
 	assert.Equal(t, 1, q.Stuck)
 	assert.GreaterOrEqual(t, q.OldestDue, time.Minute)
-	some, err := b.Outstanding(b.ctx)
+	some, err := b.HasPending(b.ctx)
 	require.NoError(t, err)
 	assert.True(t, some)
 }
@@ -775,9 +777,9 @@ func TestListenWakesWhenTasksArriveOrComeBack(t *testing.T) {
 	b.enqueue(user, 3, 1)
 	<-woken
 	held := b.claim(1)
-	mustHold(t)(b.Release(b.ctx, store.Released{Lease: held[0].Lease(), Wait: time.Hour}))
+	mustHold(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease(), Wait: time.Hour}))
 	held = b.claim(1)
-	mustHold(t)(b.Release(b.ctx, store.Released{Lease: held[0].Lease()}))
+	mustHold(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease()}))
 	<-woken
 	b.exec(`insert into image_tasks (task_id, user_id, prompt, status) values ('done', $1, 'x', 'completed')`, user)
 	b.exec(`select pg_notify('imagetasks', '')`)

@@ -12,18 +12,18 @@ import (
 
 // Processor is a processor as the database knows it.
 type Processor struct {
-	Worker   string          `json:"worker"`
-	Host     string          `json:"host"`
-	PID      int             `json:"pid"`
-	Version  string          `json:"version"`
-	Started  time.Time       `json:"started"`
-	LastBeat time.Time       `json:"last_heartbeat"`
-	Silent   time.Duration   `json:"-"`      // since the last heartbeat, by the database's clock
-	Report   json.RawMessage `json:"report"` // what it says of itself
+	Worker        string          `json:"worker"`
+	Host          string          `json:"host"`
+	PID           int             `json:"pid"`
+	Version       string          `json:"version"`
+	StartedAt     time.Time       `json:"started"`
+	LastHeartbeat time.Time       `json:"last_heartbeat"`
+	SilentFor     time.Duration   `json:"-"`      // since the last heartbeat, by the database's clock
+	Report        json.RawMessage `json:"report"` // what it says of itself
 }
 
-// Alive is a processor's sign of life, with what it says of itself. Worker, Host, PID, Version and Report are read.
-func (s *Store) Alive(ctx context.Context, p Processor) error {
+// RecordHeartbeat is a processor's sign of life, with what it says of itself. Worker, Host, PID, Version and Report are read.
+func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.Report == nil {
 		p.Report = json.RawMessage("{}")
 	}
@@ -31,8 +31,8 @@ func (s *Store) Alive(ctx context.Context, p Processor) error {
 	return err
 }
 
-// Leave notes that a processor stopped in order.
-func (s *Store) Leave(ctx context.Context, worker string) error {
+// Deregister notes that a processor stopped in order.
+func (s *Store) Deregister(ctx context.Context, worker string) error {
 	_, err := s.texts(ctx, "leave", worker)
 	return err
 }
@@ -44,33 +44,33 @@ func (s *Store) Processors(ctx context.Context) ([]Processor, error) {
 		var p Processor
 		var silent int64
 		var report []byte
-		err := rows.Scan(&p.Worker, &p.Host, &p.PID, &p.Version, &p.Started, &p.LastBeat, &silent, &report)
-		p.Silent, p.Report = time.Duration(silent)*time.Millisecond, report
+		err := rows.Scan(&p.Worker, &p.Host, &p.PID, &p.Version, &p.StartedAt, &p.LastHeartbeat, &silent, &report)
+		p.SilentFor, p.Report = time.Duration(silent)*time.Millisecond, report
 		out = append(out, p)
 		return err
 	})
 	return out, err
 }
 
-// Forget removes what is left of processors that fell silent more than a day ago.
-func (s *Store) Forget(ctx context.Context) error {
+// Prune removes what is left of processors that fell silent more than a day ago.
+func (s *Store) Prune(ctx context.Context) error {
 	_, err := s.texts(ctx, "forget")
 	return err
 }
 
-// Closed is what was closed in one state within some time, with the time from the last claim.
-type Closed struct {
+// ClosedStats is what was closed in one state within some time, with the time from the last claim.
+type ClosedStats struct {
 	Count  int           `json:"count"`
 	Median time.Duration `json:"-"`
 	P95    time.Duration `json:"-"`
 }
 
-// Recent returns what was closed within the window. States in which nothing was closed are missing.
-func (s *Store) Recent(ctx context.Context, window time.Duration) (map[task.State]Closed, error) {
-	out := map[task.State]Closed{}
+// ClosedWithin returns what was closed within the window. States in which nothing was closed are missing.
+func (s *Store) ClosedWithin(ctx context.Context, window time.Duration) (map[task.State]ClosedStats, error) {
+	out := map[task.State]ClosedStats{}
 	err := s.query(ctx, "recent", func(rows *sql.Rows) error {
 		var state task.State
-		var c Closed
+		var c ClosedStats
 		var median, p95 int64
 		err := rows.Scan(&state, &c.Count, &median, &p95)
 		c.Median, c.P95 = time.Duration(median)*time.Millisecond, time.Duration(p95)*time.Millisecond

@@ -42,7 +42,7 @@ func TestARequeuedTaskIsLostToItsLateWorkerAndNotRefunded(t *testing.T) {
 	require.Len(t, again, 1)
 	assert.Greater(t, again[0].Epoch, late[0].Epoch)
 	// A process that took its own task over has both leases in hand, and one is good.
-	held, err = b.Heartbeat(b.ctx, time.Minute, []store.Beat{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
+	held, err = b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
 	require.NoError(t, err)
 	assert.Equal(t, []task.Lease{again[0].Lease()}, held)
 	held, err = b.Complete(b.ctx, store.Completion{Lease: late[0].Lease(), ImageURL: "late.png"},
@@ -54,34 +54,34 @@ func TestARequeuedTaskIsLostToItsLateWorkerAndNotRefunded(t *testing.T) {
 
 func TestWhatProcessorsSayOfThemselves(t *testing.T) {
 	b := fresh(t)
-	one := store.Processor{Worker: "h:1:a", Host: "h", PID: 1, Version: "1", Report: []byte(`{"in_hand": 2}`)}
-	require.NoError(t, b.Alive(b.ctx, one))
+	one := store.Processor{Worker: "h:1:a", Host: "h", PID: 1, Version: "1", Report: []byte(`{"in_flight": 2}`)}
+	require.NoError(t, b.RecordHeartbeat(b.ctx, one))
 	started := func() time.Time {
 		known, err := b.Processors(b.ctx)
 		require.NoError(t, err)
 		require.Len(t, known, 1)
 		assert.JSONEq(t, string(one.Report), string(known[0].Report))
-		assert.Less(t, known[0].Silent, time.Hour)
-		return known[0].Started
+		assert.Less(t, known[0].SilentFor, time.Hour)
+		return known[0].StartedAt
 	}
 	since := started()
-	one.Report = []byte(`{"in_hand": 0}`)
-	require.NoError(t, b.Alive(b.ctx, one))
+	one.Report = []byte(`{"in_flight": 0}`)
+	require.NoError(t, b.RecordHeartbeat(b.ctx, one))
 	assert.Equal(t, since, started(), "a sign of life is no new start")
 
-	require.NoError(t, b.Alive(b.ctx, store.Processor{Worker: "h:2:b", Host: "h", PID: 2}))
+	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "h:2:b", Host: "h", PID: 2}))
 	b.exec(`update imagetasks_processors set beat_at = now() - interval '25 hours' where worker = 'h:2:b'`)
 	started() // it is old news
-	require.NoError(t, b.Forget(b.ctx))
+	require.NoError(t, b.Prune(b.ctx))
 	assert.Equal(t, 1, b.number(`select count(*) from imagetasks_processors`))
-	require.NoError(t, b.Leave(b.ctx, "h:1:a"))
-	require.NoError(t, b.Leave(b.ctx, "h:1:a"))
+	require.NoError(t, b.Deregister(b.ctx, "h:1:a"))
+	require.NoError(t, b.Deregister(b.ctx, "h:1:a"))
 	assert.Equal(t, 0, b.number(`select count(*) from imagetasks_processors`))
 }
 
 func TestWhatWasClosedOfLate(t *testing.T) {
 	b := fresh(t)
-	recent, err := b.Recent(b.ctx, time.Hour)
+	recent, err := b.ClosedWithin(b.ctx, time.Hour)
 	require.NoError(t, err)
 	assert.Empty(t, recent)
 	b.enqueue(b.user(22), 22, 1)
@@ -94,9 +94,9 @@ func TestWhatWasClosedOfLate(t *testing.T) {
 	noErr(t)(b.Cancel(b.ctx, tasks[20].ID, ""))
 	noErr(t)(b.Cancel(b.ctx, tasks[21].ID, ""))
 	b.exec(`update image_tasks set completed_at = now() - interval '2 hours' where task_id = $1`, tasks[21].ID)
-	recent, err = b.Recent(b.ctx, time.Hour)
+	recent, err = b.ClosedWithin(b.ctx, time.Hour)
 	require.NoError(t, err)
-	assert.Equal(t, store.Closed{Count: 20, Median: 10500 * time.Millisecond, P95: 19050 * time.Millisecond}, recent[task.Completed])
+	assert.Equal(t, store.ClosedStats{Count: 20, Median: 10500 * time.Millisecond, P95: 19050 * time.Millisecond}, recent[task.Completed])
 	assert.Equal(t, 1, recent[task.Cancelled].Count, "not what is older")
 
 	count, credits, err := b.RefundsToday(b.ctx)

@@ -12,8 +12,8 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// Claim is what a worker asks for.
-type Claim struct {
+// ClaimRequest is what a worker asks for.
+type ClaimRequest struct {
 	Worker      string        // who asks; shown in leased_by
 	Limit       int           // how many tasks at most
 	Lease       time.Duration // how long it may stay silent about them
@@ -22,7 +22,7 @@ type Claim struct {
 
 // Claim takes up to c.Limit tasks that are due, those whose worker fell silent first, and raises
 // their lease_epoch. None being due is no error.
-func (s *Store) Claim(ctx context.Context, c Claim) ([]task.Task, error) {
+func (s *Store) Claim(ctx context.Context, c ClaimRequest) ([]task.Task, error) {
 	var tasks []task.Task
 	err := s.query(ctx, "claim", func(rows *sql.Rows) error {
 		var t task.Task
@@ -52,16 +52,16 @@ func (s *Store) Input(ctx context.Context, l task.Lease, limit int) (string, err
 	return picture.String, nil
 }
 
-// Beat is a sign of life for one task in hand.
-type Beat struct {
+// LeaseRenewal is a sign of life for one task in hand.
+type LeaseRenewal struct {
 	Lease    task.Lease
 	Progress int // percent
 	Stage    string
 }
 
-// Heartbeat renews the leases in one statement and returns those that are still held. A lease that is
+// RenewLeases renews the leases in one statement and returns those that are still held. A lease that is
 // missing from the answer was taken over, or its task was closed.
-func (s *Store) Heartbeat(ctx context.Context, lease time.Duration, beats []Beat) ([]task.Lease, error) {
+func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, beats []LeaseRenewal) ([]task.Lease, error) {
 	if len(beats) == 0 {
 		return nil, nil
 	}
@@ -112,15 +112,15 @@ func (s *Store) Retry(ctx context.Context, l task.Lease, wait time.Duration, cau
 		string(cause.Code), cause.Error(), cause.RequestID))
 }
 
-// Released is a task handed back.
-type Released struct {
+// ReleaseRequest is a task handed back.
+type ReleaseRequest struct {
 	Lease task.Lease
 	Wait  time.Duration // until it may be claimed again
 	Cause *task.Error   // nil: none worth noting
 }
 
 // Release hands tasks back with no attempt used and returns those that were still held.
-func (s *Store) Release(ctx context.Context, released ...Released) ([]task.Lease, error) {
+func (s *Store) Release(ctx context.Context, released ...ReleaseRequest) ([]task.Lease, error) {
 	if len(released) == 0 {
 		return nil, nil
 	}
@@ -137,9 +137,9 @@ func (s *Store) Release(ctx context.Context, released ...Released) ([]task.Lease
 	return s.leases(ctx, "release", ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages))
 }
 
-// Next returns the time until a task may become claimable: 0 or less when one may be now, and false
+// NextDue returns the time until a task may become claimable: 0 or less when one may be now, and false
 // when none waits.
-func (s *Store) Next(ctx context.Context) (time.Duration, bool, error) {
+func (s *Store) NextDue(ctx context.Context) (time.Duration, bool, error) {
 	var ms sql.NullInt64
 	if err := s.db.QueryRowContext(ctx, s.sql.byName["next"]).Scan(&ms); err != nil {
 		return 0, false, fmt.Errorf("next: %w", err)
@@ -147,8 +147,8 @@ func (s *Store) Next(ctx context.Context) (time.Duration, bool, error) {
 	return time.Duration(ms.Int64) * time.Millisecond, ms.Valid, nil
 }
 
-// Outstanding reports whether any task is pending, those that wait for a retry included.
-func (s *Store) Outstanding(ctx context.Context) (bool, error) {
+// HasPending reports whether any task is pending, those that wait for a retry included.
+func (s *Store) HasPending(ctx context.Context) (bool, error) {
 	var some bool
 	if err := s.db.QueryRowContext(ctx, s.sql.byName["outstanding"]).Scan(&some); err != nil {
 		return false, fmt.Errorf("outstanding: %w", err)
@@ -156,8 +156,8 @@ func (s *Store) Outstanding(ctx context.Context) (bool, error) {
 	return some, nil
 }
 
-// Row is a task as it stands in the database, without its prompt and input picture.
-type Row struct {
+// TaskRow is a task as it stands in the database, without its prompt and input picture.
+type TaskRow struct {
 	ID        string     `json:"task_id"`
 	UserID    string     `json:"user_id"`
 	State     task.State `json:"status"`
@@ -176,8 +176,8 @@ type Row struct {
 }
 
 // Task returns one task, or task.ErrNotFound.
-func (s *Store) Task(ctx context.Context, id string) (Row, error) {
-	var r Row
+func (s *Store) Task(ctx context.Context, id string) (TaskRow, error) {
+	var r TaskRow
 	err := s.db.QueryRowContext(ctx, s.sql.byName["task"], id).Scan(&r.ID, &r.UserID, &r.State, &r.Cost, &r.Deducted,
 		&r.Refunded, &r.Attempts, &r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -189,8 +189,8 @@ func (s *Store) Task(ctx context.Context, id string) (Row, error) {
 	return r, nil
 }
 
-// States counts the tasks in each state; states without tasks are there with 0.
-func (s *Store) States(ctx context.Context) (map[task.State]int, error) {
+// CountByState counts the tasks in each state; states without tasks are there with 0.
+func (s *Store) CountByState(ctx context.Context) (map[task.State]int, error) {
 	counts := map[task.State]int{}
 	for _, state := range task.States() {
 		counts[state] = 0
@@ -205,8 +205,8 @@ func (s *Store) States(ctx context.Context) (map[task.State]int, error) {
 	return counts, err
 }
 
-// Queue is how the living part of the table stands.
-type Queue struct {
+// QueueStats is how the living part of the table stands.
+type QueueStats struct {
 	Pending    int           `json:"pending"`
 	Due        int           `json:"due"` // of them, not waiting for a retry
 	OldestDue  time.Duration `json:"-"`
@@ -214,9 +214,9 @@ type Queue struct {
 	Stuck      int           `json:"stuck"`
 }
 
-// Queue returns how the queue stands; a task in processing for longer than stuckAfter is stuck.
-func (s *Store) Queue(ctx context.Context, stuckAfter time.Duration) (Queue, error) {
-	var q Queue
+// QueueStats returns how the queue stands; a task in processing for longer than stuckAfter is stuck.
+func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (QueueStats, error) {
+	var q QueueStats
 	var oldest int64
 	err := s.db.QueryRowContext(ctx, s.sql.byName["queue"], stuckAfter.Milliseconds()).
 		Scan(&q.Pending, &q.Due, &oldest, &q.Processing, &q.Stuck)

@@ -18,11 +18,11 @@ import (
 
 // Bounds that are the same for everyone.
 const (
-	StartBound = 30 * time.Second // for a start to become healthy
-	killBound  = 10 * time.Second // for the kernel to take a killed process away
-	pollEvery  = 50 * time.Millisecond
-	maxOut     = 1 << 20 // bytes kept of what the daemon said outside of its log
-	tailLines  = 15
+	DefaultStartTimeout = 30 * time.Second // for a start to become healthy
+	killBound           = 10 * time.Second // for the kernel to take a killed process away
+	pollEvery           = 50 * time.Millisecond
+	maxOut              = 1 << 20 // bytes kept of what the daemon said outside of its log
+	tailLines           = 15
 )
 
 // Daemon is the background processor of one host. Its methods may be called by many programs at once: they
@@ -37,8 +37,8 @@ type Daemon struct {
 	Grace time.Duration // that a stop allows before it is firm
 	// Healthy reports whether the process of that pid is up and works. It may be asked often.
 	Healthy func(ctx context.Context, pid int) (bool, error)
-	// Bound is for a start to become healthy; 0: StartBound.
-	Bound time.Duration
+	// StartTimeout is for a start to become healthy; 0: StartBound.
+	StartTimeout time.Duration
 	// Redact is applied to the log's lines that an error quotes; nil: they are quoted as they are.
 	Redact func(string) string
 }
@@ -72,7 +72,7 @@ func (d *Daemon) Start(ctx context.Context) (pid int, already bool, err error) {
 }
 
 func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
-	state, err := d.Dir.Look()
+	state, err := d.Dir.Inspect()
 	if err != nil {
 		return 0, false, err
 	}
@@ -93,9 +93,9 @@ func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
 	// It reaps the daemon, which lives on when this program ends: then it is init's to reap.
 	go func() { defer close(ended); _ = cmd.Wait() }()
 
-	bound := d.Bound
+	bound := d.StartTimeout
 	if bound <= 0 {
-		bound = StartBound
+		bound = DefaultStartTimeout
 	}
 	waiting, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
@@ -206,8 +206,8 @@ func (d *Daemon) tail(since map[string]int64) string {
 	return text
 }
 
-// Stopped is what a stop found and did.
-type Stopped struct {
+// StopResult is what a stop found and did.
+type StopResult struct {
 	WasRunning bool
 	PID        int
 	Killed     bool // it did not end within the grace
@@ -215,14 +215,14 @@ type Stopped struct {
 
 // Stop ends the processor: gracefully, then firmly. It leaves the mark of by, so that the monitor does not
 // start it again. One that does not run gets the mark only.
-func (d *Daemon) Stop(ctx context.Context, by string) (s Stopped, err error) {
+func (d *Daemon) Stop(ctx context.Context, by string) (s StopResult, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	// The mark first: a monitor that comes by in between must not take the processor for dead.
-	if err := d.Dir.markStopped(Mark{At: time.Now(), By: by}); err != nil {
+	if err := d.Dir.markStopped(StopMark{At: time.Now(), By: by}); err != nil {
 		return s, err
 	}
 	return d.stop(ctx)
@@ -231,12 +231,12 @@ func (d *Daemon) Stop(ctx context.Context, by string) (s Stopped, err error) {
 // ErrNoPID means that the processor runs and its pid can't be told: another user's, say.
 var ErrNoPID = errors.New("a processor holds the pid file, but which process that is can't be told; is it another user's?")
 
-func (d *Daemon) stop(ctx context.Context) (Stopped, error) {
+func (d *Daemon) stop(ctx context.Context) (StopResult, error) {
 	state, err := d.runningState(ctx)
 	if err != nil || !state.Running {
-		return Stopped{}, err
+		return StopResult{}, err
 	}
-	s := Stopped{WasRunning: true, PID: state.PID}
+	s := StopResult{WasRunning: true, PID: state.PID}
 	gone, err := d.signal(ctx, state.PID, syscall.SIGTERM, d.Grace)
 	if err != nil || gone {
 		return s, err
@@ -253,7 +253,7 @@ func (d *Daemon) stop(ctx context.Context) (Stopped, error) {
 func (d *Daemon) runningState(ctx context.Context) (State, error) {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
-		state, err := d.Dir.Look()
+		state, err := d.Dir.Inspect()
 		if err != nil || !state.Running || state.PID != 0 {
 			return state, err
 		}
@@ -275,7 +275,7 @@ func (d *Daemon) signal(ctx context.Context, pid int, sig syscall.Signal, bound 
 		return false, fmt.Errorf("process %d: %w", pid, err)
 	}
 	defer process.Release()
-	state, err := d.Dir.Look()
+	state, err := d.Dir.Inspect()
 	if err != nil {
 		return false, err
 	}

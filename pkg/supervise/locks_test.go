@@ -11,7 +11,7 @@ import (
 // Either way tells the holder, where the other is closed to this user.
 func TestBothWaysTellTheHolder(t *testing.T) {
 	d := Dir(t.TempDir())
-	hold, err := d.Take()
+	hold, err := d.Lock()
 	require.NoError(t, err)
 	file, err := os.Stat(d.PidFile())
 	require.NoError(t, err)

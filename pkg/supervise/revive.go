@@ -28,7 +28,7 @@ func (d *Daemon) Revive(ctx context.Context, hung bool) (pid int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	state, err := d.Dir.Look()
+	state, err := d.Dir.Inspect()
 	if err != nil {
 		return 0, err
 	}
@@ -76,7 +76,7 @@ func (d Dir) countRestart(now time.Time) error {
 	}
 	text, err := json.Marshal(append(recent, now))
 	if err == nil {
-		err = WriteWhole(d.path(".restarts"), string(text)+"\n")
+		err = WriteFileAtomic(d.path(".restarts"), string(text)+"\n")
 	}
 	if err != nil {
 		return fmt.Errorf("note the restart: %w", err)

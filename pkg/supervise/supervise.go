@@ -46,11 +46,11 @@ var ErrRunning = errors.New("a processor runs already")
 // lookBound is longer than anyone takes to look at the lock.
 const lookBound = 500 * time.Millisecond
 
-// Hold is a processor's hold on its pid file.
-type Hold struct{ lock *flock.Flock }
+// PIDLock is a processor's hold on its pid file.
+type PIDLock struct{ lock *flock.Flock }
 
-// Take locks the pid file for this process and writes its pid, or returns ErrRunning.
-func (d Dir) Take() (*Hold, error) {
+// Lock locks the pid file for this process and writes its pid, or returns ErrRunning.
+func (d Dir) Lock() (*PIDLock, error) {
 	if err := os.MkdirAll(string(d), 0o755); err != nil {
 		return nil, err
 	}
@@ -66,12 +66,12 @@ func (d Dir) Take() (*Hold, error) {
 	if err := os.WriteFile(d.PidFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
 		return nil, errors.Join(fmt.Errorf("write the pid file: %w", err), lock.Close())
 	}
-	return &Hold{lock}, nil
+	return &PIDLock{lock}, nil
 }
 
 // Release empties the pid file and lets go of it. The file stays: removing it would let two processors hold
 // two files of that name.
-func (h *Hold) Release() error {
+func (h *PIDLock) Release() error {
 	return errors.Join(os.Truncate(h.lock.Path(), 0), h.lock.Close())
 }
 
@@ -80,15 +80,15 @@ type Verdict string
 
 // The verdicts.
 const (
-	Alive     Verdict = "running"
-	Dead      Verdict = "dead"          // the lock on the pid file is free
-	Hung      Verdict = "hung"          // alive, and silent for too long
-	OnPurpose Verdict = "stopped"       // by an operator
-	Never     Verdict = "never started" // in the background, on this host
+	Running           Verdict = "running"
+	Dead              Verdict = "dead"          // the lock on the pid file is free
+	Hung              Verdict = "hung"          // alive, and silent for too long
+	StoppedByOperator Verdict = "stopped"       // by an operator
+	NeverStarted      Verdict = "never started" // in the background, on this host
 )
 
-// Mark says that an operator stopped the processor on purpose.
-type Mark struct {
+// StopMark says that an operator stopped the processor on purpose.
+type StopMark struct {
 	At time.Time `json:"at"`
 	By string    `json:"by"`
 }
@@ -99,11 +99,11 @@ type State struct {
 	PID     int       `json:"pid,omitempty"`     // 0: it doesn't run, or its pid can't be told
 	Since   time.Time `json:"since,omitzero"`    // when the pid file was written
 	Wanted  bool      `json:"wanted"`            // started in the background, and not stopped by an operator since
-	Stopped *Mark     `json:"stopped,omitempty"` // by an operator; nil: not
+	Stopped *StopMark `json:"stopped,omitempty"` // by an operator; nil: not
 }
 
-// Look returns how the processor stands. It locks the pid file for a moment, where that is free.
-func (d Dir) Look() (State, error) {
+// Inspect returns how the processor stands. It locks the pid file for a moment, where that is free.
+func (d Dir) Inspect() (State, error) {
 	var s State
 	mark, err := d.mark()
 	if err != nil {
@@ -193,14 +193,14 @@ func locks(pid int, file os.FileInfo) bool {
 	return false
 }
 
-// Lives reports whether there is a process of that number on this host. One that is dead and not yet reaped counts
+// ProcessExists reports whether there is a process of that number on this host. One that is dead and not yet reaped counts
 // as none. Whose number it is isn't known: use it for what is told, never to send a signal.
-func Lives(pid int) bool {
+func ProcessExists(pid int) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	return err == nil && len(line) > 0
 }
 
-func (d Dir) mark() (*Mark, error) {
+func (d Dir) mark() (*StopMark, error) {
 	text, err := os.ReadFile(d.path(".stopped"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -209,16 +209,16 @@ func (d Dir) mark() (*Mark, error) {
 		return nil, fmt.Errorf("read the mark of a stop: %w", err)
 	}
 	at, by, _ := strings.Cut(strings.TrimSpace(string(text)), " ")
-	m := &Mark{By: by}
+	m := &StopMark{By: by}
 	// A mark that can't be read is a mark all the same.
 	m.At, _ = time.Parse(time.RFC3339, at)
 	return m, nil
 }
 
 // markStopped notes an operator's stop.
-func (d Dir) markStopped(m Mark) error {
+func (d Dir) markStopped(m StopMark) error {
 	text := m.At.UTC().Format(time.RFC3339) + " " + m.By + "\n"
-	if err := WriteWhole(d.path(".stopped"), text); err != nil {
+	if err := WriteFileAtomic(d.path(".stopped"), text); err != nil {
 		return fmt.Errorf("leave the mark of a stop: %w", err)
 	}
 	return nil
@@ -226,7 +226,7 @@ func (d Dir) markStopped(m Mark) error {
 
 // markStarted notes that the processor is meant to run, and forgets stops and restarts.
 func (d Dir) markStarted(now time.Time) error {
-	if err := WriteWhole(d.path(".started"), now.UTC().Format(time.RFC3339)+"\n"); err != nil {
+	if err := WriteFileAtomic(d.path(".started"), now.UTC().Format(time.RFC3339)+"\n"); err != nil {
 		return fmt.Errorf("leave the mark of a start: %w", err)
 	}
 	for _, suffix := range []string{".stopped", ".restarts"} {
@@ -237,8 +237,8 @@ func (d Dir) markStarted(now time.Time) error {
 	return nil
 }
 
-// WriteWhole replaces a file, so that a reader sees the old text or the new.
-func WriteWhole(path, text string) error {
+// WriteFileAtomic replaces a file, so that a reader sees the old text or the new.
+func WriteFileAtomic(path, text string) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ import (
 
 func look(t *testing.T, d supervise.Dir) supervise.State {
 	t.Helper()
-	s, err := d.Look()
+	s, err := d.Inspect()
 	require.NoError(t, err)
 	return s
 }
@@ -28,12 +28,12 @@ func look(t *testing.T, d supervise.Dir) supervise.State {
 func TestTheLockSaysThatItRunsNotTheNumber(t *testing.T) {
 	d := supervise.Dir(t.TempDir())
 	assert.Equal(t, supervise.State{}, look(t, d))
-	hold, err := d.Take()
+	hold, err := d.Lock()
 	require.NoError(t, err)
 	s := look(t, d)
 	assert.True(t, s.Running)
 	assert.Equal(t, os.Getpid(), s.PID)
-	_, err = d.Take()
+	_, err = d.Lock()
 	assert.ErrorIs(t, err, supervise.ErrRunning)
 
 	// A number under the lock that is another program's is not believed.
@@ -50,7 +50,7 @@ func TestTheLockSaysThatItRunsNotTheNumber(t *testing.T) {
 	assert.False(t, look(t, d).Running)
 	require.NoError(t, os.WriteFile(d.PidFile(), fmt.Appendln(nil, os.Getpid()), 0o644))
 	assert.False(t, look(t, d).Running, "a number without the lock is nothing")
-	again, err := d.Take()
+	again, err := d.Lock()
 	require.NoError(t, err)
 	require.NoError(t, again.Release())
 }
@@ -80,7 +80,7 @@ func TestAStartThatEndsAtOnceSaysWhy(t *testing.T) {
 
 func TestAStartThatIsNeverHealthyIsEndedAndShowsTheLog(t *testing.T) {
 	d := program(t, `echo "line $LOG_LINE" >>"$LOG"; exec sleep 600`)
-	d.Bound = time.Second
+	d.StartTimeout = time.Second
 	d.Env = append(d.Env, "LOG="+d.Dir.Log(), "LOG_LINE=one")
 	pids := make(chan int, 1000)
 	d.Healthy = func(_ context.Context, pid int) (bool, error) {
@@ -169,7 +169,7 @@ func TestAStopIsFirmInTheEnd(t *testing.T) {
 	d.Grace = 10 * time.Millisecond
 	stopped, err := d.Stop(t.Context(), "a test")
 	require.NoError(t, err)
-	assert.Equal(t, supervise.Stopped{WasRunning: true, PID: cmd.Process.Pid, Killed: true}, stopped)
+	assert.Equal(t, supervise.StopResult{WasRunning: true, PID: cmd.Process.Pid, Killed: true}, stopped)
 	assert.ErrorContains(t, <-ended, "killed")
 }
 
@@ -180,7 +180,7 @@ func TestHelperProcess(t *testing.T) {
 		return
 	}
 	signal.Ignore(syscall.SIGTERM)
-	_, err := supervise.Dir(dir).Take()
+	_, err := supervise.Dir(dir).Lock()
 	require.NoError(t, err)
 	time.Sleep(time.Hour)
 }

@@ -16,9 +16,9 @@ const (
 	Retry
 	// Release sends the task back with no attempt used; others may go on.
 	Release
-	// Shut is Release for a cause that holds for every task: the processor stops claiming until
+	// Pause is Release for a cause that holds for every task: the processor stops claiming until
 	// the way to the API is open again.
-	Shut
+	Pause
 )
 
 // String returns the disposition's name in lower case.
@@ -30,8 +30,8 @@ func (d Disposition) String() string {
 		return "retry"
 	case Release:
 		return "release"
-	case Shut:
-		return "shut"
+	case Pause:
+		return "pause"
 	}
 	return fmt.Sprintf("disposition(%d)", int(d))
 }

@@ -129,9 +129,9 @@ func (a program) fix(c *cli.Context) error {
 
 // unrepaired is a task that was named and not repaired.
 type unrepaired struct {
-	TaskID string     `json:"task_id"`
-	State  task.State `json:"status"` // empty: there is no such task
-	Why    lang.Said  `json:"why"`
+	TaskID string       `json:"task_id"`
+	State  task.State   `json:"status"` // empty: there is no such task
+	Why    lang.Message `json:"why"`
 }
 
 // notRepaired says of each task that was named why it was not repaired.
@@ -145,15 +145,15 @@ func notRepaired(ctx context.Context, st *store.Store, o repair.Options, done re
 		u := unrepaired{TaskID: id, State: row.State}
 		switch {
 		case errors.Is(err, task.ErrNotFound):
-			u.Why = lang.Say(textNoSuchTask)
+			u.Why = lang.NewMessage(textNoSuchTask)
 		case err != nil:
 			return nil, err
 		case row.State != task.Processing:
-			u.Why = lang.Say(textNotStuck, row.State)
+			u.Why = lang.NewMessage(textNotStuck, row.State)
 		case o.UserID != "" && row.UserID != o.UserID:
-			u.Why = lang.Say(textAnothers)
+			u.Why = lang.NewMessage(textAnothers)
 		default:
-			u.Why = lang.Say(textTooYoung, o.OlderThan)
+			u.Why = lang.NewMessage(textTooYoung, o.OlderThan)
 		}
 		out = append(out, u)
 	}
@@ -168,7 +168,7 @@ func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, br
 			PerSecond   float64      `json:"tasks_per_second"`
 			NotRepaired []unrepaired `json:"not_repaired,omitempty"`
 			BrokenOff   bool         `json:"broken_off,omitempty"`
-		}{done, done.Took.Seconds(), done.Rate(), not, broken})
+		}{done, done.Duration.Seconds(), done.Rate(), not, broken})
 		if err != nil {
 			return err
 		}
@@ -177,9 +177,9 @@ func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, br
 	}
 	switch {
 	case broken:
-		return fmt.Errorf("broken off between two batches; %d stuck tasks are left; run it again to go on", done.Left)
-	case done.Left > 0 || len(not) > 0:
-		return app.ErrWrong
+		return fmt.Errorf("broken off between two batches; %d stuck tasks are left; run it again to go on", done.Remaining)
+	case done.Remaining > 0 || len(not) > 0:
+		return app.ErrUnhealthy
 	}
 	return nil
 }
@@ -198,12 +198,12 @@ func (a program) print(done repair.Report, not []unrepaired, l lang.Lang) {
 	case done.DryRun:
 		say(textWouldFail, n, done.Credits)
 	case done.Requeued:
-		say(textRequeued, n, done.Left)
+		say(textRequeued, n, done.Remaining)
 	default:
-		say(textFailed, n, done.Credits, done.Left)
+		say(textFailed, n, done.Credits, done.Remaining)
 	}
 	if n > 0 && !done.DryRun {
-		say(textRate, done.Took.Round(time.Millisecond), done.Rate())
+		say(textRate, done.Duration.Round(time.Millisecond), done.Rate())
 	}
 	for _, u := range not {
 		say(textNotRepaired, u.TaskID, u.Why.In(l))
@@ -220,14 +220,14 @@ func (a program) audit(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		broken := store.Broken(rules)
+		broken := store.CountViolations(rules)
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"ok": broken == 0, "broken": broken, "rules": rules})
 		} else {
 			repair.PrintAudit(a.Stdout, rules, l)
 		}
 		if err == nil && broken > 0 {
-			err = app.ErrWrong
+			err = app.ErrUnhealthy
 		}
 		return err
 	})

@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/settings"
@@ -66,14 +66,14 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
-	ask, closeAPI := api.Prober(s)
+	ask, closeAPI := apiclient.Prober(s)
 	defer closeAPI()
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
 
 	release, err := monitor.Lock(s.LogDir)
-	if errors.Is(err, monitor.ErrBusy) && !c.Bool("watch") {
-		return a.Say(c, lang.Text{EN: "%v; nothing to do", ZH: "另一轮监控正在本机运行，无事可做（%v）"}, err)
+	if errors.Is(err, monitor.ErrPassRunning) && !c.Bool("watch") {
+		return a.Print(c, lang.Text{EN: "%v; nothing to do", ZH: "另一轮监控正在本机运行，无事可做（%v）"}, err)
 	}
 	if err != nil {
 		return err
@@ -96,14 +96,14 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, Silent: api.Silent(ctx, s.StatusAddr),
-		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingAfter: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
+		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
+		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
 		Log: log, Redact: a.Redact.String,
 	})
 	if c.Bool("watch") {
 		return a.watch(ctx, c, m, log)
 	}
-	report, err := m.Round(ctx)
+	report, err := m.Pass(ctx)
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (a program) report(c *cli.Context, r monitor.Report, l lang.Lang) error {
 		}
 	}
 	if len(r.Problems) > 0 {
-		return app.ErrWrong
+		return app.ErrUnhealthy
 	}
 	return nil
 }
@@ -170,9 +170,9 @@ func (a program) watch(ctx context.Context, c *cli.Context, m *monitor.Monitor, 
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		report, err := m.Round(ctx)
+		report, err := m.Pass(ctx)
 		if err != nil {
-			report.Problems = append(report.Problems, lang.Say(lang.Text{EN: "%s"}, a.Redact.String(err.Error())))
+			report.Problems = append(report.Problems, lang.NewMessage(lang.Text{EN: "%s"}, a.Redact.String(err.Error())))
 		}
 		mu.Lock()
 		last = report

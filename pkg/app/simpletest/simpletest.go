@@ -13,7 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/lang"
@@ -54,7 +54,7 @@ func (a program) test(c *cli.Context) error {
 	if err != nil {
 		return a.refused(c, err, l)
 	}
-	client, transport, err := api.New(s)
+	client, transport, err := apiclient.New(s)
 	if err != nil {
 		return a.refused(c, err, l)
 	}
@@ -63,7 +63,7 @@ func (a program) test(c *cli.Context) error {
 	if err != nil {
 		return a.refused(c, &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}, l)
 	}
-	direct, other, err := api.OtherWays(s, base)
+	direct, other, err := apiclient.AlternativeRoutes(s, base)
 	if err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (a program) test(c *cli.Context) error {
 		return err
 	}
 	if !report.OK {
-		return app.ErrWrong
+		return app.ErrUnhealthy
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func atV1(s settings.Settings) settings.Settings {
 // asker returns what asks the API by a given way.
 func asker(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 	return func(by *proxy.Transport) diagnosis.API {
-		client, err := api.Over(s, by)
+		client, err := apiclient.NewOver(s, by)
 		if err != nil {
 			return unable{err}
 		}
@@ -124,7 +124,7 @@ func asker(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 // unable is an API that can't be asked.
 type unable struct{ err error }
 
-func (u unable) Models(context.Context) ([]string, error) { return nil, u.err }
+func (u unable) ListModels(context.Context) ([]string, error) { return nil, u.err }
 
 // makeOne makes one picture into test-results/ and says where it is.
 func makeOne(ctx context.Context, s settings.Settings, client *imageapi.Client) (string, error) {
@@ -142,7 +142,7 @@ func makeOne(ctx context.Context, s settings.Settings, client *imageapi.Client) 
 	if err != nil {
 		return "", err
 	}
-	if _, err := client.Make(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, draft); err != nil {
+	if _, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, draft); err != nil {
 		return "", errors.Join(err, draft.Discard())
 	}
 	made, err := draft.Publish(task.Lease{TaskID: "simple-test-" + time.Now().Format("20060102-150405"), Epoch: 1})

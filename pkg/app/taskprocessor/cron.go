@@ -17,8 +17,8 @@ const cronInterval = 5 * time.Minute
 
 // cron is whether the crontab of this user has the entries that monitoring-setup.sh puts there.
 type cron struct {
-	Present bool      `json:"present"`
-	Detail  lang.Said `json:"detail"`
+	Present bool         `json:"present"`
+	Detail  lang.Message `json:"detail"`
 }
 
 // lookAtCron reads the user's crontab. The entries are known by the marker with the project's directory.
@@ -27,16 +27,16 @@ func lookAtCron(ctx context.Context) cron {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "crontab", "-l").Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return cron{Detail: lang.Say(textCronMissing)}
+		return cron{Detail: lang.NewMessage(textCronMissing)}
 	}
 	if err != nil {
-		return cron{Detail: lang.Say(textCronNoTable)}
+		return cron{Detail: lang.NewMessage(textCronNoTable)}
 	}
 	project, err := projectDir()
 	if err == nil && bytes.Contains(out, []byte("# BEGIN imagetasks "+project+"\n")) {
-		return cron{Present: true, Detail: lang.Say(textCronThere)}
+		return cron{Present: true, Detail: lang.NewMessage(textCronThere)}
 	}
-	return cron{Detail: lang.Say(textCronNotThere)}
+	return cron{Detail: lang.NewMessage(textCronNotThere)}
 }
 
 // projectDir is where the programs' bin/ stands.

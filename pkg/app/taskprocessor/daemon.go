@@ -26,12 +26,12 @@ func (a program) withDaemon(c *cli.Context, do func(context.Context, *supervise.
 func (a program) start(c *cli.Context) error {
 	return a.withDaemon(c, func(ctx context.Context, d *supervise.Daemon) error {
 		if c.Bool("unless-stopped") {
-			state, err := d.Dir.Look()
+			state, err := d.Dir.Inspect()
 			if err != nil {
 				return err
 			}
 			if state.Stopped != nil {
-				return a.Say(c, textLeftStopped, state.Stopped.By, local(state.Stopped.At))
+				return a.Print(c, textLeftStopped, state.Stopped.By, local(state.Stopped.At))
 			}
 		}
 		pid, already, err := d.Start(ctx)
@@ -39,9 +39,9 @@ func (a program) start(c *cli.Context) error {
 			return err
 		}
 		if already {
-			return a.Say(c, textRunsAlready, pid)
+			return a.Print(c, textRunsAlready, pid)
 		}
-		return a.Say(c, textRunsNow, pid, d.Dir.Log())
+		return a.Print(c, textRunsNow, pid, d.Dir.Log())
 	})
 }
 
@@ -67,28 +67,28 @@ func (a program) stop(c *cli.Context) error {
 	case err != nil:
 		return err
 	case !stopped.WasRunning:
-		return a.Say(c, textWasNotRunning)
+		return a.Print(c, textWasNotRunning)
 	case stopped.Killed:
-		return a.Say(c, textKilled, stopped.PID)
+		return a.Print(c, textKilled, stopped.PID)
 	}
-	return a.Say(c, textStopped, stopped.PID)
+	return a.Print(c, textStopped, stopped.PID)
 }
 
 func (a program) restart(c *cli.Context) error {
 	return a.withDaemon(c, func(ctx context.Context, d *supervise.Daemon) error {
 		if c.Bool("if-running") {
-			state, err := d.Dir.Look()
+			state, err := d.Dir.Inspect()
 			if err != nil {
 				return err
 			}
 			if !state.Running || !state.Wanted {
-				return a.Say(c, textNoneRuns)
+				return a.Print(c, textNoneRuns)
 			}
 		}
 		pid, err := d.Restart(ctx)
 		if err != nil {
 			return err
 		}
-		return a.Say(c, textRunsNow, pid, d.Dir.Log())
+		return a.Print(c, textRunsNow, pid, d.Dir.Log())
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 	"imagetasks/internal/demo"
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/logging"
 	"imagetasks/pkg/settings"
 )
@@ -42,12 +42,12 @@ func (a program) demo(c *cli.Context) error {
 	}
 	conf := demo.Config{Lang: l, Dir: dir, Out: a.Stdout, Terminal: app.IsTerminal(a.Stdout), Redact: a.Redact, LogFile: filepath.Join(dir, processorLog)}
 	if s.APIKey != "" {
-		client, transport, err := api.New(s)
+		client, transport, err := apiclient.New(s)
 		if err != nil {
 			return err
 		}
 		defer transport.CloseIdleConnections()
-		conf.API, conf.APIRoute = client, api.Route(transport, s)
+		conf.API, conf.APIRoute = client, apiclient.Route(transport, s)
 	}
 	log, closer, err := a.demoLog(s, conf.LogFile)
 	if err != nil {
@@ -60,7 +60,7 @@ func (a program) demo(c *cli.Context) error {
 	if err := demo.Run(ctx, conf); err != nil {
 		if errors.Is(err, demo.ErrUnexpected) {
 			a.Printf("%v; see %s\n", err, conf.LogFile)
-			return app.ErrWrong
+			return app.ErrUnhealthy
 		}
 		return err
 	}

@@ -58,7 +58,7 @@ func (s screen) print(o overview, now time.Time) {
 		if k.Host == o.Host && (k.PID == o.Here.PID || !k.Alive) {
 			continue
 		}
-		s.line(titleNone, textAlso, k.Host, k.PID, local(k.Started), short(k.Silent))
+		s.line(titleNone, textAlso, k.Host, k.PID, local(k.StartedAt), short(k.Silent))
 	}
 	var states []string
 	for _, state := range task.States() {
@@ -80,7 +80,7 @@ func (s screen) print(o overview, now time.Time) {
 	if o.Monitor == nil {
 		s.line(titleMonitor, textNoRound)
 	} else {
-		s.line(titleMonitor, textPlain, local(o.Monitor.Round)+"  "+lang.Text{EN: o.Monitor.Summary, ZH: o.Monitor.SummaryZH}.In(s.Lang))
+		s.line(titleMonitor, textPlain, local(o.Monitor.LastPass)+"  "+lang.Text{EN: o.Monitor.Summary, ZH: o.Monitor.SummaryZH}.In(s.Lang))
 	}
 	s.line(titleCron, textPlain, o.Cron.Detail.In(s.Lang))
 	s.checks(o)
@@ -103,7 +103,7 @@ func (s screen) checks(o overview) {
 		if c.Action != "" {
 			action = "; " + c.Action
 		}
-		s.line(title, textPlain, fmt.Sprintf("%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.What, c.Result, c.Millis, action))
+		s.line(title, textPlain, fmt.Sprintf("%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.Name, c.Result, c.Millis, action))
 	}
 }
 
@@ -123,20 +123,20 @@ func (s screen) api(o overview) {
 		if k.Host != o.Host || !k.Alive {
 			continue
 		}
-		if len(k.Says.Ways) > 1 {
-			s.proxies(k.Says.Ways)
+		if len(k.Says.Upstreams) > 1 {
+			s.proxies(k.Says.Upstreams)
 		}
 		s.rate(k.Says)
 		return
 	}
 }
 
-func (s screen) proxies(ways []proxy.State) {
+func (s screen) proxies(ways []proxy.UpstreamState) {
 	title := titleProxies
 	for _, w := range ways {
 		text := s.paint(green, "✓") + " " + textServes.In(s.Lang, w.Proxy, w.Served)
-		if w.LeftOut {
-			text = s.paint(red, "✗") + " " + textLeftOut.In(s.Lang, w.Proxy, local(w.Since), w.Next.Local().Format(time.TimeOnly), w.Reason)
+		if w.Ejected {
+			text = s.paint(red, "✗") + " " + textLeftOut.In(s.Lang, w.Proxy, local(w.Since), w.RetryAt.Local().Format(time.TimeOnly), w.Reason)
 		}
 		s.line(title, textPlain, text)
 		title = titleNone
@@ -145,14 +145,14 @@ func (s screen) proxies(ways []proxy.State) {
 
 func (s screen) rate(says processor.Status) {
 	var parts []string
-	if says.Rate > 0 {
-		parts = append(parts, textOurRate.In(s.Lang, says.Rate))
+	if says.RateLimit > 0 {
+		parts = append(parts, textOurRate.In(s.Lang, says.RateLimit))
 	}
 	if !says.RateLimited.IsZero() {
 		parts = append(parts, textPaused.In(s.Lang, says.RateLimited.Local().Format(time.TimeOnly)))
 	}
-	if !says.Limits.IsZero() {
-		parts = append(parts, textAPILimits.In(s.Lang, says.Limits.At.Local().Format(time.TimeOnly), says.Limits))
+	if !says.APIRateLimits.IsZero() {
+		parts = append(parts, textAPILimits.In(s.Lang, says.APIRateLimits.At.Local().Format(time.TimeOnly), says.APIRateLimits))
 	}
 	if len(parts) > 0 {
 		s.line(titleRate, textPlain, strings.Join(parts, textSemicolon.In(s.Lang)))
@@ -165,10 +165,10 @@ func (s screen) apiSeen(o overview) string {
 	for _, k := range o.Known {
 		switch {
 		case k.Host != o.Host || !k.Alive:
-		case !k.Says.APIShut.IsZero():
-			return textShutSince.In(s.Lang, local(k.Says.APIShut))
-		case !k.Says.APIAnswered.IsZero():
-			return textAnsweredAt.In(s.Lang, local(k.Says.APIAnswered))
+		case !k.Says.APIUnreachableSince.IsZero():
+			return textShutSince.In(s.Lang, local(k.Says.APIUnreachableSince))
+		case !k.Says.APIRespondedAt.IsZero():
+			return textAnsweredAt.In(s.Lang, local(k.Says.APIRespondedAt))
 		}
 	}
 	switch {
@@ -183,9 +183,9 @@ func (s screen) apiSeen(o overview) string {
 // here says how this host's processor stands.
 func (s screen) here(o overview) string {
 	switch o.Here.Verdict {
-	case supervise.OnPurpose:
+	case supervise.StoppedByOperator:
 		return textOnPurpose.In(s.Lang, o.Here.Stopped.By, local(o.Here.Stopped.At))
-	case supervise.Never:
+	case supervise.NeverStarted:
 		return textNever.In(s.Lang)
 	case supervise.Dead:
 		return s.paint(red, textDead.In(s.Lang))
@@ -196,7 +196,7 @@ func (s screen) here(o overview) string {
 	}
 	for _, k := range o.Known {
 		if k.Host == o.Host && k.PID == o.Here.PID {
-			return textHere.In(s.Lang, verdict, k.PID, local(k.Started), k.Version, short(k.Silent), k.Says.InHand, k.Says.Concurrency)
+			return textHere.In(s.Lang, verdict, k.PID, local(k.StartedAt), k.Version, short(k.Silent), k.Says.InFlight, k.Says.Concurrency)
 		}
 	}
 	return textNoBeat.In(s.Lang, verdict, o.Here.PID)

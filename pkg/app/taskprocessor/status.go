@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
@@ -31,12 +31,12 @@ type overview struct {
 	Here      monitor.Processor  `json:"processor"`
 	Known     []known            `json:"processors"` // on every host, as the database knows them
 	States    map[task.State]int `json:"tasks"`
-	Queue     store.Queue        `json:"queue"`
+	Queue     store.QueueStats   `json:"queue"`
 	OldestDue float64            `json:"oldest_due_seconds"`
 	LastHour  map[string]closed  `json:"last_hour"` // completed and failed
 	Refunds   refunds            `json:"refunds_today"`
 	Checks    []health.Check     `json:"health_checks"` // of this host's processor, the latest first
-	Route     lang.Said          `json:"api_route"`
+	Route     lang.Message       `json:"api_route"`
 	Monitor   *monitor.State     `json:"monitor"` // null: no round was made here
 	Cron      cron               `json:"cron"`
 	Problems  []problem          `json:"problems"`
@@ -62,8 +62,8 @@ type refunds struct {
 
 // problem is what is wrong, and the next thing to do about it.
 type problem struct {
-	What lang.Said `json:"what"`
-	Do   string    `json:"do"`
+	What lang.Message `json:"check"`
+	Do   string       `json:"do"`
 }
 
 func (a program) status(c *cli.Context) error {
@@ -82,7 +82,7 @@ func (a program) status(c *cli.Context) error {
 			screen{a.App, l, a.Colors(a.Stdout)}.print(o, time.Now())
 		}
 		if err == nil && len(o.Problems) > 0 {
-			err = app.ErrWrong
+			err = app.ErrUnhealthy
 		}
 		return err
 	})
@@ -92,14 +92,14 @@ func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, 
 	o := overview{Version: app.BuildVersion(), Host: app.Hostname(), Problems: []problem{}, Known: []known{},
 		LastHour: map[string]closed{}, Checks: []health.Check{}}
 	var err error
-	if o.States, err = st.States(ctx); err != nil {
+	if o.States, err = st.CountByState(ctx); err != nil {
 		return o, err
 	}
-	if o.Queue, err = st.Queue(ctx, s.StuckAfter); err != nil {
+	if o.Queue, err = st.QueueStats(ctx, s.StuckAfter); err != nil {
 		return o, err
 	}
 	o.OldestDue = o.Queue.OldestDue.Seconds()
-	recent, err := st.Recent(ctx, time.Hour)
+	recent, err := st.ClosedWithin(ctx, time.Hour)
 	if err != nil {
 		return o, err
 	}
@@ -113,12 +113,12 @@ func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, 
 	if err := a.lookHere(ctx, c, s, st, &o); err != nil {
 		return o, err
 	}
-	_, transport, err := api.New(s)
+	_, transport, err := apiclient.New(s)
 	if err == nil {
 		o.Route = route(transport, s)
 		transport.CloseIdleConnections()
 	} else {
-		o.Route = lang.Say(textNotAtAll, a.Redact.String(err.Error()))
+		o.Route = lang.NewMessage(textNotAtAll, a.Redact.String(err.Error()))
 	}
 	if last, ok := monitor.LastState(s.LogDir); ok {
 		o.Monitor = &last
@@ -136,11 +136,11 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	}
 	said := (*status.Report)(nil)
 	if s.StatusAddr != "" {
-		said = status.Ask(ctx, s.StatusAddr)
+		said = status.Fetch(ctx, s.StatusAddr)
 	}
 	m := monitor.New(monitor.Config{Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: o.Host, HungAfter: s.HungAfter,
-		Silent: func(pid int) (time.Duration, bool) { return said.SilentFor(pid) }})
-	if o.Here, err = m.Judge(ctx); err != nil {
+		SilentFor: func(pid int) (time.Duration, bool) { return said.SilentFor(pid) }})
+	if o.Here, err = m.InspectProcessor(ctx); err != nil {
 		return err
 	}
 	rows, err := st.Processors(ctx)
@@ -148,8 +148,8 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 		return err
 	}
 	for _, row := range rows {
-		k := known{Processor: row, Silent: row.Silent.Seconds(), Alive: row.Silent <= s.HungAfter}
-		if row.Host == o.Host && !supervise.Lives(row.PID) {
+		k := known{Processor: row, Silent: row.SilentFor.Seconds(), Alive: row.SilentFor <= s.HungAfter}
+		if row.Host == o.Host && !supervise.ProcessExists(row.PID) {
 			k.Alive = false // it died since its last sign of life
 		}
 		if err := json.Unmarshal(row.Report, &k.Says); err != nil {
@@ -167,15 +167,15 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 }
 
 // route says which way the API is reached.
-func route(t *proxy.Transport, s settings.Settings) lang.Said {
+func route(t *proxy.Transport, s settings.Settings) lang.Message {
 	u, err := url.Parse(s.BaseURL)
 	if err != nil {
-		return lang.Say(textNotAtAll, "OPENAI_BASE_URL")
+		return lang.NewMessage(textNotAtAll, "OPENAI_BASE_URL")
 	}
 	if via := t.Via(u); len(via) > 0 {
-		return lang.Say(textThrough, strings.Join(via, ", "))
+		return lang.NewMessage(textThrough, strings.Join(via, ", "))
 	}
-	return lang.Say(textDirectly)
+	return lang.NewMessage(textDirectly)
 }
 
 // proxyPatience is how long one proxy of several may be left out before that counts as a problem.
@@ -184,19 +184,21 @@ const proxyPatience = time.Minute
 // problems says what is wrong, the worst first, each with the next thing to do.
 func problems(o overview) []problem {
 	out := []problem{}
-	add := func(do string, what lang.Text, args ...any) { out = append(out, problem{lang.Say(what, args...), do}) }
+	add := func(do string, what lang.Text, args ...any) {
+		out = append(out, problem{lang.NewMessage(what, args...), do})
+	}
 	alive := 0
 	for _, k := range o.Known {
 		if !k.Alive {
 			continue
 		}
 		alive++
-		if !k.Says.APIShut.IsZero() {
-			add("simple-test", textProblemShut, k.Says.APIShut.Local().Format(time.TimeOnly), k.Says.APIReason)
+		if !k.Says.APIUnreachableSince.IsZero() {
+			add("simple-test", textProblemShut, k.Says.APIUnreachableSince.Local().Format(time.TimeOnly), k.Says.APIError)
 			continue
 		}
-		for _, w := range k.Says.Ways {
-			if w.LeftOut && time.Since(w.Since) > proxyPatience {
+		for _, w := range k.Says.Upstreams {
+			if w.Ejected && time.Since(w.Since) > proxyPatience {
 				add("simple-test", textProblemProxy, w.Proxy, w.Since.Local().Format(time.DateTime), w.Reason)
 			}
 		}
@@ -206,11 +208,11 @@ func problems(o overview) []problem {
 		add("task-processor start", textProblemDead)
 	case supervise.Hung:
 		add("task-processor restart", textProblemHung, o.Here.PID, o.Here.Silent)
-	case supervise.OnPurpose:
+	case supervise.StoppedByOperator:
 		if alive == 0 && o.Queue.Due > 0 {
 			add("task-processor start", textProblemStopped, o.Queue.Due, o.Here.Stopped.By)
 		}
-	case supervise.Never:
+	case supervise.NeverStarted:
 		if alive == 0 && o.Queue.Due > 0 {
 			add("task-processor start", textProblemNone, o.Queue.Due)
 		}
@@ -221,8 +223,8 @@ func problems(o overview) []problem {
 	if o.Monitor != nil && !o.Monitor.API.OK && !o.Monitor.API.At.IsZero() {
 		add("simple-test", textProblemAPI, o.Monitor.API.At.Local().Format(time.TimeOnly), o.Monitor.API.Error)
 	}
-	if o.Monitor != nil && o.Cron.Present && time.Since(o.Monitor.Round) > 3*cronInterval {
-		add(textLookAtCron, textProblemRound, o.Monitor.Round.Local().Format(time.DateTime))
+	if o.Monitor != nil && o.Cron.Present && time.Since(o.Monitor.LastPass) > 3*cronInterval {
+		add(textLookAtCron, textProblemRound, o.Monitor.LastPass.Local().Format(time.DateTime))
 	}
 	return out
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/api"
+	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -75,7 +75,7 @@ func (a program) run(c *cli.Context) error {
 		return err
 	}
 	once := c.Bool("once")
-	if _, given := app.Given(c, "status-addr"); once && !given {
+	if _, given := app.FlagValue(c, "status-addr"); once && !given {
 		// A run that ends by itself has nothing to show, and may stand beside the daemon.
 		s.StatusAddr = ""
 	}
@@ -84,7 +84,7 @@ func (a program) run(c *cli.Context) error {
 
 // work runs a processor with everything around it.
 func (a program) work(ctx context.Context, s settings.Settings, once, background bool) (err error) {
-	client, transport, err := api.New(s)
+	client, transport, err := apiclient.New(s)
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}()
 	transport.OnChange(tellOfProxies(log))
 	if !once {
-		hold, err := supervise.Dir(s.LogDir).Take()
+		hold, err := supervise.Dir(s.LogDir).Lock()
 		switch {
 		case errors.Is(err, supervise.ErrRunning) && !background:
 			log.Info("another processor holds the pid file; this one works beside it, and nobody looks after it")
@@ -120,7 +120,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 
 	var p *processor.Processor
-	ctx, stop := a.UntilSignal(ctx, func() { p.Hurry() })
+	ctx, stop := a.UntilSignal(ctx, func() { p.StopNow() })
 	defer stop()
 	st, err := a.OpenStore(ctx, s)
 	if err != nil {
@@ -129,11 +129,11 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer st.Close()
 	p = processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
-		BeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
+		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: tellSystemd(log), Rate: s.Rate, PendingAfter: s.PendingTimeout, Limits: client.Limits,
-		Ways:   func() []proxy.State { return api.Ways(transport, s) },
-		Revive: func(ctx context.Context) { api.Revive(ctx, transport, s) },
+		Observe: tellSystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, APIRateLimits: client.RateLimits,
+		Upstreams:    func() []proxy.UpstreamState { return apiclient.Upstreams(transport, s) },
+		RetryEjected: func(ctx context.Context) { apiclient.RetryEjected(ctx, transport, s) },
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, source(p, st, s))
@@ -143,7 +143,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		defer func() { err = errors.Join(err, server.Close()) }()
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
-	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the API is reached %s", app.BuildVersion(), api.Route(transport, s))
+	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
 	if once {
 		err = p.RunOnce(ctx)
 	} else {
@@ -151,20 +151,20 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	counts := p.Status().Counts
 	log.Infof("task-processor ends: %d completed, %d failed, %d to be tried again, %d released",
-		counts[processor.Completed], counts[processor.Failed], counts[processor.Retried], counts[processor.Released])
-	if errors.Is(err, processor.ErrShut) {
+		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])
+	if errors.Is(err, processor.ErrAPIUnavailable) {
 		log.Error(err.Error())
-		return app.ErrWrong
+		return app.ErrUnhealthy
 	}
 	return err
 }
 
 // tellOfProxies logs which proxies of several are left out, and which serve again.
-func tellOfProxies(log logrus.FieldLogger) func(proxy.State) {
-	return func(s proxy.State) {
-		if s.LeftOut {
+func tellOfProxies(log logrus.FieldLogger) func(proxy.UpstreamState) {
+	return func(s proxy.UpstreamState) {
+		if s.Ejected {
 			log.WithFields(logrus.Fields{"code": string(s.Code), "proxy": s.Proxy}).Warnf("a proxy is left out, and tried again from %s: %s",
-				s.Next.Local().Format(time.TimeOnly), s.Reason)
+				s.RetryAt.Local().Format(time.TimeOnly), s.Reason)
 			return
 		}
 		log.WithField("proxy", s.Proxy).Info("a proxy serves again")
@@ -175,7 +175,7 @@ func tellOfProxies(log logrus.FieldLogger) func(proxy.State) {
 // (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html).
 func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 	return func(e processor.Event) {
-		if e.Kind != processor.Alive {
+		if e.Kind != processor.EventHeartbeat {
 			return
 		}
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\n"+daemon.SdNotifyWatchdog); err != nil {
@@ -186,7 +186,7 @@ func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 
 func source(p *processor.Processor, st *store.Store, s settings.Settings) status.Source {
 	return status.Source{Version: app.BuildVersion(), Processor: p.Status,
-		Queue: func(ctx context.Context) (store.Queue, error) { return st.Queue(ctx, s.StuckAfter) }}
+		Queue: func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }}
 }
 
 func (a program) migrate(c *cli.Context) error {
@@ -227,7 +227,7 @@ func (a program) migrate(c *cli.Context) error {
 	if err := st.CheckSchema(ctx); err != nil {
 		return err
 	}
-	return a.Say(c, textSchema)
+	return a.Print(c, textSchema)
 }
 
 // workerName is how this process is known in leased_by.

@@ -132,7 +132,7 @@ func (a program) cancel(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.Say(c, textCancelled, refund.TaskID, refund.Credits, refund.UserID)
+		return a.Print(c, textCancelled, refund.TaskID, refund.Credits, refund.UserID)
 	})
 }
 
@@ -166,14 +166,14 @@ func (a program) grant(c *cli.Context) error {
 		return app.Usagef("--credits must be from 1 to 1000000000")
 	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		balance, err := st.Grant(ctx, user, credits, c.String("reason"))
+		balance, err := st.GrantCredits(ctx, user, credits, c.String("reason"))
 		if err != nil {
 			return err
 		}
 		if c.Bool("json") {
 			return a.PrintJSON(map[string]any{"user_id": user, "granted": credits, "credits": balance})
 		}
-		return a.Say(c, textGranted, credits, user, balance)
+		return a.Print(c, textGranted, credits, user, balance)
 	})
 }
 
@@ -197,16 +197,16 @@ func (a program) show(c *cli.Context) error {
 		}
 		if c.Bool("json") {
 			return a.PrintJSON(struct {
-				UserID  string           `json:"user_id"`
-				Credits int              `json:"credits"`
-				Ledger  []store.Movement `json:"ledger"`
-			}{user, balance, append([]store.Movement{}, moves...)})
+				UserID  string              `json:"user_id"`
+				Credits int                 `json:"credits"`
+				Ledger  []store.LedgerEntry `json:"ledger"`
+			}{user, balance, append([]store.LedgerEntry{}, moves...)})
 		}
-		if err := a.Say(c, textBalance, user, balance); err != nil {
+		if err := a.Print(c, textBalance, user, balance); err != nil {
 			return err
 		}
 		for _, m := range moves {
-			a.Printf("%s  %-6s %+6d  = %-6d %s %s\n", m.At.Local().Format(time.DateTime), m.Kind, m.Amount, m.BalanceAfter, m.TaskID, m.Reason)
+			a.Printf("%s  %-6s %+6d  = %-6d %s %s\n", m.CreatedAt.Local().Format(time.DateTime), m.Kind, m.Amount, m.BalanceAfter, m.TaskID, m.Reason)
 		}
 		return nil
 	})

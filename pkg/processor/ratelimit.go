@@ -18,15 +18,15 @@ func newPace(perMinute int) *rate.Limiter {
 
 // paced returns how many of the tasks that there is room for may be claimed now, and how long to wait before the next.
 func (p *Processor) paced(free int) (allowed int, wait time.Duration) {
-	if p.pace.Limit() == rate.Inf {
+	if p.rateLimiter.Limit() == rate.Inf {
 		return free, p.conf.PollInterval
 	}
 	now := time.Now()
-	allowed = min(free, int(p.pace.TokensAt(now)))
-	missing := 1 + float64(allowed) - p.pace.TokensAt(now)
+	allowed = min(free, int(p.rateLimiter.TokensAt(now)))
+	missing := 1 + float64(allowed) - p.rateLimiter.TokensAt(now)
 	if allowed == free {
 		return allowed, p.conf.PollInterval
 	}
-	wait = time.Duration(missing / float64(p.pace.Limit()) * float64(time.Second))
+	wait = time.Duration(missing / float64(p.rateLimiter.Limit()) * float64(time.Second))
 	return allowed, min(max(wait, time.Millisecond), p.conf.PollInterval)
 }

@@ -16,10 +16,10 @@ const (
 	longestFlap = 5 * time.Minute // before a gate is opened that shut again at once each time
 )
 
-// gate says whether tasks may be claimed. It is shut by a failure that holds for every task, and
+// apiBreaker says whether tasks may be claimed. It is shut by a failure that holds for every task, and
 // opened by a probe. A probe proves that there is a connection; whether the API works, a single task
 // shows that goes first. It pauses for rate limits. The zero value is open. It is safe for concurrent use.
-type gate struct {
+type apiBreaker struct {
 	mu     sync.Mutex
 	cause  *task.Error // nil: open
 	since  time.Time
@@ -35,7 +35,7 @@ type gate struct {
 }
 
 // shut shuts the gate and reports whether it was open.
-func (g *gate) shut(now time.Time, cause *task.Error) bool {
+func (g *apiBreaker) shut(now time.Time, cause *task.Error) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause != nil {
@@ -50,14 +50,14 @@ func (g *gate) shut(now time.Time, cause *task.Error) bool {
 }
 
 // reason returns why the gate is shut, nil when it is open.
-func (g *gate) reason() *task.Error {
+func (g *apiBreaker) reason() *task.Error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.cause
 }
 
 // wait returns how long nothing may be claimed, and whether it is time to probe.
-func (g *gate) wait(now time.Time) (wait time.Duration, probe bool) {
+func (g *apiBreaker) wait(now time.Time) (wait time.Duration, probe bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause == nil {
@@ -70,7 +70,7 @@ func (g *gate) wait(now time.Time) (wait time.Duration, probe bool) {
 }
 
 // stillShut notes a probe that failed, and returns the wait until the next.
-func (g *gate) stillShut(now time.Time, cause *task.Error) time.Duration {
+func (g *apiBreaker) stillShut(now time.Time, cause *task.Error) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.probes++
@@ -84,7 +84,7 @@ func (g *gate) stillShut(now time.Time, cause *task.Error) time.Duration {
 
 // open opens the gate after a probe that passed: for all where no connection could be made before, unless that keeps
 // happening, else for one task. Where tasks kept failing behind such a probe, it first waits longer each time, and returns that wait.
-func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
+func (g *apiBreaker) open(now time.Time) (wait, shutFor time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.flaps > 0 {
@@ -101,7 +101,7 @@ func (g *gate) open(now time.Time) (wait, shutFor time.Duration) {
 
 // passed notes that an attempt which began then got an answer from the API. It reports whether that
 // ended a trial.
-func (g *gate) passed(began time.Time) bool {
+func (g *apiBreaker) passed(began time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause != nil || began.Before(g.opened) {
@@ -113,7 +113,7 @@ func (g *gate) passed(began time.Time) bool {
 }
 
 // limit returns how many tasks may be in hand.
-func (g *gate) limit(concurrency int) int {
+func (g *apiBreaker) limit(concurrency int) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.trial {
@@ -124,7 +124,7 @@ func (g *gate) limit(concurrency int) int {
 
 // pause keeps everyone from claiming for as long as the API asked, or for a growing while where it
 // didn't say, and returns that time.
-func (g *gate) pause(now time.Time, retryAfter time.Duration) time.Duration {
+func (g *apiBreaker) pause(now time.Time, retryAfter time.Duration) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if now.After(g.paused) {

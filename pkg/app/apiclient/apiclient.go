@@ -1,5 +1,5 @@
-// Package api wires the image API's client from the settings.
-package api
+// Package apiclient wires the image API's client from the settings.
+package apiclient
 
 import (
 	"context"
@@ -28,12 +28,12 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := Over(s, transport)
+	client, err := NewOver(s, transport)
 	return client, transport, err
 }
 
-// Over returns the image API's client over a transport.
-func Over(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
+// NewOver returns the image API's client over a transport.
+func NewOver(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
 		Transport: transport, MaxBytes: s.ImageMaxBytes})
 	if err != nil {
@@ -45,9 +45,9 @@ func Over(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, er
 // localProxy is where the common local proxies (Clash and its like) listen.
 const localProxy = "127.0.0.1:7890"
 
-// OtherWays returns the way to the API without a proxy, and, where the settings take none, the way through one: one that
+// AlternativeRoutes returns the way to the API without a proxy, and, where the settings take none, the way through one: one that
 // NO_PROXY keeps out, or one that listens where local proxies do. other is nil where there is none.
-func OtherWays(s settings.Settings, base *url.URL) (direct, other *proxy.Transport, err error) {
+func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy.Transport, err error) {
 	if direct, err = newTransport(s, proxy.Env{}); err != nil {
 		return nil, nil, err
 	}
@@ -80,33 +80,33 @@ func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle fun
 	return client.Probe, transport.CloseIdleConnections
 }
 
-// Silent asks the processor on a status address how long ago it gave a sign of life.
-func Silent(ctx context.Context, addr string) func(pid int) (time.Duration, bool) {
+// SilentFor asks the processor on a status address how long ago it gave a sign of life.
+func SilentFor(ctx context.Context, addr string) func(pid int) (time.Duration, bool) {
 	return func(pid int) (time.Duration, bool) {
 		if addr == "" {
 			return 0, false
 		}
-		return status.Ask(ctx, addr).SilentFor(pid)
+		return status.Fetch(ctx, addr).SilentFor(pid)
 	}
 }
 
 // reviveBound is how long a proxy that is left out may take over a trial.
 const reviveBound = time.Minute
 
-// Revive tries the proxies that are left out and due, each by a question to the API that costs nothing. What came of it
+// RetryEjected tries the proxies that are left out and due, each by a question to the API that costs nothing. What came of it
 // shows in Ways.
-func Revive(ctx context.Context, t *proxy.Transport, s settings.Settings) {
+func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) {
 	ctx, cancel := context.WithTimeout(ctx, reviveBound)
 	defer cancel()
-	for _, due := range t.Due() {
-		if client, err := Over(s, due); err == nil {
+	for _, due := range t.RetryableUpstreams() {
+		if client, err := NewOver(s, due); err == nil {
 			_ = client.Probe(ctx)
 		}
 	}
 }
 
-// Ways says how the ways to the API stand.
-func Ways(t *proxy.Transport, s settings.Settings) []proxy.State {
+// Upstreams says how the ways to the API stand.
+func Upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
 	u, err := url.Parse(s.BaseURL)
 	if err != nil {
 		return nil

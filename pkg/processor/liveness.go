@@ -18,27 +18,27 @@ func (p *Processor) turn() {
 	p.turned = time.Now()
 }
 
-// turning reports whether the loop turns, or has ended in order.
-func (p *Processor) turning() bool {
+// stalled reports whether the loop turns, or has ended in order.
+func (p *Processor) stalled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.draining || time.Since(p.turned) < p.conf.PollInterval+p.conf.StallAfter
+	return p.draining || time.Since(p.turned) < p.conf.PollInterval+p.conf.StallTimeout
 }
 
 // signsOfLife tells the database that this processor lives, for as long as its loop turns.
 func (p *Processor) signsOfLife(ctx context.Context) {
-	every(ctx, p.conf.BeatInterval, func() { p.signOfLife(ctx) })
+	every(ctx, p.conf.HeartbeatInterval, func() { p.signOfLife(ctx) })
 }
 
 func (p *Processor) signOfLife(ctx context.Context) {
-	if !p.turning() {
+	if !p.stalled() {
 		p.conf.Log.Error("the loop hangs; no sign of life is given")
 		return
 	}
 	report, err := json.Marshal(p.Status())
 	if err == nil {
 		_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, p.queue.Alive(ctx, store.Processor{Worker: p.conf.Worker, Host: p.conf.Host, PID: p.conf.PID,
+			return struct{}{}, p.queue.RecordHeartbeat(ctx, store.Processor{Worker: p.conf.Worker, Host: p.conf.Host, PID: p.conf.PID,
 				Version: p.conf.Version, Report: report})
 		})
 	}
@@ -50,14 +50,14 @@ func (p *Processor) signOfLife(ctx context.Context) {
 	p.mu.Lock()
 	p.beat = time.Now()
 	p.mu.Unlock()
-	p.note(Event{Kind: Alive})
+	p.note(Event{Kind: EventHeartbeat})
 }
 
 // leave tells the database that this processor stopped in order.
 func (p *Processor) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), FinalBound)
+	ctx, cancel := context.WithTimeout(context.Background(), FinalWriteTimeout)
 	defer cancel()
-	if err := p.queue.Leave(ctx, p.conf.Worker); err != nil {
+	if err := p.queue.Deregister(ctx, p.conf.Worker); err != nil {
 		p.conf.Log.WithError(err).Warn("could not tell the database that this processor stops")
 	}
 }
@@ -74,14 +74,14 @@ func (p *Processor) healthChecks(ctx context.Context) {
 func (p *Processor) check(what string, look func() (result, action string, ok bool)) {
 	began := time.Now()
 	result, action, ok := look()
-	p.checks.Add(health.Check{At: began, What: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
-	p.note(Event{Kind: Checked})
+	p.checks.Add(health.Check{At: began, Name: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
+	p.note(Event{Kind: EventHealthChecked})
 }
 
 func (p *Processor) checkDatabase(ctx context.Context) (result, action string, ok bool) {
-	if _, err := bounded(ctx, p.queue.Outstanding); err != nil {
+	if _, err := bounded(ctx, p.queue.HasPending); err != nil {
 		p.troubled(ctx, "look after the queue", err)
-		return p.presentable(err).Message, "waits for it", false
+		return p.sanitize(err).Message, "waits for it", false
 	}
 	p.answered()
 	return "answers", "", true
@@ -89,7 +89,7 @@ func (p *Processor) checkDatabase(ctx context.Context) (result, action string, o
 
 // checkAPI asks the API for its health, unless it answered lately or is known to be out of reach.
 func (p *Processor) checkAPI(ctx context.Context) (result, action string, ok bool) {
-	if shut := p.gate.reason(); shut != nil {
+	if shut := p.breaker.reason(); shut != nil {
 		return shut.Message, "no task is claimed until it opens", false
 	}
 	p.mu.Lock()
@@ -102,8 +102,8 @@ func (p *Processor) checkAPI(ctx context.Context) (result, action string, ok boo
 	if err == nil {
 		return "answers", "", true
 	}
-	e := p.presentable(err)
-	if ctx.Err() == nil && e.Disposition == task.Shut {
+	e := p.sanitize(err)
+	if ctx.Err() == nil && e.Disposition == task.Pause {
 		p.shut(e)
 		return e.Message, "no task is claimed until it opens", false
 	}

@@ -6,11 +6,11 @@ import (
 	"sync"
 )
 
-// lanes are the connections of a way. Each carries one request at a time and is used again for the next, the one used
+// connPool are the connections of a way. Each carries one request at a time and is used again for the next, the one used
 // last first. HTTP/2 could carry all requests on one connection; but what it carries takes a minute each, is paid
 // for, and on a bad line comes no faster than that connection does. So one that breaks breaks one request, and none waits
 // for the lost packets of another.
-type lanes struct {
+type connPool struct {
 	make func() *http.Transport
 
 	mu   sync.Mutex
@@ -20,7 +20,7 @@ type lanes struct {
 // mostFree bounds the lanes that are kept while nobody uses them.
 const mostFree = 128
 
-func (l *lanes) take() *http.Transport {
+func (l *connPool) take() *http.Transport {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := len(l.free); n > 0 {
@@ -31,7 +31,7 @@ func (l *lanes) take() *http.Transport {
 	return l.make()
 }
 
-func (l *lanes) put(lane *http.Transport) {
+func (l *connPool) put(lane *http.Transport) {
 	l.mu.Lock()
 	kept := len(l.free) < mostFree
 	if kept {
@@ -44,7 +44,7 @@ func (l *lanes) put(lane *http.Transport) {
 }
 
 // closeIdle closes the connections that no request uses.
-func (l *lanes) closeIdle() {
+func (l *connPool) closeIdle() {
 	l.mu.Lock()
 	free := l.free
 	l.free = nil
@@ -56,14 +56,14 @@ func (l *lanes) closeIdle() {
 
 // roundTrip sends a request on a lane, which is its own until the answer's body is closed. A lane whose answer did
 // not come whole is not used again: its connection may be open still, and lead nowhere.
-func (l *lanes) roundTrip(r *http.Request) (*http.Response, error) {
+func (l *connPool) roundTrip(r *http.Request) (*http.Response, error) {
 	lane := l.take()
 	answer, err := lane.RoundTrip(r)
 	if err != nil {
 		lane.CloseIdleConnections()
 		return nil, err
 	}
-	body := &laneBody{ReadCloser: answer.Body}
+	body := &pooledBody{ReadCloser: answer.Body}
 	body.end = sync.OnceFunc(func() {
 		if body.whole {
 			l.put(lane)
@@ -75,20 +75,20 @@ func (l *lanes) roundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// laneBody gives its lane back when it is closed. Like any body it is for one goroutine.
-type laneBody struct {
+// pooledBody gives its lane back when it is closed. Like any body it is for one goroutine.
+type pooledBody struct {
 	io.ReadCloser
 	whole bool
 	end   func()
 }
 
-func (b *laneBody) Read(p []byte) (int, error) {
+func (b *pooledBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.whole = b.whole || err == io.EOF
 	return n, err
 }
 
-func (b *laneBody) Close() error {
+func (b *pooledBody) Close() error {
 	err := b.ReadCloser.Close()
 	b.end()
 	return err

@@ -14,22 +14,22 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// way is one way to the API, with connections of its own: through a proxy of the list, or, where there is no
+// upstream is one way to the API, with connections of its own: through a proxy of the list, or, where there is no
 // list, as the other settings say.
-type way struct {
+type upstream struct {
 	conf    Config
 	route   route
 	breaker *breaker
-	// lanes carry https, and http that goes directly or through SOCKS: all of them need a
+	// pool carry https, and http that goes directly or through SOCKS: all of them need a
 	// connection that ends at the API.
-	lanes lanes
+	pool connPool
 	// forward carries http through an http proxy, which wants the whole URL and no tunnel.
 	forward *http.Transport
 }
 
-func newWay(conf Config, r route) *way {
-	w := &way{conf: conf, route: r, breaker: newBreaker()}
-	w.lanes.make = func() *http.Transport {
+func newUpstream(conf Config, r route) *upstream {
+	w := &upstream{conf: conf, route: r, breaker: newBreaker()}
+	w.pool.make = func() *http.Transport {
 		lane := w.newHTTP()
 		lane.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return w.connect(ctx, "http", addr) }
 		lane.DialTLSContext = w.dialTLS
@@ -45,7 +45,7 @@ func newWay(conf Config, r route) *way {
 	return w
 }
 
-func (w *way) newHTTP() *http.Transport {
+func (w *upstream) newHTTP() *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -68,17 +68,17 @@ func (w *way) newHTTP() *http.Transport {
 	}
 }
 
-func (w *way) newTLS() *tls.Config {
+func (w *upstream) newTLS() *tls.Config {
 	return &tls.Config{RootCAs: w.conf.RootCAs, MinVersion: tls.VersionTLS12}
 }
 
-func (w *way) closeIdle() {
-	w.lanes.closeIdle()
+func (w *upstream) closeIdle() {
+	w.pool.closeIdle()
 	w.forward.CloseIdleConnections()
 }
 
 // via returns the proxy for requests to u, without its login; empty: none.
-func (w *way) via(u *url.URL) string {
+func (w *upstream) via(u *url.URL) string {
 	proxy, err := w.route(u)
 	if err != nil {
 		return ""
@@ -88,7 +88,7 @@ func (w *way) via(u *url.URL) string {
 
 // send sends a request this way and, at its end, tells the breaker what came of it. A connection that can't be
 // made is an *Error, and then no byte of the request was sent.
-func (w *way) send(r *http.Request, done func(error)) (*http.Response, error) {
+func (w *upstream) send(r *http.Request, done func(error)) (*http.Response, error) {
 	ctx := r.Context()
 	answer, err := w.roundTrip(r)
 	if err != nil {
@@ -106,7 +106,7 @@ func (w *way) send(r *http.Request, done func(error)) (*http.Response, error) {
 	return answer, nil
 }
 
-func (w *way) roundTrip(r *http.Request) (*http.Response, error) {
+func (w *upstream) roundTrip(r *http.Request) (*http.Response, error) {
 	proxy, err := w.route(r.URL)
 	if err != nil {
 		if r.Body != nil {
@@ -117,11 +117,11 @@ func (w *way) roundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
 		return w.sendForward(r, proxy)
 	}
-	return w.lanes.roundTrip(r)
+	return w.pool.roundTrip(r)
 }
 
 // sendForward has an http proxy carry a plain request. A proxy that wants another login carried nothing.
-func (w *way) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
+func (w *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
 	answer, err := w.forward.RoundTrip(r)
 	if err != nil || answer.StatusCode != http.StatusProxyAuthRequired {
 		return answer, err
@@ -168,14 +168,14 @@ func (b *watchedBody) end(verdict error) { b.once.Do(func() { b.done(verdict) })
 // carrier is what carried a request, as its context knows it.
 type carrier struct {
 	transport *Transport
-	way       *way
+	way       *upstream
 }
 
 type carrierKey struct{}
 
-// LeaveOut leaves out the proxy that an answer came through, because the API won't serve who comes from there, and
+// EjectUpstream leaves out the proxy that an answer came through, because the API won't serve who comes from there, and
 // reports whether another of the list serves meanwhile. It does nothing for an answer that is none of a Transport's.
-func LeaveOut(answer *http.Response, code task.Code, reason string) (another bool) {
+func EjectUpstream(answer *http.Response, code task.Code, reason string) (another bool) {
 	if answer.Request == nil {
 		return false
 	}
@@ -183,9 +183,9 @@ func LeaveOut(answer *http.Response, code task.Code, reason string) (another boo
 	if !ok {
 		return false
 	}
-	by.way.breaker.leaveOut(code, reason)
-	for _, w := range by.transport.ways {
-		another = another || !w.breaker.state().LeftOut
+	by.way.breaker.eject(code, reason)
+	for _, w := range by.transport.upstreams {
+		another = another || !w.breaker.state().Ejected
 	}
 	return another
 }
