@@ -20,6 +20,7 @@ import (
 	"imagetasks/internal/postgres"
 	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
@@ -294,7 +295,7 @@ func (s *stage) report(ctx context.Context, before int) error {
 	}
 	s.say(textCredits, before, after, before-after+states[task.Failed], states[task.Failed])
 	s.say(textNothing)
-	repair.PrintAudit(s.conf.Out, rules, s.conf.Lang)
+	render.Audit(s.conf.Out, rules, s.conf.Lang)
 	direct := 0
 	if s.carried != nil {
 		var calls int

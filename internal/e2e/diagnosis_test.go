@@ -18,9 +18,9 @@ type diagnosed struct {
 	OK    bool
 	Steps []struct {
 		Step, Detail, Cause, Fix string
-		OK                        bool
-		Millis                    float64 `json:"ms"`
-		Code                      string  `json:"error_code"`
+		OK                       bool
+		Millis                   float64 `json:"ms"`
+		Code                     string  `json:"error_code"`
 	}
 	Note string
 }

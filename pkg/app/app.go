@@ -37,6 +37,9 @@ const (
 // ErrUnhealthy means that the program did its work and found something wrong. Its text was told already.
 var ErrUnhealthy = errors.New("something is still wrong")
 
+// ErrBadSettings means that the settings can't be used. The reason was printed already.
+var ErrBadSettings = errors.New("the settings can't be used")
+
 // usageError is a mistake on the command line.
 type usageError struct{ err error }
 
@@ -133,6 +136,8 @@ func (a *App) exitCode(err error, program string) int {
 		code = exitUsage
 	case errors.Is(err, ErrUnhealthy):
 		return exitWrong
+	case errors.Is(err, ErrBadSettings):
+		return exitUsage
 	}
 	fmt.Fprintln(a.Stderr, "error:", a.Redact.String(err.Error()))
 	return code

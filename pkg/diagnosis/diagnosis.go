@@ -1,5 +1,5 @@
-// Package diagnosis finds the broken link between here and the API: settings, names, proxy, login, tunnel, TLS, key,
-// models, and a picture where one is asked for. It changes nothing.
+// Package diagnosis checks each step of the connection to the image API and reports which one fails, and why: settings,
+// DNS, proxy, login, tunnel, TLS, key, models, and a picture if one is requested. It changes nothing.
 package diagnosis
 
 import (
@@ -12,65 +12,103 @@ import (
 	"strings"
 	"time"
 
-	"imagetasks/pkg/lang"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
 
-// API is what a diagnosis needs of the image API.
+// API is what a diagnosis needs of the image API's client.
 type API interface {
 	ListModels(ctx context.Context) ([]string, error)
 }
 
-// Config says what to look into.
+// Config configures a diagnosis.
 type Config struct {
 	BaseURL   *url.URL
 	Model     string
-	Transport *proxy.Transport // the way that the settings name
+	Transport *proxy.Transport // the route of the settings
 	Direct    *proxy.Transport // without a proxy
-	Other     *proxy.Transport // through a proxy that the settings have, or that this host seems to have; nil: there is none
-	API       func(by *proxy.Transport) API
-	AtV1      func(by *proxy.Transport) API                        // the API at BaseURL with /v1 behind it; nil: it ends so
-	Image     func(ctx context.Context) (detail string, err error) // nil: none is asked for
-	Lang      lang.Lang
-	Redact    func(string) string
+	// Alternative goes through a proxy that is configured but not used for the base URL, or that this host seems to run;
+	// nil: there is none.
+	Alternative *proxy.Transport
+	API         func(by *proxy.Transport) API
+	APIAtV1     func(by *proxy.Transport) API                        // the API at BaseURL + /v1; nil: BaseURL ends in /v1
+	Image       func(ctx context.Context) (detail Detail, err error) // nil: no picture is requested
+	Redact      func(string) string
 }
 
-// Step is one link of the chain.
-type Step struct {
-	Proxy  string    `json:"proxy,omitempty"` // that it is about, where several are set
-	Name   string    `json:"step"`
-	OK     bool      `json:"ok"`
-	Millis float64   `json:"ms"` // of the exchange that showed it; two steps may share one
-	Detail string    `json:"detail"`
-	Code   task.Code `json:"error_code,omitempty"`
-	Cause  string    `json:"cause,omitempty"` // one plain sentence
-	Fix    string    `json:"fix,omitempty"`   // what to do about it
+// Detail says what a step found: a code and its arguments, to be rendered in the reader's language.
+type Detail struct {
+	Code DetailCode
+	Args []any
 }
+
+// DetailCode identifies a detail.
+type DetailCode string
+
+// The details, with their arguments.
+const (
+	DetailRoute         DetailCode = "route"          // base URL, proxies ([]string)
+	DetailResolved      DetailCode = "resolved"       // host, addresses
+	DetailNoLookup      DetailCode = "no_lookup"      // host
+	DetailProxyAccepts  DetailCode = "proxy_accepts"  // proxy
+	DetailAPIAccepts    DetailCode = "api_accepts"    //
+	DetailLoginAccepted DetailCode = "login_accepted" //
+	DetailNoLogin       DetailCode = "no_login"       //
+	DetailTunnel        DetailCode = "tunnel"         // host
+	DetailTLS           DetailCode = "tls"            // version, subject, issuer, last day
+	DetailKeyAccepted   DetailCode = "key_accepted"   //
+	DetailModelListed   DetailCode = "model_listed"   // number of models, model
+	DetailModelMissing  DetailCode = "model_missing"  // number of models, model
+	DetailNoModelList   DetailCode = "no_model_list"  //
+	DetailPicture       DetailCode = "picture"        // path, width, height
+	DetailError         DetailCode = "error"          // message
+	DetailCertificate   DetailCode = "certificate"    // message, issuer of the refused certificate
+
+	// Notes on other routes, after a step failed.
+	NoteServes           DetailCode = "proxy_serves"      // proxy
+	NoteV1               DetailCode = "base_url_lacks_v1" // URL
+	NoteDirectWorks      DetailCode = "direct_works"      //
+	NoteDirectFails      DetailCode = "direct_fails"      // error code
+	NoteAlternativeWorks DetailCode = "alternative_works" // proxy
+	NoteAlternativeFails DetailCode = "alternative_fails" // proxy, error code
+	NoteNoAlternative    DetailCode = "no_alternative"    //
+)
+
+// Step is one checked step of the connection.
+type Step struct {
+	Proxy  string // the proxy that the step is about, if several are configured
+	Name   StepName
+	OK     bool
+	Millis float64 // of the exchange that showed the result; two steps may share one
+	Detail Detail
+	Code   task.Code // empty if OK
+}
+
+// StepName identifies a step.
+type StepName string
 
 // The steps, in their order.
 const (
-	StepSettings = "settings"
-	StepDNS      = "dns"
-	StepDirect   = "connection" // where there is no proxy
-	StepProxy    = "proxy"
-	StepLogin    = "login"
-	StepTunnel   = "tunnel"
-	StepTLS      = "tls"
-	StepKey      = "key"
-	StepModels   = "models"
-	StepImage    = "image"
+	StepSettings StepName = "settings"
+	StepDNS      StepName = "dns"
+	StepDirect   StepName = "connection" // without a proxy
+	StepProxy    StepName = "proxy"
+	StepLogin    StepName = "login"
+	StepTunnel   StepName = "tunnel"
+	StepTLS      StepName = "tls"
+	StepKey      StepName = "key"
+	StepModels   StepName = "models"
+	StepImage    StepName = "image"
 )
 
-// Report is what was found.
+// Report is the result of a diagnosis.
 type Report struct {
-	OK    bool   `json:"ok"`
-	Steps []Step `json:"steps"`
-	// Note says what another way to the API came to, where the one of the settings failed.
-	Note string `json:"note,omitempty"`
+	OK    bool
+	Steps []Step
+	Note  *Detail // what another route showed, after a step failed; nil: no other route was tried
 }
 
-// Run goes along the chain until a link is broken.
+// Run checks the steps in their order until one fails.
 func Run(ctx context.Context, conf Config) Report {
 	d := &diagnosis{Config: conf}
 	d.run(ctx)
@@ -78,15 +116,20 @@ func Run(ctx context.Context, conf Config) Report {
 	return d.report
 }
 
+// BadSettings returns the report for settings that can't be used: nothing was tried. The reason must be redacted.
+func BadSettings(reason string) Report {
+	return Report{Steps: []Step{{Name: StepSettings, Code: task.CodeSettings, Detail: Detail{DetailError, []any{reason}}}}}
+}
+
 type diagnosis struct {
 	Config
 	report Report
-	proxy  string // that is looked into, where several are set
+	proxy  string // the proxy that is checked, if several are configured
 }
 
 func (d *diagnosis) run(ctx context.Context) {
-	d.pass(StepSettings, 0, textSettings.In(d.Lang, d.BaseURL.Redacted(), d.route()))
-	if !d.goAll(ctx) || d.Image == nil {
+	d.pass(StepSettings, 0, DetailRoute, d.BaseURL.Redacted(), d.Transport.Via(d.BaseURL))
+	if !d.checkUpstreams(ctx) || d.Image == nil {
 		return
 	}
 	began := time.Now()
@@ -95,74 +138,63 @@ func (d *diagnosis) run(ctx context.Context) {
 		d.fail(StepImage, began, err)
 		return
 	}
-	d.pass(StepImage, time.Since(began), detail)
+	d.pass(StepImage, time.Since(began), detail.Code, detail.Args...)
 }
 
-// Refused is the report on settings that can't be used: nothing was tried.
-func Refused(reason string, l lang.Lang) Report {
-	d := &diagnosis{Config: Config{Lang: l, Redact: func(s string) string { return s }}}
-	d.failWith(StepSettings, time.Now(), task.CodeSettings, reason)
-	return d.report
-}
-
-func (d *diagnosis) route() string {
-	if via := d.Transport.Via(d.BaseURL); len(via) > 0 {
-		return textThrough.In(d.Lang, strings.Join(via, textElse.In(d.Lang)))
+func (d *diagnosis) pass(name StepName, took time.Duration, code DetailCode, args ...any) {
+	for i, arg := range args {
+		if text, ok := arg.(string); ok {
+			args[i] = d.Redact(text)
+		}
 	}
-	return textDirectly.In(d.Lang)
+	d.report.Steps = append(d.report.Steps, Step{Proxy: d.proxy, Name: name, OK: true, Millis: millis(took), Detail: Detail{code, args}})
 }
 
-func (d *diagnosis) pass(name string, took time.Duration, detail string) {
-	d.report.Steps = append(d.report.Steps, Step{Proxy: d.proxy, Name: name, OK: true, Millis: millis(took), Detail: d.Redact(detail)})
-}
-
-func (d *diagnosis) fail(name string, began time.Time, err error) {
+func (d *diagnosis) fail(name StepName, began time.Time, err error) {
 	e := task.AsError(err)
-	d.failWith(name, began, e.Code, e.Error())
+	d.failWith(name, began, e.Code, Detail{DetailError, []any{d.Redact(e.Error())}})
 }
 
-func (d *diagnosis) failWith(name string, began time.Time, code task.Code, detail string) {
-	s := Step{Proxy: d.proxy, Name: name, Millis: millis(time.Since(began)), Code: code, Detail: d.Redact(detail)}
-	if hint, ok := HintFor(code); ok {
-		s.Cause, s.Fix = hint.Cause.In(d.Lang), hint.Fix.In(d.Lang)
-	}
-	d.report.Steps = append(d.report.Steps, s)
+func (d *diagnosis) failWith(name StepName, began time.Time, code task.Code, detail Detail) {
+	d.report.Steps = append(d.report.Steps, Step{Proxy: d.proxy, Name: name, Millis: millis(time.Since(began)), Code: code, Detail: detail})
 }
+
+func (d *diagnosis) note(code DetailCode, args ...any) { d.report.Note = &Detail{code, args} }
 
 func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// goAll goes every way that is set, and reports whether one leads to an API that takes the key. Where none even leads
-// there, it tries those that aren't set.
-func (d *diagnosis) goAll(ctx context.Context) bool {
-	ways := d.Transport.Upstreams()
-	var serves string
-	var leads, reaches bool
+// checkUpstreams checks every configured upstream and reports whether one leads to an API that accepts the key. If none
+// even reaches the API, it tries routes that are not configured.
+func (d *diagnosis) checkUpstreams(ctx context.Context) bool {
+	upstreams := d.Transport.Upstreams()
+	var serving string
+	var works, reached bool
 	var first *proxy.Error
-	for _, way := range ways {
-		via := strings.Join(way.Via(d.BaseURL), "")
-		if len(ways) > 1 {
+	for _, upstream := range upstreams {
+		via := strings.Join(upstream.Via(d.BaseURL), "")
+		if len(upstreams) > 1 {
 			d.proxy = via
 		}
-		fault, ok := d.connect(ctx, way)
-		reaches = reaches || ok
+		fault, ok := d.connect(ctx, upstream)
+		reached = reached || ok
 		if first == nil {
 			first = fault
 		}
-		if ok && d.ask(ctx, way) && !leads {
-			serves, leads = via, true
+		if ok && d.checkAPI(ctx, upstream) && !works {
+			serving, works = via, true
 		}
-		way.CloseIdleConnections()
+		upstream.CloseIdleConnections()
 	}
 	d.proxy = ""
 	switch {
-	case leads && d.failed():
-		d.report.Note = textServes.In(d.Lang, serves)
-	case !reaches && first != nil:
+	case works && d.failed():
+		d.note(NoteServes, serving)
+	case !reached && first != nil:
 		d.compare(ctx, first)
 	}
-	return leads
+	return works
 }
 
 // failed reports whether a step failed.
@@ -170,11 +202,11 @@ func (d *diagnosis) failed() bool {
 	return slices.ContainsFunc(d.report.Steps, func(s Step) bool { return !s.OK })
 }
 
-// connect makes a connection to the API and tells of its steps. It reports whether the last was reached.
-func (d *diagnosis) connect(ctx context.Context, way *proxy.Transport) (fault *proxy.Error, ok bool) {
+// connect makes a connection to the API, records its steps, and reports whether all of them passed.
+func (d *diagnosis) connect(ctx context.Context, upstream *proxy.Transport) (fault *proxy.Error, ok bool) {
 	began := time.Now()
-	trace, err := way.Probe(ctx, d.BaseURL)
-	d.tellTrace(trace)
+	trace, err := upstream.Probe(ctx, d.BaseURL)
+	d.recordTrace(trace)
 	if err == nil {
 		return nil, true
 	}
@@ -183,16 +215,16 @@ func (d *diagnosis) connect(ctx context.Context, way *proxy.Transport) (fault *p
 		d.fail(StepProxy, began, err)
 		return nil, false
 	}
-	detail := fault.Error()
+	detail := Detail{DetailError, []any{d.Redact(fault.Error())}}
 	if issuer := fault.Issuer(); issuer != "" {
-		detail += textIssuer.In(d.Lang, issuer)
+		detail = Detail{DetailCertificate, []any{d.Redact(fault.Error()), issuer}}
 	}
 	d.failWith(failedStep(fault), began, fault.Code(), detail)
 	return fault, false
 }
 
-// failedStep is the link that a fault broke.
-func failedStep(fault *proxy.Error) string {
+// failedStep returns the step that a connection error belongs to.
+func failedStep(fault *proxy.Error) StepName {
 	switch code := fault.Code(); {
 	case code == task.CodeDirectName || code == task.CodeProxyName:
 		return StepDNS
@@ -208,35 +240,33 @@ func failedStep(fault *proxy.Error) string {
 	return StepProxy
 }
 
-// tellTrace tells of the steps that were done.
-func (d *diagnosis) tellTrace(trace proxy.Trace) {
-	if took, ok := trace.Took(proxy.OpResolve); ok || len(trace.Resolved) > 0 {
-		detail := textAddress.In(d.Lang, trace.Host)
-		if ok {
-			detail = textResolved.In(d.Lang, trace.Host, strings.Join(trace.Resolved[:min(3, len(trace.Resolved))], ", "))
-		}
-		d.pass(StepDNS, took, detail)
+// recordTrace records the steps of a connection that were completed.
+func (d *diagnosis) recordTrace(trace proxy.Trace) {
+	if took, ok := trace.Took(proxy.OpResolve); ok {
+		d.pass(StepDNS, took, DetailResolved, trace.Host, strings.Join(trace.Resolved[:min(3, len(trace.Resolved))], ", "))
+	} else if len(trace.Resolved) > 0 {
+		d.pass(StepDNS, 0, DetailNoLookup, trace.Host)
 	}
 	if took, ok := trace.Took(proxy.OpDial); ok && trace.Proxy != "" {
-		d.pass(StepProxy, took, textProxyAnswers.In(d.Lang, trace.Proxy))
+		d.pass(StepProxy, took, DetailProxyAccepts, trace.Proxy)
 	} else if ok {
-		d.pass(StepDirect, took, textDirectAnswers.In(d.Lang))
+		d.pass(StepDirect, took, DetailAPIAccepts)
 	}
 	if took, ok := trace.Took(proxy.OpConnect); ok {
-		login := textNoLogin
+		login := DetailNoLogin
 		if trace.Login {
-			login = textLogin
+			login = DetailLoginAccepted
 		}
-		d.pass(StepLogin, took, login.In(d.Lang))
-		d.pass(StepTunnel, took, textTunnel.In(d.Lang, d.BaseURL.Host))
+		d.pass(StepLogin, took, login)
+		d.pass(StepTunnel, took, DetailTunnel, d.BaseURL.Host)
 	}
 	if took, ok := trace.Took(proxy.OpTLS); ok && trace.TLS != nil && len(trace.TLS.PeerCertificates) > 0 {
 		leaf := trace.TLS.PeerCertificates[0]
-		d.pass(StepTLS, took, textTLS.In(d.Lang, tls.VersionName(trace.TLS.Version), name(leaf), proxy.IssuerOf(leaf), leaf.NotAfter.Format(time.DateOnly)))
+		d.pass(StepTLS, took, DetailTLS, tls.VersionName(trace.TLS.Version), subject(leaf), proxy.IssuerOf(leaf), leaf.NotAfter.Format(time.DateOnly))
 	}
 }
 
-func name(c *x509.Certificate) string {
+func subject(c *x509.Certificate) string {
 	switch {
 	case c.Subject.CommonName != "":
 		return c.Subject.CommonName
@@ -246,27 +276,26 @@ func name(c *x509.Certificate) string {
 	return c.Subject.String()
 }
 
-// compare tries another way, and says what that tells.
+// compare tries another route and notes the result: it tells whether the proxy is at fault.
 func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
 	if fault.Proxy != "" {
-		_, err := d.Direct.Probe(ctx, d.BaseURL)
-		if err == nil {
-			d.report.Note = textDirectWorks.In(d.Lang)
+		if _, err := d.Direct.Probe(ctx, d.BaseURL); err != nil {
+			d.note(NoteDirectFails, string(codeOf(err)))
 			return
 		}
-		d.report.Note = textDirectFails.In(d.Lang, codeOf(err))
+		d.note(NoteDirectWorks)
 		return
 	}
-	if d.Other == nil {
-		d.report.Note = textNoOther.In(d.Lang)
+	if d.Alternative == nil {
+		d.note(NoteNoAlternative)
 		return
 	}
-	via := strings.Join(d.Other.Via(d.BaseURL), "")
-	if _, err := d.Other.Probe(ctx, d.BaseURL); err != nil {
-		d.report.Note = textOtherFails.In(d.Lang, via, codeOf(err))
+	via := strings.Join(d.Alternative.Via(d.BaseURL), "")
+	if _, err := d.Alternative.Probe(ctx, d.BaseURL); err != nil {
+		d.note(NoteAlternativeFails, via, string(codeOf(err)))
 		return
 	}
-	d.report.Note = textOtherWorks.In(d.Lang, via)
+	d.note(NoteAlternativeWorks, via)
 }
 
 func codeOf(err error) task.Code {
@@ -276,10 +305,10 @@ func codeOf(err error) task.Code {
 	return task.AsError(err).Code
 }
 
-// ask asks the API for its models by one way, which shows whether it takes the key.
-func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
+// checkAPI lists the API's models, which shows whether it accepts the key.
+func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) bool {
 	began := time.Now()
-	models, err := d.API(way).ListModels(ctx)
+	models, err := d.API(upstream).ListModels(ctx)
 	took := time.Since(began)
 	if err != nil {
 		step, code := StepModels, task.AsError(err).Code
@@ -287,51 +316,26 @@ func (d *diagnosis) ask(ctx context.Context, way *proxy.Transport) bool {
 			step = StepKey
 		}
 		d.fail(step, began, err)
-		if (code == task.CodeWrongAddress || code == task.CodeWebPage) && d.AtV1 != nil {
-			d.tryV1(ctx, way)
+		if (code == task.CodeWrongAddress || code == task.CodeWebPage) && d.APIAtV1 != nil {
+			d.tryV1(ctx, upstream)
 		}
 		return false
 	}
-	d.pass(StepKey, took, textKey.In(d.Lang))
+	d.pass(StepKey, took, DetailKeyAccepted)
 	switch {
 	case len(models) == 0:
-		d.pass(StepModels, took, textNoModels.In(d.Lang))
+		d.pass(StepModels, took, DetailNoModelList)
 	case slices.Contains(models, d.Model):
-		d.pass(StepModels, took, textModel.In(d.Lang, len(models), d.Model))
+		d.pass(StepModels, took, DetailModelListed, len(models), d.Model)
 	default:
-		d.pass(StepModels, took, textNotModel.In(d.Lang, len(models), d.Model))
+		d.pass(StepModels, took, DetailModelMissing, len(models), d.Model)
 	}
 	return true
 }
 
-// tryV1 looks whether the base URL lacks nothing but its /v1.
-func (d *diagnosis) tryV1(ctx context.Context, way *proxy.Transport) {
-	if _, err := d.AtV1(way).ListModels(ctx); err == nil {
-		d.report.Note = textV1.In(d.Lang, d.BaseURL.JoinPath("v1").Redacted())
-	}
-}
-
-// Print writes a report for people.
-func (r Report) Print(printf func(format string, args ...any), l lang.Lang) {
-	about := ""
-	for _, s := range r.Steps {
-		if s.Proxy != about && s.Proxy != "" {
-			printf("%s\n", s.Proxy)
-		}
-		about = s.Proxy
-		mark := "✓"
-		if !s.OK {
-			mark = "✗"
-		}
-		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(titles[s.Name].In(l), 10), s.Millis, s.Detail)
-		if s.Cause != "" {
-			printf("  %s\n  → %s\n", s.Cause, s.Fix)
-		}
-		if s.Code != "" {
-			printf("  (%s)\n", s.Code)
-		}
-	}
-	if r.Note != "" {
-		printf("  %s\n", r.Note)
+// tryV1 checks whether the base URL only lacks its /v1.
+func (d *diagnosis) tryV1(ctx context.Context, upstream *proxy.Transport) {
+	if _, err := d.APIAtV1(upstream).ListModels(ctx); err == nil {
+		d.note(NoteV1, d.BaseURL.JoinPath("v1").Redacted())
 	}
 }

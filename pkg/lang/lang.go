@@ -1,21 +1,23 @@
-// Package lang says things to operators in their language, English or Chinese.
+// Package lang renders texts for operators in English or Chinese. Services return codes and arguments; the command line
+// turns them into text here, in the language of the reader.
 package lang
 
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Lang is a language.
 type Lang string
 
-// The languages.
+// The supported languages.
 const (
 	EN Lang = "en"
 	ZH Lang = "zh"
 )
 
-// Parse reads a language as people write it: en, zh, zh_CN.UTF-8.
+// Parse parses a language in the forms that people write: en, zh, zh_CN.UTF-8.
 func Parse(text string) (Lang, error) {
 	switch tag, _, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(text, "-", "_")), "_"); tag {
 	case "zh", "chinese":
@@ -23,11 +25,11 @@ func Parse(text string) (Lang, error) {
 	case "en", "english":
 		return EN, nil
 	}
-	return EN, fmt.Errorf("unknown language %q; there are en and zh", text)
+	return EN, fmt.Errorf("unknown language %q; use en or zh", text)
 }
 
-// FromEnvironment returns the language that LC_ALL, LC_MESSAGES and LANG ask for, in this order
-// (POSIX.1-2017, section 8.2); English where they ask for none of ours.
+// FromEnvironment returns the language that LC_ALL, LC_MESSAGES or LANG selects, in this order (POSIX.1-2017, section
+// 8.2). A language that is not supported selects English.
 func FromEnvironment(lookup func(string) (string, bool)) Lang {
 	for _, name := range []string{"LC_ALL", "LC_MESSAGES", "LANG"} {
 		if v, ok := lookup(name); ok && v != "" {
@@ -40,58 +42,107 @@ func FromEnvironment(lookup func(string) (string, bool)) Lang {
 	return EN
 }
 
-// Text is one thing to say, in each language.
-type Text struct{ EN, ZH string }
+// Text is a format string in each language, for the same arguments in the same order.
+type Text struct {
+	EN string
+	ZH string // empty: EN is used in both languages
+	// One replaces EN when the first argument is the int 1: "%d task is stuck" instead of "%d tasks are stuck".
+	One string
+}
 
-// In returns the text in a language, with its verbs filled in as by fmt.Sprintf.
+// In returns the text in a language, formatted as by fmt.Sprintf. Arguments that are a Message or a time.Duration are
+// rendered in the same language.
 func (t Text) In(l Lang, args ...any) string {
 	format := t.EN
-	if l == ZH && t.ZH != "" {
+	switch {
+	case l == ZH && t.ZH != "":
 		format = t.ZH
+	case t.One != "" && len(args) > 0 && args[0] == 1:
+		format = t.One
 	}
 	if len(args) == 0 {
 		return format
 	}
-	return fmt.Sprintf(format, args...)
+	rendered := make([]any, len(args))
+	for i, arg := range args {
+		switch arg := arg.(type) {
+		case Message:
+			rendered[i] = arg.In(l)
+		case time.Duration:
+			rendered[i] = Duration(arg, l)
+		default:
+			rendered[i] = arg
+		}
+	}
+	return fmt.Sprintf(format, rendered...)
 }
 
-// Message is a text with what fills it in, for those who learn the language later. As JSON it is the English text.
+// Message is a text with its arguments, to be rendered once the reader's language is known.
 type Message struct {
 	text Text
 	args []any
 }
 
-// NewMessage keeps a text. Arguments that are a Said themselves are said in the same language.
+// NewMessage returns a message.
 func NewMessage(text Text, args ...any) Message { return Message{text, args} }
 
-// In returns the text in a language.
-func (s Message) In(l Lang) string {
-	args := make([]any, len(s.args))
-	for i, a := range s.args {
-		if said, ok := a.(Message); ok {
-			a = said.In(l)
-		}
-		args[i] = a
+// In returns the message in a language.
+func (m Message) In(l Lang) string { return m.text.In(l, m.args...) }
+
+// String returns the message in English.
+func (m Message) String() string { return m.In(EN) }
+
+// IsZero reports whether the message is empty.
+func (m Message) IsZero() bool { return m.text == Text{} }
+
+// MarshalText implements encoding.TextMarshaler: documents are in English.
+func (m Message) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// Duration returns a duration as people read it: 1.5s, 11s, 3m10s; 1.5 秒, 11 秒, 3 分 10 秒. It is rounded to what matters at
+// its size.
+func Duration(d time.Duration, l Lang) string {
+	switch {
+	case d < time.Second:
+		d = d.Round(time.Millisecond)
+	case d < 10*time.Second:
+		d = d.Round(10 * time.Millisecond)
+	default:
+		d = d.Round(time.Second)
 	}
-	return s.text.In(l, args...)
+	if l != ZH {
+		return trimZeros(d.String())
+	}
+	if d < time.Second {
+		return fmt.Sprintf("%d 毫秒", d.Milliseconds())
+	}
+	var parts []string
+	for _, unit := range []struct {
+		size time.Duration
+		name string
+	}{{time.Hour, "小时"}, {time.Minute, "分"}} {
+		if n := d / unit.size; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, unit.name))
+			d -= n * unit.size
+		}
+	}
+	if d > 0 {
+		parts = append(parts, fmt.Sprintf("%g 秒", d.Seconds()))
+	}
+	return strings.Join(parts, " ")
 }
 
-// String returns the English text.
-func (s Message) String() string { return s.In(EN) }
-
-// IsZero reports whether nothing was said.
-func (s Message) IsZero() bool { return s.text == Text{} }
-
-// MarshalText implements encoding.TextMarshaler.
-func (s Message) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler: the text is the same in every language then.
-func (s *Message) UnmarshalText(text []byte) error {
-	*s = Message{text: Text{EN: "%s"}, args: []any{string(text)}}
-	return nil
+// trimZeros turns 20m0s into 20m, and 2h0m0s into 2h.
+func trimZeros(s string) string {
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
-// Pad fills a text up to a width in columns of a terminal, where a Chinese character takes two.
+// Pad pads a text with spaces to a width in terminal columns; a Chinese character takes two.
 func Pad(text string, width int) string {
 	for _, r := range text {
 		width--

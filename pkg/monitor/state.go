@@ -10,27 +10,26 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
 
-// State is what one round leaves to the next, in the file task-monitor.state.
+// State is what one pass leaves for the next, in the file task-monitor.state.
 type State struct {
-	LastPass time.Time `json:"round"` // the last whole one
-	Summary  string    `json:"summary"`
-
-	SummaryZH string `json:"summary_zh"` // the same in Chinese
-	API       API    `json:"api"`
+	LastPass time.Time         `json:"last_pass"` // the last complete one
+	Summary  Summary           `json:"summary"`
+	API      overview.APICheck `json:"api"`
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "task-monitor.state") }
 
-// LastState returns what the last round in dir left; false: there was none.
-func LastState(dir string) (State, bool) {
+// ReadState returns the state that the last pass left in dir, and false if there was no pass.
+func ReadState(dir string) (State, bool) {
 	s := readState(dir)
 	return s, !s.LastPass.IsZero()
 }
 
-// readState reads the state. Where there is none, or it can't be read, the round begins anew: everything is due.
+// readState reads the state. A missing or unreadable file counts as no state: then every check is due.
 func readState(dir string) State {
 	var s State
 	if text, err := os.ReadFile(statePath(dir)); err == nil {
@@ -47,25 +46,25 @@ func writeState(dir string, s State) error {
 		err = supervise.WriteFileAtomic(statePath(dir), string(text)+"\n")
 	}
 	if err != nil {
-		return fmt.Errorf("keep the state of the round: %w", err)
+		return fmt.Errorf("write the monitor's state: %w", err)
 	}
 	return nil
 }
 
-// ErrPassRunning means that another round is at work on this host.
-var ErrPassRunning = errors.New("another round is at work on this host")
+// ErrPassRunning means that another pass is running on this host.
+var ErrPassRunning = errors.New("another monitor pass is running on this host")
 
-// Lock keeps other rounds of this host away until it is released, or returns ErrBusy.
+// Lock keeps other passes on this host from starting until release is called. It returns ErrPassRunning if one is running.
 func Lock(dir string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	lock := flock.New(filepath.Join(dir, "task-monitor.lock"))
-	taken, err := lock.TryLock()
+	locked, err := lock.TryLock()
 	if err != nil {
-		return nil, fmt.Errorf("lock the round: %w", err)
+		return nil, fmt.Errorf("lock the monitor pass: %w", err)
 	}
-	if !taken {
+	if !locked {
 		return nil, ErrPassRunning
 	}
 	return lock.Close, nil

@@ -1,15 +1,12 @@
-// Package repair closes stuck tasks batch by batch, and tells what an audit found.
+// Package repair closes stuck and overdue tasks, batch by batch.
 package repair
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
-	"imagetasks/pkg/lang"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -17,11 +14,11 @@ import (
 // batch is how many tasks one statement closes.
 const batch = 1000
 
-// batchBound is how long a batch may take: more is a connection that died unnoticed, or an app that sits on
-// its users' rows.
-const batchBound = time.Minute
+// batchTimeout bounds a batch. A batch that takes longer waits for a dead connection, or for an application that holds
+// locks on its users' rows.
+const batchTimeout = time.Minute
 
-// Store is what a repair needs of the store.
+// Store is what this package needs of the store.
 type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
@@ -30,24 +27,24 @@ type Store interface {
 	CountOverdue(ctx context.Context, after time.Duration) (int, error)
 }
 
-// Options say what to repair, and how.
+// Options select the tasks and the action.
 type Options struct {
 	store.Sweep      // Limit 0: all
 	DryRun      bool // change nothing
 	Progress    func(done, total int)
 }
 
-// Report is what a repair did, or would do.
+// Report is what a sweep did, or would do.
 type Report struct {
 	DryRun    bool          `json:"dry_run"`
 	Requeued  bool          `json:"requeued"` // back into the queue, instead of failed and refunded
 	Tasks     []task.Refund `json:"tasks"`
 	Credits   int           `json:"credits_refunded"`
-	Remaining int           `json:"stuck_left"`
+	Remaining int           `json:"stuck_remaining"`
 	Duration  time.Duration `json:"-"`
 }
 
-// Rate returns how many tasks a second were repaired.
+// Rate returns how many tasks were closed per second.
 func (r Report) Rate() float64 {
 	if r.Duration <= 0 {
 		return 0
@@ -55,8 +52,8 @@ func (r Report) Rate() float64 {
 	return float64(len(r.Tasks)) / r.Duration.Seconds()
 }
 
-// Sweep closes stuck tasks batch by batch, each in one statement, and logs each task. Where ctx ends it stops
-// between two batches and returns what was done, with ctx's error; running it again goes on from there.
+// Sweep closes stuck tasks, one statement for each batch, and logs each task. When ctx ends it stops between two batches
+// and returns what was done together with ctx's error; another call continues from there.
 func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Report, error) {
 	began := time.Now()
 	done := Report{DryRun: o.DryRun, Requeued: o.Requeue, Tasks: []task.Refund{}}
@@ -64,53 +61,53 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	if err != nil {
 		return done, err
 	}
-	most := total
+	limit := total
 	if o.Limit > 0 {
-		most = min(o.Limit, total)
+		limit = min(o.Limit, total)
 	}
 	if o.DryRun {
-		o.Limit = most
+		o.Limit = limit
 		stuck, err := st.Stuck(ctx, o.Sweep)
 		done.add(stuck)
 		done.Remaining = total
 		return done, err
 	}
-	for len(done.Tasks) < most && ctx.Err() == nil {
-		o.Limit = min(batch, most-len(done.Tasks))
-		// A batch that was begun is waited for, so that what it did is told.
-		closed, err := bounded(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
+	for len(done.Tasks) < limit && ctx.Err() == nil {
+		o.Limit = min(batch, limit-len(done.Tasks))
+		// A started batch is completed even if ctx ends, so that its refunds are reported.
+		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
 			return st.Sweep(ctx, o.Sweep)
 		})
 		if err != nil {
 			return done, err
 		}
 		if len(closed) == 0 {
-			break // others hold or have closed the rest
+			break // the rest is locked, or was closed by other processes
 		}
 		done.add(closed)
 		for _, r := range closed {
-			tell(log, r, o.Requeue)
+			logRepair(log, r, o.Requeue)
 		}
 		done.Duration = time.Since(began)
 		if o.Progress != nil {
-			o.Progress(len(done.Tasks), most)
+			o.Progress(len(done.Tasks), limit)
 		}
 	}
-	counting, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchBound)
+	countCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTimeout)
 	defer cancel()
-	if done.Remaining, err = st.CountStuck(counting, o.Sweep); err != nil {
+	if done.Remaining, err = st.CountStuck(countCtx, o.Sweep); err != nil {
 		return done, err
 	}
 	return done, ctx.Err()
 }
 
-// OverdueResult is what became of tasks that waited for too long.
+// OverdueResult is what FailOverdue did.
 type OverdueResult struct {
-	Count   int `json:"count"` // failed, or would be in a dry run
+	Count   int `json:"count"` // tasks that failed, or would fail in a dry run
 	Credits int `json:"credits_refunded"`
 }
 
-// FailOverdue fails and refunds the tasks that were due for longer than after, batch by batch, and logs each task. Where ctx
+// FailOverdue fails and refunds the tasks that are due for longer than after, batch by batch, and logs each task. When ctx
 // ends it stops between two batches, as Sweep does.
 func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (OverdueResult, error) {
 	var done OverdueResult
@@ -120,7 +117,7 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 		return done, err
 	}
 	for ctx.Err() == nil {
-		closed, err := bounded(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
+		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
 			return st.FailOverdue(ctx, after, batch)
 		})
 		if err != nil {
@@ -129,7 +126,7 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 		for _, r := range closed {
 			done.Count++
 			done.Credits += r.Credits
-			closing(log, r).Info("due for longer than PENDING_TIMEOUT: failed and refunded")
+			logClosed(log, r, "failed: it was due for longer than PENDING_TIMEOUT")
 		}
 		if len(closed) < batch {
 			return done, nil
@@ -138,31 +135,34 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 	return done, ctx.Err()
 }
 
-func bounded(ctx context.Context, close func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
-	ctx, cancel := context.WithTimeout(ctx, batchBound)
+func withTimeout(ctx context.Context, close func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
+	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
 	return close(ctx)
 }
 
-func tell(log logrus.FieldLogger, r task.Refund, requeued bool) {
+func logRepair(log logrus.FieldLogger, r task.Refund, requeued bool) {
 	if requeued {
-		entry(log, r).Info("stuck: put back into the queue")
+		entry(log, r).Info("stuck: requeued")
 		return
 	}
-	closing(log, r).Info("stuck: failed and refunded")
+	logClosed(log, r, "stuck: failed")
 }
 
-func entry(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
-	return log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second)})
-}
-
-// closing is entry with what closing the task gave back.
-func closing(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
+// logClosed logs a closed task. It says "refunded" only if credits were given back.
+func logClosed(log logrus.FieldLogger, r task.Refund, what string) {
 	e := entry(log, r).WithField("refund", r.Credits)
 	if r.Balance != nil {
 		e = e.WithField("balance", *r.Balance)
 	}
-	return e
+	if r.Credits > 0 {
+		what += " and refunded"
+	}
+	e.Info(what)
+}
+
+func entry(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
+	return log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "age": r.Age.Round(time.Second)})
 }
 
 func (r *Report) add(refunds []task.Refund) {
@@ -170,34 +170,4 @@ func (r *Report) add(refunds []task.Refund) {
 	for _, refund := range refunds {
 		r.Credits += refund.Credits
 	}
-}
-
-// PrintAudit writes the verdict for people.
-func PrintAudit(w io.Writer, rules []store.Rule, l lang.Lang) {
-	say := func(text lang.Text, args ...any) { fmt.Fprintln(w, text.In(l, args...)) }
-	for _, r := range rules {
-		mark := "✓"
-		if r.Count > 0 {
-			mark = "✗"
-		}
-		fmt.Fprintf(w, "%s %s\n", mark, lang.Text{EN: r.Name, ZH: rulesZH[r.Name]}.In(l))
-		for _, f := range r.Violations {
-			say(textFinding, orDash(f.UserID), orDash(f.TaskID), f.Detail)
-		}
-		if more := r.Count - len(r.Violations); more > 0 {
-			say(textMore, more)
-		}
-	}
-	if broken := store.CountViolations(rules); broken > 0 {
-		say(textFaults, broken)
-		return
-	}
-	say(textPasses)
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }

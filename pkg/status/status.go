@@ -1,6 +1,6 @@
-// Package status serves how a processor stands: /healthz, /readyz, /status.json, /metrics in
-// Prometheus's text format (https://prometheus.io/docs/instrumenting/exposition_formats/) and a page
-// for people at /. It says nothing that is secret and changes nothing.
+// Package status serves the state of a processor: /healthz, /readyz, /status.json, /metrics in Prometheus's text format
+// (https://prometheus.io/docs/instrumenting/exposition_formats/) and a page for people at /. It shows no secrets and changes
+// nothing.
 package status
 
 import (
@@ -18,89 +18,101 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"imagetasks/pkg/processor"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/overview"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
 )
 
 //go:embed page.html
 var pages embed.FS
 
-// Source is where the server looks.
+// Source is where the server reads the state.
 type Source struct {
 	Version   string
-	Processor func() processor.Status
+	Processor func() overview.ProcessorReport
 	Queue     func(ctx context.Context) (store.QueueStats, error)
+	// CommandLine formats the command to run next.
+	CommandLine func(finding.Command) string
+	Redact      func(string) string
 }
 
 // Report is the document at /status.json.
 type Report struct {
-	Version   string            `json:"version"`
-	Processor processor.Status  `json:"processor"`
-	Queue     *store.QueueStats `json:"queue"` // null: the database doesn't answer
-	OldestDue float64           `json:"oldest_due_seconds"`
-	Ready     bool              `json:"ready"`
-	Problems  []string          `json:"problems"`
+	Version   string                   `json:"version"`
+	Processor overview.ProcessorReport `json:"processor"`
+	Queue     *store.QueueStats        `json:"queue"` // null: the database does not respond
+	OldestDue float64                  `json:"oldest_due_seconds"`
+	Ready     bool                     `json:"ready"`
+	Problems  []finding.Document       `json:"problems"`
 }
 
-// queueBound is how long the database gets to answer a request for the status.
-const queueBound = 3 * time.Second
+// queueTimeout bounds the query for the state of the queue.
+const queueTimeout = 3 * time.Second
 
-// askBound is how long a processor gets to answer Ask.
-const askBound = 5 * time.Second
+// fetchTimeout bounds Live.
+const fetchTimeout = 5 * time.Second
 
-// report gathers how things stand.
+// report collects the state.
 func (s Source) report(ctx context.Context) Report {
-	r := Report{Version: s.Version, Processor: s.Processor(), Problems: []string{}}
-	ctx, cancel := context.WithTimeout(ctx, queueBound)
+	r := Report{Version: s.Version, Processor: s.Processor()}
+	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
 	defer cancel()
+	self := overview.Processor{Processor: store.Processor{Worker: r.Processor.Worker}, Alive: true, Report: r.Processor}
+	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self}}
+	var problems []finding.Finding
 	if q, err := s.Queue(ctx); err == nil {
-		r.Queue, r.OldestDue = &q, q.OldestDue.Seconds()
-		if q.Stuck > 0 {
-			r.Problems = append(r.Problems, fmt.Sprintf("%d tasks are stuck; run: fix-stuck-tasks", q.Stuck))
-		}
+		r.Queue, r.OldestDue, snapshot.Queue = &q, q.OldestDue.Seconds(), q
 	} else {
-		r.Problems = append(r.Problems, "the database does not answer")
+		problems = append(problems, finding.Finding{Code: finding.DatabaseUnavailable, Reason: s.Redact(err.Error())})
 	}
-	if !r.Processor.APIUnreachableSince.IsZero() {
-		r.Problems = append(r.Problems, "the way to the API is shut: "+r.Processor.APIError)
-	}
+	problems = append(problems, overview.Assess(snapshot)...)
+	r.Problems = finding.Documents(problems, s.CommandLine)
 	r.Ready = r.Queue != nil && r.Processor.APIUnreachableSince.IsZero()
 	return r
 }
 
-// Fetch returns what the processor on a status address says of itself, nil where none answers.
-func Fetch(ctx context.Context, addr string) *Report {
-	ctx, cancel := context.WithTimeout(ctx, askBound)
+// Live returns a function that fetches the report of the processor on a status address; it returns nil if none responds.
+func Live(ctx context.Context, addr string) func() *overview.ProcessorReport {
+	return func() *overview.ProcessorReport {
+		if addr == "" {
+			return nil
+		}
+		return fetch(ctx, addr)
+	}
+}
+
+func fetch(ctx context.Context, addr string) *overview.ProcessorReport {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status.json", nil)
 	if err != nil {
 		return nil
 	}
-	// A transport without proxies: the address is this machine's.
+	// No proxy: the address is on this host.
 	transport := &http.Transport{DisableKeepAlives: true}
-	answer, err := transport.RoundTrip(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		return nil
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	var report Report
-	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&report); err != nil || report.Version == "" {
+	if err := json.NewDecoder(io.LimitReader(response.Body, maxReport)).Decode(&report); err != nil || report.Version == "" {
 		return nil
 	}
-	return &report
+	return &report.Processor
 }
 
-// SilentFor returns how long ago the processor of that pid gave a sign of life; false: this report is not its own.
-func (r *Report) SilentFor(pid int) (time.Duration, bool) {
-	if r == nil || r.Processor.PID != pid {
-		return 0, false
-	}
-	return time.Duration(r.Processor.SilentSeconds * float64(time.Second)), true
-}
+// maxReport bounds a report that is read from a status address, in bytes.
+const maxReport = 1 << 20
 
-// Handler returns the pages.
+func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
+
+// Handler serves a processor's pages.
 func Handler(s Source) (http.Handler, error) {
-	page, err := template.ParseFS(pages, "page.html")
+	text := func(f finding.Finding) string { return f.Text(lang.EN) }
+	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
 	if err != nil {
 		return nil, err
 	}
@@ -109,16 +121,14 @@ func Handler(s Source) (http.Handler, error) {
 		return nil, err
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write([]byte("ok\n"))
-	})
+	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
 		if !report.Ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, p := range report.Problems {
-			_, _ = fmt.Fprintln(w, p)
+			_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
 		}
 		if report.Ready {
 			_, _ = fmt.Fprintln(w, "ready")
@@ -144,7 +154,7 @@ type Server struct {
 	done     chan error
 }
 
-// Start serves a processor's pages on addr. An address in use is an error that says so.
+// Start serves a processor's pages on addr.
 func Start(addr string, s Source) (*Server, error) {
 	handler, err := Handler(s)
 	if err != nil {

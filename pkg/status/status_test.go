@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -30,7 +31,7 @@ func get(t *testing.T, url string) (int, string) {
 	return answer.StatusCode, string(body)
 }
 
-func TestEachPageTellsHowItStands(t *testing.T) {
+func TestHandler_Pages(t *testing.T) {
 	stands := processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
 		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0),
 		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
@@ -38,8 +39,9 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
 	var away error
 	server, err := status.Start("127.0.0.1:0", status.Source{
-		Version:   "1.2.3",
-		Processor: func() processor.Status { return stands },
+		Version: "1.2.3", Redact: func(s string) string { return s },
+		CommandLine: func(c finding.Command) string { return c.Program },
+		Processor:   func() processor.Status { return stands },
 		Queue: func(context.Context) (store.QueueStats, error) {
 			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},
@@ -58,15 +60,15 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 		"imagetasks_tasks_in_flight 2", "imagetasks_api_up 1", "imagetasks_database_up 1",
 		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
 		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
-		`imagetasks_proxy_answers_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
+		`imagetasks_proxy_responses_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
 		assert.Contains(t, body, line)
 	}
 	code, body = get(t, root+"/")
 	assert.Equal(t, 200, code)
 	assert.Contains(t, body, "&lt;w&gt;")
 	assert.NotContains(t, body, "<w>")
-	assert.Contains(t, body, "1 tasks are stuck")
-	for _, part := range []string{"http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 a minute", "remaining-requests 59, reset-requests 1s"} {
+	assert.Contains(t, body, "1 task is stuck; next: <code>fix-stuck-tasks</code>")
+	for _, part := range []string{"http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 requests per minute", "remaining-requests 59, reset-requests 1s"} {
 		assert.Contains(t, body, part)
 	}
 	code, _ = get(t, root+"/nothing")
@@ -77,7 +79,7 @@ func TestEachPageTellsHowItStands(t *testing.T) {
 	code, body = get(t, root+"/readyz")
 	assert.Equal(t, 503, code)
 	assert.Contains(t, body, "proxy down")
-	assert.Contains(t, body, "database does not answer")
+	assert.Contains(t, body, "database is unavailable: away")
 	_, body = get(t, root+"/status.json")
 	var report status.Report
 	require.NoError(t, json.Unmarshal([]byte(body), &report))

@@ -6,36 +6,41 @@ import (
 	"net/http"
 
 	"imagetasks/pkg/health"
-	"imagetasks/pkg/monitor"
 )
 
-// Watch is where the pages of a monitor that stays look.
+// Watch is the source of the pages of monitor-tasks --watch.
 type Watch struct {
 	Version string
-	Last    func() monitor.Report // the last round
+	Last    func() WatchedPass // the last pass
 	Checks  func() []health.Check
 }
 
-// WatchHandler returns a monitor's /healthz, /readyz and /status.json.
+// WatchedPass is the last pass of a monitor.
+type WatchedPass struct {
+	Done     bool // false: no pass has ended yet
+	Healthy  bool // it found no problems
+	Summary  string
+	Document any // the pass as JSON
+}
+
+// WatchHandler serves a monitor's /healthz, /readyz and /status.json.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) {
-		_, _ = rw.Write([]byte("ok\n"))
-	})
+	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		last := w.Last()
-		if last.At.IsZero() || len(last.Problems) > 0 {
+		if !last.Done || !last.Healthy {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = fmt.Fprintln(rw, last.Summary.String())
+		_, _ = fmt.Fprintln(rw, last.Summary)
 	})
 	mux.HandleFunc("GET /status.json", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(rw).Encode(struct {
 			Version string         `json:"version"`
-			Last    monitor.Report `json:"last_round"`
+			Last    any            `json:"last_pass"`
 			Checks  []health.Check `json:"health_checks"`
-		}{w.Version, w.Last(), w.Checks()})
+		}{w.Version, w.Last().Document, w.Checks()})
 	})
 	return mux
 }

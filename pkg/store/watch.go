@@ -87,3 +87,21 @@ func (s *Store) RefundsToday(ctx context.Context) (count, credits int, err error
 	}
 	return count, credits, nil
 }
+
+// FailureCount is how many tasks failed with an error code.
+type FailureCount struct {
+	Code  task.Code `json:"error_code"`
+	Count int       `json:"count"`
+}
+
+// FailuresWithin returns how many tasks failed within the window, by error code, the most frequent first; at most 20 codes.
+func (s *Store) FailuresWithin(ctx context.Context, window time.Duration) ([]FailureCount, error) {
+	var out []FailureCount
+	err := s.query(ctx, "failures", func(rows *sql.Rows) error {
+		var f FailureCount
+		err := rows.Scan(&f.Code, &f.Count)
+		out = append(out, f)
+		return err
+	}, window.Milliseconds())
+	return out, err
+}

@@ -16,12 +16,21 @@ const (
 	RestartWindow = time.Hour
 )
 
-// ErrCrashLoop means that the processor was revived too often to try again.
-var ErrCrashLoop = errors.New("the processor keeps dying")
+// CrashLoopError means that the processor was restarted too often to try again.
+type CrashLoopError struct {
+	Restarts int    // within RestartWindow
+	Log      string // where the cause may be found
+}
+
+// Error says how often it was restarted, and what to do.
+func (e *CrashLoopError) Error() string {
+	return fmt.Sprintf("the processor was restarted %d times within an hour and ended each time; check %s, fix the cause, then run: task-processor start",
+		e.Restarts, e.Log)
+}
 
 // Revive brings a dead processor up again, or ends a hung one first. One that isn't wanted in the background,
 // or was started by somebody in the meantime, is left alone: then pid is 0. Every try counts: after MaxRestarts
-// within RestartWindow it returns ErrCrashLoop and tries no more until the first of them is that old.
+// within RestartWindow it returns a *CrashLoopError and tries no more until the first of them is that old.
 func (d *Daemon) Revive(ctx context.Context, hung bool) (pid int, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {
@@ -71,8 +80,7 @@ func (d Dir) countRestart(now time.Time) error {
 		return err
 	}
 	if len(recent) >= MaxRestarts {
-		return fmt.Errorf("%w: restarted %d times within an hour, and down again; look at %s, mend the cause, then: task-processor start",
-			ErrCrashLoop, len(recent), d.Log())
+		return &CrashLoopError{Restarts: len(recent), Log: d.Log()}
 	}
 	text, err := json.Marshal(append(recent, now))
 	if err == nil {

@@ -143,7 +143,7 @@ func TestRestartsAreCountedForAnHour(t *testing.T) {
 		require.True(t, ok, "%v", err)
 	}
 	_, err = d.Revive(t.Context(), false)
-	assert.ErrorIs(t, err, supervise.ErrCrashLoop)
+	assert.ErrorAs(t, err, new(*supervise.CrashLoopError))
 	recent, err := d.Dir.Restarts(time.Now())
 	require.NoError(t, err)
 	assert.Len(t, recent, supervise.MaxRestarts, "what was not tried is not counted")

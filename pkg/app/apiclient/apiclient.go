@@ -10,7 +10,6 @@ import (
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
-	"imagetasks/pkg/status"
 )
 
 // newTransport returns a transport for requests to the API, with the bounds of the settings.
@@ -78,16 +77,6 @@ func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle fun
 		return func(context.Context) error { return err }, func() {}
 	}
 	return client.Probe, transport.CloseIdleConnections
-}
-
-// SilentFor asks the processor on a status address how long ago it gave a sign of life.
-func SilentFor(ctx context.Context, addr string) func(pid int) (time.Duration, bool) {
-	return func(pid int) (time.Duration, bool) {
-		if addr == "" {
-			return 0, false
-		}
-		return status.Fetch(ctx, addr).SilentFor(pid)
-	}
 }
 
 // reviveBound is how long a proxy that is left out may take over a trial.

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/progress"
 	"imagetasks/pkg/repair"
@@ -26,37 +27,37 @@ type program struct{ *app.App }
 func New(core *app.App) *cli.App {
 	a := program{core}
 	flags := append([]cli.Flag{
-		&cli.DurationFlag{Name: "older-than", Usage: "`TIME` in processing that counts as stuck; default: STUCK_AFTER", DefaultText: "20m"},
-		&cli.StringSliceFlag{Name: "task", Usage: "only the task with this `ID`; may be given again"},
+		&cli.DurationFlag{Name: "older-than", Usage: "tasks processing for longer than this `TIME` are stuck; default: STUCK_AFTER", DefaultText: "20m"},
+		&cli.StringSliceFlag{Name: "task", Usage: "only the task with this `ID`; may be repeated"},
 		&cli.StringFlag{Name: "user", Usage: "only the tasks of this user's `UUID`"},
-		&cli.BoolFlag{Name: "requeue", Usage: "put them back into the queue, to be worked once more, instead of failing and refunding them"},
-		&cli.IntFlag{Name: "limit", Usage: "`N` tasks at most", DefaultText: "all"},
+		&cli.BoolFlag{Name: "requeue", Usage: "requeue them instead of failing and refunding them"},
+		&cli.IntFlag{Name: "limit", Usage: "at most `N` tasks", DefaultText: "all"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and change nothing"},
 		app.JSONFlag(),
 	}, app.CommonFlags()...)
 	return &cli.App{
 		Name:  "fix-stuck-tasks",
-		Usage: "fails and refunds stuck tasks now, and proves that the credits add up",
-		Description: "Exit codes: 0 done; 1 it could not do its work; 2 wrong usage or settings; 3 stuck tasks are left, or a task\n" +
-			"named by --task was not repaired. Ctrl-C stops between two batches; run it again to go on.",
+		Usage: "fails and refunds stuck tasks, and audits the credits",
+		Description: "Exit codes: 0 done; 1 could not do its work; 2 wrong usage or settings; 3 stuck tasks remain, or a task\n" +
+			"named by --task was not repaired. Ctrl-C stops after the current batch; run it again to continue.",
 		Flags:  flags,
 		Action: a.fix,
 		Commands: []*cli.Command{{
-			Name: "audit", Usage: "prove the money rules over the whole database: 0, or 3 with the rows that break them",
+			Name: "audit", Usage: "check the credit rules over the whole database; exits 3 and lists the rows that violate one",
 			Flags: append([]cli.Flag{app.JSONFlag()}, app.CommonFlags()...), Action: a.audit,
 		}},
 	}
 }
 
-// wanted reads what is to be repaired from the flags.
-func wanted(c *cli.Context) (repair.Options, error) {
+// readOptions reads the tasks to repair from the flags.
+func readOptions(c *cli.Context) (repair.Options, error) {
 	o := repair.Options{DryRun: c.Bool("dry-run"), Sweep: store.Sweep{
 		OlderThan: c.Duration("older-than"), Limit: c.Int("limit"), Requeue: c.Bool("requeue")}}
 	if o.OlderThan < 0 || o.Limit < 0 {
 		return o, app.Usagef("--older-than and --limit can't be negative")
 	}
 	if c.IsSet("limit") && o.Limit == 0 {
-		return o, app.Usagef("--limit 0 would repair nothing; leave it out to repair all")
+		return o, app.Usagef("--limit 0 would repair nothing; omit it to repair all")
 	}
 	for _, id := range c.StringSlice("task") {
 		if id == "" {
@@ -75,7 +76,7 @@ func wanted(c *cli.Context) (repair.Options, error) {
 }
 
 func (a program) fix(c *cli.Context) error {
-	o, err := wanted(c)
+	o, err := readOptions(c)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func (a program) fix(c *cli.Context) error {
 		terminal := app.IsTerminal(a.Stderr)
 		stderr := a.Stderr
 		if terminal {
-			a.Stderr = nil // the bar has the terminal; the lines are in the file
+			a.Stderr = nil // the progress bar uses the terminal; the log file has the lines
 		}
 		log, closer, err := a.Logger(s, "fix-stuck-tasks.log")
 		a.Stderr = stderr
@@ -118,95 +119,95 @@ func (a program) fix(c *cli.Context) error {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			return err
 		}
-		broken := err != nil
-		not, err := notRepaired(context.WithoutCancel(ctx), st, o, done)
+		interrupted := err != nil
+		unrepaired, err := findUnrepaired(context.WithoutCancel(ctx), st, o, done)
 		if err != nil {
 			return err
 		}
-		return a.report(c, done, not, broken, l)
+		return a.report(c, done, unrepaired, interrupted, l)
 	})
 }
 
-// unrepaired is a task that was named and not repaired.
-type unrepaired struct {
+// unrepairedTask is a task that was named by --task and not repaired.
+type unrepairedTask struct {
 	TaskID string       `json:"task_id"`
-	State  task.State   `json:"status"` // empty: there is no such task
-	Why    lang.Message `json:"why"`
+	State  task.State   `json:"status"` // empty: the task does not exist
+	Reason lang.Message `json:"why"`
 }
 
-// notRepaired says of each task that was named why it was not repaired.
-func notRepaired(ctx context.Context, st *store.Store, o repair.Options, done repair.Report) ([]unrepaired, error) {
-	var out []unrepaired
+// findUnrepaired returns the tasks named by --task that were not repaired, each with the reason.
+func findUnrepaired(ctx context.Context, st *store.Store, o repair.Options, done repair.Report) ([]unrepairedTask, error) {
+	var out []unrepairedTask
 	for _, id := range o.Tasks {
 		if slices.ContainsFunc(done.Tasks, func(r task.Refund) bool { return r.TaskID == id }) {
 			continue
 		}
 		row, err := st.Task(ctx, id)
-		u := unrepaired{TaskID: id, State: row.State}
+		u := unrepairedTask{TaskID: id, State: row.State}
 		switch {
 		case errors.Is(err, task.ErrNotFound):
-			u.Why = lang.NewMessage(textNoSuchTask)
+			u.Reason = lang.NewMessage(textNoSuchTask)
 		case err != nil:
 			return nil, err
 		case row.State != task.Processing:
-			u.Why = lang.NewMessage(textNotStuck, row.State)
+			u.Reason = lang.NewMessage(textNotStuck, string(row.State))
 		case o.UserID != "" && row.UserID != o.UserID:
-			u.Why = lang.NewMessage(textAnothers)
+			u.Reason = lang.NewMessage(textOtherUser)
 		default:
-			u.Why = lang.NewMessage(textTooYoung, o.OlderThan)
+			u.Reason = lang.NewMessage(textTooRecent, o.OlderThan)
 		}
 		out = append(out, u)
 	}
 	return out, nil
 }
 
-func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, broken bool, l lang.Lang) error {
+func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, interrupted bool, l lang.Lang) error {
 	if c.Bool("json") {
 		err := a.PrintJSON(struct {
 			repair.Report
-			Seconds     float64      `json:"seconds"`
-			PerSecond   float64      `json:"tasks_per_second"`
-			NotRepaired []unrepaired `json:"not_repaired,omitempty"`
-			BrokenOff   bool         `json:"broken_off,omitempty"`
-		}{done, done.Duration.Seconds(), done.Rate(), not, broken})
+			Seconds     float64          `json:"seconds"`
+			PerSecond   float64          `json:"tasks_per_second"`
+			NotRepaired []unrepairedTask `json:"not_repaired,omitempty"`
+			Interrupted bool             `json:"interrupted,omitempty"`
+		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, interrupted})
 		if err != nil {
 			return err
 		}
 	} else {
-		a.print(done, not, l)
+		a.print(done, unrepaired, l)
 	}
 	switch {
-	case broken:
-		return fmt.Errorf("broken off between two batches; %d stuck tasks are left; run it again to go on", done.Remaining)
-	case done.Remaining > 0 || len(not) > 0:
+	case interrupted:
+		return fmt.Errorf("interrupted between two batches; %s; run it again to continue", textRemaining.In(lang.EN, done.Remaining))
+	case done.Remaining > 0 || len(unrepaired) > 0:
 		return app.ErrUnhealthy
 	}
 	return nil
 }
 
-func (a program) print(done repair.Report, not []unrepaired, l lang.Lang) {
-	say := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
+func (a program) print(done repair.Report, unrepaired []unrepairedTask, l lang.Lang) {
+	println := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
 	if done.DryRun {
 		for _, r := range done.Tasks {
-			say(textWould, r.TaskID, r.UserID, r.Age.Round(time.Second), r.Credits)
+			println(textWould, r.TaskID, r.UserID, r.Age.Round(time.Second), lang.NewMessage(textCredits, r.Credits))
 		}
 	}
 	n := len(done.Tasks)
 	switch {
 	case done.DryRun && done.Requeued:
-		say(textWouldRequeue, n)
+		println(textWouldRequeue, n)
 	case done.DryRun:
-		say(textWouldFail, n, done.Credits)
+		println(textWouldFail, n, lang.NewMessage(textCredits, done.Credits))
 	case done.Requeued:
-		say(textRequeued, n, done.Remaining)
+		println(textRequeued, n, done.Remaining)
 	default:
-		say(textFailed, n, done.Credits, done.Remaining)
+		println(textFailed, n, lang.NewMessage(textCredits, done.Credits), done.Remaining)
 	}
 	if n > 0 && !done.DryRun {
-		say(textRate, done.Duration.Round(time.Millisecond), done.Rate())
+		println(textRate, done.Duration, done.Rate())
 	}
-	for _, u := range not {
-		say(textNotRepaired, u.TaskID, u.Why.In(l))
+	for _, u := range unrepaired {
+		println(textNotRepaired, u.TaskID, u.Reason)
 	}
 }
 
@@ -220,13 +221,13 @@ func (a program) audit(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		broken := store.CountViolations(rules)
+		violations := store.CountViolations(rules)
 		if c.Bool("json") {
-			err = a.PrintJSON(map[string]any{"ok": broken == 0, "broken": broken, "rules": rules})
+			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules})
 		} else {
-			repair.PrintAudit(a.Stdout, rules, l)
+			render.Audit(a.Stdout, rules, l)
 		}
-		if err == nil && broken > 0 {
+		if err == nil && violations > 0 {
 			err = app.ErrUnhealthy
 		}
 		return err

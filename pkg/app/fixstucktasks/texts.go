@@ -2,19 +2,24 @@ package fixstucktasks
 
 import "imagetasks/pkg/lang"
 
-// What a repair says.
 var (
-	textWould        = lang.Text{EN: "%s  user %s  in processing for %s  %d credits", ZH: "%s  用户 %s  已处理 %s  %d 个积分"}
-	textWouldRequeue = lang.Text{EN: "%d stuck tasks would go back into the queue; nothing was changed", ZH: "将有 %d 个卡住的任务放回队列；没有作任何改动"}
-	textWouldFail    = lang.Text{EN: "%d stuck tasks would fail, %d credits would be refunded; nothing was changed", ZH: "将有 %d 个卡住的任务判为失败，将退还 %d 个积分；没有作任何改动"}
-	textRequeued     = lang.Text{EN: "%d stuck tasks put back into the queue, %d left", ZH: "%d 个卡住的任务已放回队列，还剩 %d 个"}
-	textFailed       = lang.Text{EN: "%d stuck tasks failed, %d credits refunded, %d left", ZH: "%d 个卡住的任务判为失败，退还 %d 个积分，还剩 %d 个"}
-	textRate         = lang.Text{EN: "in %s, %.0f tasks/s", ZH: "用时 %s，每秒 %.0f 个任务"}
-	textNotRepaired  = lang.Text{EN: "not repaired: %s: %s", ZH: "未修复：%s：%s"}
+	textWould        = lang.Text{EN: "%s  user %s  processing for %s  %s", ZH: "%s  用户 %s  已处理 %s  %s"}
+	textCredits      = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
+	textWouldRequeue = lang.Text{EN: "%d stuck tasks would be requeued; nothing was changed", One: "%d stuck task would be requeued; nothing was changed",
+		ZH: "将有 %d 个卡住的任务重新入队；未做任何更改"}
+	textWouldFail = lang.Text{EN: "%d stuck tasks would fail, %s would be refunded; nothing was changed",
+		One: "%d stuck task would fail, %s would be refunded; nothing was changed", ZH: "将有 %d 个卡住的任务判为失败，将退还 %s；未做任何更改"}
+	textRequeued = lang.Text{EN: "%d stuck tasks requeued, %d remaining", One: "%d stuck task requeued, %d remaining",
+		ZH: "%d 个卡住的任务已重新入队，剩余 %d 个"}
+	textFailed = lang.Text{EN: "%d stuck tasks failed, %s refunded, %d remaining", One: "%d stuck task failed, %s refunded, %d remaining",
+		ZH: "%d 个卡住的任务已判为失败，退还 %s，剩余 %d 个"}
+	textRate        = lang.Text{EN: "took %s, %.0f tasks/s", ZH: "用时 %s，每秒 %.0f 个任务"}
+	textRemaining   = lang.Text{EN: "%d stuck tasks remain", One: "%d stuck task remains", ZH: "剩余 %d 个卡住的任务"}
+	textNotRepaired = lang.Text{EN: "not repaired: %s: %s", ZH: "未修复：%s：%s"}
 
-	textNoSuchTask = lang.Text{EN: "there is no such task", ZH: "没有这个任务"}
-	textNotStuck   = lang.Text{EN: "it is %s, not stuck", ZH: "它的状态是 %s，没有卡住"}
-	textAnothers   = lang.Text{EN: "it is another user's", ZH: "它属于另一个用户"}
-	textTooYoung   = lang.Text{EN: "it has been in processing for less than %s (--older-than), or another program has it in hand",
-		ZH: "它的处理时间不到 %s（--older-than），或正由另一个程序处理"}
+	textNoSuchTask = lang.Text{EN: "the task does not exist", ZH: "任务不存在"}
+	textNotStuck   = lang.Text{EN: "its status is %s; it is not stuck", ZH: "其状态为 %s，没有卡住"}
+	textOtherUser  = lang.Text{EN: "it belongs to another user", ZH: "它属于其他用户"}
+	textTooRecent  = lang.Text{EN: "it has been processing for less than %s (--older-than), or another process holds a lock on it",
+		ZH: "它的处理时间不足 %s（--older-than），或正被其他进程锁定"}
 )

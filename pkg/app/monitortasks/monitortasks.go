@@ -4,7 +4,6 @@ package monitortasks
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -12,33 +11,37 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/health"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
+	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 )
 
-// program is the application with this program's commands.
+// program is the application with the commands of this program.
 type program struct{ *app.App }
 
-// New builds the program monitor-tasks.
+// New returns the program monitor-tasks.
 func New(core *app.App) *cli.App {
 	a := program{core}
 	return &cli.App{
 		Name: "monitor-tasks",
-		Usage: "one round for cron: fails and refunds stuck tasks, looks after database, queue, processor and API, and " +
-			"brings back a processor that is down",
-		Description: "Exit codes: 0 all is well; 1 it could not do its work; 2 wrong usage or settings; 3 something is still wrong.\n" +
-			"A processor that an operator stopped (task-processor stop) is left alone, as is one never started here.",
+		Usage: "runs one supervision pass: fails and refunds stuck tasks, checks database, queue, processor and API, and " +
+			"restarts a processor that is dead or hung",
+		Description: "Exit codes: 0 all is well; 1 could not do its work; 2 wrong usage or settings; 3 something is still wrong.\n" +
+			"A processor that was stopped by an operator (task-processor stop) or never started on this host is not started.",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "watch", Usage: "stay, and make a round at each interval"},
-			&cli.DurationFlag{Name: "interval", Usage: "`TIME` between two rounds of --watch", Value: 5 * time.Minute},
-			&cli.StringFlag{Name: "watch-addr", Usage: "`ADDRESS` of --watch's own /healthz, /readyz and /status.json; off: none", Value: "off"},
-			&cli.DurationFlag{Name: "stuck-after", Usage: "`TIME` in processing that counts as stuck; default: STUCK_AFTER", DefaultText: "20m"},
-			&cli.BoolFlag{Name: "no-restart", Usage: "leave the processor alone"},
+			&cli.BoolFlag{Name: "watch", Usage: "keep running, with one pass per interval"},
+			&cli.DurationFlag{Name: "interval", Usage: "`TIME` between two passes of --watch", Value: 5 * time.Minute},
+			&cli.StringFlag{Name: "watch-addr", Usage: "`ADDRESS` for /healthz, /readyz and /status.json of --watch; off: none", Value: "off"},
+			&cli.DurationFlag{Name: "stuck-after", Usage: "tasks processing for longer than this `TIME` are stuck; default: STUCK_AFTER", DefaultText: "20m"},
+			&cli.BoolFlag{Name: "no-restart", Usage: "never restart the processor"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and change nothing"},
-			&cli.BoolFlag{Name: "quiet", Usage: "write nothing but the log file while all is well; for cron, which mails the rest"},
+			&cli.BoolFlag{Name: "quiet", Usage: "print only problems; for cron, which mails all output"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 		Action: a.monitor,
@@ -53,7 +56,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return app.Usagef("--stuck-after and --interval must be more than 0")
 	}
 	if c.Bool("watch") && c.Bool("json") {
-		return app.Usagef("--json prints one document; --watch has none. Ask --watch-addr for /status.json")
+		return app.Usagef("--json prints one document, and --watch never ends; read /status.json on --watch-addr instead")
 	}
 	s, err := a.Load(c)
 	if err != nil {
@@ -66,14 +69,14 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
-	ask, closeAPI := apiclient.Prober(s)
+	probe, closeAPI := apiclient.Prober(s)
 	defer closeAPI()
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
 
 	release, err := monitor.Lock(s.LogDir)
 	if errors.Is(err, monitor.ErrPassRunning) && !c.Bool("watch") {
-		return a.Print(c, lang.Text{EN: "%v; nothing to do", ZH: "另一轮监控正在本机运行，无事可做（%v）"}, err)
+		return a.Print(c, textPassRunning)
 	}
 	if err != nil {
 		return err
@@ -85,9 +88,9 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer closeLog()
-	st, err := a.open(ctx, s, c.Bool("watch"))
+	st, err := a.openStore(ctx, s, c.Bool("watch"))
 	if err != nil {
-		log.WithError(err).Error("round: broken off")
+		log.WithError(err).Error("the monitor pass was not completed")
 		return err
 	}
 	defer st.Close()
@@ -96,21 +99,22 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
-		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
-		Log: log, Redact: a.Redact.String,
+		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
+		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
+		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
+	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
 	if c.Bool("watch") {
-		return a.watch(ctx, c, m, log)
+		return w.watch(ctx, c)
 	}
-	report, err := m.Pass(ctx)
+	report, err := w.pass(ctx)
 	if err != nil {
 		return err
 	}
-	return a.report(c, report, l)
+	return w.print(c, report, l)
 }
 
-// logger is the monitor's: nothing but the file with --quiet, and where a person reads the summary on a terminal.
+// logger returns the monitor's logger: to the file only with --quiet, and on a terminal, where a person reads the summary.
 func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger, closeLog func() error, err error) {
 	stderr := a.Stderr
 	if c.Bool("quiet") || app.IsTerminal(stderr) && !c.Bool("watch") {
@@ -124,64 +128,82 @@ func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger
 	return log, closer.Close, nil
 }
 
-// open connects to the database. A monitor that stays goes on without it, and finds it away in its rounds.
-func (a program) open(ctx context.Context, s settings.Settings, stay bool) (*store.Store, error) {
+// openStore connects to the database. With --watch the monitor starts without it: its passes report that.
+func (a program) openStore(ctx context.Context, s settings.Settings, watch bool) (*store.Store, error) {
 	st, err := a.OpenStore(ctx, s)
-	if err != nil && stay && store.IsUnavailable(err) {
+	if err != nil && watch && store.IsUnavailable(err) {
 		return a.NewStore(s)
 	}
 	return st, err
 }
 
-// report prints a round.
-func (a program) report(c *cli.Context, r monitor.Report, l lang.Lang) error {
+// watcher runs passes and reports them.
+type watcher struct {
+	program
+	monitor     *monitor.Monitor
+	log         *logrus.Logger
+	commandLine func(finding.Command) string
+}
+
+// pass runs one pass and logs its result in one line.
+func (w watcher) pass(ctx context.Context) (monitor.Report, error) {
+	r, err := w.monitor.Pass(ctx)
+	summary := render.MonitorSummary(r.Summary).In(lang.EN)
+	switch {
+	case err != nil:
+		w.log.WithError(err).Error("the monitor pass was not completed")
+	case len(r.Findings) > 0:
+		for _, f := range r.Findings {
+			w.log.WithField("code", string(f.Code)).Warn(f.Text(lang.EN))
+		}
+		w.log.Warn(summary)
+	default:
+		w.log.Info(summary)
+	}
+	return r, err
+}
+
+// passDocument is a pass as --json and /status.json show it.
+type passDocument struct {
+	At   time.Time    `json:"at"`
+	Text lang.Message `json:"summary"`
+	monitor.Summary
+	Repair         repair.Report        `json:"repair"`
+	Overdue        repair.OverdueResult `json:"overdue"` // due for longer than PENDING_TIMEOUT
+	Queue          store.QueueStats     `json:"queue"`
+	DatabaseMillis int64                `json:"database_ms"`
+	Checks         []health.Check       `json:"health_checks"`
+	Problems       []finding.Document   `json:"problems"`
+}
+
+func (w watcher) document(r monitor.Report) passDocument {
+	return passDocument{At: r.At, Text: render.MonitorSummary(r.Summary), Summary: r.Summary, Repair: r.Repair, Overdue: r.Overdue,
+		Queue: r.Queue, DatabaseMillis: r.DatabaseMillis, Checks: r.Checks, Problems: finding.Documents(r.Findings, w.commandLine)}
+}
+
+// print prints a pass.
+func (w watcher) print(c *cli.Context, r monitor.Report, l lang.Lang) error {
 	switch {
 	case c.Bool("json"):
-		if err := a.PrintJSON(r); err != nil {
+		if err := w.PrintJSON(w.document(r)); err != nil {
 			return err
 		}
-	case len(r.Problems) > 0 || !c.Bool("quiet"):
-		a.Printf("%s\n", r.Summary.In(l))
-		for _, p := range r.Problems {
-			a.Printf("! %s\n", p.In(l))
+	case len(r.Findings) > 0 || !c.Bool("quiet"):
+		w.Printf("%s\n", render.MonitorSummary(r.Summary).In(l))
+		for _, p := range finding.Documents(r.Findings, w.commandLine) {
+			w.Printf("! %s\n", p.Finding.Text(l))
+			if p.Next != "" {
+				w.Printf("  %s\n", textNext.In(l, p.Next))
+			}
 		}
 	}
-	if len(r.Problems) > 0 {
+	if len(r.Findings) > 0 {
 		return app.ErrUnhealthy
 	}
 	return nil
 }
 
-// watch makes rounds until a signal comes. A round that was begun is ended.
-func (a program) watch(ctx context.Context, c *cli.Context, m *monitor.Monitor, log *logrus.Logger) (err error) {
-	var mu sync.Mutex
-	var last monitor.Report
-	if addr := c.String("watch-addr"); addr != "off" {
-		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: m.Checks,
-			Last: func() monitor.Report { mu.Lock(); defer mu.Unlock(); return last }}))
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, server.Close()) }()
-		log.WithField("address", "http://"+server.Addr()).Info("status of the monitor")
-	}
-	interval := c.Duration("interval")
-	log.Infof("monitor-tasks %s stays; a round every %s", app.BuildVersion(), interval)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		report, err := m.Pass(ctx)
-		if err != nil {
-			report.Problems = append(report.Problems, lang.NewMessage(lang.Text{EN: "%s"}, a.Redact.String(err.Error())))
-		}
-		mu.Lock()
-		last = report
-		mu.Unlock()
-		select {
-		case <-ctx.Done():
-			log.Info("monitor-tasks ends")
-			return nil
-		case <-tick.C:
-		}
-	}
-}
+var (
+	textPassRunning = lang.Text{EN: "another monitor pass is running on this host; nothing to do", ZH: "本机已有监控在运行，无需处理"}
+	textNext        = lang.Text{EN: "next: %s", ZH: "下一步：%s"}
+)

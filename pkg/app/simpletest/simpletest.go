@@ -4,7 +4,6 @@ package simpletest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/lang"
@@ -31,11 +31,11 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	return &cli.App{
 		Name:  "simple-test",
-		Usage: "goes the way to the image API step by step, and says which link is broken, why, and what mends it",
+		Usage: "checks each step of the connection to the image API and reports what fails, why, and how to fix it",
 		Description: "Exit codes: 0 all steps passed; 2 wrong usage or settings; 3 a step failed.\n" +
-			"It changes nothing but test-results/, where --image puts its picture.",
+			"It changes nothing except test-results/, where --image stores its picture.",
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "image", Usage: "also make one real picture, into test-results/ (the API charges for it)"},
+			&cli.BoolFlag{Name: "image", Usage: "also make one picture, in test-results/ (the API charges for it)"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 		Action: a.test,
@@ -52,16 +52,16 @@ func (a program) test(c *cli.Context) error {
 	}
 	s, err := a.Load(c)
 	if err != nil {
-		return a.refused(c, err, l)
+		return a.badSettings(c, err, l)
 	}
 	client, transport, err := apiclient.New(s)
 	if err != nil {
-		return a.refused(c, err, l)
+		return a.badSettings(c, err, l)
 	}
 	defer transport.CloseIdleConnections()
 	base, err := url.Parse(s.BaseURL)
 	if err != nil {
-		return a.refused(c, &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}, l)
+		return a.badSettings(c, &settings.Error{Name: "OPENAI_BASE_URL", Reason: "can't be parsed"}, l)
 	}
 	direct, other, err := apiclient.AlternativeRoutes(s, base)
 	if err != nil {
@@ -69,13 +69,13 @@ func (a program) test(c *cli.Context) error {
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
-	conf := diagnosis.Config{BaseURL: base, Model: s.Model, Transport: transport, Direct: direct, Other: other,
-		API: asker(s), Lang: l, Redact: a.Redact.String}
+	conf := diagnosis.Config{BaseURL: base, Model: s.Model, Transport: transport, Direct: direct, Alternative: other,
+		API: newAPI(s), Redact: a.Redact.String}
 	if !strings.HasSuffix(s.BaseURL, "/v1") {
-		conf.AtV1 = asker(atV1(s))
+		conf.APIAtV1 = newAPI(atV1(s))
 	}
 	if c.Bool("image") {
-		conf.Image = func(ctx context.Context) (string, error) { return makeOne(ctx, s, client) }
+		conf.Image = func(ctx context.Context) (diagnosis.Detail, error) { return makePicture(ctx, s, client) }
 	}
 	report := diagnosis.Run(ctx, conf)
 	if err := a.report(c, report, l); err != nil {
@@ -89,18 +89,22 @@ func (a program) test(c *cli.Context) error {
 
 func (a program) report(c *cli.Context, report diagnosis.Report, l lang.Lang) error {
 	if c.Bool("json") {
-		return a.PrintJSON(report)
+		return a.PrintJSON(render.NewDiagnosisDocument(report))
 	}
-	report.Print(a.Printf, l)
+	render.Diagnosis(a.Printf, report, l)
 	return nil
 }
 
-// refused reports settings that can't be used, and returns the error.
-func (a program) refused(c *cli.Context, err error, l lang.Lang) error {
+// badSettings reports settings that can't be used as a failed step. The report contains the reason, so nothing is left to
+// print on stderr.
+func (a program) badSettings(c *cli.Context, err error, l lang.Lang) error {
 	_, bad := errors.AsType[*settings.Error](err)
 	_, badProxy := errors.AsType[*proxy.SettingError](err)
 	if bad || badProxy {
-		return errors.Join(err, a.report(c, diagnosis.Refused(a.Redact.String(err.Error()), l), l))
+		if reportErr := a.report(c, diagnosis.BadSettings(a.Redact.String(err.Error())), l); reportErr != nil {
+			return errors.Join(err, reportErr)
+		}
+		return app.ErrBadSettings
 	}
 	return err
 }
@@ -110,44 +114,44 @@ func atV1(s settings.Settings) settings.Settings {
 	return s
 }
 
-// asker returns what asks the API by a given way.
-func asker(s settings.Settings) func(*proxy.Transport) diagnosis.API {
+// newAPI returns a function that makes a client of the API over a transport.
+func newAPI(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 	return func(by *proxy.Transport) diagnosis.API {
 		client, err := apiclient.NewOver(s, by)
 		if err != nil {
-			return unable{err}
+			return brokenAPI{err}
 		}
 		return client
 	}
 }
 
-// unable is an API that can't be asked.
-type unable struct{ err error }
+// brokenAPI is an API whose client could not be made.
+type brokenAPI struct{ err error }
 
-func (u unable) ListModels(context.Context) ([]string, error) { return nil, u.err }
+func (b brokenAPI) ListModels(context.Context) ([]string, error) { return nil, b.err }
 
-// makeOne makes one picture into test-results/ and says where it is.
-func makeOne(ctx context.Context, s settings.Settings, client *imageapi.Client) (string, error) {
+// makePicture makes one picture in test-results/.
+func makePicture(ctx context.Context, s settings.Settings, client *imageapi.Client) (diagnosis.Detail, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.TaskTimeout)
 	defer cancel()
 	dir, err := filepath.Abs("test-results")
 	if err != nil {
-		return "", err
+		return diagnosis.Detail{}, err
 	}
 	pictures, err := picture.Open(dir, "", s.ImageMaxBytes)
 	if err != nil {
-		return "", err
+		return diagnosis.Detail{}, err
 	}
 	draft, err := pictures.Create()
 	if err != nil {
-		return "", err
+		return diagnosis.Detail{}, err
 	}
 	if _, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, draft); err != nil {
-		return "", errors.Join(err, draft.Discard())
+		return diagnosis.Detail{}, errors.Join(err, draft.Discard())
 	}
 	made, err := draft.Publish(task.Lease{TaskID: "simple-test-" + time.Now().Format("20060102-150405"), Epoch: 1})
 	if err != nil {
-		return "", errors.Join(err, draft.Discard())
+		return diagnosis.Detail{}, errors.Join(err, draft.Discard())
 	}
-	return fmt.Sprintf("%s, %d x %d pixels", made.Path, made.Width, made.Height), nil
+	return diagnosis.Detail{Code: diagnosis.DetailPicture, Args: []any{made.Path, made.Width, made.Height}}, nil
 }

@@ -7,12 +7,13 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
 
-// withDaemon does something with this host's background processor.
+// withDaemon calls do with this host's background processor.
 func (a program) withDaemon(c *cli.Context, do func(context.Context, *supervise.Daemon) error) error {
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		d, err := a.Daemon(c, s, st)
@@ -31,7 +32,7 @@ func (a program) start(c *cli.Context) error {
 				return err
 			}
 			if state.Stopped != nil {
-				return a.Print(c, textLeftStopped, state.Stopped.By, local(state.Stopped.At))
+				return a.Print(c, textLeftStopped, state.Stopped.By, render.DateTime(state.Stopped.At))
 			}
 		}
 		pid, already, err := d.Start(ctx)
@@ -39,13 +40,13 @@ func (a program) start(c *cli.Context) error {
 			return err
 		}
 		if already {
-			return a.Print(c, textRunsAlready, pid)
+			return a.Print(c, textAlreadyRunning, pid)
 		}
-		return a.Print(c, textRunsNow, pid, d.Dir.Log())
+		return a.Print(c, textStarted, pid, d.Dir.Log())
 	})
 }
 
-// stop needs no database: it must work while that is away.
+// stop needs no database: it must work while the database is unavailable.
 func (a program) stop(c *cli.Context) error {
 	if err := app.NoArguments(c); err != nil {
 		return err
@@ -63,7 +64,7 @@ func (a program) stop(c *cli.Context) error {
 	stopped, err := d.Stop(ctx, a.Operator())
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("broken off; the processor was told to stop and may still be at it")
+		return errors.New("interrupted; the processor was asked to stop and may still be stopping")
 	case err != nil:
 		return err
 	case !stopped.WasRunning:
@@ -82,13 +83,13 @@ func (a program) restart(c *cli.Context) error {
 				return err
 			}
 			if !state.Running || !state.Wanted {
-				return a.Print(c, textNoneRuns)
+				return a.Print(c, textNotRestarted)
 			}
 		}
 		pid, err := d.Restart(ctx)
 		if err != nil {
 			return err
 		}
-		return a.Print(c, textRunsNow, pid, d.Dir.Log())
+		return a.Print(c, textStarted, pid, d.Dir.Log())
 	})
 }

@@ -6,198 +6,213 @@ import (
 	"time"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/lang"
-	"imagetasks/pkg/processor"
+	"imagetasks/pkg/overview"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
 )
 
-// The colours of a terminal.
+// Terminal colors.
 const (
-	red, green, plain = "\x1b[31m", "\x1b[32m", "\x1b[0m"
+	red, green, reset = "\x1b[31m", "\x1b[32m", "\x1b[0m"
 )
 
-// local is a time as people read it.
-func local(t time.Time) string { return t.Local().Format(time.DateTime) }
-
-// short is a number of seconds as people read it.
-func short(seconds float64) string {
-	d := time.Duration(seconds * float64(time.Second))
-	if d < 10*time.Second {
-		return d.Round(10 * time.Millisecond).String()
-	}
-	return d.Round(time.Second).String()
-}
-
-// screen prints an overview in a language.
+// screen prints a status report for people.
 type screen struct {
 	*app.App
 	lang.Lang
 	colors bool
 }
 
-func (s screen) paint(color, text string) string {
+func (s screen) color(color, text string) string {
 	if !s.colors {
 		return text
 	}
-	return color + text + plain
+	return color + text + reset
 }
 
-func (s screen) line(title lang.Text, text lang.Text, args ...any) {
-	s.Printf("%s%s\n", lang.Pad(title.In(s.Lang), titleWidth), text.In(s.Lang, args...))
+func (s screen) line(title lang.Text, text string) {
+	s.Printf("%s%s\n", lang.Pad(title.In(s.Lang), titleWidth), text)
 }
 
 const titleWidth = 13
 
-// print prints the one screen.
-func (s screen) print(o overview, now time.Time) {
-	s.Printf("imagetasks %s, %s, %s\n\n", o.Version, o.Host, local(now))
-	s.line(titleProcessor, textPlain, s.here(o))
-	for _, k := range o.Known {
-		if k.Host == o.Host && (k.PID == o.Here.PID || !k.Alive) {
+func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+
+// print prints the report on one screen.
+func (s screen) print(r statusReport, now time.Time) {
+	s.Printf("imagetasks %s, %s, %s\n\n", r.Version, r.Host, render.DateTime(now))
+	s.line(titleProcessor, s.localProcessor(r))
+	for _, p := range r.Processors {
+		if p.Host == r.Host && (p.PID == r.Local.PID || !p.Alive) {
 			continue
 		}
-		s.line(titleNone, textAlso, k.Host, k.PID, local(k.StartedAt), short(k.Silent))
+		s.line(titleNone, textOther.In(s.Lang, p.Host, p.PID, render.DateTime(p.StartedAt), seconds(p.SilentSeconds)))
 	}
 	var states []string
 	for _, state := range task.States() {
-		states = append(states, textCount.In(s.Lang, o.States[state], stateNames[state].In(s.Lang)))
+		states = append(states, textCount.In(s.Lang, r.Tasks[state], stateNames[state].In(s.Lang)))
 	}
-	s.line(titleTasks, textPlain, strings.Join(states, textComma.In(s.Lang)))
-	s.line(titleQueue, textQueue, o.Queue.Due, short(o.OldestDue), o.Queue.Stuck)
+	s.line(titleTasks, strings.Join(states, textComma.In(s.Lang)))
+	s.line(titleQueue, s.queue(r))
 	for _, state := range []task.State{task.Completed, task.Failed} {
-		c, name := o.LastHour[string(state)], stateNames[state].In(s.Lang)
+		c, name := r.LastHour[string(state)], stateNames[state].In(s.Lang)
 		if c.Count == 0 {
-			s.line(titleLastHour, textCount, 0, name)
+			s.line(titleLastHour, textCount.In(s.Lang, 0, name))
 			continue
 		}
-		s.line(titleLastHour, textLastHour, c.Count, name, short(c.Median), short(c.P95))
+		s.line(titleLastHour, textLastHour.In(s.Lang, c.Count, name, seconds(c.Median), seconds(c.P95)))
 	}
-	s.line(titleRefunds, textRefunds, o.Refunds.Count, o.Refunds.Credits)
-	s.line(titleAPI, textPlain, textReached.In(s.Lang, o.Route.In(s.Lang))+s.apiSeen(o))
-	s.api(o)
-	if o.Monitor == nil {
-		s.line(titleMonitor, textNoRound)
+	s.line(titleRefunds, textRefunds.In(s.Lang, r.Refunds.Count, lang.NewMessage(textCredits, r.Refunds.Credits)))
+	s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
+	s.upstreams(r)
+	if r.Monitor == nil {
+		s.line(titleMonitor, textNoPass.In(s.Lang))
 	} else {
-		s.line(titleMonitor, textPlain, local(o.Monitor.LastPass)+"  "+lang.Text{EN: o.Monitor.Summary, ZH: o.Monitor.SummaryZH}.In(s.Lang))
+		s.line(titleMonitor, render.DateTime(r.Monitor.At)+"  "+r.Monitor.Text.In(s.Lang))
 	}
-	s.line(titleCron, textPlain, o.Cron.Detail.In(s.Lang))
-	s.checks(o)
-	s.problems(o)
+	s.line(titleCron, cronTexts[r.Crontab.Status].In(s.Lang))
+	s.checks(r)
+	s.problems(r)
 }
 
-func (s screen) checks(o overview) {
-	if len(o.Checks) == 0 {
-		s.line(titleChecks, textNoChecks)
+// queue describes the queue; an empty one has no oldest task.
+func (s screen) queue(r statusReport) string {
+	stuck := lang.NewMessage(textStuckCount, r.Queue.Stuck)
+	if r.Queue.Due == 0 {
+		return textQueueEmpty.In(s.Lang, stuck)
 	}
-	for i, c := range o.Checks {
-		title, mark := titleNone, s.paint(green, "✓")
+	return textQueue.In(s.Lang, r.Queue.Due, seconds(r.OldestDue), stuck)
+}
+
+func (s screen) checks(r statusReport) {
+	if len(r.Checks) == 0 {
+		s.line(titleChecks, textNoChecks.In(s.Lang))
+	}
+	for i, c := range r.Checks {
+		title, mark := titleNone, s.color(green, "✓")
 		if i == 0 {
 			title = titleChecks
 		}
 		if !c.OK {
-			mark = s.paint(red, "✗")
+			mark = s.color(red, "✗")
 		}
 		action := ""
 		if c.Action != "" {
 			action = "; " + c.Action
 		}
-		s.line(title, textPlain, fmt.Sprintf("%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.Name, c.Result, c.Millis, action))
+		s.line(title, fmt.Sprintf("%s %s %-9s %s (%d ms)%s", c.At.Local().Format(time.TimeOnly), mark, c.Name, c.Result, c.Millis, action))
 	}
 }
 
-func (s screen) problems(o overview) {
+func (s screen) problems(r statusReport) {
 	s.Printf("\n")
-	if len(o.Problems) == 0 {
-		s.Printf("%s\n", s.paint(green, textAllWell.In(s.Lang)))
+	if len(r.Problems) == 0 {
+		s.Printf("%s\n", s.color(green, textHealthy.In(s.Lang)))
 	}
-	for _, p := range o.Problems {
-		s.Printf("%s\n  %s\n", s.paint(red, "! "+p.What.In(s.Lang)), textNext.In(s.Lang, p.Do))
+	for _, p := range r.Problems {
+		s.Printf("%s\n", s.color(red, "! "+p.Finding.Text(s.Lang)))
+		if p.Next != "" {
+			s.Printf("  %s\n", textNext.In(s.Lang, p.Next))
+		}
 	}
 }
 
-// api tells of each proxy of several, and of rate limits, as this host's processor sees them.
-func (s screen) api(o overview) {
-	for _, k := range o.Known {
-		if k.Host != o.Host || !k.Alive {
-			continue
+// local returns the report of this host's running processor, or nil.
+func local(r statusReport) *overview.ProcessorReport {
+	for _, p := range r.Processors {
+		if p.Host == r.Host && p.Alive {
+			return &p.Report
 		}
-		if len(k.Says.Upstreams) > 1 {
-			s.proxies(k.Says.Upstreams)
-		}
-		s.rate(k.Says)
+	}
+	return nil
+}
+
+// upstreams shows the state of several proxies, and rate limits, as this host's processor reports them.
+func (s screen) upstreams(r statusReport) {
+	report := local(r)
+	if report == nil {
 		return
 	}
-}
-
-func (s screen) proxies(ways []proxy.UpstreamState) {
-	title := titleProxies
-	for _, w := range ways {
-		text := s.paint(green, "✓") + " " + textServes.In(s.Lang, w.Proxy, w.Served)
-		if w.Ejected {
-			text = s.paint(red, "✗") + " " + textLeftOut.In(s.Lang, w.Proxy, local(w.Since), w.RetryAt.Local().Format(time.TimeOnly), w.Reason)
+	if len(report.Upstreams) > 1 {
+		title := titleProxies
+		for _, u := range report.Upstreams {
+			s.line(title, s.upstream(u))
+			title = titleNone
 		}
-		s.line(title, textPlain, text)
-		title = titleNone
 	}
-}
-
-func (s screen) rate(says processor.Status) {
 	var parts []string
-	if says.RateLimit > 0 {
-		parts = append(parts, textOurRate.In(s.Lang, says.RateLimit))
+	if report.RateLimit > 0 {
+		parts = append(parts, textOwnRate.In(s.Lang, report.RateLimit))
 	}
-	if !says.RateLimited.IsZero() {
-		parts = append(parts, textPaused.In(s.Lang, says.RateLimited.Local().Format(time.TimeOnly)))
+	if !report.RateLimited.IsZero() {
+		parts = append(parts, textRateLimited.In(s.Lang, report.RateLimited.Local().Format(time.TimeOnly)))
 	}
-	if !says.APIRateLimits.IsZero() {
-		parts = append(parts, textAPILimits.In(s.Lang, says.APIRateLimits.At.Local().Format(time.TimeOnly), says.APIRateLimits))
+	if !report.APIRateLimits.IsZero() {
+		parts = append(parts, textAPILimits.In(s.Lang, report.APIRateLimits.At.Local().Format(time.TimeOnly), report.APIRateLimits))
 	}
 	if len(parts) > 0 {
-		s.line(titleRate, textPlain, strings.Join(parts, textSemicolon.In(s.Lang)))
+		s.line(titleRate, strings.Join(parts, textSemicolon.In(s.Lang)))
 	}
 }
 
-// apiSeen says when the API last answered, or since when it is out of reach, as this host's processor or else its
-// monitor saw it.
-func (s screen) apiSeen(o overview) string {
-	for _, k := range o.Known {
+func (s screen) upstream(u proxy.UpstreamState) string {
+	if u.Ejected {
+		return s.color(red, "✗") + " " + textEjected.In(s.Lang, u.Proxy, render.DateTime(u.Since), u.RetryAt.Local().Format(time.TimeOnly), u.Reason)
+	}
+	return s.color(green, "✓") + " " + textServing.In(s.Lang, u.Proxy, u.Served)
+}
+
+// apiState says when the API last responded, or since when it is unreachable: as this host's processor reports it, else as
+// the monitor saw it.
+func (s screen) apiState(r statusReport) string {
+	if report := local(r); report != nil {
 		switch {
-		case k.Host != o.Host || !k.Alive:
-		case !k.Says.APIUnreachableSince.IsZero():
-			return textShutSince.In(s.Lang, local(k.Says.APIUnreachableSince))
-		case !k.Says.APIRespondedAt.IsZero():
-			return textAnsweredAt.In(s.Lang, local(k.Says.APIRespondedAt))
+		case !report.APIUnreachableSince.IsZero():
+			return textUnreachableSince.In(s.Lang, render.DateTime(report.APIUnreachableSince))
+		case !report.APIRespondedAt.IsZero():
+			return textRespondedAt.In(s.Lang, render.DateTime(report.APIRespondedAt))
 		}
 	}
 	switch {
-	case o.Monitor == nil || o.Monitor.API.At.IsZero():
+	case r.Monitor == nil || r.Monitor.API.At.IsZero():
 		return ""
-	case o.Monitor.API.OK:
-		return textAnsweredAt.In(s.Lang, local(o.Monitor.API.At))
+	case r.Monitor.API.OK:
+		return textRespondedAt.In(s.Lang, render.DateTime(r.Monitor.API.At))
 	}
-	return textSilentAt.In(s.Lang, local(o.Monitor.API.At))
+	return textCheckFailedAt.In(s.Lang, render.DateTime(r.Monitor.API.At))
 }
 
-// here says how this host's processor stands.
-func (s screen) here(o overview) string {
-	switch o.Here.Verdict {
-	case supervise.StoppedByOperator:
-		return textOnPurpose.In(s.Lang, o.Here.Stopped.By, local(o.Here.Stopped.At))
-	case supervise.NeverStarted:
-		return textNever.In(s.Lang)
-	case supervise.Dead:
-		return s.paint(red, textDead.In(s.Lang))
+// localProcessor describes this host's processor.
+func (s screen) localProcessor(r statusReport) string {
+	color := ""
+	switch r.Local.Verdict {
+	case supervise.StoppedByOperator, supervise.NeverStarted:
+		return render.LocalProcessor(r.Local).In(s.Lang)
+	case supervise.Dead, supervise.Hung:
+		color = red
+	default:
+		color = green
 	}
-	verdict := s.paint(green, textRunning.In(s.Lang))
-	if o.Here.Verdict == supervise.Hung {
-		verdict = s.paint(red, textHung.In(s.Lang))
+	state := s.color(color, render.LocalProcessor(r.Local).In(s.Lang))
+	if r.Local.Verdict == supervise.Dead {
+		return state
 	}
-	for _, k := range o.Known {
-		if k.Host == o.Host && k.PID == o.Here.PID {
-			return textHere.In(s.Lang, verdict, k.PID, local(k.StartedAt), k.Version, short(k.Silent), k.Says.InFlight, k.Says.Concurrency)
+	for _, p := range r.Processors {
+		if p.Host == r.Host && p.PID == r.Local.PID {
+			return textLocal.In(s.Lang, state, lang.NewMessage(textInFlight, p.Report.InFlight, p.Report.Concurrency),
+				seconds(p.SilentSeconds), render.DateTime(p.StartedAt), p.Version)
 		}
 	}
-	return textNoBeat.In(s.Lang, verdict, o.Here.PID)
+	return textNoHeartbeat.In(s.Lang, state)
+}
+
+var cronTexts = map[crontab.Status]lang.Text{
+	crontab.Installed:     {EN: "installed", ZH: "已安装"},
+	crontab.CronIsMissing: {EN: "cron is not installed", ZH: "未安装 cron"},
+	crontab.NoCrontab:     {EN: "not installed; install with scripts/monitoring-setup.sh", ZH: "未安装；请用 scripts/monitoring-setup.sh 安装"},
+	crontab.NotInstalled:  {EN: "not in this user's crontab; install with scripts/monitoring-setup.sh", ZH: "不在当前用户的 crontab 中；请用 scripts/monitoring-setup.sh 安装"},
 }

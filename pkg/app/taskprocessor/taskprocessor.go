@@ -16,6 +16,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -35,31 +36,31 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	worker := app.WorkerFlags()
 	run := append([]cli.Flag{
-		&cli.BoolFlag{Name: app.BackgroundFlag, Hidden: true, Usage: "how start runs it"},
-		&cli.BoolFlag{Name: "once", Usage: "work until nothing is pending, then end: 0, or 3 when the way to the API is shut"},
+		&cli.BoolFlag{Name: app.BackgroundFlag, Hidden: true, Usage: "run as the daemon that start starts"},
+		&cli.BoolFlag{Name: "once", Usage: "process tasks until none is pending; exits 3 if the API is unreachable"},
 	}, worker...)
 	return &cli.App{
 		Name:  "task-processor",
-		Usage: "makes pictures of the tasks in PostgreSQL, through a proxy",
-		Description: "Without a command it works tasks until SIGTERM or SIGINT; a second signal ends the grace.\n" +
-			"First: task-processor migrate. Try it without anything: task-processor demo.",
+		Usage: "processes the image tasks in PostgreSQL, through a proxy",
+		Description: "Without a command it processes tasks until SIGTERM or SIGINT; a second signal ends the grace period.\n" +
+			"To begin: task-processor migrate. To see it without any setup: task-processor demo.",
 		Flags:  run,
 		Action: a.run,
 		Commands: []*cli.Command{
-			{Name: "run", Usage: "work tasks (the default)", Flags: run, Action: a.run},
-			{Name: "start", Usage: "bring the background processor up, and return when it is healthy", Action: a.start, Flags: append([]cli.Flag{
-				&cli.BoolFlag{Name: "unless-stopped", Usage: "leave it alone where an operator stopped it; for the start at boot"}}, worker...)},
-			{Name: "stop", Usage: "stop it gracefully, then firmly; the monitor will not start it again", Action: a.stop, Flags: worker},
-			{Name: "restart", Usage: "stop it gracefully and bring it up again", Action: a.restart, Flags: append([]cli.Flag{
-				&cli.BoolFlag{Name: "if-running", Usage: "leave it alone where it doesn't run; for a regular restart"}}, worker...)},
-			{Name: "migrate", Usage: "bring the database's schema up to date", Action: a.migrate,
+			{Name: "run", Usage: "process tasks (the default)", Flags: run, Action: a.run},
+			{Name: "start", Usage: "start the background processor and wait until it is healthy", Action: a.start, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "unless-stopped", Usage: "do nothing if an operator stopped it; for the start at boot"}}, worker...)},
+			{Name: "stop", Usage: "stop it gracefully, then kill it; the monitor will not start it again", Action: a.stop, Flags: worker},
+			{Name: "restart", Usage: "stop it gracefully and start it again", Action: a.restart, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}}, worker...)},
+			{Name: "migrate", Usage: "create or update the database schema", Action: a.migrate,
 				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "plan", Usage: "print the SQL and change nothing"}}, app.CommonFlags()...)},
 			enqueueCommand(a),
 			{Name: "cancel", Usage: "cancel a task and refund it", Action: a.cancel,
 				Flags: append([]cli.Flag{&cli.StringFlag{Name: "task", Usage: "the task's `ID`"},
-					&cli.StringFlag{Name: "reason", Usage: "for the record", Value: "cancelled by an operator"}}, app.CommonFlags()...)},
+					&cli.StringFlag{Name: "reason", Usage: "reason, stored with the task", Value: "cancelled by an operator"}}, app.CommonFlags()...)},
 			creditsCommand(a),
-			{Name: "status", Usage: "show how the processor and the queue stand", Action: a.status,
+			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
 		},
@@ -79,11 +80,11 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself has nothing to show, and may stand beside the daemon.
 		s.StatusAddr = ""
 	}
-	return a.work(c.Context, s, once, c.Bool(app.BackgroundFlag))
+	return a.work(c.Context, s, once, c.Bool(app.BackgroundFlag), a.CommandLine(c))
 }
 
 // work runs a processor with everything around it.
-func (a program) work(ctx context.Context, s settings.Settings, once, background bool) (err error) {
+func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string) (err error) {
 	client, transport, err := apiclient.New(s)
 	if err != nil {
 		return err
@@ -136,7 +137,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryEjected: func(ctx context.Context) { apiclient.RetryEjected(ctx, transport, s) },
 	}, st, client, pictures)
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, source(p, st, s))
+		server, err := status.Start(s.StatusAddr, source(p, st, s, commandLine, a.Redact.String))
 		if err != nil {
 			return err
 		}
@@ -184,8 +185,8 @@ func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 	}
 }
 
-func source(p *processor.Processor, st *store.Store, s settings.Settings) status.Source {
-	return status.Source{Version: app.BuildVersion(), Processor: p.Status,
+func source(p *processor.Processor, st *store.Store, s settings.Settings, commandLine func(finding.Command) string, redact func(string) string) status.Source {
+	return status.Source{Version: app.BuildVersion(), Processor: p.Status, CommandLine: commandLine, Redact: redact,
 		Queue: func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }}
 }
 

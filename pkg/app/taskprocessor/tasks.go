@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
@@ -21,27 +22,27 @@ import (
 
 func enqueueCommand(a program) *cli.Command {
 	return &cli.Command{
-		Name: "enqueue", Usage: "charge a user and put tasks into the queue; prints their ids", Action: a.enqueue,
+		Name: "enqueue", Usage: "charge a user, enqueue tasks and print their ids", Action: a.enqueue,
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "user", Usage: "the user's `UUID`"},
-			&cli.StringFlag{Name: "prompt", Usage: "what to draw; - reads it from stdin"},
-			&cli.IntFlag{Name: "count", Usage: "how many tasks", Value: 1},
-			&cli.IntFlag{Name: "cost", Usage: "credits for each", Value: 1},
+			&cli.StringFlag{Name: "prompt", Usage: "description of the picture; - reads it from stdin"},
+			&cli.IntFlag{Name: "count", Usage: "number of tasks", Value: 1},
+			&cli.IntFlag{Name: "cost", Usage: "credits per task", Value: 1},
 			&cli.StringFlag{Name: "image", Usage: "`FILE` with an input picture (PNG, JPEG or WebP) to edit"},
 			&cli.StringFlag{Name: "style", Usage: "style of the picture"},
-			&cli.StringFlag{Name: "aspect-ratio", Usage: "such as 16:9, 1:1, portrait, or a size such as 1536x1024"},
+			&cli.StringFlag{Name: "aspect-ratio", Usage: "for example 16:9, 1:1, portrait, or a size such as 1536x1024"},
 			&cli.StringFlag{Name: "model", Usage: "model for these tasks; default: the processor's"},
-			&cli.IntFlag{Name: "max-attempts", Usage: "attempts for these tasks; default: the processor's"},
+			&cli.IntFlag{Name: "max-attempts", Usage: "maximum attempts for these tasks; default: the processor's"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 	}
 }
 
-// The most that one enqueue takes.
+// Limits of one enqueue command.
 const (
 	maxCount     = 10000
 	maxInputFile = 20 << 20
-	maxPrompt    = 32000 // runes, as the API has it
+	maxPrompt    = 32000 // runes; the limit of the API
 )
 
 func (a program) enqueue(c *cli.Context) error {
@@ -52,7 +53,7 @@ func (a program) enqueue(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
 		ids, err := st.Enqueue(ctx, n)
 		if errors.Is(err, task.ErrInsufficientCredits) {
-			return fmt.Errorf("nothing was enqueued or charged: %w; give some with: task-processor credits grant --user %s --credits N", err, n.UserID)
+			return fmt.Errorf("nothing was enqueued or charged: %w; to grant credits run: task-processor credits grant --user %s --credits N", err, n.UserID)
 		}
 		if err != nil {
 			return err
@@ -67,7 +68,7 @@ func (a program) enqueue(c *cli.Context) error {
 	})
 }
 
-// newTask reads the command line of enqueue.
+// newTask reads the flags of enqueue.
 func (a program) newTask(c *cli.Context) (store.NewTask, error) {
 	user, err := app.UserID(c.String("user"))
 	if err != nil {
@@ -84,7 +85,7 @@ func (a program) newTask(c *cli.Context) (store.NewTask, error) {
 	}
 	switch {
 	case n.Prompt == "":
-		return n, app.Usagef("--prompt is missing; it says what to draw")
+		return n, app.Usagef("--prompt is missing; it describes the picture")
 	case len([]rune(n.Prompt)) > maxPrompt || strings.ContainsRune(n.Prompt, 0):
 		return n, app.Usagef("--prompt must be text of at most %d characters", maxPrompt)
 	case n.Count < 1 || n.Count > maxCount:
@@ -100,7 +101,7 @@ func (a program) newTask(c *cli.Context) (store.NewTask, error) {
 	return n, err
 }
 
-// readInput returns a picture file in base64.
+// readInput returns the content of a picture file in base64.
 func readInput(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -132,26 +133,29 @@ func (a program) cancel(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.Print(c, textCancelled, refund.TaskID, refund.Credits, refund.UserID)
+		if refund.Credits == 0 {
+			return a.Print(c, textUncharged, refund.TaskID)
+		}
+		return a.Print(c, textCancelled, refund.TaskID, lang.NewMessage(textRefunded, refund.Credits), refund.UserID)
 	})
 }
 
 func creditsCommand(a program) *cli.Command {
 	user := &cli.StringFlag{Name: "user", Usage: "the user's `UUID`"}
 	return &cli.Command{
-		Name: "credits", Usage: "give a user credits, or show them",
+		Name: "credits", Usage: "grant credits to a user, or show them",
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 0 {
-				return app.Usagef("unknown command %q; there are: credits grant, credits show", c.Args().First())
+				return app.Usagef("unknown command %q; the commands are: credits grant, credits show", c.Args().First())
 			}
-			return app.Usagef("say which: credits grant, or credits show")
+			return app.Usagef("a command is missing: credits grant, or credits show")
 		},
 		Subcommands: []*cli.Command{
-			{Name: "grant", Usage: "give credits", Action: a.grant, Flags: append([]cli.Flag{user,
-				&cli.IntFlag{Name: "credits", Usage: "how many"},
-				&cli.StringFlag{Name: "reason", Usage: "for the ledger", Value: "granted by an operator"}, app.JSONFlag()}, app.CommonFlags()...)},
-			{Name: "show", Usage: "show the balance and the latest movements", Action: a.show, Flags: append([]cli.Flag{user,
-				&cli.IntFlag{Name: "limit", Usage: "how many movements", Value: 20}, app.JSONFlag()}, app.CommonFlags()...)},
+			{Name: "grant", Usage: "grant credits", Action: a.grant, Flags: append([]cli.Flag{user,
+				&cli.IntFlag{Name: "credits", Usage: "number of credits"},
+				&cli.StringFlag{Name: "reason", Usage: "reason, for the ledger", Value: "granted by an operator"}, app.JSONFlag()}, app.CommonFlags()...)},
+			{Name: "show", Usage: "show the balance and the latest ledger entries", Action: a.show, Flags: append([]cli.Flag{user,
+				&cli.IntFlag{Name: "limit", Usage: "number of ledger entries", Value: 20}, app.JSONFlag()}, app.CommonFlags()...)},
 		},
 	}
 }
@@ -191,7 +195,7 @@ func (a program) show(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		moves, err := st.Ledger(ctx, user, limit)
+		entries, err := st.Ledger(ctx, user, limit)
 		if err != nil {
 			return err
 		}
@@ -200,12 +204,12 @@ func (a program) show(c *cli.Context) error {
 				UserID  string              `json:"user_id"`
 				Credits int                 `json:"credits"`
 				Ledger  []store.LedgerEntry `json:"ledger"`
-			}{user, balance, append([]store.LedgerEntry{}, moves...)})
+			}{user, balance, append([]store.LedgerEntry{}, entries...)})
 		}
 		if err := a.Print(c, textBalance, user, balance); err != nil {
 			return err
 		}
-		for _, m := range moves {
+		for _, m := range entries {
 			a.Printf("%s  %-6s %+6d  = %-6d %s %s\n", m.CreatedAt.Local().Format(time.DateTime), m.Kind, m.Amount, m.BalanceAfter, m.TaskID, m.Reason)
 		}
 		return nil

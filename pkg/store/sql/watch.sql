@@ -46,3 +46,13 @@ group by status;
 select count(*), coalesce(sum(amount), 0)
 from {{.Ledger}}
 where created_at >= date_trunc('day', now()) and kind = 'refund';
+
+-- name: failures
+-- $1 window in ms. How many tasks failed in it, by error code, the most frequent first.
+-- Locks: none. Index: "completed" (BRIN).
+select coalesce(error_code, ''), count(*)
+from {{.Tasks}}
+where completed_at > now() - $1 * interval '1 millisecond' and status = 'failed'
+group by 1
+order by 2 desc, 1
+limit 20;

@@ -1,4 +1,4 @@
-package diagnosis
+package finding
 
 import (
 	"imagetasks/pkg/lang"

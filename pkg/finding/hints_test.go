@@ -1,4 +1,4 @@
-package diagnosis_test
+package finding_test
 
 import (
 	"go/ast"
@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"imagetasks/pkg/diagnosis"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/task"
 )
@@ -39,7 +39,7 @@ func codes(t *testing.T) []task.Code {
 	return out
 }
 
-func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
+func TestHintFor_EveryCodeInBothLanguages(t *testing.T) {
 	// What becomes of a task for reasons that are no link of the way to the API.
 	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge}
 	table, err := os.ReadFile("../../docs/proxies.md")
@@ -49,7 +49,7 @@ func TestEveryCauseHasAHintInBothLanguages(t *testing.T) {
 	for _, code := range codes(t) {
 		assert.False(t, seen[code], "%s stands for two causes", code)
 		seen[code] = true
-		hint, ok := diagnosis.HintFor(code)
+		hint, ok := finding.HintFor(code)
 		assert.NotEqual(t, slices.Contains(ours, code), ok, code)
 		if !ok {
 			continue

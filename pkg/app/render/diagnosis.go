@@ -1,0 +1,139 @@
+package render
+
+import (
+	"strings"
+
+	"imagetasks/pkg/diagnosis"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/task"
+)
+
+// DiagnosisDocument is a diagnosis as --json prints it, in English.
+type DiagnosisDocument struct {
+	OK    bool                    `json:"ok"`
+	Steps []DiagnosisStepDocument `json:"steps"`
+	Note  string                  `json:"note,omitempty"` // what another route showed, after a step failed
+}
+
+// DiagnosisStepDocument is a step of a DiagnosisDocument.
+type DiagnosisStepDocument struct {
+	Proxy  string    `json:"proxy,omitempty"`
+	Name   string    `json:"step"`
+	OK     bool      `json:"ok"`
+	Millis float64   `json:"ms"`
+	Detail string    `json:"detail"`
+	Code   task.Code `json:"error_code,omitempty"`
+	Cause  string    `json:"cause,omitempty"`
+	Fix    string    `json:"fix,omitempty"`
+}
+
+// NewDiagnosisDocument returns the document for a report.
+func NewDiagnosisDocument(r diagnosis.Report) DiagnosisDocument {
+	d := DiagnosisDocument{OK: r.OK, Steps: make([]DiagnosisStepDocument, 0, len(r.Steps))}
+	for _, s := range r.Steps {
+		step := DiagnosisStepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: detail(s.Detail, lang.EN), Code: s.Code}
+		if hint, ok := finding.HintFor(s.Code); ok {
+			step.Cause, step.Fix = hint.Cause.In(lang.EN), hint.Fix.In(lang.EN)
+		}
+		d.Steps = append(d.Steps, step)
+	}
+	if r.Note != nil {
+		d.Note = detail(*r.Note, lang.EN)
+	}
+	return d
+}
+
+// Diagnosis prints a report for people.
+func Diagnosis(printf func(format string, args ...any), r diagnosis.Report, l lang.Lang) {
+	proxy := ""
+	for _, s := range r.Steps {
+		if s.Proxy != proxy && s.Proxy != "" {
+			printf("%s\n", s.Proxy)
+		}
+		proxy = s.Proxy
+		mark := "✓"
+		if !s.OK {
+			mark = "✗"
+		}
+		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(stepTitles[s.Name].In(l), 10), s.Millis, detail(s.Detail, l))
+		if s.OK {
+			continue
+		}
+		if hint, ok := finding.HintFor(s.Code); ok {
+			printf("  %s\n  → %s\n", hint.Cause.In(l), hint.Fix.In(l))
+		}
+		printf("  (%s)\n", s.Code)
+	}
+	if r.Note != nil {
+		printf("  %s\n", detail(*r.Note, l))
+	}
+}
+
+func detail(d diagnosis.Detail, l lang.Lang) string {
+	args := make([]any, len(d.Args))
+	for i, arg := range d.Args {
+		if via, ok := arg.([]string); ok {
+			arg = Route(via)
+		}
+		args[i] = arg
+	}
+	return detailTexts[d.Code].In(l, args...)
+}
+
+// Route describes the route to the API: the proxies in their order, or a direct connection.
+func Route(via []string) lang.Message {
+	if len(via) == 0 {
+		return lang.NewMessage(textDirect)
+	}
+	return lang.NewMessage(textThrough, strings.Join(via, ", "))
+}
+
+var (
+	textThrough = lang.Text{EN: "through %s", ZH: "经由代理 %s"}
+	textDirect  = lang.Text{EN: "directly, without a proxy", ZH: "直连，未使用代理"}
+)
+
+var stepTitles = map[diagnosis.StepName]lang.Text{
+	diagnosis.StepSettings: {EN: "settings", ZH: "设置"},
+	diagnosis.StepDNS:      {EN: "DNS", ZH: "DNS"},
+	diagnosis.StepDirect:   {EN: "connection", ZH: "连接"},
+	diagnosis.StepProxy:    {EN: "proxy", ZH: "代理"},
+	diagnosis.StepLogin:    {EN: "login", ZH: "代理认证"},
+	diagnosis.StepTunnel:   {EN: "tunnel", ZH: "隧道"},
+	diagnosis.StepTLS:      {EN: "TLS", ZH: "TLS"},
+	diagnosis.StepKey:      {EN: "key", ZH: "密钥"},
+	diagnosis.StepModels:   {EN: "models", ZH: "模型"},
+	diagnosis.StepImage:    {EN: "image", ZH: "图片"},
+}
+
+var detailTexts = map[diagnosis.DetailCode]lang.Text{
+	diagnosis.DetailRoute:         {EN: "API %s, %s", ZH: "API 地址 %s，%s"},
+	diagnosis.DetailResolved:      {EN: "%s resolves to %s", ZH: "%s 解析为 %s"},
+	diagnosis.DetailNoLookup:      {EN: "%s is an IP address", ZH: "%s 是 IP 地址，无需解析"},
+	diagnosis.DetailProxyAccepts:  {EN: "%s accepts connections", ZH: "%s 接受连接"},
+	diagnosis.DetailAPIAccepts:    {EN: "the API accepts connections, without a proxy", ZH: "API 接受连接，未使用代理"},
+	diagnosis.DetailLoginAccepted: {EN: "the proxy accepted the login", ZH: "代理认证通过"},
+	diagnosis.DetailNoLogin:       {EN: "no login is set, and the proxy requires none", ZH: "未设置用户名和密码，代理也不要求认证"},
+	diagnosis.DetailTunnel:        {EN: "the proxy opened a tunnel to %s", ZH: "代理已建立到 %s 的隧道"},
+	diagnosis.DetailTLS:           {EN: "%s; certificate for %s, issued by %s, valid until %s", ZH: "%s；证书主体 %s，签发者 %s，有效期至 %s"},
+	diagnosis.DetailKeyAccepted:   {EN: "the API accepted the key", ZH: "API 接受密钥"},
+	diagnosis.DetailModelListed:   {EN: "%d models, including %s", One: "%d model, %s", ZH: "共 %d 个模型，包括 %s"},
+	diagnosis.DetailModelMissing: {EN: "%d models, without %s; a relay's list may be incomplete: verify with --image",
+		One: "%d model, not %s; a relay's list may be incomplete: verify with --image", ZH: "共 %d 个模型，不包括 %s；中转站的列表可能不完整，请用 --image 验证"},
+	diagnosis.DetailNoModelList: {EN: "the API does not list models; verify with --image", ZH: "API 不提供模型列表；请用 --image 验证"},
+	diagnosis.DetailPicture:     {EN: "%s, %d x %d pixels", ZH: "%s，%d x %d 像素"},
+	diagnosis.DetailError:       {EN: "%s"},
+	diagnosis.DetailCertificate: {EN: "%s; the certificate was issued by: %s", ZH: "%s；证书签发者：%s"},
+
+	diagnosis.NoteServes: {EN: "The API works through %s, which serves all requests meanwhile.", ZH: "经由 %s 可以使用 API；目前请求由它转发。"},
+	diagnosis.NoteV1:     {EN: "An API responds at %s: set OPENAI_BASE_URL to this URL.", ZH: "%s 上有 API 响应：请将 OPENAI_BASE_URL 设为该地址。"},
+	diagnosis.NoteDirectWorks: {EN: "Without the proxy the API can be reached from here: the proxy is the problem.",
+		ZH: "不使用代理可以连接 API：问题出在代理上。"},
+	diagnosis.NoteDirectFails: {EN: "Without the proxy the API can't be reached either (%s): a proxy is required, so this one has to be fixed.",
+		ZH: "不使用代理也无法连接 API（%s）：必须使用代理，请修复该代理。"},
+	diagnosis.NoteAlternativeWorks: {EN: "Through %s the API can be reached: set OPENAI_PROXY to it.", ZH: "经由 %s 可以连接 API：请将 OPENAI_PROXY 设为该代理。"},
+	diagnosis.NoteAlternativeFails: {EN: "Through %s the API can't be reached either (%s).", ZH: "经由 %s 也无法连接 API（%s）。"},
+	diagnosis.NoteNoAlternative: {EN: "No proxy is set, and none listens on port 7890 of this host: no other route could be tried.",
+		ZH: "未设置代理，本机 7890 端口也没有代理在监听：没有其他线路可以尝试。"},
+}

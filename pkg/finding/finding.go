@@ -1,0 +1,100 @@
+// Package finding defines what can be wrong with an installation: one code for each problem, with its arguments, its text
+// in English and Chinese, and the command to run next. Services return findings; they never format text for people.
+package finding
+
+import (
+	"encoding/json"
+	"time"
+
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/task"
+)
+
+// Code identifies a kind of problem. Codes are stable: scripts and alerts may depend on them.
+type Code string
+
+// The kinds of problems.
+const (
+	DatabaseUnavailable   Code = "database_unavailable"
+	APIUnreachable        Code = "api_unreachable"
+	ProxyEjected          Code = "proxy_ejected"
+	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
+	ProcessorHung         Code = "processor_hung"
+	ForegroundHung        Code = "foreground_processor_hung" // nobody can restart it: it was not started by the daemon commands
+	RestartFailed         Code = "restart_failed"
+	RestartLimit          Code = "restart_limit_reached"
+	StoppedWithDueTasks   Code = "stopped_with_due_tasks"
+	NoProcessor           Code = "no_processor" // tasks are due and no processor runs on any host
+	TasksStuck            Code = "tasks_stuck"
+	TasksFailing          Code = "tasks_failing" // most tasks of the last hour failed for one cause
+	NotSupervised         Code = "not_supervised"
+	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
+	MonitorPassIncomplete Code = "monitor_pass_incomplete"
+)
+
+// Finding is one problem. Which fields are set depends on the code; texts in it are redacted by whoever creates it.
+type Finding struct {
+	Code    Code      `json:"code"`
+	Count   int       `json:"count,omitempty"`
+	Total   int       `json:"total,omitempty"`
+	PID     int       `json:"pid,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+	Seconds float64   `json:"seconds,omitempty"`
+	// Subject is what the problem is about: a proxy, a host, the operator who stopped the processor, or a file.
+	Subject string `json:"subject,omitempty"`
+	// Cause is the error code of the failing tasks, or of the API.
+	Cause  task.Code `json:"cause,omitempty"`
+	Reason string    `json:"reason,omitempty"`
+}
+
+// Duration returns Seconds as a time.Duration.
+func (f Finding) Duration() time.Duration { return time.Duration(f.Seconds * float64(time.Second)) }
+
+// Command is a command to run: one of the four programs, a script of the project, or a program of the system.
+type Command struct {
+	Program string
+	Args    []string
+}
+
+// IsZero reports whether there is no command.
+func (c Command) IsZero() bool { return c.Program == "" }
+
+// Document is a finding as documents show it: with its text in English and the command to run next.
+type Document struct {
+	Finding Finding
+	Next    string
+}
+
+// MarshalJSON adds "what" (the text in English) and "do" (the next command) to the finding's own fields.
+func (d Document) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Finding
+		What string `json:"what"`
+		Do   string `json:"do,omitempty"`
+	}{d.Finding, d.Finding.Text(lang.EN), d.Next})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (d *Document) UnmarshalJSON(text []byte) error {
+	var next struct {
+		Do string `json:"do"`
+	}
+	if err := json.Unmarshal(text, &next); err != nil {
+		return err
+	}
+	d.Next = next.Do
+	return json.Unmarshal(text, &d.Finding)
+}
+
+// Documents returns documents for findings; commandLine formats a command so that it can be typed as it is.
+func Documents(findings []Finding, commandLine func(Command) string) []Document {
+	documents := make([]Document, 0, len(findings))
+	for _, f := range findings {
+		d := Document{Finding: f}
+		if next := f.Next(); !next.IsZero() {
+			d.Next = commandLine(next)
+		}
+		documents = append(documents, d)
+	}
+	return documents
+}

@@ -1,0 +1,124 @@
+package finding
+
+import (
+	"time"
+
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/task"
+)
+
+// Text returns what is wrong, as one sentence without a full stop.
+func (f Finding) Text(l lang.Lang) string {
+	return f.message().In(l)
+}
+
+func (f Finding) message() lang.Message {
+	msg := lang.NewMessage
+	since := localTime(f.Since)
+	switch f.Code {
+	case DatabaseUnavailable:
+		return msg(textDatabase, f.Reason)
+	case APIUnreachable:
+		return msg(textAPI, since, f.Reason)
+	case ProxyEjected:
+		return msg(textProxy, f.Subject, since, f.Reason)
+	case ProcessorNotRunning:
+		return msg(textNotRunning)
+	case ProcessorHung:
+		return msg(textHung, f.PID, f.Duration())
+	case ForegroundHung:
+		return msg(textForegroundHung, f.PID, f.Duration())
+	case RestartFailed:
+		return msg(textRestartFailed, f.Reason)
+	case RestartLimit:
+		return msg(textRestartLimit, f.Count, f.Subject)
+	case StoppedWithDueTasks:
+		return msg(textStoppedDue, f.Count, f.Subject)
+	case NoProcessor:
+		return msg(textNoProcessor, f.Count)
+	case TasksStuck:
+		return msg(textStuck, f.Count)
+	case TasksFailing:
+		return msg(textFailing, f.Count, f.Total, string(f.Cause), causeText(f.Cause))
+	case NotSupervised:
+		return msg(textNotSupervised)
+	case MonitorOverdue:
+		return msg(textMonitorOverdue, since)
+	case MonitorPassIncomplete:
+		return msg(textPassIncomplete, f.Reason)
+	}
+	return msg(lang.Text{EN: "%s: %s"}, string(f.Code), f.Reason)
+}
+
+// causeText explains a task's error code, where a hint exists.
+func causeText(code task.Code) lang.Message {
+	if hint, ok := HintFor(code); ok {
+		return lang.NewMessage(hint.Cause)
+	}
+	return lang.NewMessage(lang.Text{EN: "See error_message of these tasks.", ZH: "请查看这些任务的 error_message。"})
+}
+
+func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
+
+// Next returns the command to run next; the zero Command where no command helps.
+func (f Finding) Next() Command {
+	switch f.Code {
+	case APIUnreachable, ProxyEjected:
+		return Command{Program: "simple-test"}
+	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
+		return Command{Program: "task-processor", Args: []string{"start"}}
+	case ProcessorHung:
+		return Command{Program: "task-processor", Args: []string{"restart"}}
+	case TasksStuck:
+		return Command{Program: "fix-stuck-tasks"}
+	case TasksFailing:
+		return nextForCause(f.Cause)
+	case NotSupervised:
+		return Command{Program: "scripts/monitoring-setup.sh"}
+	case MonitorOverdue, MonitorPassIncomplete:
+		return Command{Program: "monitor-tasks"}
+	}
+	return Command{}
+}
+
+// nextForCause returns the command that looks into failures of one cause.
+func nextForCause(code task.Code) Command {
+	switch code {
+	case task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
+		task.CodeBadInput, task.CodeInputTooLarge:
+		return Command{Program: "task-processor", Args: []string{"status"}}
+	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:
+		return Command{Program: "simple-test", Args: []string{"--image"}}
+	}
+	return Command{Program: "simple-test"}
+}
+
+var (
+	textDatabase = lang.Text{EN: "the database is unavailable: %s", ZH: "数据库不可用：%s"}
+	textAPI      = lang.Text{EN: "the image API is unreachable since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起不可达，暂停领取任务：%s"}
+	textProxy    = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
+
+	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}
+	textHung           = lang.Text{EN: "the processor (pid %d) is hung: no heartbeat for %s", ZH: "处理器（进程 %d）已挂起：%s 没有心跳"}
+	textForegroundHung = lang.Text{
+		EN: "the processor (pid %d) is hung: no heartbeat for %s. It was not started by task-processor start: end the process and start it the way you did",
+		ZH: "处理器（进程 %d）已挂起：%s 没有心跳。它不是由 task-processor start 启动的：请结束该进程，并用原来的方式启动"}
+	textRestartFailed = lang.Text{EN: "the processor could not be restarted: %s", ZH: "处理器重启失败：%s"}
+	textRestartLimit  = lang.Text{
+		EN:  "the processor was restarted %d times within an hour and ended each time; automatic restarts are off. Check %s, fix the cause, then start it",
+		One: "the processor was restarted %d time within an hour and ended again; automatic restarts are off. Check %s, fix the cause, then start it",
+		ZH:  "处理器在一小时内重启了 %d 次，每次都退出；已停止自动重启。请查看 %s，排除原因后再启动"}
+	textStoppedDue = lang.Text{EN: "%d tasks are due, and the processor was stopped by %s", One: "%d task is due, and the processor was stopped by %s",
+		ZH: "%d 个任务待处理，而处理器已由 %s 停止"}
+	textNoProcessor = lang.Text{EN: "%d tasks are due, and no processor is running", One: "%d task is due, and no processor is running",
+		ZH: "%d 个任务待处理，而没有处理器在运行"}
+	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
+	textFailing = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
+
+	textNotSupervised = lang.Text{
+		EN: "no processor is running, and nothing would start one: the crontab entries are not installed and the monitor has never run here",
+		ZH: "没有处理器在运行，也没有任何机制会启动它：crontab 条目未安装，监控从未在本机运行"}
+	textMonitorOverdue = lang.Text{EN: "the crontab entries are installed, but the monitor has not run since %s; check that the cron service is running",
+		ZH: "crontab 条目已安装，但监控自 %s 起没有运行；请检查 cron 服务是否在运行"}
+	textPassIncomplete = lang.Text{EN: "the monitor pass was not completed: %s", ZH: "本次监控未完成：%s"}
+)

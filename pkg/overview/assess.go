@@ -1,0 +1,179 @@
+package overview
+
+import (
+	"time"
+
+	"imagetasks/pkg/crontab"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/task"
+)
+
+// APICheck is the monitor's last check of the image API.
+type APICheck struct {
+	At     time.Time `json:"at,omitzero"` // zero: never checked
+	OK     bool      `json:"ok"`
+	Millis int64     `json:"ms"`
+	Error  string    `json:"error,omitempty"`
+}
+
+// Supervision is what keeps this host's processor running.
+type Supervision struct {
+	Crontab  crontab.State
+	LastPass time.Time // of the monitor; zero: none
+}
+
+// Snapshot is the state of an installation at one time, seen from one host. Parts that the caller does not know stay at
+// their zero value and are not assessed.
+type Snapshot struct {
+	Now        time.Time
+	Host       string
+	Local      LocalProcessor
+	Processors []Processor
+	Queue      store.QueueStats
+	Closed     int                  // tasks that completed or failed within the last hour
+	Failures   []store.FailureCount // of them, by cause
+	APICheck   APICheck
+	// RestartFailure replaces the finding about a dead or hung processor after a restart that failed.
+	RestartFailure *finding.Finding
+	Supervision    *Supervision // nil: the monitor itself asks
+}
+
+const (
+	// proxyGrace is how long one proxy of several may be ejected before that is reported.
+	proxyGrace = time.Minute
+	// minFailures is how many tasks must fail for one cause before that is reported: fewer may be chance.
+	minFailures = 5
+)
+
+// Assess returns what is wrong, the most urgent first. Each problem is reported once.
+func Assess(s Snapshot) []finding.Finding {
+	out := []finding.Finding{}
+	add := func(f *finding.Finding) {
+		if f != nil {
+			out = append(out, *f)
+		}
+	}
+	add(s.api())
+	out = append(out, s.proxies()...)
+	add(s.processor())
+	if s.Queue.Stuck > 0 {
+		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
+	}
+	add(s.failing())
+	add(s.supervision())
+	return out
+}
+
+// Running returns how many processors are alive, on all hosts.
+func (s Snapshot) Running() int {
+	n := 0
+	for _, p := range s.Processors {
+		if p.Alive {
+			n++
+		}
+	}
+	return n
+}
+
+// api reports an unreachable API once. A running processor knows better than an earlier check of the monitor.
+func (s Snapshot) api() *finding.Finding {
+	responded := time.Time{}
+	for _, p := range s.Processors {
+		if !p.Alive {
+			continue
+		}
+		if !p.Report.APIUnreachableSince.IsZero() {
+			return &finding.Finding{Code: finding.APIUnreachable, Since: p.Report.APIUnreachableSince, Subject: p.Host,
+				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError}
+		}
+		if p.Report.APIRespondedAt.After(responded) {
+			responded = p.Report.APIRespondedAt
+		}
+	}
+	if c := s.APICheck; !c.OK && !c.At.IsZero() && responded.Before(c.At) {
+		return &finding.Finding{Code: finding.APIUnreachable, Since: c.At, Reason: c.Error}
+	}
+	return nil
+}
+
+func (s Snapshot) proxies() []finding.Finding {
+	var out []finding.Finding
+	for _, p := range s.Processors {
+		if !p.Alive || !p.Report.APIUnreachableSince.IsZero() {
+			continue
+		}
+		for _, u := range p.Report.Upstreams {
+			if u.Ejected && s.Now.Sub(u.Since) > proxyGrace {
+				out = append(out, finding.Finding{Code: finding.ProxyEjected, Subject: u.Proxy, Since: u.Since, Cause: u.Code, Reason: u.Reason})
+			}
+		}
+	}
+	return out
+}
+
+func (s Snapshot) processor() *finding.Finding {
+	if s.RestartFailure != nil {
+		return s.RestartFailure
+	}
+	l := s.Local
+	switch l.Verdict {
+	case supervise.Dead:
+		return &finding.Finding{Code: finding.ProcessorNotRunning}
+	case supervise.Hung:
+		code := finding.ProcessorHung
+		if !l.Wanted {
+			code = finding.ForegroundHung
+		}
+		return &finding.Finding{Code: code, PID: l.PID, Seconds: l.SilentSeconds}
+	}
+	if s.Running() > 0 || s.Queue.Due == 0 {
+		return nil
+	}
+	switch l.Verdict {
+	case supervise.StoppedByOperator:
+		return &finding.Finding{Code: finding.StoppedWithDueTasks, Count: s.Queue.Due, Subject: l.Stopped.By}
+	case supervise.NeverStarted:
+		return &finding.Finding{Code: finding.NoProcessor, Count: s.Queue.Due}
+	}
+	return nil
+}
+
+// failing reports that most tasks of the last hour failed for one cause. Moderation refuses single prompts; it counts as
+// well, because a service whose every prompt is refused has a problem too.
+func (s Snapshot) failing() *finding.Finding {
+	var worst store.FailureCount
+	for _, f := range s.Failures {
+		if f.Count > worst.Count && f.Code != task.CodeCancelled {
+			worst = f
+		}
+	}
+	if worst.Count < minFailures || 2*worst.Count <= s.Closed {
+		return nil
+	}
+	return &finding.Finding{Code: finding.TasksFailing, Count: worst.Count, Total: s.Closed, Cause: worst.Code}
+}
+
+// supervision reports that nothing would notice a processor that stops: no cron, or cron that does not run.
+func (s Snapshot) supervision() *finding.Finding {
+	if s.Supervision == nil {
+		return nil
+	}
+	installed, lastPass := s.Supervision.Crontab, s.Supervision.LastPass
+	if installed.Status != crontab.Installed {
+		if lastPass.IsZero() && s.Running() == 0 && s.Local.Verdict == supervise.NeverStarted {
+			return &finding.Finding{Code: finding.NotSupervised}
+		}
+		return nil
+	}
+	expected := lastPass
+	if installed.InstalledAt.After(expected) {
+		expected = installed.InstalledAt
+	}
+	// Without the time of installation, a monitor that never ran may have been installed a moment ago.
+	if expected.IsZero() || s.Now.Sub(expected) <= 2*crontab.Interval {
+		return nil
+	}
+	return &finding.Finding{Code: finding.MonitorOverdue, Since: expected}
+}

@@ -1,0 +1,142 @@
+package overview_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/crontab"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/overview"
+	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/task"
+)
+
+var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// running returns a snapshot with one alive processor on this host.
+func running() overview.Snapshot {
+	return overview.Snapshot{Now: now, Host: "h", Local: overview.LocalProcessor{Verdict: supervise.Running, PID: 7, Wanted: true},
+		Processors: []overview.Processor{{Processor: store.Processor{Worker: "w", Host: "h", PID: 7}, Alive: true}}}
+}
+
+// stopped returns a snapshot without any processor.
+func stopped(v overview.Verdict) overview.Snapshot {
+	return overview.Snapshot{Now: now, Host: "h", Local: overview.LocalProcessor{Verdict: v, Stopped: &supervise.StopMark{By: "root"}}}
+}
+
+func with(s overview.Snapshot, change func(*overview.Snapshot)) overview.Snapshot {
+	change(&s)
+	return s
+}
+
+func codes(found []finding.Finding) []finding.Code {
+	out := []finding.Code{}
+	for _, f := range found {
+		out = append(out, f.Code)
+	}
+	return out
+}
+
+func TestAssess(t *testing.T) {
+	installed := crontab.State{Status: crontab.Installed, InstalledAt: now.Add(-time.Hour)}
+	for name, c := range map[string]struct {
+		snapshot overview.Snapshot
+		want     []finding.Code
+	}{
+		"healthy":        {running(), nil},
+		"empty snapshot": {overview.Snapshot{}, nil},
+		"API unreachable is reported once, whatever the monitor saw": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)
+			s.APICheck = overview.APICheck{At: now.Add(-20 * time.Minute), OK: true}
+		}), []finding.Code{finding.APIUnreachable}},
+		"both saw it": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)
+			s.APICheck = overview.APICheck{At: now.Add(-2 * time.Minute), Error: "down"}
+		}), []finding.Code{finding.APIUnreachable}},
+		"an unreachable API of a dead processor is history": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Alive = false
+			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)
+		}), nil},
+		"check failed": {with(running(), func(s *overview.Snapshot) {
+			s.APICheck = overview.APICheck{At: now.Add(-2 * time.Minute), Error: "down"}
+		}), []finding.Code{finding.APIUnreachable}},
+		"the API responded to the processor after the failed check": {with(running(), func(s *overview.Snapshot) {
+			s.APICheck = overview.APICheck{At: now.Add(-2 * time.Minute), Error: "down"}
+			s.Processors[0].Report.APIRespondedAt = now.Add(-time.Minute)
+		}), nil},
+		"proxy ejected": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.Upstreams = []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)},
+				{Proxy: "b", Ejected: true, Since: now.Add(-30 * time.Second)}, {Proxy: "c"}}
+		}), []finding.Code{finding.ProxyEjected}},
+		"dead":            {stopped(supervise.Dead), []finding.Code{finding.ProcessorNotRunning}},
+		"hung":            {with(running(), func(s *overview.Snapshot) { s.Local.Verdict = supervise.Hung }), []finding.Code{finding.ProcessorHung}},
+		"hung foreground": {with(running(), func(s *overview.Snapshot) { s.Local.Verdict, s.Local.Wanted = supervise.Hung, false }), []finding.Code{finding.ForegroundHung}},
+		"restart failed": {with(stopped(supervise.Dead), func(s *overview.Snapshot) {
+			s.RestartFailure = &finding.Finding{Code: finding.RestartLimit, Count: 5}
+		}), []finding.Code{finding.RestartLimit}},
+		"stopped, nothing due":  {stopped(supervise.StoppedByOperator), nil},
+		"stopped with tasks":    {with(stopped(supervise.StoppedByOperator), func(s *overview.Snapshot) { s.Queue.Due = 2 }), []finding.Code{finding.StoppedWithDueTasks}},
+		"never started, tasks":  {with(stopped(supervise.NeverStarted), func(s *overview.Snapshot) { s.Queue.Due = 2 }), []finding.Code{finding.NoProcessor}},
+		"another host works it": {with(running(), func(s *overview.Snapshot) { s.Local.Verdict, s.Queue.Due = supervise.NeverStarted, 9 }), nil},
+		"stuck":                 {with(running(), func(s *overview.Snapshot) { s.Queue.Stuck = 1 }), []finding.Code{finding.TasksStuck}},
+
+		"30 of 30 failed for one cause": {with(running(), func(s *overview.Snapshot) {
+			s.Closed, s.Failures = 30, []store.FailureCount{{Code: task.CodeModeration, Count: 30}}
+		}), []finding.Code{finding.TasksFailing}},
+		"half failed for one cause": {with(running(), func(s *overview.Snapshot) {
+			s.Closed, s.Failures = 60, []store.FailureCount{{Code: task.CodeModeration, Count: 30}}
+		}), nil},
+		"most failed, for several causes": {with(running(), func(s *overview.Snapshot) {
+			s.Closed, s.Failures = 12, []store.FailureCount{{Code: task.CodeModeration, Count: 6}, {Code: task.CodeServer, Count: 6}}
+		}), nil},
+		"four failures are few": {with(running(), func(s *overview.Snapshot) {
+			s.Closed, s.Failures = 4, []store.FailureCount{{Code: task.CodeServer, Count: 4}}
+		}), nil},
+
+		"not supervised": {with(stopped(supervise.NeverStarted), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: crontab.State{Status: crontab.NoCrontab}}
+		}), []finding.Code{finding.NotSupervised}},
+		"no cron, but the monitor runs": {with(stopped(supervise.NeverStarted), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{LastPass: now.Add(-time.Minute)}
+		}), nil},
+		"no cron, but a processor runs": {with(running(), func(s *overview.Snapshot) { s.Supervision = &overview.Supervision{} }), nil},
+		"cron installed an hour ago, no pass ever": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: installed}
+		}), []finding.Code{finding.MonitorOverdue}},
+		"cron installed an hour ago, last pass before": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: installed, LastPass: now.Add(-2 * time.Hour)}
+		}), []finding.Code{finding.MonitorOverdue}},
+		"cron installed just now": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: crontab.State{Status: crontab.Installed, InstalledAt: now.Add(-9 * time.Minute)}}
+		}), nil},
+		"cron runs": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: installed, LastPass: now.Add(-6 * time.Minute)}
+		}), nil},
+		"cron stopped": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: installed, LastPass: now.Add(-11 * time.Minute)}
+		}), []finding.Code{finding.MonitorOverdue}},
+		"installed at an unknown time, no pass": {with(running(), func(s *overview.Snapshot) {
+			s.Supervision = &overview.Supervision{Crontab: crontab.State{Status: crontab.Installed}}
+		}), nil},
+	} {
+		want := c.want
+		if want == nil {
+			want = []finding.Code{}
+		}
+		assert.Equal(t, want, codes(overview.Assess(c.snapshot)), name)
+	}
+}
+
+func TestAssess_FailingNamesCauseAndFigures(t *testing.T) {
+	s := running()
+	s.Closed, s.Failures = 31, []store.FailureCount{{Code: task.CodeNoQuota, Count: 30}}
+	found := overview.Assess(s)
+	require.Len(t, found, 1)
+	assert.Equal(t, finding.Finding{Code: finding.TasksFailing, Count: 30, Total: 31, Cause: task.CodeNoQuota}, found[0])
+	assert.Contains(t, found[0].Text("en"), "30 of the 31 tasks closed within the last hour failed with insufficient_quota.")
+}

@@ -1,0 +1,125 @@
+// Package overview gathers the state of an installation and decides what is wrong with it. Every place that reports
+// problems (the status command, the monitor, the status page) uses Assess.
+package overview
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
+)
+
+// ProcessorReport is the document that a processor stores with its heartbeats and shows on its status address.
+type ProcessorReport = processor.Status
+
+// Processor is a processor on any host, as the database knows it.
+type Processor struct {
+	store.Processor
+	// Alive: its last heartbeat is recent, and on this host its process exists.
+	Alive         bool            `json:"alive"`
+	SilentSeconds float64         `json:"silent_seconds"`
+	Report        ProcessorReport `json:"report"`
+}
+
+// Verdict is the state of this host's background processor.
+type Verdict = supervise.Verdict
+
+// LocalProcessor is this host's background processor.
+type LocalProcessor struct {
+	Verdict       Verdict             `json:"verdict"`
+	PID           int                 `json:"pid,omitempty"`
+	SilentSeconds float64             `json:"silent_seconds,omitempty"` // since its last heartbeat
+	Wanted        bool                `json:"wanted"`                   // it was started, and not stopped by an operator since
+	Stopped       *supervise.StopMark `json:"stopped,omitempty"`
+}
+
+// Silence returns SilentSeconds as a time.Duration.
+func (l LocalProcessor) Silence() time.Duration {
+	return time.Duration(l.SilentSeconds * float64(time.Second))
+}
+
+// ProcessorLister is what the processors are read from.
+type ProcessorLister interface {
+	Processors(ctx context.Context) ([]store.Processor, error)
+}
+
+// Inspector inspects the pid file and the markers of this host's processor.
+type Inspector interface {
+	Inspect() (supervise.State, error)
+}
+
+// Config says where processors are looked up and when one counts as hung.
+type Config struct {
+	Store     ProcessorLister
+	Inspector Inspector
+	Host      string // this host's name in the database
+	HungAfter time.Duration
+	// Live returns the report of the processor on this host's status address; nil, or a nil report: none responds.
+	Live func() *ProcessorReport
+}
+
+// Processors returns the processors of every host, and the state of this host's background processor. It changes nothing.
+//
+// A processor is alive if its last heartbeat is no older than HungAfter. On this host more is known: the lock on the pid
+// file decides whether the background processor runs, a process that does not exist is not alive whatever its last
+// heartbeat, and a processor that can't reach the database, but responds on its status address, is not hung.
+func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, error) {
+	state, err := c.Inspector.Inspect()
+	if err != nil {
+		return nil, LocalProcessor{}, err
+	}
+	local := LocalProcessor{PID: state.PID, Wanted: state.Wanted, Stopped: state.Stopped}
+	rows, err := c.Store.Processors(ctx)
+	if err != nil {
+		return nil, local, err
+	}
+	var live *ProcessorReport
+	if c.Live != nil {
+		live = c.Live()
+	}
+	all := make([]Processor, 0, len(rows))
+	// A process that took the lock and never sent a heartbeat is silent since it took the lock.
+	silent := time.Since(state.Since)
+	for _, row := range rows {
+		p := Processor{Processor: row, SilentSeconds: row.SilentFor.Seconds(), Alive: row.SilentFor <= c.HungAfter}
+		if err := json.Unmarshal(row.Report, &p.Report); err != nil {
+			return nil, local, fmt.Errorf("report of processor %s: %w", row.Worker, err)
+		}
+		if row.Host == c.Host {
+			p.Alive = p.Alive && supervise.ProcessExists(row.PID)
+			if live != nil && live.Worker == row.Worker {
+				p.Report = *live // more recent than the last heartbeat
+			}
+			if row.PID == state.PID {
+				silent = min(silent, row.SilentFor)
+			}
+		}
+		all = append(all, p)
+	}
+	if live != nil && live.PID == state.PID {
+		silent = min(silent, time.Duration(live.SilentSeconds*float64(time.Second)))
+	}
+	local.Verdict = verdict(state, silent, c.HungAfter)
+	if state.Running {
+		local.SilentSeconds = silent.Seconds()
+	}
+	return all, local, nil
+}
+
+func verdict(state supervise.State, silent, hungAfter time.Duration) Verdict {
+	switch {
+	case state.Running && silent > hungAfter:
+		return supervise.Hung
+	case state.Running:
+		return supervise.Running
+	case state.Stopped != nil:
+		return supervise.StoppedByOperator
+	case state.Wanted:
+		return supervise.Dead
+	}
+	return supervise.NeverStarted
+}
