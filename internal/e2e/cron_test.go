@@ -82,7 +82,7 @@ func namespace() string {
 }
 
 // under runs a program where the crontabs are those of the spool.
-func (w *world) under(spool string, command ...string) result {
+func (w *world) runWithCrontabs(spool string, command ...string) result {
 	w.t.Helper()
 	return w.run("/usr/bin/unshare", append([]string{namespace(), "/bin/sh", "-c",
 		`mount --bind "$1" /var/spool/cron/crontabs && shift && exec "$@"`, "sh", spool}, command...)...)
@@ -90,17 +90,17 @@ func (w *world) under(spool string, command ...string) result {
 
 const otherLines = "MAILTO=\"\"\n#  somebody's comment\t\n\n*/7 * * * * echo 100\\% >/dev/null\n\t0 0 1 1 *   true \n\n"
 
-func TestMonitoringSetupTwiceAndUninstalled(t *testing.T) {
+func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
 	spool := w.spool()
 	table := filepath.Join(w.t.TempDir(), "crontab")
 	require.NoError(t, os.WriteFile(table, []byte(otherLines), 0o644))
-	w.under(spool, "crontab", table).ok()
-	require.Equal(t, otherLines, w.under(spool, "crontab", "-l").ok())
+	w.runWithCrontabs(spool, "crontab", table).ok()
+	require.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok())
 	setup := func(args ...string) result {
-		return w.under(spool, append([]string{"scripts/monitoring-setup.sh"}, args...)...)
+		return w.runWithCrontabs(spool, append([]string{"scripts/monitoring-setup.sh"}, args...)...)
 	}
 
 	// No .env yet: it is written, and nothing goes into the crontab.
@@ -110,11 +110,11 @@ func TestMonitoringSetupTwiceAndUninstalled(t *testing.T) {
 	info, err := os.Stat(filepath.Join(w.dir, ".env"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
-	assert.Equal(t, otherLines, w.under(spool, "crontab", "-l").ok())
+	assert.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok())
 
 	w.writeEnv()
 	assert.Contains(t, setup().ok(), "entries put in")
-	first := w.under(spool, "crontab", "-l").ok()
+	first := w.runWithCrontabs(spool, "crontab", "-l").ok()
 	assert.True(t, strings.HasPrefix(first, otherLines), first)
 	assert.Equal(t, otherLines+setup("--print").ok(), first)
 	assert.Equal(t, 3, strings.Count(first, `cd '`+strings.NewReplacer("%", `\%`, "'", `'\''`).Replace(w.dir)+`' && bin/`))
@@ -122,36 +122,36 @@ func TestMonitoringSetupTwiceAndUninstalled(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "nobody else reads the secrets")
 	assert.Contains(t, setup().ok(), "there already")
-	assert.Equal(t, first, w.under(spool, "crontab", "-l").ok())
-	assert.Regexp(t, `(?m)^cron +installed$`, w.under(spool, "scripts/check-status.sh").ok())
+	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
+	assert.Regexp(t, `(?m)^cron +installed$`, w.runWithCrontabs(spool, "scripts/check-status.sh").ok())
 
 	// Another project's uninstall leaves ours alone.
-	w.under(spool, "/bin/sh", "-c", `mkdir other && cp -r scripts deploy other && other/scripts/monitoring-setup.sh --uninstall`).ok()
-	assert.Equal(t, first, w.under(spool, "crontab", "-l").ok())
+	w.runWithCrontabs(spool, "/bin/sh", "-c", `mkdir other && cp -r scripts deploy other && other/scripts/monitoring-setup.sh --uninstall`).ok()
+	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
 
 	assert.Contains(t, setup("--uninstall").ok(), "taken out")
-	assert.Equal(t, otherLines, w.under(spool, "crontab", "-l").ok(), "byte for byte")
+	assert.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok(), "byte for byte")
 	assert.Contains(t, setup("--uninstall").ok(), "nothing of ours")
 
 	// Where there was no crontab there is none afterwards.
-	w.under(spool, "crontab", "-r").ok()
+	w.runWithCrontabs(spool, "crontab", "-r").ok()
 	setup().ok()
 	setup("--uninstall").ok()
-	assert.Contains(t, w.under(spool, "crontab", "-l").stderr, "no crontab for")
+	assert.Contains(t, w.runWithCrontabs(spool, "crontab", "-l").stderr, "no crontab for")
 
 	// A block that somebody damaged is not guessed at.
 	setup().ok()
-	damaged := strings.Replace(w.under(spool, "crontab", "-l").ok(), "# END imagetasks", "# END of something", 1) + otherLines
+	damaged := strings.Replace(w.runWithCrontabs(spool, "crontab", "-l").ok(), "# END imagetasks", "# END of something", 1) + otherLines
 	require.NoError(t, os.WriteFile(table, []byte(damaged), 0o644))
-	w.under(spool, "crontab", table).ok()
+	w.runWithCrontabs(spool, "crontab", table).ok()
 	r = setup("--uninstall")
 	r.is(1)
 	assert.Contains(t, r.stderr, "mend it with crontab -e")
-	assert.Equal(t, damaged, w.under(spool, "crontab", "-l").ok())
+	assert.Equal(t, damaged, w.runWithCrontabs(spool, "crontab", "-l").ok())
 	setup("--bogus").is(2)
 }
 
-func TestAHostWithoutCronIsToldWhatToInstall(t *testing.T) {
+func TestMonitoringSetup_CronMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
@@ -171,7 +171,7 @@ func TestAHostWithoutCronIsToldWhatToInstall(t *testing.T) {
 
 // Debian's cron, with nothing in the environment: its start brings the processor up, and its rounds repair a stuck
 // task and bring a killed processor back. Who isn't root can't run cron's daemon, and gets its bare environment.
-func TestCronKeepsItRunning(t *testing.T) {
+func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
@@ -179,26 +179,26 @@ func TestCronKeepsItRunning(t *testing.T) {
 	delete(w.env, "LOG_DIR")
 	w.writeEnv()
 	spool := w.spool()
-	w.under(spool, "scripts/monitoring-setup.sh").ok()
-	entries := strings.Replace(w.under(spool, "crontab", "-l").ok(), "*/5 * * * *", "* * * * *", 1)
+	w.runWithCrontabs(spool, "scripts/monitoring-setup.sh").ok()
+	entries := strings.Replace(w.runWithCrontabs(spool, "crontab", "-l").ok(), "*/5 * * * *", "* * * * *", 1)
 	require.Contains(t, entries, "\n* * * * * cd ")
 	// cron itself sets variables of a crontab; the simulated API's certificate is nothing an operator has.
 	entries = "SSL_CERT_FILE=" + w.env["TRUSTED"] + "\n" + entries
 	table := filepath.Join(w.t.TempDir(), "crontab")
 	require.NoError(t, os.WriteFile(table, []byte(entries), 0o644))
-	w.under(spool, "crontab", table).ok()
+	w.runWithCrontabs(spool, "crontab", table).ok()
 
 	round := w.cron(spool, entries)
-	w.until("the start at boot", func() bool { return w.lockHolder() != 0 })
+	w.waitFor("the start at boot", func() bool { return w.lockHolder() != 0 })
 	first := w.lockHolder()
-	w.until("it is healthy", func() bool { return w.number(`select count(*) from imagetasks_processors`) == 1 })
-	w.stick(1, 21)
+	w.waitFor("it is healthy", func() bool { return w.number(`select count(*) from imagetasks_processors`) == 1 })
+	w.insertStuck(1, 21)
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
-	w.until("it is gone", func() bool { return w.lockHolder() != first })
+	w.waitFor("it is gone", func() bool { return w.lockHolder() != first })
 	round()
-	w.until("the stuck task is repaired", func() bool { return w.count("failed") == 1 })
-	w.until("the processor is back", func() bool { pid := w.lockHolder(); return pid != 0 && pid != first })
-	w.until("the round is over", func() bool { return strings.Contains(w.file("task-monitor.log"), "restarted as pid") })
+	w.waitFor("the stuck task is repaired", func() bool { return w.count("failed") == 1 })
+	w.waitFor("the processor is back", func() bool { pid := w.lockHolder(); return pid != 0 && pid != first })
+	w.waitFor("the round is over", func() bool { return strings.Contains(w.file("task-monitor.log"), "restarted as pid") })
 	w.run("bin/fix-stuck-tasks", "audit").ok()
 	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.lockHolder()))
 	require.NoError(t, err)
@@ -232,7 +232,7 @@ func (w *world) cron(spool, entries string) (round func()) {
 	return func() { bare("* * * * * ") }
 }
 
-func TestTheUnitsAreValid(t *testing.T) {
+func TestSystemdUnits_Verify(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	units, err := filepath.Glob(filepath.Join(root, "deploy", "systemd", "*"))
@@ -254,7 +254,7 @@ func TestTheUnitsAreValid(t *testing.T) {
 }
 
 // As a unit of Type=notify the processor says that it is up, and gives signs of life.
-func TestTheProcessorTellsSystemdThatItLives(t *testing.T) {
+func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	socket := filepath.Join(t.TempDir(), "notify")

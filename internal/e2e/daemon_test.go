@@ -24,7 +24,7 @@ func withDaemon(w *world) {
 			_ = syscall.Kill(pid, syscall.SIGCONT)
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		w.until("the background processor is gone", func() bool { return w.lockHolder() == 0 })
+		w.waitFor("the background processor is gone", func() bool { return w.lockHolder() == 0 })
 	})
 }
 
@@ -44,9 +44,9 @@ func (w *world) lockHolder() int {
 }
 
 // gone waits until no background processor runs and its lock is free: the one may be seen before the other.
-func (w *world) gone() {
+func (w *world) waitUntilStopped() {
 	w.t.Helper()
-	w.until("it is gone", func() bool {
+	w.waitFor("it is gone", func() bool {
 		state, err := supervise.Dir(w.dir).Inspect()
 		return err == nil && !state.Running && w.lockHolder() == 0
 	})
@@ -92,7 +92,7 @@ type monitorReport struct {
 }
 
 // round makes a round of the monitor and requires its exit code.
-func (w *world) round(code int, more ...string) monitorReport {
+func (w *world) monitorPass(code int, more ...string) monitorReport {
 	w.t.Helper()
 	r := w.run("monitor-tasks", append([]string{"--json"}, more...)...)
 	r.is(code)
@@ -101,7 +101,7 @@ func (w *world) round(code int, more ...string) monitorReport {
 	return report
 }
 
-func TestStartStopAndRestartAreSafeToRepeat(t *testing.T) {
+func TestStartStopRestart_Repeat(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -111,7 +111,7 @@ func TestStartStopAndRestartAreSafeToRepeat(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "start").ok(), fmt.Sprintf("runs already, as pid %d", first))
 	assert.Equal(t, first, w.pid())
 	w.enqueue("in the background")
-	w.until("a picture", func() bool { return w.count("completed") == 1 })
+	w.waitFor("a picture", func() bool { return w.count("completed") == 1 })
 	assert.Contains(t, w.run("task-processor", "status").ok(), fmt.Sprintf("running, pid %d", first))
 
 	assert.Contains(t, w.run("task-processor", "restart").ok(), "runs as pid")
@@ -125,13 +125,13 @@ func TestStartStopAndRestartAreSafeToRepeat(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "start", "--unless-stopped").ok(), "left alone")
 	w.run("task-processor", "restart").ok()
 	w.enqueue("again")
-	w.until("a picture", func() bool { return w.count("completed") == 2 })
+	w.waitFor("a picture", func() bool { return w.count("completed") == 2 })
 	w.run("task-processor", "stop").ok()
 	assert.Equal(t, 0, strings.Count(w.file("task-processor.out"), "level="), "the log goes to the log's file only")
 }
 
 // The daemon has a session of its own and nothing of the shell that started it.
-func TestTheDaemonIsDetached(t *testing.T) {
+func TestStart_DetachesDaemon(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -160,7 +160,7 @@ func TestTheDaemonIsDetached(t *testing.T) {
 	w.run("task-processor", "stop").ok()
 }
 
-func TestAStartThatFailsShowsTheEndOfTheLog(t *testing.T) {
+func TestStart_FailureShowsLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -176,42 +176,42 @@ func TestAStartThatFailsShowsTheEndOfTheLog(t *testing.T) {
 	assert.Zero(t, w.lockHolder())
 }
 
-func TestAKilledDaemonIsBroughtBackAndAStoppedOneIsNot(t *testing.T) {
+func TestMonitor_RestartsKilledNotStopped(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
-	assert.Equal(t, "never started", w.round(0).Processor.Verdict)
+	assert.Equal(t, "never started", w.monitorPass(0).Processor.Verdict)
 	assert.Zero(t, w.lockHolder(), "what was never started is not started")
 	w.run("task-processor", "start").ok()
-	assert.Equal(t, "running", w.round(0).Processor.Verdict)
+	assert.Equal(t, "running", w.monitorPass(0).Processor.Verdict)
 
 	first := w.pid()
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
-	w.gone()
+	w.waitUntilStopped()
 	assert.Contains(t, w.run("task-processor", "status").is(3), "dead")
-	assert.Equal(t, "dead", w.round(3, "--no-restart").Processor.Verdict)
-	assert.Equal(t, "dead", w.round(3, "--dry-run").Processor.Verdict)
-	report := w.round(0)
+	assert.Equal(t, "dead", w.monitorPass(3, "--no-restart").Processor.Verdict)
+	assert.Equal(t, "dead", w.monitorPass(3, "--dry-run").Processor.Verdict)
+	report := w.monitorPass(0)
 	assert.Equal(t, "dead", report.Processor.Verdict)
 	assert.Equal(t, fmt.Sprintf("restarted as pid %d", w.pid()), report.Processor.Action)
 	assert.NotEqual(t, first, w.pid())
 	assert.Contains(t, w.file("task-monitor.log"), "the processor is dead; it is started again")
 
 	w.run("task-processor", "stop").ok()
-	report = w.round(0)
+	report = w.monitorPass(0)
 	assert.Equal(t, "stopped", report.Processor.Verdict)
 	assert.Contains(t, report.Summary, "stopped by an operator")
 	assert.Zero(t, w.lockHolder())
 	assert.Contains(t, w.run("task-processor", "status").ok(), "stopped by an operator")
 }
 
-func TestAPidFileThatNamesAnotherProgramTouchesNobody(t *testing.T) {
+func TestStop_StalePIDFile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.gone()
+	w.waitUntilStopped()
 	bystander := w.start("/bin/sleep", "600")
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
 
@@ -220,9 +220,9 @@ func TestAPidFileThatNamesAnotherProgramTouchesNobody(t *testing.T) {
 	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)))
 	w.run("task-processor", "start").ok()
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.gone()
+	w.waitUntilStopped()
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
-	w.round(0)
+	w.monitorPass(0)
 	assert.NotEqual(t, bystander.Process.Pid, w.pid())
 	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)), "the other program lives")
 	w.run("task-processor", "stop").ok()
@@ -230,7 +230,7 @@ func TestAPidFileThatNamesAnotherProgramTouchesNobody(t *testing.T) {
 
 // A stopped process is alive and silent: the monitor ends it and starts another. Its task, whose lease ran out,
 // is worked once more.
-func TestAHungDaemonIsReplaced(t *testing.T) {
+func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -239,25 +239,25 @@ func TestAHungDaemonIsReplaced(t *testing.T) {
 	release := w.api.Hold()
 	w.run("task-processor", "start").ok()
 	w.enqueue("hung")
-	w.until("in hand", func() bool { return len(w.api.Calls()) == 1 })
+	w.waitFor("in hand", func() bool { return len(w.api.Calls()) == 1 })
 	hung := w.pid()
 	require.NoError(t, syscall.Kill(hung, syscall.SIGSTOP))
 	release()
-	w.until("silence", func() bool {
+	w.waitFor("silence", func() bool {
 		return w.number(`select count(*) from imagetasks_processors where beat_at < now() - interval '3500 ms'`) == 1
 	})
 	assert.Contains(t, w.run("task-processor", "status").is(3), "hung")
-	report := w.round(0)
+	report := w.monitorPass(0)
 	assert.Equal(t, "hung", report.Processor.Verdict)
 	assert.NotEqual(t, hung, w.pid())
-	w.until("the picture", func() bool { return w.count("completed") == 1 })
+	w.waitFor("the picture", func() bool { return w.count("completed") == 1 })
 	assert.Len(t, w.pictures(), 1)
 	w.audit()
 	w.run("task-processor", "stop").ok()
 }
 
 // It sleeps through the sweep that fails and refunds its task; when it wakes, it changes nothing.
-func TestALateWorkerChangesNothing(t *testing.T) {
+func TestLateWorker_ChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -266,19 +266,19 @@ func TestALateWorkerChangesNothing(t *testing.T) {
 	release := w.api.Hold()
 	w.run("task-processor", "start").ok()
 	id := w.enqueue("late")[0]
-	w.until("in hand", func() bool { return len(w.api.Calls()) == 1 })
+	w.waitFor("in hand", func() bool { return len(w.api.Calls()) == 1 })
 	pid := w.pid()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
-	w.until("the lease has run out", func() bool {
+	w.waitFor("the lease has run out", func() bool {
 		return w.number(`select count(*) from image_tasks where lease_expires_at < now()`) == 1
 	})
 	_, err := w.db.Exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
 	require.NoError(t, err)
-	assert.Len(t, w.round(0).Repair.Tasks, 1)
+	assert.Len(t, w.monitorPass(0).Repair.Tasks, 1)
 	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: it is left alone")
 	release()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
-	w.until("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "taken over or closed") })
+	w.waitFor("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "taken over or closed") })
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where task_id = $1 and status = 'failed' and credits_refunded = 1`, id))
 	assert.Equal(t, 1, w.credits())
 	assert.Empty(t, w.pictures())
@@ -286,22 +286,22 @@ func TestALateWorkerChangesNothing(t *testing.T) {
 	w.run("task-processor", "stop").ok()
 }
 
-func TestACrashLoopEnds(t *testing.T) {
+func TestMonitor_RestartLimit(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
 	die := func() {
 		require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-		w.gone()
+		w.waitUntilStopped()
 	}
 	for range 5 {
 		die()
-		assert.Contains(t, w.round(0).Processor.Action, "restarted")
+		assert.Contains(t, w.monitorPass(0).Processor.Action, "restarted")
 	}
 	die()
 	for range 2 {
-		report := w.round(3)
+		report := w.monitorPass(3)
 		assert.Equal(t, "no more restarts", report.Processor.Action)
 		require.NotEmpty(t, report.Problems)
 		assert.Contains(t, report.Problems[0], "keeps dying")
@@ -310,6 +310,6 @@ func TestACrashLoopEnds(t *testing.T) {
 	// An operator's start is a new beginning.
 	w.run("task-processor", "start").ok()
 	die()
-	w.round(0)
+	w.monitorPass(0)
 	w.run("task-processor", "stop").ok()
 }

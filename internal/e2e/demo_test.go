@@ -13,17 +13,17 @@ import (
 )
 
 // withoutOperator is a machine where nothing is set.
-func (w *world) withoutOperator() {
+func (w *world) withoutAPISettings() {
 	for _, name := range []string{"DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_PROXY", "SSL_CERT_FILE", "STATUS_ADDR"} {
 		delete(w.env, name)
 	}
 }
 
 // nothingRuns requires that no process knows the world's directory.
-func (w *world) nothingRuns() {
+func (w *world) requireNoProcesses() {
 	w.t.Helper()
 	var last string
-	w.until("nothing runs on", func() bool {
+	w.waitFor("nothing runs on", func() bool {
 		last = ""
 		for _, line := range commandLines(w.t) {
 			if strings.Contains(line, w.dir) {
@@ -34,10 +34,10 @@ func (w *world) nothingRuns() {
 	})
 }
 
-func TestTheDemo(t *testing.T) {
+func TestDemo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.withoutOperator()
+	w.withoutAPISettings()
 	said := w.run("task-processor", "demo").ok()
 	for _, part := range []string{"24 tasks charged", "24 of 24", "completed     20", "failed         4", "30 before, 10 after",
 		"the audit passes", "0 of them past the proxy", "contact sheet", "less "} {
@@ -58,24 +58,24 @@ func TestTheDemo(t *testing.T) {
 		different[string(content)] = true
 	}
 	assert.Len(t, different, 20)
-	w.nothingRuns()
+	w.requireNoProcesses()
 }
 
-func TestCtrlCInTheDemoLeavesNothingRunning(t *testing.T) {
+func TestDemo_Interrupted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.withoutOperator()
+	w.withoutAPISettings()
 	p := w.start("task-processor", "demo")
-	w.until("work", func() bool { return strings.Contains(p.stdout.String(), "24 tasks charged") })
+	w.waitFor("work", func() bool { return strings.Contains(p.stdout.String(), "24 tasks charged") })
 	assert.Contains(t, w.run("task-processor", "demo").stderr, "another demo runs here")
 	r := p.stop(syscall.SIGINT)
 	r.is(1)
 	assert.Contains(t, r.stderr, "nothing of it runs on")
-	w.nothingRuns()
+	w.requireNoProcesses()
 }
 
 // With a key the demo uses the operator's own API, through the operator's own proxy.
-func TestTheDemoWithAKey(t *testing.T) {
+func TestDemo_OwnAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	delete(w.env, "DATABASE_URL")
@@ -83,7 +83,7 @@ func TestTheDemoWithAKey(t *testing.T) {
 	assert.Contains(t, said, "OPENAI_API_KEY is set")
 	assert.Contains(t, said, "the audit passes")
 	assert.Len(t, w.api.Calls(), 3)
-	assert.Zero(t, w.direct())
+	assert.Zero(t, w.directCalls())
 	w.env["LANG"] = "zh_CN.UTF-8"
 	said = w.run("task-processor", "demo").ok()
 	for _, part := range []string{"演示将使用真实的 API", "审计通过", "总览图", "用时"} {

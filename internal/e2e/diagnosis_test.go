@@ -14,7 +14,7 @@ import (
 	"imagetasks/internal/simproxy"
 )
 
-type diagnosed struct {
+type diagnosisDocument struct {
 	OK    bool
 	Steps []struct {
 		Step, Detail, Cause, Fix string
@@ -26,16 +26,16 @@ type diagnosed struct {
 }
 
 // diagnose runs simple-test and requires its exit code.
-func (w *world) diagnose(code int, more ...string) diagnosed {
+func (w *world) diagnose(code int, more ...string) diagnosisDocument {
 	w.t.Helper()
 	r := w.run("simple-test", append([]string{"--json"}, more...)...)
 	r.is(code)
-	var d diagnosed
+	var d diagnosisDocument
 	r.json(&d)
 	return d
 }
 
-func TestSimpleTestGoesTheWholeWay(t *testing.T) {
+func TestSimpleTest_AllSteps(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.diagnose(0, "--image")
@@ -53,7 +53,7 @@ func TestSimpleTestGoesTheWholeWay(t *testing.T) {
 	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
 	require.NoError(t, err)
 	assert.Len(t, made, 1)
-	assert.Zero(t, w.direct())
+	assert.Zero(t, w.directCalls())
 	entries, err := os.ReadDir(w.dir)
 	require.NoError(t, err)
 	assert.Len(t, entries, 1, "it changes nothing but test-results")
@@ -74,7 +74,7 @@ func TestSimpleTestGoesTheWholeWay(t *testing.T) {
 
 // Each broken link, against the proxies that Debian ships where they can produce it, with the code, the hint, and what
 // the other way tells.
-func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
+func TestSimpleTest_FailingStep(t *testing.T) {
 	t.Parallel()
 	const login = "wei:rightlogin@"
 	locked := realproxy.Tinyproxy(t, realproxy.Config{User: "wei", Password: "rightlogin"})
@@ -233,7 +233,7 @@ func TestSimpleTestNamesTheBrokenLink(t *testing.T) {
 }
 
 // Of several proxies the first in working order serves, and each is told of.
-func TestSeveralProxies(t *testing.T) {
+func TestProxyList_Failover(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	second, err := simproxy.Start(simproxy.Config{User: "operator", Password: proxyPassword})
@@ -245,15 +245,15 @@ func TestSeveralProxies(t *testing.T) {
 	w.grant(4)
 	w.run("task-processor", "start").ok()
 	w.enqueue("a lantern", "--count", "2")
-	w.until("the first serves", func() bool { return w.count("completed") == 2 })
+	w.waitFor("the first serves", func() bool { return w.count("completed") == 2 })
 	assert.Empty(t, second.Targets())
 
 	require.NoError(t, w.proxy.Close())
 	w.enqueue("a river", "--count", "2")
-	w.until("the second serves", func() bool { return w.count("completed") == 4 })
+	w.waitFor("the second serves", func() bool { return w.count("completed") == 4 })
 	assert.NotEmpty(t, second.Targets())
 	assert.Zero(t, w.number(`select count(*) from image_tasks where error_code is not null`))
-	w.until("it is told", func() bool {
+	w.waitFor("it is told", func() bool {
 		return strings.Contains(w.run("task-processor", "status").stdout, "left out since")
 	})
 	screen := w.run("task-processor", "status").ok()
@@ -267,7 +267,7 @@ func TestSeveralProxies(t *testing.T) {
 
 	// For a minute that is no matter; then it counts as a problem, with the next thing to do.
 	assert.Contains(t, screen, "All is well.")
-	w.until("it counts as a problem", func() bool {
+	w.waitFor("it counts as a problem", func() bool {
 		_, err := w.db.Exec(`update imagetasks_processors set report = jsonb_set(report, '{ways,0,since}', to_jsonb(now() - interval '2 minutes'))`)
 		require.NoError(t, err)
 		r := w.run("task-processor", "status") // between two signs of life
@@ -286,10 +286,10 @@ func TestSeveralProxies(t *testing.T) {
 	w.proxy, err = simproxy.StartAt(simproxy.Config{User: "operator", Password: proxyPassword}, w.proxy.Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.proxy.Close()) })
-	w.until("the first serves again", func() bool { return strings.Contains(w.file("task-processor.log"), "a proxy serves again") })
+	w.waitFor("the first serves again", func() bool { return strings.Contains(w.file("task-processor.log"), "a proxy serves again") })
 	w.grant(1)
 	w.enqueue("a bridge")
-	w.until("another picture", func() bool { return w.count("completed") == 5 })
+	w.waitFor("another picture", func() bool { return w.count("completed") == 5 })
 	calls := w.api.Calls()
 	assert.True(t, w.proxy.Carried(calls[len(calls)-1].Remote))
 	w.run("task-processor", "stop").ok()

@@ -46,7 +46,7 @@ func code(text string) string {
 	return "`" + text + "`"
 }
 
-func TestEverySettingIsDocumented(t *testing.T) {
+func TestSettings_Documented(t *testing.T) {
 	example := readDoc(t, ".env.example")
 	for _, s := range settings.List() {
 		flag := s.Flag
@@ -65,7 +65,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 	assert.NoError(t, err)
 }
 
-func TestBothReadmesSayTheSame(t *testing.T) {
+func TestReadmes_SameContent(t *testing.T) {
 	english, chinese := readDoc(t, readmes[0]), readDoc(t, readmes[1])
 	for _, language := range []string{"sh", "sql", "text"} {
 		assert.Equal(t, blocks(english, language), blocks(chinese, language), language)
@@ -82,7 +82,7 @@ func TestBothReadmesSayTheSame(t *testing.T) {
 	}
 }
 
-func TestLinksInTheDocsLeadSomewhere(t *testing.T) {
+func TestDocs_Links(t *testing.T) {
 	docs, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
 	require.NoError(t, err)
 	docs = append(docs, filepath.Join(root, "README.md"), filepath.Join(root, "README.zh-CN.md"), filepath.Join(root, "CONTRIBUTING.md"))
@@ -98,7 +98,7 @@ func TestLinksInTheDocsLeadSomewhere(t *testing.T) {
 
 // What the README tells a newcomer to type is typed here, in its order, but for the two scripts that are
 // run on a clone of their own: this test is part of one of them.
-func TestTheReadmesCommands(t *testing.T) {
+func TestReadme_Commands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
@@ -118,7 +118,7 @@ func TestTheReadmesCommands(t *testing.T) {
 			case "./scripts/monitoring-setup.sh":
 				delete(w.env, "SSL_CERT_FILE") // it needs nothing but .env, as cron does
 			}
-			said[line] = w.under(spool, "/bin/sh", "-c", line).ok()
+			said[line] = w.runWithCrontabs(spool, "/bin/sh", "-c", line).ok()
 			if line == "chmod 600 .env" {
 				w.writeEnv() // "fill in"
 			}
@@ -142,7 +142,7 @@ func TestTheReadmesCommands(t *testing.T) {
 }
 
 // The statements that the README gives to apps keep the books.
-func TestTheReadmesSQL(t *testing.T) {
+func TestReadme_SQL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	statements := blocks(readDoc(t, "README.md"), "sql")
@@ -166,7 +166,7 @@ func TestTheReadmesSQL(t *testing.T) {
 }
 
 // floor is how deep a package of ours stands: it may import what stands deeper.
-func floor(pkg string) int {
+func layer(pkg string) int {
 	for _, rule := range []struct {
 		pattern string
 		floor   int
@@ -186,7 +186,7 @@ func floor(pkg string) int {
 	return -1
 }
 
-func TestImportsRunOneWay(t *testing.T) {
+func TestImports_OneWay(t *testing.T) {
 	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
 	list.Dir = root
 	out, err := list.Output()
@@ -195,7 +195,7 @@ func TestImportsRunOneWay(t *testing.T) {
 	for line := range strings.Lines(string(out)) {
 		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
 		pkg = strings.TrimPrefix(pkg, "imagetasks/")
-		require.GreaterOrEqual(t, floor(pkg), 0, "%s has no floor", pkg)
+		require.GreaterOrEqual(t, layer(pkg), 0, "%s has no floor", pkg)
 		for _, imported := range strings.Fields(imports) {
 			knows[imported] = append(knows[imported], pkg)
 			ours, ok := strings.CutPrefix(imported, "imagetasks/")
@@ -203,7 +203,7 @@ func TestImportsRunOneWay(t *testing.T) {
 				continue
 			}
 			internals := strings.HasPrefix(ours, "internal/") && strings.HasPrefix(pkg, "internal/")
-			assert.True(t, internals || floor(pkg) < floor(ours), "%s imports %s", pkg, ours)
+			assert.True(t, internals || layer(pkg) < layer(ours), "%s imports %s", pkg, ours)
 			product := strings.HasPrefix(pkg, "pkg/") && pkg != "pkg/app/taskprocessor"
 			assert.False(t, product && strings.HasPrefix(ours, "internal/"), "%s is in the product and imports %s", pkg, ours)
 		}

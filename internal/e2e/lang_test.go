@@ -9,11 +9,11 @@ import (
 )
 
 // What operators read comes in Chinese where they ask for it; what programs read stays as it is.
-func TestSummariesInChinese(t *testing.T) {
+func TestOutput_Chinese(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.env["LANG"] = "zh_CN.UTF-8"
-	w.stick(2, 30)
+	w.insertStuck(2, 30)
 	assert.Contains(t, w.run("fix-stuck-tasks", "--dry-run").is(3), "将有 2 个卡住的任务判为失败")
 	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 个卡住的任务判为失败，退还 1 个积分，还剩 1 个")
 	said := w.run("monitor-tasks").ok()

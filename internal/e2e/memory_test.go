@@ -35,9 +35,9 @@ func peakMiB(b *testing.B, scheme string, picture []byte) float64 {
 	w.enqueue("noise", "--count", fmt.Sprint(tasks))
 	release := w.api.Hold()
 	p := w.start("task-processor", "run", "--concurrency", "50")
-	w.until("50 requests", func() bool { return len(w.api.Calls()) == 50 })
+	w.waitFor("50 requests", func() bool { return len(w.api.Calls()) == 50 })
 	release()
-	w.until("all pictures", func() bool { return w.count("completed") == tasks })
+	w.waitFor("all pictures", func() bool { return w.count("completed") == tasks })
 	peak := highWater(b, p.Process.Pid)
 	p.stop(syscall.SIGTERM).ok()
 	return peak

@@ -14,7 +14,7 @@ import (
 
 // The only proxy is killed for a minute while 50 of 500 tasks are in hand. All of them become pictures; the outage uses no
 // attempt up, refunds nothing, and is over by itself. Nor does a quick restart cost anything.
-func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
+func TestProxyDownForAMinute(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, slow(500*time.Millisecond))
 	p := realproxy.StartTinyproxy(t, realproxy.Config{User: "wei", Password: "proxypass"})
@@ -22,12 +22,12 @@ func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
 	w.grant(500)
 	w.enqueue("a lantern in the storm", "--count", "500")
 	processor := w.start("task-processor", "run", "--concurrency", "50")
-	w.until("tasks in hand", func() bool { return w.count("completed") >= 100 && w.api.Busy() >= 25 })
+	w.waitFor("tasks in hand", func() bool { return w.count("completed") >= 100 && w.api.Busy() >= 25 })
 
 	p.Kill()
 	killed := time.Now()
-	w.until("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the way to the API is shut") })
-	w.until("all tasks are back", func() bool { return w.count("processing") == 0 })
+	w.waitFor("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the way to the API is shut") })
+	w.waitFor("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
 	assert.Positive(t, w.number(`select count(*) from image_tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
@@ -39,14 +39,14 @@ func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
 
 	p.Restart()
 	back := time.Now()
-	w.until("the first picture", func() bool { return w.count("completed") > completed })
+	w.waitFor("the first picture", func() bool { return w.count("completed") > completed })
 	t.Logf("the first picture was complete %.1f s after the proxy was back", time.Since(back).Seconds())
 	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the way to the API is shut"), "it is told once")
 
 	// A restart breaks what is in hand, and is over before anybody looks.
-	w.until("tasks in hand", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })
+	w.waitFor("tasks in hand", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })
 	p.Restart()
-	w.until("all pictures", func() bool { return w.count("completed") == 500 })
+	w.waitFor("all pictures", func() bool { return w.count("completed") == 500 })
 	r := processor.stop(syscall.SIGTERM)
 	r.ok()
 	assert.NotContains(t, r.stderr, "proxypass")

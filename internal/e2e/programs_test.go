@@ -17,7 +17,7 @@ import (
 
 var programs = []string{"task-processor", "monitor-tasks", "fix-stuck-tasks", "simple-test"}
 
-func TestEveryProgramExplainsItself(t *testing.T) {
+func TestHelp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	for _, name := range programs {
@@ -34,7 +34,7 @@ func TestEveryProgramExplainsItself(t *testing.T) {
 }
 
 // What is wrong ends with its code, says what it is and to what, and changes nothing.
-func TestWrongUsageAndSettings(t *testing.T) {
+func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	with := func(name, value string) map[string]string { return map[string]string{name: value} }
@@ -91,7 +91,7 @@ func TestWrongUsageAndSettings(t *testing.T) {
 	assert.Empty(t, left, "a wrong call left files")
 }
 
-func TestADatabaseThatIsAwayIsCode1(t *testing.T) {
+func TestDatabaseUnavailable_ExitCode(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
@@ -101,7 +101,7 @@ func TestADatabaseThatIsAwayIsCode1(t *testing.T) {
 	assert.Contains(t, r.stderr, "127.0.0.1:1")
 }
 
-func TestASchemaThatIsMissingIsSaidWithItsMend(t *testing.T) {
+func TestSchemaMissing_NamesFix(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	empty := server.Empty(t)
@@ -120,7 +120,7 @@ func TestASchemaThatIsMissingIsSaidWithItsMend(t *testing.T) {
 }
 
 // Flags win over the environment, which wins over the file.
-func TestWhereSettingsComeFrom(t *testing.T) {
+func TestSettings_Precedence(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	file := "OPENAI_BASE_URL=" + w.env["OPENAI_BASE_URL"] + "\nTASK_CONCURRENCY=5\nMAX_ATTEMPTS=7\nSTATUS_ADDR=127.0.0.1:0\n" +
@@ -163,7 +163,7 @@ var statusAddress = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
 // statusOf waits for a processor's status page and returns what it says.
 func (w *world) statusOf(p *process) (report statusReport) {
 	w.t.Helper()
-	w.until("the status page", func() bool { return statusAddress.MatchString(p.stderr.String()) })
+	w.waitFor("the status page", func() bool { return statusAddress.MatchString(p.stderr.String()) })
 	body, _ := w.get(p, "/status.json")
 	require.NoError(w.t, json.Unmarshal([]byte(body), &report))
 	return report
@@ -182,14 +182,14 @@ func (w *world) get(p *process, path string) (body string, status int) {
 	return string(text), answer.StatusCode
 }
 
-func TestTheStatusPages(t *testing.T) {
+func TestStatusAddress_Pages(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(2)
 	w.enqueue("a page", "--count", "2")
 	release := w.api.Hold()
 	p := w.start("task-processor", "run", "--status-addr", "127.0.0.1:0")
-	w.until("tasks in hand", func() bool { return len(w.api.Calls()) == 2 })
+	w.waitFor("tasks in hand", func() bool { return len(w.api.Calls()) == 2 })
 	report := w.statusOf(p)
 	assert.Equal(t, 2, report.Processor.InHand)
 	assert.True(t, report.Ready)
@@ -201,13 +201,13 @@ func TestTheStatusPages(t *testing.T) {
 	w.env["STATUS_ADDR"] = strings.TrimPrefix(statusAddress.FindString(p.stderr.String()), "http://")
 	assert.Contains(t, w.run("task-processor", "status").ok(), "2 of 3 in hand")
 	release()
-	w.until("pictures", func() bool { return w.count("completed") == 2 })
+	w.waitFor("pictures", func() bool { return w.count("completed") == 2 })
 
 	// The way to the API shuts: the page says so, and no task is burnt.
 	require.NoError(t, w.proxy.Close())
 	w.grant(1)
 	w.enqueue("no way")
-	w.until("the processor knows", func() bool { _, status := w.get(p, "/readyz"); return status == http.StatusServiceUnavailable })
+	w.waitFor("the processor knows", func() bool { _, status := w.get(p, "/readyz"); return status == http.StatusServiceUnavailable })
 	assert.NotEmpty(t, w.statusOf(p).Problems)
 	w.run("task-processor", "status").is(3)
 	_, status := w.get(p, "/healthz")
@@ -216,7 +216,7 @@ func TestTheStatusPages(t *testing.T) {
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
 }
 
-func TestOnceEndsWith3WhenTheWayIsShut(t *testing.T) {
+func TestRunOnce_APIUnreachable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(2)

@@ -18,7 +18,7 @@ import (
 
 // stick puts charged tasks there that have been in processing for that many minutes, in the hands of nobody. They
 // appear as such at once, so that no processor takes them for pending.
-func (w *world) stick(n, minutes int) {
+func (w *world) insertStuck(n, minutes int) {
 	w.t.Helper()
 	user := uuid.NewString()
 	_, err := w.db.Exec(`with balance as (insert into user_credits (user_id, credits) values ($1, 0))
@@ -36,11 +36,11 @@ func (w *world) stick(n, minutes int) {
 	require.NoError(w.t, err)
 }
 
-func TestFourMonitorsAndFourFixersAtOnce(t *testing.T) {
+func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stick(300, 21)
-	w.stick(100, 19)
+	w.insertStuck(300, 21)
+	w.insertStuck(100, 19)
 	var all []*process
 	for host := range 4 {
 		dir := filepath.Join(w.dir, fmt.Sprintf("host %d", host)) // rounds of one host never overlap
@@ -78,13 +78,13 @@ func TestFourMonitorsAndFourFixersAtOnce(t *testing.T) {
 	assert.Equal(t, 300, lines, "each is told once")
 }
 
-func TestTwoRoundsOfAHostNeverOverlap(t *testing.T) {
+func TestMonitor_PassesDoNotOverlap(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stick(1, 30)
+	w.insertStuck(1, 30)
 	watching := w.start("monitor-tasks", "--watch", "--interval", "1h", "--watch-addr", "127.0.0.1:0")
-	w.until("its first round", func() bool { return w.count("failed") == 1 })
-	w.stick(1, 30)
+	w.waitFor("its first round", func() bool { return w.count("failed") == 1 })
+	w.insertStuck(1, 30)
 	assert.Contains(t, w.run("monitor-tasks").ok(), "another round is at work")
 	assert.Equal(t, 1, w.count("processing"))
 	assert.Contains(t, w.run("monitor-tasks", "--watch").is(1)+w.run("monitor-tasks", "--watch").stderr, "another round is at work")
@@ -95,7 +95,7 @@ func TestTwoRoundsOfAHostNeverOverlap(t *testing.T) {
 		Last   monitorReport           `json:"last_round"`
 		Checks []struct{ What string } `json:"health_checks"`
 	}
-	w.until("the round is told", func() bool {
+	w.waitFor("the round is told", func() bool {
 		body, _ = w.get(watching, "/status.json")
 		require.NoError(t, json.Unmarshal([]byte(body), &told))
 		return told.Last.Summary != ""
@@ -106,13 +106,13 @@ func TestTwoRoundsOfAHostNeverOverlap(t *testing.T) {
 	assert.Contains(t, w.run("monitor-tasks").ok(), "1 stuck tasks failed")
 }
 
-func TestAWatchingMonitorMakesRoundsAndSitsOutTheDatabase(t *testing.T) {
+func TestMonitorWatch_DatabaseOutage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	p := w.start("monitor-tasks", "--watch", "--interval", "50ms")
 	for i := range 3 {
-		w.stick(2, 21+i)
-		w.until("a sweep", func() bool { return w.count("failed") == 2*(i+1) })
+		w.insertStuck(2, 21+i)
+		w.waitFor("a sweep", func() bool { return w.count("failed") == 2*(i+1) })
 	}
 	var name string
 	require.NoError(t, w.db.QueryRow(`select current_database()`).Scan(&name))
@@ -127,27 +127,27 @@ func TestAWatchingMonitorMakesRoundsAndSitsOutTheDatabase(t *testing.T) {
 	defer forbid(false)
 	_, err = other.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, name)
 	require.NoError(t, err)
-	w.until("it says so", func() bool { return strings.Contains(p.stderr.String(), "the database does not answer") })
+	w.waitFor("it says so", func() bool { return strings.Contains(p.stderr.String(), "the database does not answer") })
 	forbid(false)
-	w.stick(1, 30)
-	w.until("it goes on", func() bool { return w.count("failed") == 7 })
+	w.insertStuck(1, 30)
+	w.waitFor("it goes on", func() bool { return w.count("failed") == 7 })
 	p.stop(syscall.SIGINT).ok()
 	w.audit()
 }
 
 // The API is asked seldom, and at once where many tasks got stuck.
-func TestTheMonitorAsksTheAPISeldom(t *testing.T) {
+func TestMonitor_APICheckInterval(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	first := w.round(0)
+	first := w.monitorPass(0)
 	assert.True(t, first.API.OK)
-	assert.Equal(t, first.API.At, w.round(0).API.At, "not again within 30 minutes")
-	w.stick(9, 30)
-	assert.Equal(t, first.API.At, w.round(0).API.At, "9 stuck tasks are no reason")
-	w.stick(10, 30)
-	second := w.round(0)
+	assert.Equal(t, first.API.At, w.monitorPass(0).API.At, "not again within 30 minutes")
+	w.insertStuck(9, 30)
+	assert.Equal(t, first.API.At, w.monitorPass(0).API.At, "9 stuck tasks are no reason")
+	w.insertStuck(10, 30)
+	second := w.monitorPass(0)
 	assert.NotEqual(t, first.API.At, second.API.At, "10 are")
-	assert.Zero(t, w.direct(), "through the proxy")
+	assert.Zero(t, w.directCalls(), "through the proxy")
 
 	// Half an hour later, as the file has it.
 	later := func() {
@@ -160,22 +160,22 @@ func TestTheMonitorAsksTheAPISeldom(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-monitor.state"), changed, 0o644))
 	}
 	later()
-	third := w.round(0)
+	third := w.monitorPass(0)
 	assert.NotEqual(t, second.API.At, third.API.At)
 	require.NoError(t, w.proxy.Close())
 	later()
-	down := w.round(3)
+	down := w.monitorPass(3)
 	assert.False(t, down.API.OK)
 	assert.Contains(t, down.Problems[0], "run: simple-test")
 	assert.Contains(t, w.run("task-processor", "status").is(3), "next: simple-test")
-	w.round(3) // it is told until it is mended
+	w.monitorPass(3) // it is told until it is mended
 }
 
-func TestFixStuckTasksTakesWhatItIsTold(t *testing.T) {
+func TestFixStuckTasks_Selection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stick(3, 21)
-	w.stick(2, 10)
+	w.insertStuck(3, 21)
+	w.insertStuck(2, 10)
 	ids := func(where string) []string {
 		rows, err := w.db.Query(`select task_id from image_tasks where ` + where + ` order by task_id`)
 		require.NoError(t, err)
@@ -224,7 +224,7 @@ func TestFixStuckTasksTakesWhatItIsTold(t *testing.T) {
 
 // Ctrl-C between batches: what was done is told and stays, and the next run does the rest. On a terminal a bar
 // moves.
-func TestFixingManyStuckTasks(t *testing.T) {
+func TestFixStuckTasks_Many(t *testing.T) {
 	t.Parallel()
 	const many = 100_000
 	w := newWorld(t)
@@ -244,7 +244,7 @@ func TestFixingManyStuckTasks(t *testing.T) {
 		from image_tasks order by user_id, task_id`)
 	require.NoError(t, err)
 	broken := w.start("fix-stuck-tasks")
-	w.until("some", func() bool { return w.count("failed") > 0 })
+	w.waitFor("some", func() bool { return w.count("failed") > 0 })
 	r := broken.stop(syscall.SIGINT)
 	if r.code != 0 { // 0: it was done already
 		r.is(1)
@@ -266,12 +266,12 @@ func TestFixingManyStuckTasks(t *testing.T) {
 }
 
 // Refunds don't wait for the API's settings to be right.
-func TestTheMonitorRepairsWithoutAKey(t *testing.T) {
+func TestMonitor_WithoutAPIKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stick(2, 30)
+	w.insertStuck(2, 30)
 	delete(w.env, "OPENAI_API_KEY")
-	report := w.round(3)
+	report := w.monitorPass(3)
 	assert.Len(t, report.Repair.Tasks, 2)
 	assert.Contains(t, report.Problems[0], "OPENAI_API_KEY")
 	assert.Equal(t, 2, w.count("failed"))
@@ -279,22 +279,22 @@ func TestTheMonitorRepairsWithoutAKey(t *testing.T) {
 }
 
 // A round that waits for a lock of the app is killed: whatever the server makes of its statement, the books are right.
-func TestARoundThatWasKilledAtTheDatabaseLosesNothing(t *testing.T) {
+func TestMonitor_KilledDuringRefund(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.stick(1, 30)
+	w.insertStuck(1, 30)
 	tx, err := w.db.Begin()
 	require.NoError(t, err)
 	_, err = tx.Exec(`select 1 from user_credits for update`)
 	require.NoError(t, err)
 	p := w.start("monitor-tasks")
-	w.until("it waits", func() bool {
+	w.waitFor("it waits", func() bool {
 		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 1
 	})
 	r := p.stop(syscall.SIGKILL)
 	assert.NotZero(t, r.code)
 	require.NoError(t, tx.Rollback())
-	w.until("the server noticed", func() bool {
+	w.waitFor("the server noticed", func() bool {
 		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and application_name = 'imagetasks'`) == 0
 	})
 	w.run("monitor-tasks").ok()
@@ -304,7 +304,7 @@ func TestARoundThatWasKilledAtTheDatabaseLosesNothing(t *testing.T) {
 }
 
 // PENDING_TIMEOUT is off unless set; a monitor keeps it where no processor runs.
-func TestTasksThatWaitForTooLongAreRefunded(t *testing.T) {
+func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(4)
@@ -327,18 +327,18 @@ func TestTasksThatWaitForTooLongAreRefunded(t *testing.T) {
 }
 
 // The processor keeps both: what its rate doesn't let it begin waits, and what waits for too long is refunded by it.
-func TestTheProcessorKeepsItsRateAndTheWaitingTime(t *testing.T) {
+func TestRun_RateAndPendingTimeout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.env["PENDING_TIMEOUT"] = "1h"
 	w.grant(3)
 	w.enqueue("a lantern", "--count", "3")
 	p := w.start("task-processor", "run", "--api-rate", "1", "--lease", "3s", "--status-addr", "127.0.0.1:0")
-	w.until("the first picture", func() bool { return w.count("completed") == 1 })
+	w.waitFor("the first picture", func() bool { return w.count("completed") == 1 })
 	assert.Equal(t, 1, w.statusOf(p).Processor.Rate)
 	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours' where status = 'pending'`)
 	require.NoError(t, err)
-	w.until("the rest is refunded", func() bool {
+	w.waitFor("the rest is refunded", func() bool {
 		return w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and attempt_count = 0`) == 2
 	})
 	p.stop(syscall.SIGTERM).ok()

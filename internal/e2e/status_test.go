@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheStatusScreen(t *testing.T) {
+func TestStatus_Screen(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
@@ -18,9 +18,9 @@ func TestTheStatusScreen(t *testing.T) {
 	w.run("task-processor", "start").ok()
 	w.enqueue("a lantern", "--count", "3")
 	w.enqueue("[moderation]")
-	w.until("all is done", func() bool { return w.count("completed") == 3 && w.count("failed") == 1 })
-	w.round(0)
-	w.until("its health is told", func() bool {
+	w.waitFor("all is done", func() bool { return w.count("completed") == 3 && w.count("failed") == 1 })
+	w.monitorPass(0)
+	w.waitFor("its health is told", func() bool {
 		return w.number(`select count(*) from imagetasks_processors 
 			where jsonb_array_length(report->'health_checks') = 2 and (report->>'in_flight')::int = 0 and (report->'counts'->>'completed')::int = 3`) == 1
 	})
@@ -86,8 +86,8 @@ func TestTheStatusScreen(t *testing.T) {
 
 	// What is wrong comes with the next thing to do.
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
-	w.gone()
-	w.stick(2, 30)
+	w.waitUntilStopped()
+	w.insertStuck(2, 30)
 	screen = w.run("task-processor", "status").is(3)
 	assert.Contains(t, screen, "! the processor is dead\n  next: task-processor start\n")
 	assert.Contains(t, screen, "! 2 tasks are stuck\n  next: fix-stuck-tasks\n")

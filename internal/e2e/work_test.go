@@ -25,7 +25,7 @@ func slow(delay time.Duration) option {
 	return func(a *simapi.Config, _ *simproxy.Config) { a.Delay = delay }
 }
 
-func TestChargedTasksBecomePicturesThroughAProxy(t *testing.T) {
+func TestRunOnce_PicturesThroughProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
@@ -52,7 +52,7 @@ func TestChargedTasksBecomePicturesThroughAProxy(t *testing.T) {
 				assert.True(t, strings.HasSuffix(name, ".png") && strings.HasPrefix(string(head), "\x89PNG\r\n\x1a\n"), name)
 			}
 			assert.Len(t, w.api.Calls(), 17)
-			assert.Zero(t, w.direct())
+			assert.Zero(t, w.directCalls())
 			log, err := os.ReadFile(filepath.Join(w.dir, "task-processor.log"))
 			require.NoError(t, err)
 			assert.Contains(t, string(log), "moderation_blocked")
@@ -61,7 +61,7 @@ func TestChargedTasksBecomePicturesThroughAProxy(t *testing.T) {
 	}
 }
 
-func TestTheProcessListShowsNoSecret(t *testing.T) {
+func TestProcessList_NoSecrets(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(5)
@@ -73,7 +73,7 @@ func TestTheProcessListShowsNoSecret(t *testing.T) {
 	for _, args := range [][]string{{"run", "--once", "--database-url", database}, {"--database-url=" + database, "run", "--once"}} {
 		running = append(running, w.start("task-processor", args...))
 	}
-	w.until("requests at the API", func() bool { return len(w.api.Calls()) == 3 })
+	w.waitFor("requests at the API", func() bool { return len(w.api.Calls()) == 3 })
 	for pid, line := range commandLines(t) {
 		for _, secret := range []string{apiKey, proxyPassword, url.PathEscape(proxyPassword), databasePassword} {
 			assert.NotContains(t, line, secret, "process %s", pid)
@@ -87,7 +87,7 @@ func TestTheProcessListShowsNoSecret(t *testing.T) {
 	assert.Equal(t, 3, w.count("completed"))
 }
 
-func TestEnqueueBeyondTheBalanceIsRefusedWhole(t *testing.T) {
+func TestEnqueue_InsufficientCredits(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(5)
@@ -102,7 +102,7 @@ func TestEnqueueBeyondTheBalanceIsRefusedWhole(t *testing.T) {
 	w.audit()
 }
 
-func TestFourProcessesShareAQueue(t *testing.T) {
+func TestRun_FourProcesses(t *testing.T) {
 	t.Parallel()
 	dot := simapi.Draw("a dot")
 	w := newWorld(t, func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return dot } })
@@ -118,20 +118,20 @@ func TestFourProcessesShareAQueue(t *testing.T) {
 	assert.Equal(t, 2000, w.number(`select count(*) from image_tasks where status = 'completed' and attempt_count = 1 and lease_epoch = 1`))
 	assert.Len(t, w.api.Calls(), 2000)
 	assert.Len(t, w.pictures(), 2000)
-	assert.Zero(t, w.direct())
+	assert.Zero(t, w.directCalls())
 	assert.Equal(t, 0, w.credits())
 	w.audit()
 }
 
-func TestSIGTERMInTheMiddleLosesNothing(t *testing.T) {
+func TestRun_SIGTERM(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, slow(20*time.Millisecond))
 	w.grant(40)
 	w.enqueue("a river", "--count", "40")
 	p := w.start("task-processor", "run", "--concurrency", "4", "--shutdown-grace", "200ms")
-	w.until("some pictures", func() bool { return w.count("completed") >= 8 })
+	w.waitFor("some pictures", func() bool { return w.count("completed") >= 8 })
 	release := w.api.Hold()
-	w.until("all hands busy", func() bool {
+	w.waitFor("all hands busy", func() bool {
 		return w.number(`select count(*) from image_tasks where current_stage like 'asking%' or status = 'processing'`) >= 4
 	})
 	p.stop(syscall.SIGTERM).ok()
@@ -150,32 +150,32 @@ func TestSIGTERMInTheMiddleLosesNothing(t *testing.T) {
 	w.audit()
 }
 
-func TestASecondSignalEndsTheGrace(t *testing.T) {
+func TestRun_SecondSignal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(1)
 	w.enqueue("a slow river")
 	defer w.api.Hold()()
 	p := w.start("task-processor", "run", "--shutdown-grace", "1h")
-	w.until("a request", func() bool { return len(w.api.Calls()) == 1 })
+	w.waitFor("a request", func() bool { return len(w.api.Calls()) == 1 })
 	require.NoError(t, p.Process.Signal(os.Interrupt))
-	w.until("it stops", func() bool { return strings.Contains(p.stderr.String(), "stop") })
+	w.waitFor("it stops", func() bool { return strings.Contains(p.stderr.String(), "stop") })
 	p.stop(os.Interrupt.(syscall.Signal)).ok()
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
 }
 
-func TestTasksOfAKilledProcessorAreTakenUp(t *testing.T) {
+func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(6)
 	w.enqueue("a bridge", "--count", "6")
 	release := w.api.Hold()
 	p := w.start("task-processor", "run", "--lease", "2s", "--concurrency", "3")
-	w.until("three requests", func() bool { return len(w.api.Calls()) == 3 })
+	w.waitFor("three requests", func() bool { return len(w.api.Calls()) == 3 })
 	p.stop(syscall.SIGKILL)
 	release()
 	next := w.start("task-processor", "run", "--lease", "2s", "--concurrency", "3")
-	w.until("all pictures", func() bool { return w.count("completed") == 6 })
+	w.waitFor("all pictures", func() bool { return w.count("completed") == 6 })
 	next.stop(syscall.SIGTERM).ok()
 	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where attempt_count = 2 and lease_epoch = 2`))
 	assert.Len(t, w.pictures(), 6, "a draft was left behind")
@@ -183,7 +183,7 @@ func TestTasksOfAKilledProcessorAreTakenUp(t *testing.T) {
 	w.audit()
 }
 
-func TestCancelGivesTheCreditBackOnce(t *testing.T) {
+func TestCancel_RefundsOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(1)
@@ -207,7 +207,7 @@ func TestCancelGivesTheCreditBackOnce(t *testing.T) {
 	w.audit()
 }
 
-func TestStuckTasksAreRepairedByBothPrograms(t *testing.T) {
+func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(3)
@@ -245,7 +245,7 @@ func TestStuckTasksAreRepairedByBothPrograms(t *testing.T) {
 	w.audit()
 }
 
-func TestTheAuditExitsWith3AndTheRows(t *testing.T) {
+func TestAudit_Violations(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.grant(3)

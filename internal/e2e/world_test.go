@@ -128,13 +128,13 @@ func newWorld(t testing.TB, options ...option) *world {
 		"PATH": os.Getenv("PATH"), "HOME": w.dir,
 	}
 	// Registered last, so that it looks before anything is taken down.
-	t.Cleanup(w.noSecrets)
+	t.Cleanup(w.requireNoSecrets)
 	return w
 }
 
 // noSecrets looks for secrets and prompts in all that was said and in every file, and for secrets in the
 // database.
-func (w *world) noSecrets() {
+func (w *world) requireNoSecrets() {
 	w.mu.Lock()
 	said := w.outputs.String()
 	w.mu.Unlock()
@@ -320,13 +320,13 @@ func (w *world) pictures() []string {
 }
 
 // until waits for a condition.
-func (w *world) until(what string, condition func() bool) {
+func (w *world) waitFor(what string, condition func() bool) {
 	w.t.Helper()
 	require.Eventually(w.t, condition, 2*time.Minute, 20*time.Millisecond, what)
 }
 
 // direct counts the requests that reached the API past the proxy.
-func (w *world) direct() int {
+func (w *world) directCalls() int {
 	n := 0
 	for _, c := range w.api.Calls() {
 		if !w.proxy.Carried(c.Remote) {
