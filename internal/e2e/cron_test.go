@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// install copies the project to a directory with an awkward name, which is the world's from then on.
+// install copies the project to a directory with special characters in its name, and makes it the world's directory.
 func (w *world) install() {
 	w.t.Helper()
 	w.dir = filepath.Join(w.dir, "my project's 100%")
@@ -50,7 +50,7 @@ func (w *world) install() {
 	}
 }
 
-// writeEnv moves the settings from the environment into .env, where cron's jobs find them.
+// writeEnv moves the settings from the environment into .env, where cron jobs find them.
 func (w *world) writeEnv() {
 	w.t.Helper()
 	var text strings.Builder
@@ -58,14 +58,14 @@ func (w *world) writeEnv() {
 		fmt.Fprintf(&text, "%s='%s'\n", name, w.env[name])
 		delete(w.env, name)
 	}
-	// The program's own trust in the simulated API: cron's environment has no room for it.
+	// The simulated API's certificate must be trusted; that is not a setting of the programs.
 	trusted := w.env["SSL_CERT_FILE"]
 	delete(w.env, "SSL_CERT_FILE")
 	w.env["TRUSTED"] = trusted
 	require.NoError(w.t, os.WriteFile(filepath.Join(w.dir, ".env"), []byte(text.String()), 0o600))
 }
 
-// spool is a directory for crontabs of this test alone: a namespace puts it in the place of the system's.
+// spool returns a directory for the crontabs of this test: a mount namespace puts it in place of the system's.
 func (w *world) spool() string {
 	w.t.Helper()
 	dir := filepath.Join(w.t.TempDir(), "spool")
@@ -73,7 +73,7 @@ func (w *world) spool() string {
 	return dir
 }
 
-// namespace is the option of unshare(1) for mounts of one's own: who isn't root must seem to be.
+// namespace returns the options of unshare(1) for private mounts: without root, a user namespace is needed as well.
 func namespace() string {
 	if os.Getuid() == 0 {
 		return "-m"
@@ -81,7 +81,7 @@ func namespace() string {
 	return "-rm"
 }
 
-// under runs a program where the crontabs are those of the spool.
+// runWithCrontabs runs a program that sees the crontabs in spool.
 func (w *world) runWithCrontabs(spool string, command ...string) result {
 	w.t.Helper()
 	return w.run("/usr/bin/unshare", append([]string{namespace(), "/bin/sh", "-c",
@@ -103,7 +103,7 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 		return w.runWithCrontabs(spool, append([]string{"scripts/monitoring-setup.sh"}, args...)...)
 	}
 
-	// No .env yet: it is written, and nothing goes into the crontab.
+	// Without .env: it is written, and the crontab stays as it is.
 	r := setup()
 	r.is(1)
 	assert.Contains(t, r.stderr, "fill in DATABASE_URL")
@@ -120,12 +120,12 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	assert.Equal(t, 3, strings.Count(first, `cd '`+strings.NewReplacer("%", `\%`, "'", `'\''`).Replace(w.dir)+`' && bin/`))
 	info, err = os.Stat(filepath.Join(w.dir, ".env"))
 	require.NoError(t, err)
-	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "nobody else reads the secrets")
+	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "readable by the owner only")
 	assert.Contains(t, setup().ok(), "there already")
 	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
 	assert.Regexp(t, `(?m)^cron +installed$`, w.runWithCrontabs(spool, "scripts/check-status.sh").ok())
 
-	// Another project's uninstall leaves ours alone.
+	// Uninstalling another project does not touch ours.
 	w.runWithCrontabs(spool, "/bin/sh", "-c", `mkdir other && cp -r scripts deploy other && other/scripts/monitoring-setup.sh --uninstall`).ok()
 	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
 
@@ -133,13 +133,13 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	assert.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok(), "byte for byte")
 	assert.Contains(t, setup("--uninstall").ok(), "nothing of ours")
 
-	// Where there was no crontab there is none afterwards.
+	// A user without a crontab has none afterwards.
 	w.runWithCrontabs(spool, "crontab", "-r").ok()
 	setup().ok()
 	setup("--uninstall").ok()
 	assert.Contains(t, w.runWithCrontabs(spool, "crontab", "-l").stderr, "no crontab for")
 
-	// A block that somebody damaged is not guessed at.
+	// A damaged block is reported, not repaired by guessing.
 	setup().ok()
 	damaged := strings.Replace(w.runWithCrontabs(spool, "crontab", "-l").ok(), "# END imagetasks", "# END of something", 1) + otherLines
 	require.NoError(t, os.WriteFile(table, []byte(damaged), 0o644))
@@ -169,8 +169,8 @@ func TestMonitoringSetup_CronMissing(t *testing.T) {
 	assert.Contains(t, r.stderr, "deploy/systemd")
 }
 
-// Debian's cron, with nothing in the environment: its start brings the processor up, and its rounds repair a stuck
-// task and bring a killed processor back. Who isn't root can't run cron's daemon, and gets its bare environment.
+// Debian's cron, with its bare environment, starts the processor; its monitor passes repair a stuck task and restart a killed
+// processor. Without root the cron daemon can't run; then the entries run in the same bare environment.
 func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -182,35 +182,35 @@ func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 	w.runWithCrontabs(spool, "scripts/monitoring-setup.sh").ok()
 	entries := strings.Replace(w.runWithCrontabs(spool, "crontab", "-l").ok(), "*/5 * * * *", "* * * * *", 1)
 	require.Contains(t, entries, "\n* * * * * cd ")
-	// cron itself sets variables of a crontab; the simulated API's certificate is nothing an operator has.
+	// Variables in a crontab are set by cron; only the simulated API's certificate needs one.
 	entries = "SSL_CERT_FILE=" + w.env["TRUSTED"] + "\n" + entries
 	table := filepath.Join(w.t.TempDir(), "crontab")
 	require.NoError(t, os.WriteFile(table, []byte(entries), 0o644))
 	w.runWithCrontabs(spool, "crontab", table).ok()
 
-	round := w.cron(spool, entries)
+	pass := w.cron(spool, entries)
 	w.waitFor("the start at boot", func() bool { return w.lockHolder() != 0 })
 	first := w.lockHolder()
 	w.waitFor("it is healthy", func() bool { return w.number(`select count(*) from imagetasks_processors`) == 1 })
 	w.insertStuck(1, 21)
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
 	w.waitFor("it is gone", func() bool { return w.lockHolder() != first })
-	round()
+	pass()
 	w.waitFor("the stuck task is repaired", func() bool { return w.count("failed") == 1 })
 	w.waitFor("the processor is back", func() bool { pid := w.lockHolder(); return pid != 0 && pid != first })
-	w.waitFor("the round is over", func() bool { return strings.Contains(w.file("task-monitor.log"), "restarted as pid") })
+	w.waitFor("the pass is over", func() bool { return strings.Contains(w.file("task-monitor.log"), "restarted (pid ") })
 	w.run("bin/fix-stuck-tasks", "audit").ok()
 	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.lockHolder()))
 	require.NoError(t, err)
-	assert.NotContains(t, string(environment), "OPENAI", "the settings came from .env")
+	assert.NotContains(t, string(environment), "OPENAI", "the settings come from .env")
 	w.run("scripts/stop-processor.sh").ok()
 }
 
-// cron runs the entries: those at boot at once, and a round within a minute, or when round is called.
-func (w *world) cron(spool, entries string) (round func()) {
+// cron runs the entries: those for boot at once, and a monitor pass within a minute, or when pass is called.
+func (w *world) cron(spool, entries string) (pass func()) {
 	w.t.Helper()
 	if os.Getuid() == 0 {
-		// In a namespace of its own it sees our crontab only, and leaves nothing behind in /run.
+		// In a mount namespace it sees only our crontab, and leaves no files in /run.
 		w.start("/usr/bin/unshare", namespace(), "/bin/sh", "-c", `d=$(mktemp -d "$1/cron-XXXXXX") && mkdir "$d/run" "$d/cron.d" && : >"$d/crontab" &&
 			chown root:crontab "$2" "$2"/* && chmod 1730 "$2" &&
 			mount --bind "$2" /var/spool/cron/crontabs && mount --bind "$d/run" /run &&
@@ -253,7 +253,7 @@ func TestSystemdUnits_Verify(t *testing.T) {
 	assert.Empty(t, r.stderr+r.ok())
 }
 
-// As a unit of Type=notify the processor says that it is up, and gives signs of life.
+// As a unit of Type=notify the processor notifies systemd of its start and of each heartbeat.
 func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -28,7 +28,7 @@ func withDaemon(w *world) {
 	})
 }
 
-// lockHolder returns the pid of the background processor that works in the world's directory; 0: none.
+// lockHolder returns the pid of the background processor that runs in the world's directory; 0: none.
 func (w *world) lockHolder() int {
 	for pid := range commandLines(w.t) {
 		if at, err := os.Readlink("/proc/" + pid + "/cwd"); err != nil || at != w.dir {
@@ -43,16 +43,16 @@ func (w *world) lockHolder() int {
 	return 0
 }
 
-// gone waits until no background processor runs and its lock is free: the one may be seen before the other.
+// waitUntilStopped waits until no background processor runs and its lock is free.
 func (w *world) waitUntilStopped() {
 	w.t.Helper()
-	w.waitFor("it is gone", func() bool {
+	w.waitFor("the processor is gone", func() bool {
 		state, err := supervise.Dir(w.dir).Inspect()
 		return err == nil && !state.Running && w.lockHolder() == 0
 	})
 }
 
-// pid is what the pid file says.
+// pid returns the pid in the pid file.
 func (w *world) pid() int {
 	w.t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.dir, "task-processor.pid"))
@@ -69,29 +69,33 @@ func (w *world) file(name string) string {
 	return string(text)
 }
 
-// monitorReport is what monitor-tasks --json says.
+// problem is a problem as documents show it.
+type problem struct{ Code, What, Do string }
+
+// monitorReport is the document of monitor-tasks --json.
 type monitorReport struct {
 	Processor struct {
-		Verdict string
-		PID     int
-		Action  string
+		Verdict    string
+		PID        int
+		Action     string
+		RestartPID int `json:"restart_pid"`
 	}
 	Repair struct {
 		Tasks []struct {
 			TaskID string `json:"task_id"`
 		}
-		Left int `json:"stuck_left"`
+		Remaining int `json:"stuck_remaining"`
 	}
 	API struct {
 		At string
 		OK bool
 	}
-	Checks   []struct{ What string } `json:"health_checks"`
-	Problems []string
+	Checks   []struct{ Check string } `json:"health_checks"`
+	Problems []problem
 	Summary  string
 }
 
-// round makes a round of the monitor and requires its exit code.
+// monitorPass runs a pass of the monitor and requires its exit code.
 func (w *world) monitorPass(code int, more ...string) monitorReport {
 	w.t.Helper()
 	r := w.run("monitor-tasks", append([]string{"--json"}, more...)...)
@@ -106,36 +110,36 @@ func TestStartStopRestart_Repeat(t *testing.T) {
 	w := newWorld(t)
 	withDaemon(w)
 	w.grant(2)
-	assert.Contains(t, w.run("task-processor", "start").ok(), "runs as pid")
+	assert.Contains(t, w.run("task-processor", "start").ok(), "is running (pid ")
 	first := w.pid()
-	assert.Contains(t, w.run("task-processor", "start").ok(), fmt.Sprintf("runs already, as pid %d", first))
+	assert.Contains(t, w.run("task-processor", "start").ok(), fmt.Sprintf("is already running (pid %d)", first))
 	assert.Equal(t, first, w.pid())
 	w.enqueue("in the background")
 	w.waitFor("a picture", func() bool { return w.count("completed") == 1 })
-	assert.Contains(t, w.run("task-processor", "status").ok(), fmt.Sprintf("running, pid %d", first))
+	assert.Contains(t, w.run("task-processor", "status").ok(), fmt.Sprintf("running (pid %d)", first))
 
-	assert.Contains(t, w.run("task-processor", "restart").ok(), "runs as pid")
+	assert.Contains(t, w.run("task-processor", "restart").ok(), "is running (pid ")
 	second := w.pid()
 	assert.NotEqual(t, first, second)
 	assert.Contains(t, w.run("task-processor", "stop").ok(), "has stopped")
 	assert.Contains(t, w.run("task-processor", "stop").ok(), "was not running")
 	assert.Zero(t, w.lockHolder())
-	assert.Equal(t, 0, w.number(`select count(*) from imagetasks_processors`), "who stops in order takes leave")
-	assert.Contains(t, w.run("task-processor", "restart", "--if-running").ok(), "left alone")
-	assert.Contains(t, w.run("task-processor", "start", "--unless-stopped").ok(), "left alone")
+	assert.Equal(t, 0, w.number(`select count(*) from imagetasks_processors`), "a processor that stops deregisters")
+	assert.Contains(t, w.run("task-processor", "restart", "--if-running").ok(), "not restarted")
+	assert.Contains(t, w.run("task-processor", "start", "--unless-stopped").ok(), "not started: the processor was stopped by")
 	w.run("task-processor", "restart").ok()
 	w.enqueue("again")
 	w.waitFor("a picture", func() bool { return w.count("completed") == 2 })
 	w.run("task-processor", "stop").ok()
-	assert.Equal(t, 0, strings.Count(w.file("task-processor.out"), "level="), "the log goes to the log's file only")
+	assert.Equal(t, 0, strings.Count(w.file("task-processor.out"), "level="), "the log goes to its file only")
 }
 
-// The daemon has a session of its own and nothing of the shell that started it.
+// The daemon leads its own session and inherits no descriptors from the shell that started it.
 func TestStart_DetachesDaemon(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
-	// A shell with an open descriptor and a lock on it, as a script under flock(1) has.
+	// A shell with an open and locked descriptor, like a script under flock(1).
 	held := filepath.Join(w.dir, "held by the shell")
 	p := w.start("/bin/bash", "-c", fmt.Sprintf("exec 9>'%s'; flock 9; %s/task-processor start", held, bin))
 	p.result().ok()
@@ -143,8 +147,8 @@ func TestStart_DetachesDaemon(t *testing.T) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	require.NoError(t, err)
 	fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+2:]))
-	assert.Equal(t, strconv.Itoa(pid), fields[3], "it leads a session")
-	assert.Equal(t, "0", fields[4], "it has no terminal")
+	assert.Equal(t, strconv.Itoa(pid), fields[3], "session leader")
+	assert.Equal(t, "0", fields[4], "no terminal")
 	descriptors, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	require.NoError(t, err)
 	for _, path := range descriptors {
@@ -164,7 +168,7 @@ func TestStart_FailureShowsLog(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	withDaemon(w)
-	w.env["STATUS_ADDR"] = strings.TrimPrefix(w.proxy.Addr(), "http://") // taken
+	w.env["STATUS_ADDR"] = strings.TrimPrefix(w.proxy.Addr(), "http://") // in use
 	r := w.run("task-processor", "start")
 	r.is(1)
 	assert.Contains(t, r.stderr, "did not start")
@@ -181,28 +185,29 @@ func TestMonitor_RestartsKilledNotStopped(t *testing.T) {
 	w := newWorld(t)
 	withDaemon(w)
 	assert.Equal(t, "never started", w.monitorPass(0).Processor.Verdict)
-	assert.Zero(t, w.lockHolder(), "what was never started is not started")
+	assert.Zero(t, w.lockHolder(), "a processor that was never started is not started")
 	w.run("task-processor", "start").ok()
 	assert.Equal(t, "running", w.monitorPass(0).Processor.Verdict)
 
 	first := w.pid()
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
 	w.waitUntilStopped()
-	assert.Contains(t, w.run("task-processor", "status").is(3), "dead")
+	assert.Contains(t, w.run("task-processor", "status").is(3), "not running (ended unexpectedly)")
 	assert.Equal(t, "dead", w.monitorPass(3, "--no-restart").Processor.Verdict)
 	assert.Equal(t, "dead", w.monitorPass(3, "--dry-run").Processor.Verdict)
 	report := w.monitorPass(0)
 	assert.Equal(t, "dead", report.Processor.Verdict)
-	assert.Equal(t, fmt.Sprintf("restarted as pid %d", w.pid()), report.Processor.Action)
+	assert.Equal(t, "restarted", report.Processor.Action)
+	assert.Equal(t, w.pid(), report.Processor.RestartPID)
 	assert.NotEqual(t, first, w.pid())
-	assert.Contains(t, w.file("task-monitor.log"), "the processor is dead; it is started again")
+	assert.Contains(t, w.file("task-monitor.log"), "restarting the processor")
 
 	w.run("task-processor", "stop").ok()
 	report = w.monitorPass(0)
 	assert.Equal(t, "stopped", report.Processor.Verdict)
-	assert.Contains(t, report.Summary, "stopped by an operator")
+	assert.Contains(t, report.Summary, "processor stopped by ")
 	assert.Zero(t, w.lockHolder())
-	assert.Contains(t, w.run("task-processor", "status").ok(), "stopped by an operator")
+	assert.Contains(t, w.run("task-processor", "status").ok(), "stopped by ")
 }
 
 func TestStop_StalePIDFile(t *testing.T) {
@@ -215,7 +220,7 @@ func TestStop_StalePIDFile(t *testing.T) {
 	bystander := w.start("/bin/sleep", "600")
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
 
-	assert.Contains(t, w.run("task-processor", "status").is(3), "dead")
+	assert.Contains(t, w.run("task-processor", "status").is(3), "not running (ended unexpectedly)")
 	w.run("task-processor", "stop").ok()
 	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)))
 	w.run("task-processor", "start").ok()
@@ -224,12 +229,12 @@ func TestStop_StalePIDFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "task-processor.pid"), fmt.Appendln(nil, bystander.Process.Pid), 0o644))
 	w.monitorPass(0)
 	assert.NotEqual(t, bystander.Process.Pid, w.pid())
-	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)), "the other program lives")
+	assert.NoError(t, bystander.Process.Signal(syscall.Signal(0)), "the other program still runs")
 	w.run("task-processor", "stop").ok()
 }
 
-// A stopped process is alive and silent: the monitor ends it and starts another. Its task, whose lease ran out,
-// is worked once more.
+// A process that was stopped by SIGSTOP exists and sends no heartbeats: the monitor replaces it, and its task is claimed again
+// after its lease expired.
 func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -239,7 +244,7 @@ func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	release := w.api.Hold()
 	w.run("task-processor", "start").ok()
 	w.enqueue("hung")
-	w.waitFor("in hand", func() bool { return len(w.api.Calls()) == 1 })
+	w.waitFor("the request", func() bool { return len(w.api.Calls()) == 1 })
 	hung := w.pid()
 	require.NoError(t, syscall.Kill(hung, syscall.SIGSTOP))
 	release()
@@ -256,7 +261,7 @@ func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	w.run("task-processor", "stop").ok()
 }
 
-// It sleeps through the sweep that fails and refunds its task; when it wakes, it changes nothing.
+// A processor is suspended while a sweep fails and refunds its task. When it continues, it changes nothing.
 func TestLateWorker_ChangesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -266,7 +271,7 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 	release := w.api.Hold()
 	w.run("task-processor", "start").ok()
 	id := w.enqueue("late")[0]
-	w.waitFor("in hand", func() bool { return len(w.api.Calls()) == 1 })
+	w.waitFor("the request", func() bool { return len(w.api.Calls()) == 1 })
 	pid := w.pid()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	w.waitFor("the lease has run out", func() bool {
@@ -275,7 +280,7 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 	_, err := w.db.Exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
 	require.NoError(t, err)
 	assert.Len(t, w.monitorPass(0).Repair.Tasks, 1)
-	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: it is left alone")
+	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: not restarted")
 	release()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
 	w.waitFor("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "taken over or closed") })
@@ -291,25 +296,26 @@ func TestMonitor_RestartLimit(t *testing.T) {
 	w := newWorld(t)
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
-	die := func() {
+	kill := func() {
 		require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
 		w.waitUntilStopped()
 	}
 	for range 5 {
-		die()
+		kill()
 		assert.Contains(t, w.monitorPass(0).Processor.Action, "restarted")
 	}
-	die()
+	kill()
 	for range 2 {
 		report := w.monitorPass(3)
-		assert.Equal(t, "no more restarts", report.Processor.Action)
+		assert.Equal(t, "restart_limit_reached", report.Processor.Action)
 		require.NotEmpty(t, report.Problems)
-		assert.Contains(t, report.Problems[0], "keeps dying")
+		assert.Equal(t, "restart_limit_reached", report.Problems[0].Code)
+		assert.Contains(t, report.Problems[0].What, "restarted 5 times within an hour")
 		assert.Zero(t, w.lockHolder())
 	}
-	// An operator's start is a new beginning.
+	// A start by an operator resets the count.
 	w.run("task-processor", "start").ok()
-	die()
+	kill()
 	w.monitorPass(0)
 	w.run("task-processor", "stop").ok()
 }

@@ -12,18 +12,18 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// withoutOperator is a machine where nothing is set.
+// withoutAPISettings removes all settings from the environment.
 func (w *world) withoutAPISettings() {
 	for _, name := range []string{"DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_PROXY", "SSL_CERT_FILE", "STATUS_ADDR"} {
 		delete(w.env, name)
 	}
 }
 
-// nothingRuns requires that no process knows the world's directory.
+// requireNoProcesses requires that no process has the world's directory in its command line.
 func (w *world) requireNoProcesses() {
 	w.t.Helper()
 	var last string
-	w.waitFor("nothing runs on", func() bool {
+	w.waitFor("the end of all processes", func() bool {
 		last = ""
 		for _, line := range commandLines(w.t) {
 			if strings.Contains(line, w.dir) {
@@ -74,7 +74,7 @@ func TestDemo_Interrupted(t *testing.T) {
 	w.requireNoProcesses()
 }
 
-// With a key the demo uses the operator's own API, through the operator's own proxy.
+// With a key the demo uses the operator's API, through the operator's proxy.
 func TestDemo_OwnAPI(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

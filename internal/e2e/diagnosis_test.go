@@ -42,7 +42,7 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 	var steps []string
 	for _, s := range d.Steps {
 		assert.True(t, s.OK, s)
-		if s.Step != "settings" && s.Step != "dns" { // which here are a look at a text
+		if s.Step != "settings" && s.Step != "dns" { // these two need no network here
 			assert.Positive(t, s.Millis, s.Step)
 		}
 		steps = append(steps, s.Step)
@@ -56,13 +56,13 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 	assert.Zero(t, w.directCalls())
 	entries, err := os.ReadDir(w.dir)
 	require.NoError(t, err)
-	assert.Len(t, entries, 1, "it changes nothing but test-results")
+	assert.Len(t, entries, 1, "it creates nothing but test-results")
 
 	for _, c := range []struct{ args, lang, says string }{
-		{"", "", "the API takes the key"},
-		{"", "zh_CN.UTF-8", "API 接受了密钥"},
-		{"--lang=en", "zh_CN.UTF-8", "the API takes the key"},
-		{"--lang=zh", "", "API 接受了密钥"},
+		{"", "", "the API accepted the key"},
+		{"", "zh_CN.UTF-8", "API 接受密钥"},
+		{"--lang=en", "zh_CN.UTF-8", "the API accepted the key"},
+		{"--lang=zh", "", "API 接受密钥"},
 	} {
 		w.env["LANG"] = c.lang
 		said := w.run("simple-test", strings.Fields(c.args)...).ok()
@@ -72,8 +72,8 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 	w.run("simple-test", "--lang", "tlh").is(2)
 }
 
-// Each broken link, against the proxies that Debian ships where they can produce it, with the code, the hint, and what
-// the other way tells.
+// Each failure, produced by the proxies that Debian ships where they can, with its code, its hint, and the result of the other
+// route.
 func TestSimpleTest_FailingStep(t *testing.T) {
 	t.Parallel()
 	const login = "wei:rightlogin@"
@@ -87,8 +87,8 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 	open, openSOCKS := realproxy.Tinyproxy(t, realproxy.Config{}), realproxy.Microsocks(t, realproxy.Config{})
 	nowhere, dead := "https://nowhere.invalid/v1", "https://"+gone.Addr()+"/v1"
 	for _, c := range []struct {
-		name, proxy, step, code, mend string
-		base                          string // of the API; empty: where it is
+		name, proxy, step, code, fix string
+		base                         string // of the API; empty: where it is
 	}{
 		{"tinyproxy without its login", bare(locked), "login", "proxy_login_missing", "user:password@", ""},
 		{"tinyproxy with a wrong login", wrong(locked), "login", "proxy_login_refused", "user and password", ""},
@@ -121,15 +121,15 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			assert.Equal(t, c.step, last.Step)
 			assert.Equal(t, c.code, last.Code)
 			assert.NotEmpty(t, last.Cause)
-			assert.Contains(t, last.Fix, c.mend)
+			assert.Contains(t, last.Fix, c.fix)
 			assert.Contains(t, d.Note, "Without the proxy the API "+can+" be reached")
-			assert.Empty(t, w.api.Calls(), "it asked nothing past the proxy")
+			assert.Empty(t, w.api.Calls(), "no request bypasses the proxy")
 			said := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
 			for _, secret := range []string{"rightlogin", "wronglogin"} {
 				assert.NotContains(t, said, secret)
 				assert.NotContains(t, last.Detail, secret)
 			}
-			// The processor tells the same cause, and burns no task.
+			// The processor records the same code, and uses no attempt.
 			w.env["DIAL_TIMEOUT"] = "5s"
 			w.grant(1)
 			w.enqueue("a lantern")
@@ -158,13 +158,13 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		w.enqueue("a lantern")
 		w.run("task-processor", "run", "--once").is(3)
 		assert.Equal(t, 1, w.number(`select count(*) from image_tasks where attempt_count = 0 and error_code = 'tls_unknown_authority'`))
-		assert.Zero(t, w.proxy.ReadAlong(), "it was told nothing")
+		assert.Zero(t, w.proxy.ReadAlong(), "no request was readable")
 
-		// The mend, as it is told.
+		// The fix, as the hint describes it.
 		w.env["SSL_CERT_FILE"] = filepath.Join(w.dir, "firewall.pem")
 		require.NoError(t, os.WriteFile(w.env["SSL_CERT_FILE"], firewall.PEM, 0o600))
 		d = w.diagnose(0)
-		assert.Contains(t, d.Steps[5].Detail, "issued by Corporate Firewall", "it is told all the same")
+		assert.Contains(t, d.Steps[5].Detail, "issued by Corporate Firewall", "the issuer is shown all the same")
 		w.run("task-processor", "run", "--once").ok()
 		assert.Equal(t, 1, w.count("completed"))
 	})
@@ -176,7 +176,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			last := d.Steps[len(d.Steps)-1]
 			assert.Equal(t, "api_wrong_address", last.Code)
 			assert.Contains(t, last.Fix, "/v1")
-			assert.Equal(t, "At "+w.api.URL()+" there is one: set OPENAI_BASE_URL to it.", d.Note)
+			assert.Equal(t, "An API responds at "+w.api.URL()+": set OPENAI_BASE_URL to this URL.", d.Note)
 			assert.Empty(t, w.api.Calls())
 			w.env["OPENAI_BASE_URL"] = w.api.URL()
 			w.diagnose(0)
@@ -232,7 +232,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 	})
 }
 
-// Of several proxies the first in working order serves, and each is told of.
+// The first working proxy of a list serves, and every proxy is reported.
 func TestProxyList_Failover(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -253,32 +253,32 @@ func TestProxyList_Failover(t *testing.T) {
 	w.waitFor("the second serves", func() bool { return w.count("completed") == 4 })
 	assert.NotEmpty(t, second.Targets())
 	assert.Zero(t, w.number(`select count(*) from image_tasks where error_code is not null`))
-	w.waitFor("it is told", func() bool {
-		return strings.Contains(w.run("task-processor", "status").stdout, "left out since")
+	w.waitFor("the ejection is shown", func() bool {
+		return strings.Contains(w.run("task-processor", "status").stdout, "ejected since")
 	})
 	screen := w.run("task-processor", "status").ok()
-	assert.Regexp(t, `(?m)^api +reached through http://`+w.proxy.Addr()+`, http://`+second.Addr(), screen)
-	assert.Regexp(t, `(?m)^proxies +✗ http://`+w.proxy.Addr()+`  left out since .*, tried again from .*refused`, screen)
-	assert.Regexp(t, `(?m)^ +✓ http://`+second.Addr()+`  \d+ answers`, screen)
-	assert.Regexp(t, `(?m)^rate +the API said at .*: limit-requests 60, remaining-requests 59`, screen)
+	assert.Regexp(t, `(?m)^api +through http://`+w.proxy.Addr()+`, http://`+second.Addr(), screen)
+	assert.Regexp(t, `(?m)^proxies +✗ http://`+w.proxy.Addr()+`  ejected since .*, next retry at .*refused`, screen)
+	assert.Regexp(t, `(?m)^ +✓ http://`+second.Addr()+`  \d+ responses`, screen)
+	assert.Regexp(t, `(?m)^rate +limits reported by the API at .*: limit-requests 60, remaining-requests 59`, screen)
 	assert.Contains(t, w.run("task-processor", "status", "--lang", "zh").ok(), "停用")
 	log := w.file("task-processor.log")
 	assert.Equal(t, 1, strings.Count(log, "a proxy is left out"), log)
 
-	// For a minute that is no matter; then it counts as a problem, with the next thing to do.
+	// It becomes a problem after a minute, with the command to run next.
 	assert.Contains(t, screen, "All is well.")
-	w.waitFor("it counts as a problem", func() bool {
-		_, err := w.db.Exec(`update imagetasks_processors set report = jsonb_set(report, '{ways,0,since}', to_jsonb(now() - interval '2 minutes'))`)
+	w.waitFor("the problem", func() bool {
+		_, err := w.db.Exec(`update imagetasks_processors set report = jsonb_set(report, '{upstreams,0,since}', to_jsonb(now() - interval '2 minutes'))`)
 		require.NoError(t, err)
-		r := w.run("task-processor", "status") // between two signs of life
-		return r.code == 3 && strings.Contains(r.stdout, "! proxy http://"+w.proxy.Addr()+" is left out since") &&
-			strings.Contains(r.stdout, "next: simple-test")
+		r := w.run("task-processor", "status") // between two heartbeats
+		return r.code == 3 && strings.Contains(r.stdout, "! proxy http://"+w.proxy.Addr()+" has been ejected since") &&
+			strings.Contains(r.stdout, "next: "+bin+"/simple-test\n")
 	})
 
 	d := w.diagnose(3)
-	assert.Contains(t, d.Note, "Through http://"+second.Addr()+" the API can be used")
+	assert.Contains(t, d.Note, "The API works through http://"+second.Addr())
 	last := d.Steps[len(d.Steps)-1]
-	assert.Equal(t, "models", last.Step, "it goes on by the one that leads there")
+	assert.Equal(t, "models", last.Step, "it continues with the proxy that works")
 	assert.True(t, last.OK)
 	said := w.run("simple-test").is(3)
 	assert.Regexp(t, `(?m)^http://`+w.proxy.Addr()+`$`, said)

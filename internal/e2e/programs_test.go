@@ -33,7 +33,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// What is wrong ends with its code, says what it is and to what, and changes nothing.
+// Wrong usage exits 2, names the mistake, and changes nothing.
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -56,12 +56,12 @@ func TestUsageErrors(t *testing.T) {
 		{"a time without a unit", with("STUCK_AFTER", "20"), []string{"monitor-tasks"}, "STUCK_AFTER"},
 		{"an attempt longer than stuck", nil, []string{"task-processor", "run", "--task-timeout", "20m"}, "TASK_TIMEOUT"},
 		{"no concurrency", nil, []string{"task-processor", "run", "--concurrency", "0"}, "TASK_CONCURRENCY"},
-		{"an SQL injection", with("TASKS_TABLE", "t; drop table image_tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
+		{"SQL injection", with("TASKS_TABLE", "t; drop table image_tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
 		{"a missing env file", nil, []string{"simple-test", "--env-file", "nowhere.env"}, "nowhere.env"},
 		{"a user that is none", nil, []string{"task-processor", "credits", "grant", "--user", "bob", "--credits", "1"}, `"bob"`},
 		{"a negative grant", nil, append([]string{"task-processor", "credits", "grant", "--credits", "-5"}, user...), "--credits"},
 		{"a grant of nothing", nil, append([]string{"task-processor", "credits", "grant"}, user...), "--credits"},
-		{"a language nobody speaks", nil, append([]string{"task-processor", "credits", "grant", "--credits", "5", "--lang", "tlh"}, user...), "--lang"},
+		{"an unknown language", nil, append([]string{"task-processor", "credits", "grant", "--credits", "5", "--lang", "tlh"}, user...), "--lang"},
 		{"no prompt", nil, append([]string{"task-processor", "enqueue"}, user...), "--prompt"},
 		{"a cost of nothing", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--cost", "0"}, user...), "--cost"},
 		{"too many", nil, append([]string{"task-processor", "enqueue", "--prompt", "x", "--count", "10001"}, user...), "--count"},
@@ -86,9 +86,9 @@ func TestUsageErrors(t *testing.T) {
 		})
 	}
 	assert.Zero(t, w.number(`select (select count(*) from image_tasks) + (select count(*) from user_credits) + (select count(*) from credit_ledger)`))
-	left, err := os.ReadDir(w.dir)
+	files, err := os.ReadDir(w.dir)
 	require.NoError(t, err)
-	assert.Empty(t, left, "a wrong call left files")
+	assert.Empty(t, files, "wrong usage creates no files")
 }
 
 func TestDatabaseUnavailable_ExitCode(t *testing.T) {
@@ -97,7 +97,7 @@ func TestDatabaseUnavailable_ExitCode(t *testing.T) {
 	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
 	r := w.run("fix-stuck-tasks")
 	assert.Empty(t, r.is(1))
-	assert.Contains(t, r.stderr, "the database does not answer")
+	assert.Contains(t, r.stderr, "the database does not respond")
 	assert.Contains(t, r.stderr, "127.0.0.1:1")
 }
 
@@ -119,7 +119,7 @@ func TestSchemaMissing_NamesFix(t *testing.T) {
 	w.env["DATABASE_URL"] = full
 }
 
-// Flags win over the environment, which wins over the file.
+// Flags take precedence over the environment, and the environment over the env file.
 func TestSettings_Precedence(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -140,9 +140,9 @@ func TestSettings_Precedence(t *testing.T) {
 	assert.Equal(t, 6, concurrency())
 	assert.Equal(t, 7, concurrency("--concurrency", "7"))
 
-	elsewhere := filepath.Join(w.dir, "other.env")
-	require.NoError(t, os.WriteFile(elsewhere, []byte("STATUS_ADDR=127.0.0.1:0\nOPENAI_PROXY=http://127.0.0.1:1\n"), 0o600))
-	p := w.start("task-processor", "run", "--env-file", elsewhere)
+	otherFile := filepath.Join(w.dir, "other.env")
+	require.NoError(t, os.WriteFile(otherFile, []byte("STATUS_ADDR=127.0.0.1:0\nOPENAI_PROXY=http://127.0.0.1:1\n"), 0o600))
+	p := w.start("task-processor", "run", "--env-file", otherFile)
 	w.statusOf(p)
 	assert.Contains(t, p.stop(syscall.SIGTERM).stderr, "127.0.0.1:1")
 }
@@ -150,17 +150,17 @@ func TestSettings_Precedence(t *testing.T) {
 type statusReport struct {
 	Version   string
 	Ready     bool
-	Problems  []string
+	Problems  []problem
 	Processor struct {
 		Concurrency int
-		InHand      int `json:"in_flight"`
+		InFlight    int `json:"in_flight"`
 		Rate        int `json:"api_rate"`
 	}
 }
 
 var statusAddress = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
 
-// statusOf waits for a processor's status page and returns what it says.
+// statusOf waits for a processor's status page and returns its report.
 func (w *world) statusOf(p *process) (report statusReport) {
 	w.t.Helper()
 	w.waitFor("the status page", func() bool { return statusAddress.MatchString(p.stderr.String()) })
@@ -189,9 +189,9 @@ func TestStatusAddress_Pages(t *testing.T) {
 	w.enqueue("a page", "--count", "2")
 	release := w.api.Hold()
 	p := w.start("task-processor", "run", "--status-addr", "127.0.0.1:0")
-	w.waitFor("tasks in hand", func() bool { return len(w.api.Calls()) == 2 })
+	w.waitFor("tasks in flight", func() bool { return len(w.api.Calls()) == 2 })
 	report := w.statusOf(p)
-	assert.Equal(t, 2, report.Processor.InHand)
+	assert.Equal(t, 2, report.Processor.InFlight)
 	assert.True(t, report.Ready)
 	for path, says := range map[string]string{"/": "2 of 3", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
 		body, status := w.get(p, path)
@@ -199,15 +199,15 @@ func TestStatusAddress_Pages(t *testing.T) {
 		assert.Contains(t, body, says, path)
 	}
 	w.env["STATUS_ADDR"] = strings.TrimPrefix(statusAddress.FindString(p.stderr.String()), "http://")
-	assert.Contains(t, w.run("task-processor", "status").ok(), "2 of 3 in hand")
+	assert.Contains(t, w.run("task-processor", "status").ok(), "processing 2/3")
 	release()
 	w.waitFor("pictures", func() bool { return w.count("completed") == 2 })
 
-	// The way to the API shuts: the page says so, and no task is burnt.
+	// The API becomes unreachable: the page shows it, and no task loses an attempt.
 	require.NoError(t, w.proxy.Close())
 	w.grant(1)
 	w.enqueue("no way")
-	w.waitFor("the processor knows", func() bool { _, status := w.get(p, "/readyz"); return status == http.StatusServiceUnavailable })
+	w.waitFor("readyz to fail", func() bool { _, status := w.get(p, "/readyz"); return status == http.StatusServiceUnavailable })
 	assert.NotEmpty(t, w.statusOf(p).Problems)
 	w.run("task-processor", "status").is(3)
 	_, status := w.get(p, "/healthz")
@@ -224,7 +224,7 @@ func TestRunOnce_APIUnreachable(t *testing.T) {
 	require.NoError(t, w.proxy.Close())
 	r := w.run("task-processor", "run", "--once")
 	assert.Empty(t, r.is(3))
-	assert.Contains(t, r.stderr, "the way to the API is shut")
+	assert.Contains(t, r.stderr, "the image API is unreachable")
 	assert.Contains(t, r.stderr, w.proxy.Addr())
 	assert.Empty(t, w.api.Calls(), "a direct connection")
 	assert.Equal(t, 2, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))

@@ -43,7 +43,7 @@ func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 	w.insertStuck(100, 19)
 	var all []*process
 	for host := range 4 {
-		dir := filepath.Join(w.dir, fmt.Sprintf("host %d", host)) // rounds of one host never overlap
+		dir := filepath.Join(w.dir, fmt.Sprintf("host %d", host)) // passes on one host never overlap
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		all = append(all,
 			w.start("monitor-tasks", "--log-dir", dir),
@@ -51,7 +51,7 @@ func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 	}
 	for _, p := range all {
 		r := p.result()
-		// 3: what another had in hand at that moment was still stuck when it looked.
+		// 3: tasks that another process was closing at that moment were still stuck.
 		assert.Contains(t, []int{0, 3}, r.code, "%s\n%s", r.line, r.stderr)
 	}
 	assert.Equal(t, 300, w.count("failed"))
@@ -75,7 +75,7 @@ func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 			}
 		}
 	}
-	assert.Equal(t, 300, lines, "each is told once")
+	assert.Equal(t, 300, lines, "each task is logged once")
 }
 
 func TestMonitor_PassesDoNotOverlap(t *testing.T) {
@@ -83,27 +83,27 @@ func TestMonitor_PassesDoNotOverlap(t *testing.T) {
 	w := newWorld(t)
 	w.insertStuck(1, 30)
 	watching := w.start("monitor-tasks", "--watch", "--interval", "1h", "--watch-addr", "127.0.0.1:0")
-	w.waitFor("its first round", func() bool { return w.count("failed") == 1 })
+	w.waitFor("the first pass", func() bool { return w.count("failed") == 1 })
 	w.insertStuck(1, 30)
-	assert.Contains(t, w.run("monitor-tasks").ok(), "another round is at work")
+	assert.Contains(t, w.run("monitor-tasks").ok(), "another monitor pass is running")
 	assert.Equal(t, 1, w.count("processing"))
-	assert.Contains(t, w.run("monitor-tasks", "--watch").is(1)+w.run("monitor-tasks", "--watch").stderr, "another round is at work")
+	assert.Contains(t, w.run("monitor-tasks", "--watch").is(1)+w.run("monitor-tasks", "--watch").stderr, "another monitor pass is running")
 
 	body, status := w.get(watching, "/status.json")
 	assert.Equal(t, 200, status)
-	var told struct {
-		Last   monitorReport           `json:"last_round"`
-		Checks []struct{ What string } `json:"health_checks"`
+	var shown struct {
+		Last   monitorReport            `json:"last_pass"`
+		Checks []struct{ Check string } `json:"health_checks"`
 	}
-	w.waitFor("the round is told", func() bool {
+	w.waitFor("the pass is shown", func() bool {
 		body, _ = w.get(watching, "/status.json")
-		require.NoError(t, json.Unmarshal([]byte(body), &told))
-		return told.Last.Summary != ""
+		require.NoError(t, json.Unmarshal([]byte(body), &shown))
+		return shown.Last.Summary != ""
 	})
-	assert.Len(t, told.Last.Repair.Tasks, 1)
-	assert.NotEmpty(t, told.Checks)
+	assert.Len(t, shown.Last.Repair.Tasks, 1)
+	assert.NotEmpty(t, shown.Checks)
 	watching.stop(syscall.SIGTERM).ok()
-	assert.Contains(t, w.run("monitor-tasks").ok(), "1 stuck tasks failed")
+	assert.Contains(t, w.run("monitor-tasks").ok(), "1 stuck task failed")
 }
 
 func TestMonitorWatch_DatabaseOutage(t *testing.T) {
@@ -127,15 +127,15 @@ func TestMonitorWatch_DatabaseOutage(t *testing.T) {
 	defer forbid(false)
 	_, err = other.Exec(`select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, name)
 	require.NoError(t, err)
-	w.waitFor("it says so", func() bool { return strings.Contains(p.stderr.String(), "the database does not answer") })
+	w.waitFor("the outage is logged", func() bool { return strings.Contains(p.stderr.String(), "the database does not respond") })
 	forbid(false)
 	w.insertStuck(1, 30)
-	w.waitFor("it goes on", func() bool { return w.count("failed") == 7 })
+	w.waitFor("the next sweep", func() bool { return w.count("failed") == 7 })
 	p.stop(syscall.SIGINT).ok()
 	w.audit()
 }
 
-// The API is asked seldom, and at once where many tasks got stuck.
+// The API is checked every 30 minutes, and at once after many stuck tasks.
 func TestMonitor_APICheckInterval(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -149,7 +149,7 @@ func TestMonitor_APICheckInterval(t *testing.T) {
 	assert.NotEqual(t, first.API.At, second.API.At, "10 are")
 	assert.Zero(t, w.directCalls(), "through the proxy")
 
-	// Half an hour later, as the file has it.
+	// Half an hour later, according to the state file.
 	later := func() {
 		text := w.file("task-monitor.state")
 		var state map[string]any
@@ -166,9 +166,10 @@ func TestMonitor_APICheckInterval(t *testing.T) {
 	later()
 	down := w.monitorPass(3)
 	assert.False(t, down.API.OK)
-	assert.Contains(t, down.Problems[0], "run: simple-test")
-	assert.Contains(t, w.run("task-processor", "status").is(3), "next: simple-test")
-	w.monitorPass(3) // it is told until it is mended
+	assert.Equal(t, "api_unreachable", down.Problems[0].Code)
+	assert.Equal(t, bin+"/simple-test", down.Problems[0].Do)
+	assert.Contains(t, w.run("task-processor", "status").is(3), "next: "+bin+"/simple-test\n")
+	w.monitorPass(3) // reported until the API responds
 }
 
 func TestFixStuckTasks_Selection(t *testing.T) {
@@ -200,20 +201,20 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 	}
 	assert.Equal(t, 5, w.count("processing"))
 
-	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 stuck tasks failed, 1 credits refunded, 2 left")
+	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 stuck task failed, 1 credit refunded, 2 remaining")
 	left := ids(`status = 'processing' and processing_started_at < now() - interval '20 minutes'`)
 	said = w.run("fix-stuck-tasks", "--task", left[0], "--task", young[0], "--task", "no-such-task").is(3)
-	assert.Contains(t, said, "1 stuck tasks failed")
-	assert.Contains(t, said, "not repaired: "+young[0]+": it has been in processing for less than 20m0s")
-	assert.Contains(t, said, "not repaired: no-such-task: there is no such task")
+	assert.Contains(t, said, "1 stuck task failed")
+	assert.Contains(t, said, "not repaired: "+young[0]+": it has been processing for less than 20m (--older-than)")
+	assert.Contains(t, said, "not repaired: no-such-task: the task does not exist")
 	w.run("fix-stuck-tasks", "--task", young[0], "--older-than", "5m").ok()
-	assert.Contains(t, w.run("fix-stuck-tasks", "--task", young[0]).is(3), "it is failed, not stuck")
+	assert.Contains(t, w.run("fix-stuck-tasks", "--task", young[0]).is(3), "its status is failed; it is not stuck")
 
-	// Back into the queue: nothing is refunded, no attempt is used, and it is worked at once.
+	// Requeued: nothing is refunded, no attempt is used, and the task is due at once.
 	w.run("fix-stuck-tasks", "--user", youngUser, "--older-than", "5m", "--requeue").ok()
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0 and task_id = $1`, young[1]))
 	assert.Equal(t, 0, w.number(`select count(*) from credit_ledger where kind = 'refund' and task_id = $1`, young[1]))
-	assert.Equal(t, 1, w.count("processing"), "the other user's is left alone")
+	assert.Equal(t, 1, w.count("processing"), "the other user's task is unchanged")
 	w.audit()
 	w.run("fix-stuck-tasks").ok()
 	w.run("task-processor", "run", "--once").ok()
@@ -222,8 +223,7 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 	w.audit()
 }
 
-// Ctrl-C between batches: what was done is told and stays, and the next run does the rest. On a terminal a bar
-// moves.
+// Ctrl-C stops between batches: closed tasks are reported, and the next run closes the rest. A terminal shows a progress bar.
 func TestFixStuckTasks_Many(t *testing.T) {
 	t.Parallel()
 	const many = 100_000
@@ -243,29 +243,29 @@ func TestFixStuckTasks_Many(t *testing.T) {
 		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id)
 		from image_tasks order by user_id, task_id`)
 	require.NoError(t, err)
-	broken := w.start("fix-stuck-tasks")
+	interrupted := w.start("fix-stuck-tasks")
 	w.waitFor("some", func() bool { return w.count("failed") > 0 })
-	r := broken.stop(syscall.SIGINT)
-	if r.code != 0 { // 0: it was done already
+	r := interrupted.stop(syscall.SIGINT)
+	if r.code != 0 { // 0: it had already ended
 		r.is(1)
-		assert.Contains(t, r.stderr, "run it again to go on")
+		assert.Contains(t, r.stderr, "run it again to continue")
 	}
 	done := w.count("failed")
-	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "all that was done is in the log")
+	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "every closed task is in the log")
 
 	// script(1) gives it a terminal.
 	said := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
 	assert.Contains(t, said, fmt.Sprintf("%d stuck tasks failed", many-done))
 	assert.Regexp(t, `[0-9]+ tasks/s`, said)
-	t.Log(said[strings.LastIndex(said, "\nin ")+1:])
+	t.Log(said[strings.LastIndex(said, "\ntook ")+1:])
 	assert.Contains(t, said, "100%")
-	assert.NotContains(t, said, "stuck: failed and refunded", "the lines are in the log, not in the bar")
+	assert.NotContains(t, said, "stuck: failed and refunded", "the lines are in the log, not on the terminal")
 	assert.Equal(t, many, w.count("failed"))
 	assert.Equal(t, many, w.number(`select sum(credits)::int from user_credits`))
 	w.audit()
 }
 
-// Refunds don't wait for the API's settings to be right.
+// Refunds do not depend on the API's settings.
 func TestMonitor_WithoutAPIKey(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -273,12 +273,12 @@ func TestMonitor_WithoutAPIKey(t *testing.T) {
 	delete(w.env, "OPENAI_API_KEY")
 	report := w.monitorPass(3)
 	assert.Len(t, report.Repair.Tasks, 2)
-	assert.Contains(t, report.Problems[0], "OPENAI_API_KEY")
+	assert.Contains(t, report.Problems[0].What, "OPENAI_API_KEY")
 	assert.Equal(t, 2, w.count("failed"))
 	w.audit()
 }
 
-// A round that waits for a lock of the app is killed: whatever the server makes of its statement, the books are right.
+// A pass that waits for a lock held by the application is killed: whatever the server does with its statement, the ledger is right.
 func TestMonitor_KilledDuringRefund(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -288,13 +288,13 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	_, err = tx.Exec(`select 1 from user_credits for update`)
 	require.NoError(t, err)
 	p := w.start("monitor-tasks")
-	w.waitFor("it waits", func() bool {
+	w.waitFor("a lock wait", func() bool {
 		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 1
 	})
 	r := p.stop(syscall.SIGKILL)
 	assert.NotZero(t, r.code)
 	require.NoError(t, tx.Rollback())
-	w.waitFor("the server noticed", func() bool {
+	w.waitFor("the end of its session", func() bool {
 		return w.number(`select count(*) from pg_stat_activity where datname = current_database() and application_name = 'imagetasks'`) == 0
 	})
 	w.run("monitor-tasks").ok()
@@ -303,7 +303,7 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	w.audit()
 }
 
-// PENDING_TIMEOUT is off unless set; a monitor keeps it where no processor runs.
+// PENDING_TIMEOUT is off by default; the monitor applies it even when no processor runs.
 func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -316,9 +316,9 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	assert.Equal(t, 4, w.count("pending"), "off")
 
 	w.env["PENDING_TIMEOUT"] = "90m"
-	assert.Contains(t, w.run("monitor-tasks", "--dry-run").ok(), "3 that waited for too long would fail")
+	assert.Contains(t, w.run("monitor-tasks", "--dry-run").ok(), "3 overdue tasks would fail")
 	assert.Equal(t, 4, w.count("pending"))
-	assert.Contains(t, w.run("monitor-tasks").ok(), "3 that waited for too long failed, 3 credits refunded")
+	assert.Contains(t, w.run("monitor-tasks").is(0), "3 credits refunded, 0 remaining, 3 overdue tasks failed")
 	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and credits_refunded = 1`))
 	assert.Equal(t, 1, w.count("pending"))
 	assert.Equal(t, 3, w.credits())
@@ -326,7 +326,7 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	w.audit()
 }
 
-// The processor keeps both: what its rate doesn't let it begin waits, and what waits for too long is refunded by it.
+// API_RATE limits how many tasks start, and the processor fails those that stay due for longer than PENDING_TIMEOUT.
 func TestRun_RateAndPendingTimeout(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -218,7 +218,7 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 		require.NoError(t, err)
 	}
 	age(1, 21)
-	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "1 tasks are stuck")
+	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "1 task is stuck")
 	assert.Equal(t, 1, w.count("processing"))
 	w.run("monitor-tasks").ok()
 	age(1, 21)
@@ -228,7 +228,7 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 			Age float64 `json:"age_seconds"`
 		}
 		Credits int `json:"credits_refunded"`
-		Left    int `json:"stuck_left"`
+		Left    int `json:"stuck_remaining"`
 	}
 	r := w.run("fix-stuck-tasks", "--json")
 	r.ok()
@@ -241,7 +241,7 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 	assert.Equal(t, 2, w.credits())
 	log, err := os.ReadFile(filepath.Join(w.dir, "task-monitor.log"))
 	require.NoError(t, err)
-	assert.Contains(t, string(log), "round: 1 stuck tasks failed, 1 credits refunded, 0 stuck left")
+	assert.Contains(t, string(log), "pass: 1 stuck task failed, 1 credit refunded, 0 remaining")
 	w.audit()
 }
 
