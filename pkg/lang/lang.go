@@ -112,7 +112,7 @@ func Duration(d time.Duration, l Lang) string {
 	if l != ZH {
 		return trimZeros(d.String())
 	}
-	if d < time.Second {
+	if d > 0 && d < time.Second {
 		return fmt.Sprintf("%d 毫秒", d.Milliseconds())
 	}
 	var parts []string
@@ -125,7 +125,7 @@ func Duration(d time.Duration, l Lang) string {
 			d -= n * unit.size
 		}
 	}
-	if d > 0 {
+	if d > 0 || len(parts) == 0 {
 		parts = append(parts, fmt.Sprintf("%g 秒", d.Seconds()))
 	}
 	return strings.Join(parts, " ")

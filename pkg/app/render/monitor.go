@@ -98,7 +98,7 @@ var (
 	textProcessing       = lang.Text{EN: "%d processing", ZH: "%d 个处理中"}
 
 	textRunning      = lang.Text{EN: "running (pid %d)", ZH: "正在运行（进程 %d）"}
-	textHung         = lang.Text{EN: "hung (pid %d, no heartbeat for %s)", ZH: "已挂起（进程 %d，%s 没有心跳）"}
+	textHung         = lang.Text{EN: "hung (pid %d, no heartbeat for %s)", ZH: "已挂起（进程 %d，%s没有心跳）"}
 	textDead         = lang.Text{EN: "not running (ended unexpectedly)", ZH: "未运行（意外退出）"}
 	textNeverStarted = lang.Text{EN: "never started in the background on this host", ZH: "从未在本机后台启动"}
 	textStopped      = lang.Text{EN: "stopped by %s at %s", ZH: "由 %s 于 %s 停止"}
