@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// install copies the project to a directory with special characters in its name, and makes it the world's directory.
-func (w *world) install() {
+// install copies the project to a directory with special characters in its name, and makes it the fixture's directory.
+func (w *fixture) install() {
 	w.t.Helper()
 	w.dir = filepath.Join(w.dir, "my project's 100%")
 	for _, part := range []string{"cmd", "pkg", "internal", "scripts", "deploy", "go.mod", "go.sum", ".env.example"} {
@@ -51,7 +51,7 @@ func (w *world) install() {
 }
 
 // writeEnv moves the settings from the environment into .env, where cron jobs find them.
-func (w *world) writeEnv() {
+func (w *fixture) writeEnv() {
 	w.t.Helper()
 	var text strings.Builder
 	for _, name := range []string{"DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_PROXY", "STATUS_ADDR", "POLL_INTERVAL"} {
@@ -66,7 +66,7 @@ func (w *world) writeEnv() {
 }
 
 // spool returns a directory for the crontabs of this test: a mount namespace puts it in place of the system's.
-func (w *world) spool() string {
+func (w *fixture) spool() string {
 	w.t.Helper()
 	dir := filepath.Join(w.t.TempDir(), "spool")
 	require.NoError(w.t, os.Mkdir(dir, 0o755))
@@ -82,7 +82,7 @@ func namespace() string {
 }
 
 // runWithCrontabs runs a program that sees the crontabs in spool.
-func (w *world) runWithCrontabs(spool string, command ...string) result {
+func (w *fixture) runWithCrontabs(spool string, command ...string) result {
 	w.t.Helper()
 	return w.run("/usr/bin/unshare", append([]string{namespace(), "/bin/sh", "-c",
 		`mount --bind "$1" /var/spool/cron/crontabs && shift && exec "$@"`, "sh", spool}, command...)...)
@@ -92,7 +92,7 @@ const otherLines = "MAILTO=\"\"\n#  somebody's comment\t\n\n*/7 * * * * echo 100
 
 func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.install()
 	spool := w.spool()
 	table := filepath.Join(w.t.TempDir(), "crontab")
@@ -153,7 +153,7 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 
 func TestMonitoringSetup_CronMissing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.install()
 	few := filepath.Join(w.dir, "few programs")
 	require.NoError(t, os.Mkdir(few, 0o755))
@@ -173,7 +173,7 @@ func TestMonitoringSetup_CronMissing(t *testing.T) {
 // processor. Without root the cron daemon can't run; then the entries run in the same bare environment.
 func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.install()
 	withDaemon(w)
 	delete(w.env, "LOG_DIR")
@@ -207,7 +207,7 @@ func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 }
 
 // cron runs the entries: those for boot at once, and a monitor pass within a minute, or when pass is called.
-func (w *world) cron(spool, entries string) (pass func()) {
+func (w *fixture) cron(spool, entries string) (pass func()) {
 	w.t.Helper()
 	if os.Getuid() == 0 {
 		// In a mount namespace it sees only our crontab, and leaves no files in /run.
@@ -234,7 +234,7 @@ func (w *world) cron(spool, entries string) (pass func()) {
 
 func TestSystemdUnits_Verify(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	units, err := filepath.Glob(filepath.Join(root, "deploy", "systemd", "*"))
 	require.NoError(t, err)
 	require.Len(t, units, 3)
@@ -256,27 +256,27 @@ func TestSystemdUnits_Verify(t *testing.T) {
 // As a unit of Type=notify the processor notifies systemd of its start and of each heartbeat.
 func TestSystemdNotify(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	socket := filepath.Join(t.TempDir(), "notify")
-	said := make(chan string, 100)
+	output := make(chan string, 100)
 	listen, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	require.NoError(t, err)
 	defer listen.Close()
 	go func() {
-		defer close(said)
+		defer close(output)
 		buffer := make([]byte, 1<<10)
 		for {
 			n, err := listen.Read(buffer)
 			if err != nil {
 				return
 			}
-			said <- string(buffer[:n])
+			output <- string(buffer[:n])
 		}
 	}()
 	w.env["NOTIFY_SOCKET"], w.env["HUNG_AFTER"] = socket, "2s"
 	p := w.start("task-processor", "run")
 	for range 3 {
-		assert.Equal(t, "READY=1\nWATCHDOG=1", <-said)
+		assert.Equal(t, "READY=1\nWATCHDOG=1", <-output)
 	}
 	p.stop(syscall.SIGTERM).ok()
 }

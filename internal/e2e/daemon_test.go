@@ -17,7 +17,7 @@ import (
 )
 
 // withDaemon makes sure that no background processor outlives the test.
-func withDaemon(w *world) {
+func withDaemon(w *fixture) {
 	w.env["LOG_DIR"] = w.dir
 	w.t.Cleanup(func() {
 		if pid := w.lockHolder(); pid != 0 {
@@ -28,8 +28,8 @@ func withDaemon(w *world) {
 	})
 }
 
-// lockHolder returns the pid of the background processor that runs in the world's directory; 0: none.
-func (w *world) lockHolder() int {
+// lockHolder returns the pid of the background processor that runs in the fixture's directory; 0: none.
+func (w *fixture) lockHolder() int {
 	for pid := range commandLines(w.t) {
 		if at, err := os.Readlink("/proc/" + pid + "/cwd"); err != nil || at != w.dir {
 			continue
@@ -44,7 +44,7 @@ func (w *world) lockHolder() int {
 }
 
 // waitUntilStopped waits until no background processor runs and its lock is free.
-func (w *world) waitUntilStopped() {
+func (w *fixture) waitUntilStopped() {
 	w.t.Helper()
 	w.waitFor("the processor is gone", func() bool {
 		state, err := supervise.Dir(w.dir).Inspect()
@@ -53,7 +53,7 @@ func (w *world) waitUntilStopped() {
 }
 
 // pid returns the pid in the pid file.
-func (w *world) pid() int {
+func (w *fixture) pid() int {
 	w.t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.dir, "task-processor.pid"))
 	require.NoError(w.t, err)
@@ -62,7 +62,7 @@ func (w *world) pid() int {
 	return pid
 }
 
-func (w *world) file(name string) string {
+func (w *fixture) file(name string) string {
 	w.t.Helper()
 	text, err := os.ReadFile(filepath.Join(w.dir, name))
 	require.NoError(w.t, err)
@@ -96,7 +96,7 @@ type monitorReport struct {
 }
 
 // monitorPass runs a pass of the monitor and requires its exit code.
-func (w *world) monitorPass(code int, more ...string) monitorReport {
+func (w *fixture) monitorPass(code int, more ...string) monitorReport {
 	w.t.Helper()
 	r := w.run("monitor-tasks", append([]string{"--json"}, more...)...)
 	r.is(code)
@@ -107,7 +107,7 @@ func (w *world) monitorPass(code int, more ...string) monitorReport {
 
 func TestStartStopRestart_Repeat(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.grant(2)
 	assert.Contains(t, w.run("task-processor", "start").ok(), "is running (pid ")
@@ -137,7 +137,7 @@ func TestStartStopRestart_Repeat(t *testing.T) {
 // The daemon leads its own session and inherits no descriptors from the shell that started it.
 func TestStart_DetachesDaemon(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	// A shell with an open and locked descriptor, like a script under flock(1).
 	held := filepath.Join(w.dir, "held by the shell")
@@ -166,7 +166,7 @@ func TestStart_DetachesDaemon(t *testing.T) {
 
 func TestStart_FailureShowsLog(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.env["STATUS_ADDR"] = strings.TrimPrefix(w.proxy.Addr(), "http://") // in use
 	r := w.run("task-processor", "start")
@@ -182,7 +182,7 @@ func TestStart_FailureShowsLog(t *testing.T) {
 
 func TestMonitor_RestartsKilledNotStopped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	assert.Equal(t, "never started", w.monitorPass(0).Processor.Verdict)
 	assert.Zero(t, w.lockHolder(), "a processor that was never started is not started")
@@ -212,7 +212,7 @@ func TestMonitor_RestartsKilledNotStopped(t *testing.T) {
 
 func TestStop_StalePIDFile(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
 	require.NoError(t, syscall.Kill(w.pid(), syscall.SIGKILL))
@@ -237,7 +237,7 @@ func TestStop_StalePIDFile(t *testing.T) {
 // after its lease expired.
 func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.env["HUNG_AFTER"], w.env["TASK_LEASE"], w.env["SHUTDOWN_GRACE"] = "3s", "1s", "1s"
 	w.grant(1)
@@ -264,7 +264,7 @@ func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 // A processor is suspended while a sweep fails and refunds its task. When it continues, it changes nothing.
 func TestLateWorker_ChangesNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.env["TASK_LEASE"] = "1s"
 	w.grant(1)
@@ -293,7 +293,7 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 
 func TestMonitor_RestartLimit(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.run("task-processor", "start").ok()
 	kill := func() {

@@ -13,14 +13,14 @@ import (
 )
 
 // withoutAPISettings removes all settings from the environment.
-func (w *world) withoutAPISettings() {
+func (w *fixture) withoutAPISettings() {
 	for _, name := range []string{"DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_PROXY", "SSL_CERT_FILE", "STATUS_ADDR"} {
 		delete(w.env, name)
 	}
 }
 
-// requireNoProcesses requires that no process has the world's directory in its command line.
-func (w *world) requireNoProcesses() {
+// requireNoProcesses requires that no process has the fixture's directory in its command line.
+func (w *fixture) requireNoProcesses() {
 	w.t.Helper()
 	var last string
 	w.waitFor("the end of all processes", func() bool {
@@ -36,12 +36,12 @@ func (w *world) requireNoProcesses() {
 
 func TestDemo(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.withoutAPISettings()
-	said := w.run("task-processor", "demo").ok()
+	output := w.run("task-processor", "demo").ok()
 	for _, part := range []string{"24 tasks charged", "24 of 24", "completed     20", "failed         4", "30 before, 10 after",
 		"the audit passes", "0 of them past the proxy", "contact sheet", "less "} {
-		assert.Contains(t, said, part)
+		assert.Contains(t, output, part)
 	}
 	sheet, err := os.Open(filepath.Join(w.dir, "var", "demo", "contact-sheet.png"))
 	require.NoError(t, err)
@@ -63,7 +63,7 @@ func TestDemo(t *testing.T) {
 
 func TestDemo_Interrupted(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.withoutAPISettings()
 	p := w.start("task-processor", "demo")
 	w.waitFor("work", func() bool { return strings.Contains(p.stdout.String(), "24 tasks charged") })
@@ -77,16 +77,16 @@ func TestDemo_Interrupted(t *testing.T) {
 // With a key the demo uses the operator's API, through the operator's proxy.
 func TestDemo_OwnAPI(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	delete(w.env, "DATABASE_URL")
-	said := w.run("task-processor", "demo").ok()
-	assert.Contains(t, said, "OPENAI_API_KEY is set")
-	assert.Contains(t, said, "the audit passes")
+	output := w.run("task-processor", "demo").ok()
+	assert.Contains(t, output, "OPENAI_API_KEY is set")
+	assert.Contains(t, output, "the audit passes")
 	assert.Len(t, w.api.Calls(), 3)
 	assert.Zero(t, w.directCalls())
 	w.env["LANG"] = "zh_CN.UTF-8"
-	said = w.run("task-processor", "demo").ok()
+	output = w.run("task-processor", "demo").ok()
 	for _, part := range []string{"演示将使用真实的 API", "审计通过", "总览图", "用时"} {
-		assert.Contains(t, said, part)
+		assert.Contains(t, output, part)
 	}
 }

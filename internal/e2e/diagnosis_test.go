@@ -26,7 +26,7 @@ type diagnosisDocument struct {
 }
 
 // diagnose runs simple-test and requires its exit code.
-func (w *world) diagnose(code int, more ...string) diagnosisDocument {
+func (w *fixture) diagnose(code int, more ...string) diagnosisDocument {
 	w.t.Helper()
 	r := w.run("simple-test", append([]string{"--json"}, more...)...)
 	r.is(code)
@@ -37,7 +37,7 @@ func (w *world) diagnose(code int, more ...string) diagnosisDocument {
 
 func TestSimpleTest_AllSteps(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	d := w.diagnose(0, "--image")
 	var steps []string
 	for _, s := range d.Steps {
@@ -58,16 +58,16 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, entries, 1, "it creates nothing but test-results")
 
-	for _, c := range []struct{ args, lang, says string }{
+	for _, c := range []struct{ args, lang, want string }{
 		{"", "", "the API accepted the key"},
 		{"", "zh_CN.UTF-8", "API 接受密钥"},
 		{"--lang=en", "zh_CN.UTF-8", "the API accepted the key"},
 		{"--lang=zh", "", "API 接受密钥"},
 	} {
 		w.env["LANG"] = c.lang
-		said := w.run("simple-test", strings.Fields(c.args)...).ok()
-		assert.Contains(t, said, c.says)
-		assert.Equal(t, 8, strings.Count(said, "✓"))
+		output := w.run("simple-test", strings.Fields(c.args)...).ok()
+		assert.Contains(t, output, c.want)
+		assert.Equal(t, 8, strings.Count(output, "✓"))
 	}
 	w.run("simple-test", "--lang", "tlh").is(2)
 }
@@ -107,7 +107,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		{"a proxy of no name", "socks5h://proxy.invalid:1080", "dns", "proxy_name_unknown", "Check the host name", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t)
+			w := newFixture(t)
 			w.env["OPENAI_PROXY"] = c.proxy
 			if c.code == "proxy_no_answer" {
 				w.env["PROXY_CONNECT_TIMEOUT"] = "1s" // for the rest a busy machine has time
@@ -124,9 +124,9 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			assert.Contains(t, last.Fix, c.fix)
 			assert.Contains(t, d.Note, "Without the proxy the API "+can+" be reached")
 			assert.Empty(t, w.api.Calls(), "no request bypasses the proxy")
-			said := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
+			output := w.run("simple-test").is(3) + w.run("simple-test", "--lang", "zh").is(3)
 			for _, secret := range []string{"rightlogin", "wronglogin"} {
-				assert.NotContains(t, said, secret)
+				assert.NotContains(t, output, secret)
 				assert.NotContains(t, last.Detail, secret)
 			}
 			// The processor records the same code, and uses no attempt.
@@ -139,7 +139,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 	}
 	t.Run("an open proxy", func(t *testing.T) {
 		for _, address := range []string{realproxy.Tinyproxy(t, realproxy.Config{}), realproxy.Microsocks(t, realproxy.Config{})} {
-			w := newWorld(t)
+			w := newFixture(t)
 			w.env["OPENAI_PROXY"] = address
 			assert.Contains(t, w.diagnose(0).Steps[3].Detail, "no login is set")
 		}
@@ -147,7 +147,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 	t.Run("TLS intercepted", func(t *testing.T) {
 		firewall, err := simapi.NewAuthorityOf("Corporate Firewall")
 		require.NoError(t, err)
-		w := newWorld(t, func(_ *simapi.Config, p *simproxy.Config) { p.Intercept = firewall.Issue })
+		w := newFixture(t, func(_ *simapi.Config, p *simproxy.Config) { p.Intercept = firewall.Issue })
 		d := w.diagnose(3)
 		last := d.Steps[len(d.Steps)-1]
 		assert.Equal(t, "tls_unknown_authority", last.Code)
@@ -170,7 +170,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 	})
 	t.Run("a base URL without its /v1", func(t *testing.T) {
 		for _, noModels := range []bool{false, true} {
-			w := newWorld(t, func(a *simapi.Config, _ *simproxy.Config) { a.NoModels = noModels })
+			w := newFixture(t, func(a *simapi.Config, _ *simproxy.Config) { a.NoModels = noModels })
 			w.env["OPENAI_BASE_URL"] = strings.TrimSuffix(w.api.URL(), "/v1")
 			d := w.diagnose(3)
 			last := d.Steps[len(d.Steps)-1]
@@ -183,7 +183,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		}
 	})
 	t.Run("settings that can't be used", func(t *testing.T) {
-		w := newWorld(t)
+		w := newFixture(t)
 		for name, value := range map[string]string{"OPENAI_API_KEY": "", "OPENAI_PROXY": "ftp://u:" + proxyPassword + "@h:1", "TASK_TIMEOUT": "soon"} {
 			before := w.env[name]
 			w.env[name] = value
@@ -199,7 +199,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		}
 	})
 	t.Run("no proxy set, and one would do", func(t *testing.T) {
-		w := newWorld(t)
+		w := newFixture(t)
 		w.env["HTTPS_PROXY"], w.env["OPENAI_PROXY"] = w.env["OPENAI_PROXY"], ""
 		w.env["NO_PROXY"] = "unreachable.invalid"
 		w.env["OPENAI_BASE_URL"] = "https://unreachable.invalid/v1"
@@ -209,7 +209,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		assert.Contains(t, d.Note, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
 	})
 	t.Run("the API's own refusals", func(t *testing.T) {
-		w := newWorld(t)
+		w := newFixture(t)
 		for _, c := range []struct {
 			refusal    simapi.Refusal
 			step, code string
@@ -235,7 +235,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 // The first working proxy of a list serves, and every proxy is reported.
 func TestProxyList_Failover(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	second, err := simproxy.Start(simproxy.Config{User: "operator", Password: proxyPassword})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, second.Close()) })
@@ -280,9 +280,9 @@ func TestProxyList_Failover(t *testing.T) {
 	last := d.Steps[len(d.Steps)-1]
 	assert.Equal(t, "models", last.Step, "it continues with the proxy that works")
 	assert.True(t, last.OK)
-	said := w.run("simple-test").is(3)
-	assert.Regexp(t, `(?m)^http://`+w.proxy.Addr()+`$`, said)
-	assert.Regexp(t, `(?m)^http://`+second.Addr()+`$`, said)
+	output := w.run("simple-test").is(3)
+	assert.Regexp(t, `(?m)^http://`+w.proxy.Addr()+`$`, output)
+	assert.Regexp(t, `(?m)^http://`+second.Addr()+`$`, output)
 	w.proxy, err = simproxy.StartAt(simproxy.Config{User: "operator", Password: proxyPassword}, w.proxy.Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.proxy.Close()) })

@@ -97,7 +97,7 @@ func TestDocs_Links(t *testing.T) {
 // Every command of the README runs here, in its order. Two scripts are left out, because this test is part of one of them.
 func TestReadme_Commands(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.install()
 	withDaemon(w)
 	delete(w.env, "LOG_DIR")
@@ -141,7 +141,7 @@ func TestReadme_Commands(t *testing.T) {
 // The README's statements for applications keep ledger and balance consistent.
 func TestReadme_SQL(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	statements := blocks(readDoc(t, "README.md"), "sql")
 	require.Len(t, statements, 2)
 	enqueue, grant := statements[0], statements[1]

@@ -11,13 +11,13 @@ import (
 // Texts for operators follow the language; documents for programs are always in English.
 func TestOutput_Chinese(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.env["LANG"] = "zh_CN.UTF-8"
 	w.insertStuck(2, 30)
 	assert.Contains(t, w.run("fix-stuck-tasks", "--dry-run").is(3), "将有 2 个卡住的任务判为失败")
 	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 个卡住的任务已判为失败，退还 1 个积分，剩余 1 个")
-	said := w.run("monitor-tasks").ok()
-	assert.Contains(t, said, "本次监控：1 个卡住的任务已判为失败，退还 1 个积分，剩余 0 个；0 个待处理，0 个处理中；处理器从未在本机后台启动；API 于")
+	output := w.run("monitor-tasks").ok()
+	assert.Contains(t, output, "本次监控：1 个卡住的任务已判为失败，退还 1 个积分，剩余 0 个；0 个待处理，0 个处理中；处理器从未在本机后台启动；API 于")
 	screen := w.run("task-processor", "status").ok()
 	for _, part := range []string{"处理器", "从未在本机后台启动", "任务", "2 个失败", "最近一小时", "经由代理 http://127", "本次监控：1 个", "一切正常。"} {
 		assert.Contains(t, screen, part)

@@ -14,7 +14,7 @@ import (
 	"imagetasks/internal/simproxy"
 )
 
-// Peak memory of the processor while 200 pictures of 4 MB come in, 50 at once. Run it with -benchtime 1x.
+// Peak memory of the processor while it makes 200 pictures of 4 MB, 50 at a time. Run it with -benchtime 1x.
 func BenchmarkPeakMemory(b *testing.B) {
 	noise := simapi.Noise(4 << 20)
 	for _, scheme := range []string{"http", "socks5"} {
@@ -30,7 +30,7 @@ func BenchmarkPeakMemory(b *testing.B) {
 
 func peakMiB(b *testing.B, scheme string, picture []byte) float64 {
 	const tasks = 200
-	w := newWorld(b, through(scheme), func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return picture } })
+	w := newFixture(b, through(scheme), func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return picture } })
 	w.grant(tasks)
 	w.enqueue("noise", "--count", fmt.Sprint(tasks))
 	release := w.api.Hold()
@@ -45,7 +45,7 @@ func peakMiB(b *testing.B, scheme string, picture []byte) float64 {
 
 var highWaterLine = regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
 
-// highWater returns the most memory that a process ever had resident, as proc(5) tells it.
+// highWater returns the peak resident memory of a process in MiB (VmHWM, proc(5)).
 func highWater(b *testing.B, pid int) float64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(b, err)

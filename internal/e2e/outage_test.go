@@ -12,17 +12,17 @@ import (
 	"imagetasks/internal/realproxy"
 )
 
-// The only proxy is killed for a minute while 50 of 500 tasks are in hand. All of them become pictures; the outage uses no
-// attempt up, refunds nothing, and is over by itself. Nor does a quick restart cost anything.
+// The only proxy is killed for a minute while 50 of 500 tasks are in flight. All tasks complete; the outage uses no attempts and
+// causes no refunds. A quick restart of the proxy costs nothing either.
 func TestProxyDownForAMinute(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, slow(500*time.Millisecond))
+	w := newFixture(t, slow(500*time.Millisecond))
 	p := realproxy.StartTinyproxy(t, realproxy.Config{User: "wei", Password: "proxypass"})
 	w.env["OPENAI_PROXY"] = p.URL
 	w.grant(500)
 	w.enqueue("a lantern in the storm", "--count", "500")
 	processor := w.start("task-processor", "run", "--concurrency", "50")
-	w.waitFor("tasks in hand", func() bool { return w.count("completed") >= 100 && w.api.Busy() >= 25 })
+	w.waitFor("tasks in flight", func() bool { return w.count("completed") >= 100 && w.api.Busy() >= 25 })
 
 	p.Kill()
 	killed := time.Now()
@@ -31,9 +31,9 @@ func TestProxyDownForAMinute(t *testing.T) {
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
 	assert.Positive(t, w.number(`select count(*) from image_tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
-	time.Sleep(time.Until(killed.Add(10 * time.Second))) // what had gone through arrives
+	time.Sleep(time.Until(killed.Add(10 * time.Second))) // responses under way have arrived
 	calls := len(w.api.Calls())
-	time.Sleep(time.Until(killed.Add(time.Minute))) // that is the outage
+	time.Sleep(time.Until(killed.Add(time.Minute))) // the outage
 	assert.Equal(t, completed, w.count("completed"))
 	assert.Equal(t, calls, len(w.api.Calls()), "nothing went past the proxy")
 
@@ -41,10 +41,10 @@ func TestProxyDownForAMinute(t *testing.T) {
 	back := time.Now()
 	w.waitFor("the first picture", func() bool { return w.count("completed") > completed })
 	t.Logf("the first picture was complete %.1f s after the proxy was back", time.Since(back).Seconds())
-	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the way to the API is shut"), "it is told once")
+	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the way to the API is shut"), "logged once")
 
-	// A restart breaks what is in hand, and is over before anybody looks.
-	w.waitFor("tasks in hand", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })
+	// A restart breaks the requests in flight and is over before the next probe.
+	w.waitFor("tasks in flight", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })
 	p.Restart()
 	w.waitFor("all pictures", func() bool { return w.count("completed") == 500 })
 	r := processor.stop(syscall.SIGTERM)

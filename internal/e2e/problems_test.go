@@ -17,7 +17,7 @@ import (
 var nextLine = regexp.MustCompile(`(?m)^  next: (.*)$`)
 
 // runNext runs the first command that a report names, as typed: by a shell in the working directory.
-func (w *world) runNext(report string) result {
+func (w *fixture) runNext(report string) result {
 	w.t.Helper()
 	next := nextLine.FindStringSubmatch(report)
 	require.NotNil(w.t, next, report)
@@ -27,7 +27,7 @@ func (w *world) runNext(report string) result {
 // Nothing runs, no crontab entry is installed, and the monitor has never run: nothing would notice a task.
 func TestStatus_NotSupervised(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.install()
 	withDaemon(w)
 	delete(w.env, "LOG_DIR")
@@ -61,7 +61,7 @@ func TestStatus_NotSupervised(t *testing.T) {
 // From another directory, and with an env file, the next command still works as typed.
 func TestStatus_NextCommandWorksAsTyped(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.monitorPass(0)
 	file := filepath.Join(w.dir, "it's my.env")
@@ -76,7 +76,7 @@ func TestStatus_NextCommandWorksAsTyped(t *testing.T) {
 
 func TestStatus_EmptyQueueHasNoOldestTask(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.monitorPass(0)
 	report := w.run("task-processor", "status").ok()
 	assert.Contains(t, report, "no tasks due; 0 stuck")
@@ -87,7 +87,7 @@ func TestStatus_EmptyQueueHasNoOldestTask(t *testing.T) {
 // 30 of 30 tasks failed within the hour for one cause.
 func TestStatus_TasksFailing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.monitorPass(0)
 	w.grant(30)
 	w.enqueue("[moderation]", "--count", "30")
@@ -118,7 +118,7 @@ func TestStatus_TasksFailing(t *testing.T) {
 // The monitor checked the API a while ago; the running processor knows that it is unreachable now.
 func TestMonitor_UsesTheProcessorsStateOfTheAPI(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.env["HUNG_AFTER"] = "16s" // a heartbeat every 2 seconds
 	assert.True(t, w.monitorPass(0).API.OK)
@@ -148,7 +148,7 @@ func TestMonitor_UsesTheProcessorsStateOfTheAPI(t *testing.T) {
 // On a terminal no sentence is printed twice, once by the log and once by the command.
 func TestTerminal_NoSentenceTwice(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(1, 30)
 	terminal := func(command string) string {
 		r := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/"+command, "/dev/null")

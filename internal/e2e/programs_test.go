@@ -19,7 +19,7 @@ var programs = []string{"task-processor", "monitor-tasks", "fix-stuck-tasks", "s
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	for _, name := range programs {
 		help := w.run(name, "--help").ok()
 		for _, flag := range []string{"--env-file", "--log-level", "--log-format", "--database-url", "--version", "DATABASE_URL"} {
@@ -36,14 +36,14 @@ func TestHelp(t *testing.T) {
 // Wrong usage exits 2, names the mistake, and changes nothing.
 func TestUsageErrors(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	with := func(name, value string) map[string]string { return map[string]string{name: value} }
 	user := []string{"--user", w.user}
 	for _, c := range []struct {
 		name string
 		env  map[string]string
 		args []string
-		says string
+		want string
 	}{
 		{"an unknown flag", nil, []string{"task-processor", "run", "--nonsense"}, "nonsense"},
 		{"an unknown command", nil, []string{"task-processor", "dance"}, `"dance"`},
@@ -71,7 +71,7 @@ func TestUsageErrors(t *testing.T) {
 		{"credits of what", nil, []string{"task-processor", "credits"}, "credits grant"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			other := &world{t: t, dir: w.dir, db: w.db, env: map[string]string{}}
+			other := &fixture{t: t, dir: w.dir, db: w.db, env: map[string]string{}}
 			for k, v := range w.env {
 				other.env[k] = v
 			}
@@ -80,7 +80,7 @@ func TestUsageErrors(t *testing.T) {
 			}
 			r := other.run(c.args[0], c.args[1:]...)
 			assert.Empty(t, r.is(2))
-			assert.Contains(t, r.stderr, c.says)
+			assert.Contains(t, r.stderr, c.want)
 			assert.NotContains(t, r.stderr, proxyPassword)
 			assert.NotContains(t, r.stderr, databasePassword)
 		})
@@ -93,7 +93,7 @@ func TestUsageErrors(t *testing.T) {
 
 func TestDatabaseUnavailable_ExitCode(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
 	r := w.run("fix-stuck-tasks")
 	assert.Empty(t, r.is(1))
@@ -103,7 +103,7 @@ func TestDatabaseUnavailable_ExitCode(t *testing.T) {
 
 func TestSchemaMissing_NamesFix(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	empty := server.Empty(t)
 	full := w.env["DATABASE_URL"]
 	w.env["DATABASE_URL"] = empty
@@ -122,7 +122,7 @@ func TestSchemaMissing_NamesFix(t *testing.T) {
 // Flags take precedence over the environment, and the environment over the env file.
 func TestSettings_Precedence(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	file := "OPENAI_BASE_URL=" + w.env["OPENAI_BASE_URL"] + "\nTASK_CONCURRENCY=5\nMAX_ATTEMPTS=7\nSTATUS_ADDR=127.0.0.1:0\n" +
 		"https_proxy='" + w.env["OPENAI_PROXY"] + "'\n"
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, ".env"), []byte(file), 0o600))
@@ -161,7 +161,7 @@ type statusReport struct {
 var statusAddress = regexp.MustCompile(`http://127\.0\.0\.1:\d+`)
 
 // statusOf waits for a processor's status page and returns its report.
-func (w *world) statusOf(p *process) (report statusReport) {
+func (w *fixture) statusOf(p *process) (report statusReport) {
 	w.t.Helper()
 	w.waitFor("the status page", func() bool { return statusAddress.MatchString(p.stderr.String()) })
 	body, _ := w.get(p, "/status.json")
@@ -169,7 +169,7 @@ func (w *world) statusOf(p *process) (report statusReport) {
 	return report
 }
 
-func (w *world) get(p *process, path string) (body string, status int) {
+func (w *fixture) get(p *process, path string) (body string, status int) {
 	w.t.Helper()
 	answer, err := http.Get(statusAddress.FindString(p.stderr.String()) + path)
 	require.NoError(w.t, err)
@@ -184,7 +184,7 @@ func (w *world) get(p *process, path string) (body string, status int) {
 
 func TestStatusAddress_Pages(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(2)
 	w.enqueue("a page", "--count", "2")
 	release := w.api.Hold()
@@ -193,10 +193,10 @@ func TestStatusAddress_Pages(t *testing.T) {
 	report := w.statusOf(p)
 	assert.Equal(t, 2, report.Processor.InFlight)
 	assert.True(t, report.Ready)
-	for path, says := range map[string]string{"/": "2 of 3", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
+	for path, want := range map[string]string{"/": "2 of 3", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
 		body, status := w.get(p, path)
 		assert.Equal(t, http.StatusOK, status, path)
-		assert.Contains(t, body, says, path)
+		assert.Contains(t, body, want, path)
 	}
 	w.env["STATUS_ADDR"] = strings.TrimPrefix(statusAddress.FindString(p.stderr.String()), "http://")
 	assert.Contains(t, w.run("task-processor", "status").ok(), "processing 2/3")
@@ -218,7 +218,7 @@ func TestStatusAddress_Pages(t *testing.T) {
 
 func TestRunOnce_APIUnreachable(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(2)
 	w.enqueue("no way", "--count", "2")
 	require.NoError(t, w.proxy.Close())

@@ -16,9 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stick puts charged tasks there that have been in processing for that many minutes, in the hands of nobody. They
+// insertStuck inserts charged tasks that have been processing for that many minutes, without a processor. They
 // appear as such at once, so that no processor takes them for pending.
-func (w *world) insertStuck(n, minutes int) {
+func (w *fixture) insertStuck(n, minutes int) {
 	w.t.Helper()
 	user := uuid.NewString()
 	_, err := w.db.Exec(`with balance as (insert into user_credits (user_id, credits) values ($1, 0))
@@ -38,7 +38,7 @@ func (w *world) insertStuck(n, minutes int) {
 
 func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(300, 21)
 	w.insertStuck(100, 19)
 	var all []*process
@@ -80,7 +80,7 @@ func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 
 func TestMonitor_PassesDoNotOverlap(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(1, 30)
 	watching := w.start("monitor-tasks", "--watch", "--interval", "1h", "--watch-addr", "127.0.0.1:0")
 	w.waitFor("the first pass", func() bool { return w.count("failed") == 1 })
@@ -108,7 +108,7 @@ func TestMonitor_PassesDoNotOverlap(t *testing.T) {
 
 func TestMonitorWatch_DatabaseOutage(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	p := w.start("monitor-tasks", "--watch", "--interval", "50ms")
 	for i := range 3 {
 		w.insertStuck(2, 21+i)
@@ -138,7 +138,7 @@ func TestMonitorWatch_DatabaseOutage(t *testing.T) {
 // The API is checked every 30 minutes, and at once after many stuck tasks.
 func TestMonitor_APICheckInterval(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	first := w.monitorPass(0)
 	assert.True(t, first.API.OK)
 	assert.Equal(t, first.API.At, w.monitorPass(0).API.At, "not again within 30 minutes")
@@ -174,7 +174,7 @@ func TestMonitor_APICheckInterval(t *testing.T) {
 
 func TestFixStuckTasks_Selection(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(3, 21)
 	w.insertStuck(2, 10)
 	ids := func(where string) []string {
@@ -194,19 +194,19 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 	var youngUser string
 	require.NoError(t, w.db.QueryRow(`select user_id from image_tasks where task_id = $1`, young[0]).Scan(&youngUser))
 
-	said := w.run("fix-stuck-tasks", "--dry-run").is(3)
-	assert.Contains(t, said, "3 stuck tasks would fail, 3 credits would be refunded; nothing was changed")
+	output := w.run("fix-stuck-tasks", "--dry-run").is(3)
+	assert.Contains(t, output, "3 stuck tasks would fail, 3 credits would be refunded; nothing was changed")
 	for _, id := range old {
-		assert.Contains(t, said, id)
+		assert.Contains(t, output, id)
 	}
 	assert.Equal(t, 5, w.count("processing"))
 
 	assert.Contains(t, w.run("fix-stuck-tasks", "--limit", "1").is(3), "1 stuck task failed, 1 credit refunded, 2 remaining")
 	left := ids(`status = 'processing' and processing_started_at < now() - interval '20 minutes'`)
-	said = w.run("fix-stuck-tasks", "--task", left[0], "--task", young[0], "--task", "no-such-task").is(3)
-	assert.Contains(t, said, "1 stuck task failed")
-	assert.Contains(t, said, "not repaired: "+young[0]+": it has been processing for less than 20m (--older-than)")
-	assert.Contains(t, said, "not repaired: no-such-task: the task does not exist")
+	output = w.run("fix-stuck-tasks", "--task", left[0], "--task", young[0], "--task", "no-such-task").is(3)
+	assert.Contains(t, output, "1 stuck task failed")
+	assert.Contains(t, output, "not repaired: "+young[0]+": it has been processing for less than 20m (--older-than)")
+	assert.Contains(t, output, "not repaired: no-such-task: the task does not exist")
 	w.run("fix-stuck-tasks", "--task", young[0], "--older-than", "5m").ok()
 	assert.Contains(t, w.run("fix-stuck-tasks", "--task", young[0]).is(3), "its status is failed; it is not stuck")
 
@@ -227,7 +227,7 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 func TestFixStuckTasks_Many(t *testing.T) {
 	t.Parallel()
 	const many = 100_000
-	w := newWorld(t)
+	w := newFixture(t)
 	_, err := w.db.Exec(`with users as (
 			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 500) returning user_id
 		), numbered as (select user_id, row_number() over () - 1 as u from users
@@ -254,12 +254,12 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "every closed task is in the log")
 
 	// script(1) gives it a terminal.
-	said := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
-	assert.Contains(t, said, fmt.Sprintf("%d stuck tasks failed", many-done))
-	assert.Regexp(t, `[0-9]+ tasks/s`, said)
-	t.Log(said[strings.LastIndex(said, "\ntook ")+1:])
-	assert.Contains(t, said, "100%")
-	assert.NotContains(t, said, "stuck: failed and refunded", "the lines are in the log, not on the terminal")
+	output := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
+	assert.Contains(t, output, fmt.Sprintf("%d stuck tasks failed", many-done))
+	assert.Regexp(t, `[0-9]+ tasks/s`, output)
+	t.Log(output[strings.LastIndex(output, "\ntook ")+1:])
+	assert.Contains(t, output, "100%")
+	assert.NotContains(t, output, "stuck: failed and refunded", "the lines are in the log, not on the terminal")
 	assert.Equal(t, many, w.count("failed"))
 	assert.Equal(t, many, w.number(`select sum(credits)::int from user_credits`))
 	w.audit()
@@ -268,7 +268,7 @@ func TestFixStuckTasks_Many(t *testing.T) {
 // Refunds do not depend on the API's settings.
 func TestMonitor_WithoutAPIKey(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(2, 30)
 	delete(w.env, "OPENAI_API_KEY")
 	report := w.monitorPass(3)
@@ -281,7 +281,7 @@ func TestMonitor_WithoutAPIKey(t *testing.T) {
 // A pass that waits for a lock held by the application is killed: whatever the server does with its statement, the ledger is right.
 func TestMonitor_KilledDuringRefund(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.insertStuck(1, 30)
 	tx, err := w.db.Begin()
 	require.NoError(t, err)
@@ -306,7 +306,7 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 // PENDING_TIMEOUT is off by default; the monitor applies it even when no processor runs.
 func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(4)
 	w.enqueue("a lantern", "--count", "4")
 	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours'
@@ -329,7 +329,7 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 // API_RATE limits how many tasks start, and the processor fails those that stay due for longer than PENDING_TIMEOUT.
 func TestRun_RateAndPendingTimeout(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.env["PENDING_TIMEOUT"] = "1h"
 	w.grant(3)
 	w.enqueue("a lantern", "--count", "3")

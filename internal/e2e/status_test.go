@@ -11,7 +11,7 @@ import (
 
 func TestStatus_Screen(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	withDaemon(w)
 	w.grant(5)
 	w.env["HUNG_AFTER"] = "16s" // a heartbeat every 2 seconds

@@ -29,7 +29,7 @@ func TestRunOnce_PicturesThroughProxy(t *testing.T) {
 	for _, scheme := range []string{"http", "socks5"} {
 		t.Run(scheme, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, through(scheme))
+			w := newFixture(t, through(scheme))
 			w.grant(30)
 			require.Len(t, w.enqueue("a lantern of zinnober", "--count", "10"), 10)
 			for _, behaviour := range []string{"moderation", "500 once", "429 once", "html", "text"} {
@@ -63,7 +63,7 @@ func TestRunOnce_PicturesThroughProxy(t *testing.T) {
 
 func TestProcessList_NoSecrets(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(5)
 	w.enqueue("a lantern", "--count", "3")
 	release := w.api.Hold()
@@ -89,7 +89,7 @@ func TestProcessList_NoSecrets(t *testing.T) {
 
 func TestEnqueue_InsufficientCredits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(5)
 	r := w.run("task-processor", "enqueue", "--user", w.user, "--prompt", "too many", "--count", "3", "--cost", "2")
 	assert.Empty(t, r.is(1))
@@ -105,7 +105,7 @@ func TestEnqueue_InsufficientCredits(t *testing.T) {
 func TestRun_FourProcesses(t *testing.T) {
 	t.Parallel()
 	dot := simapi.Draw("a dot")
-	w := newWorld(t, func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return dot } })
+	w := newFixture(t, func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return dot } })
 	w.grant(2000)
 	w.enqueue("a dot", "--count", "2000")
 	var four []*process
@@ -125,7 +125,7 @@ func TestRun_FourProcesses(t *testing.T) {
 
 func TestRun_SIGTERM(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, slow(20*time.Millisecond))
+	w := newFixture(t, slow(20*time.Millisecond))
 	w.grant(40)
 	w.enqueue("a river", "--count", "40")
 	p := w.start("task-processor", "run", "--concurrency", "4", "--shutdown-grace", "200ms")
@@ -139,7 +139,7 @@ func TestRun_SIGTERM(t *testing.T) {
 
 	assert.Zero(t, w.count("processing"))
 	assert.Equal(t, 40, w.count("completed")+w.count("pending"))
-	assert.Zero(t, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count <> 0`), "an attempt was burnt")
+	assert.Zero(t, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count <> 0`), "an attempt was used")
 	assert.Equal(t, w.count("completed"), len(w.pictures()))
 	w.audit()
 
@@ -152,7 +152,7 @@ func TestRun_SIGTERM(t *testing.T) {
 
 func TestRun_SecondSignal(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(1)
 	w.enqueue("a slow river")
 	defer w.api.Hold()()
@@ -166,7 +166,7 @@ func TestRun_SecondSignal(t *testing.T) {
 
 func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(6)
 	w.enqueue("a bridge", "--count", "6")
 	release := w.api.Hold()
@@ -185,7 +185,7 @@ func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 
 func TestCancel_RefundsOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(1)
 	id := w.enqueue("never mind")[0]
 	var wg sync.WaitGroup
@@ -209,7 +209,7 @@ func TestCancel_RefundsOnce(t *testing.T) {
 
 func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(3)
 	w.enqueue("stuck", "--count", "3")
 	age := func(n int, minutes int) {
@@ -247,7 +247,7 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 
 func TestAudit_Violations(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newFixture(t)
 	w.grant(3)
 	id := w.enqueue("unlucky")[0]
 	_, err := w.db.Exec(`update image_tasks set status = 'failed' where task_id = $1`, id)

@@ -29,7 +29,7 @@ import (
 	"imagetasks/pkg/store"
 )
 
-// The secrets of every test. None may show anywhere.
+// The secrets of every test. None may appear in any output or file.
 const (
 	apiKey           = "key-9f3ab77c01"
 	proxyPassword    = "proxypass/5c1d:e9"
@@ -38,8 +38,8 @@ const (
 
 var (
 	server *pgtest.Server
-	bin    string // where the built programs are
-	root   string // the project
+	bin    string // directory of the built programs
+	root   string // directory of the project
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -60,7 +60,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	// As scripts/lib.sh builds, so that what is compiled is compiled once.
+	// The flags of scripts/lib.sh, so that the build cache is shared.
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
@@ -78,9 +78,8 @@ func run(m *testing.M) int {
 	})
 }
 
-// world is a host of its own: a directory, a database, an API behind a proxy, and the environment that
-// points at them.
-type world struct {
+// fixture is a simulated host: a directory, a database, an API behind a proxy, and the environment with their addresses.
+type fixture struct {
 	t     testing.TB
 	dir   string
 	db    *sql.DB
@@ -90,15 +89,15 @@ type world struct {
 	user  string
 
 	mu      sync.Mutex
-	outputs bytes.Buffer // all that any program said
-	prompts []string     // that were enqueued
+	outputs bytes.Buffer // of all programs
+	prompts []string     // of the enqueued tasks
 }
 
 type option func(*simapi.Config, *simproxy.Config)
 
-func newWorld(t testing.TB, options ...option) *world {
+func newFixture(t testing.TB, options ...option) *fixture {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), user: uuid.NewString()}
+	w := &fixture{t: t, dir: t.TempDir(), user: uuid.NewString()}
 	authority, err := simapi.NewAuthority()
 	require.NoError(t, err)
 	apiConf := simapi.Config{Key: apiKey, TLS: authority}
@@ -127,18 +126,17 @@ func newWorld(t testing.TB, options ...option) *world {
 		"OPENAI_PROXY": w.proxy.URL(), "SSL_CERT_FILE": trusted, "STATUS_ADDR": "off", "POLL_INTERVAL": "100ms", "LOG_LEVEL": "debug",
 		"PATH": os.Getenv("PATH"), "HOME": w.dir,
 	}
-	// Registered last, so that it looks before anything is taken down.
+	// Registered last, so that it runs before anything is removed.
 	t.Cleanup(w.requireNoSecrets)
 	return w
 }
 
-// noSecrets looks for secrets and prompts in all that was said and in every file, and for secrets in the
-// database.
-func (w *world) requireNoSecrets() {
+// requireNoSecrets searches the output of all programs and every file for secrets and prompts, and the database for secrets.
+func (w *fixture) requireNoSecrets() {
 	w.mu.Lock()
-	said := w.outputs.String()
+	output := w.outputs.String()
 	w.mu.Unlock()
-	places := map[string]string{"what the programs said": said}
+	places := map[string]string{"the output": output}
 	assert.NoError(w.t, filepath.WalkDir(w.dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && d.Name() == "bin" {
 			return filepath.SkipDir
@@ -168,7 +166,7 @@ func (w *world) requireNoSecrets() {
 	}
 }
 
-// result is how a program ended.
+// result is the exit code and the output of a program.
 type result struct {
 	t      testing.TB
 	line   string
@@ -198,14 +196,14 @@ func (r result) json(into any) {
 // process is a program that runs.
 type process struct {
 	*exec.Cmd
-	w              *world
+	w              *fixture
 	line           string
 	stdout, stderr syncBuffer
 	done           chan struct{}
 }
 
-// command prepares a program in the world's directory. A bare name is one of ours.
-func (w *world) command(name string, args ...string) *process {
+// command prepares a program in the fixture's directory. A name without a slash is one of the four programs.
+func (w *fixture) command(name string, args ...string) *process {
 	path := name
 	if !strings.Contains(name, "/") {
 		path = filepath.Join(bin, name)
@@ -219,8 +217,8 @@ func (w *world) command(name string, args ...string) *process {
 	return p
 }
 
-// start runs a program in the background; it is killed with the test at the latest.
-func (w *world) start(name string, args ...string) *process {
+// start runs a program in the background; it is killed at the end of the test.
+func (w *fixture) start(name string, args ...string) *process {
 	w.t.Helper()
 	p := w.command(name, args...)
 	require.NoError(w.t, p.Start())
@@ -262,53 +260,53 @@ func (p *process) stop(s syscall.Signal) result {
 }
 
 // run runs a program to its end.
-func (w *world) run(name string, args ...string) result {
+func (w *fixture) run(name string, args ...string) result {
 	w.t.Helper()
 	return w.start(name, args...).result()
 }
 
-func (w *world) grant(credits int) {
+func (w *fixture) grant(credits int) {
 	w.t.Helper()
 	w.run("task-processor", "credits", "grant", "--user", w.user, "--credits", fmt.Sprint(credits)).ok()
 }
 
-func (w *world) enqueue(prompt string, more ...string) []string {
+func (w *fixture) enqueue(prompt string, more ...string) []string {
 	w.t.Helper()
-	if len(prompt) > 10 { // shorter ones stand in innocent words
+	if len(prompt) > 10 { // shorter ones occur in other words
 		w.prompts = append(w.prompts, prompt)
 	}
 	args := append([]string{"enqueue", "--user", w.user, "--prompt", prompt}, more...)
 	return strings.Fields(w.run("task-processor", args...).ok())
 }
 
-// number asks the database.
-func (w *world) number(query string, args ...any) int {
+// number returns the number that a query selects.
+func (w *fixture) number(query string, args ...any) int {
 	w.t.Helper()
 	var n int
 	require.NoError(w.t, w.db.QueryRow(query, args...).Scan(&n))
 	return n
 }
 
-func (w *world) count(status string) int {
+func (w *fixture) count(status string) int {
 	w.t.Helper()
 	return w.number(`select count(*) from image_tasks where status = $1`, status)
 }
 
-func (w *world) credits() int {
+func (w *fixture) credits() int {
 	w.t.Helper()
 	var shown struct{ Credits int }
 	w.run("task-processor", "credits", "show", "--user", w.user, "--json").json(&shown)
 	return shown.Credits
 }
 
-// audit requires that the books are right.
-func (w *world) audit() {
+// audit requires that the audit passes.
+func (w *fixture) audit() {
 	w.t.Helper()
 	w.run("fix-stuck-tasks", "audit").ok()
 }
 
 // pictures returns the names in the directory of pictures.
-func (w *world) pictures() []string {
+func (w *fixture) pictures() []string {
 	w.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(w.dir, "images"))
 	require.NoError(w.t, err)
@@ -319,14 +317,14 @@ func (w *world) pictures() []string {
 	return names
 }
 
-// until waits for a condition.
-func (w *world) waitFor(what string, condition func() bool) {
+// waitFor waits for a condition.
+func (w *fixture) waitFor(what string, condition func() bool) {
 	w.t.Helper()
 	require.Eventually(w.t, condition, 2*time.Minute, 20*time.Millisecond, what)
 }
 
-// direct counts the requests that reached the API past the proxy.
-func (w *world) directCalls() int {
+// directCalls counts the requests that bypassed the proxy.
+func (w *fixture) directCalls() int {
 	n := 0
 	for _, c := range w.api.Calls() {
 		if !w.proxy.Carried(c.Remote) {
@@ -354,7 +352,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// commandLines returns what the process list shows of every process.
+// commandLines returns the command line of every process, by pid.
 func commandLines(t testing.TB) map[string]string {
 	t.Helper()
 	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
