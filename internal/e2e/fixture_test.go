@@ -141,7 +141,7 @@ func (w *fixture) requireNoSecrets() {
 		if err == nil && d.IsDir() && d.Name() == "bin" {
 			return filepath.SkipDir
 		}
-		if err != nil || !d.Type().IsRegular() || d.Name() == ".env" {
+		if err != nil || !d.Type().IsRegular() || strings.HasSuffix(d.Name(), ".env") {
 			return err
 		}
 		content, err := os.ReadFile(path)

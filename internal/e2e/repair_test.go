@@ -312,13 +312,13 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours'
 		where task_id in (select task_id from image_tasks limit 3)`)
 	require.NoError(t, err)
-	w.run("monitor-tasks").ok()
+	w.run("monitor-tasks").is(3) // no processor is running
 	assert.Equal(t, 4, w.count("pending"), "off")
 
 	w.env["PENDING_TIMEOUT"] = "90m"
-	assert.Contains(t, w.run("monitor-tasks", "--dry-run").ok(), "3 overdue tasks would fail")
+	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "3 overdue tasks would fail")
 	assert.Equal(t, 4, w.count("pending"))
-	assert.Contains(t, w.run("monitor-tasks").is(0), "3 credits refunded, 0 remaining, 3 overdue tasks failed")
+	assert.Contains(t, w.run("monitor-tasks").is(3), "3 credits refunded, 0 remaining, 3 overdue tasks failed")
 	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and credits_refunded = 1`))
 	assert.Equal(t, 1, w.count("pending"))
 	assert.Equal(t, 3, w.credits())

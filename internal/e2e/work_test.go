@@ -220,7 +220,7 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 	age(1, 21)
 	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "1 task is stuck")
 	assert.Equal(t, 1, w.count("processing"))
-	w.run("monitor-tasks").ok()
+	assert.Contains(t, w.run("monitor-tasks").is(3), "! 2 tasks are due, and no processor is running")
 	age(1, 21)
 	age(1, 19)
 	var report struct {

@@ -162,8 +162,11 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 		return err
 	}
 	m.checkAPI(ctx, r, state, &snapshot)
-	r.Findings = overview.Assess(snapshot)
-	for _, f := range r.Findings {
+	for _, f := range overview.Assess(snapshot) {
+		// An operator who stopped the processor knows that tasks wait; cron would mail it with every pass.
+		if f.Code != finding.StoppedWithDueTasks {
+			r.Findings = append(r.Findings, f)
+		}
 		if f.Code == finding.APIUnreachable {
 			r.Summary.APIUnreachableSince = f.Since
 		}
