@@ -1,6 +1,7 @@
 package imageapi
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -206,9 +207,10 @@ func inputBytes(text string) ([]byte, error) {
 		}
 		text = encoded
 	}
-	var b strings.Builder
-	if _, err := decodeBase64(&b, strings.NewReader(strings.TrimSpace(text))); err != nil {
+	text = strings.TrimSpace(text)
+	b := bytes.NewBuffer(make([]byte, 0, base64.RawStdEncoding.DecodedLen(len(text))+bytes.MinRead))
+	if _, err := decodeBase64(b, strings.NewReader(text)); err != nil {
 		return nil, err
 	}
-	return []byte(b.String()), nil
+	return b.Bytes(), nil
 }

@@ -1,6 +1,5 @@
 // Package imageapi makes pictures through an OpenAI-compatible Images API
-// (https://platform.openai.com/docs/api-reference/images), by the official client over a transport of
-// ours. It never retries: each failure says what should become of the task (see classify.go), and
+// (https://platform.openai.com/docs/api-reference/images). It never retries: each failure says what should become of the task (see classify.go), and
 // the queue does the rest.
 package imageapi
 
@@ -13,12 +12,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
-
-	"github.com/openai/openai-go/v3"
-	"github.com/openai/openai-go/v3/option"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/redact"
@@ -31,13 +26,13 @@ type Config struct {
 	Key       string
 	Model     string // for tasks that name none
 	Transport http.RoundTripper
-	MaxBytes  int64 // the largest picture accepted
+	MaxBytes  int64  // the largest picture accepted
+	UserAgent string // of every request; empty: imagetasks
 }
 
 // Client makes pictures. It is safe for concurrent use.
 type Client struct {
 	conf   Config
-	openai openai.Client
 	http   *http.Client
 	limits limits
 }
@@ -53,19 +48,15 @@ func New(conf Config) (*Client, error) {
 	if _, err := url.Parse(conf.BaseURL); err != nil {
 		return nil, errors.New("OPENAI_BASE_URL is not a URL")
 	}
+	if conf.UserAgent == "" {
+		conf.UserAgent = "imagetasks"
+	}
 	c := &Client{conf: conf}
 	c.http = &http.Client{
 		Transport: &errorBodyLimiter{next: conf.Transport, limits: &c.limits},
 		// A redirect would turn a POST into a GET, or carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	// The literal, not openai.NewClient: that one reads the environment.
-	c.openai = openai.Client{Options: []option.RequestOption{
-		option.WithBaseURL(conf.BaseURL + "/"),
-		option.WithAPIKey(conf.Key),
-		option.WithHTTPClient(c.http),
-		option.WithMaxRetries(0),
-	}}
 	return c, nil
 }
 
@@ -92,15 +83,6 @@ func (e *errorBodyLimiter) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, err
 }
 
-// Request is what to make.
-type Request struct {
-	Prompt      string
-	Style       string
-	AspectRatio string
-	Model       string // empty: the client's
-	Input       string // a picture to edit, in base64; empty: make one from nothing
-}
-
 // Result is what the API said beside the picture.
 type Result struct {
 	RequestID string
@@ -109,27 +91,20 @@ type Result struct {
 // Generate writes the picture for r to w as it arrives; w gets no more than Config.MaxBytes. Whether what
 // it wrote is a picture is for the caller to prove. Every error is a *task.Error; none holds the prompt.
 func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, error) {
-	path, params, err := c.params(r)
+	path, b, err := r.encode(c.conf.Model)
 	if err != nil {
 		return Result{}, err
 	}
-	var response *http.Response
-	err = c.openai.Post(ctx, path, params, &response)
 	var result Result
-	if response != nil {
+	response, err := c.send(ctx, http.MethodPost, path, b)
+	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
-	}
-	if err == nil && response == nil {
-		err = errors.New("the client returned no answer")
-	}
-	switch {
-	case response == nil:
-		err = connectionError(ctx, withoutURL(err))
-	case response.StatusCode != http.StatusOK:
-		err = c.refusal(response)
-	default:
-		err = c.read(ctx, response, w)
+		if response.StatusCode == http.StatusOK {
+			err = c.read(ctx, response, w)
+		} else {
+			err = c.refusal(response)
+		}
 	}
 	return result, finish(err, r.Prompt, result.RequestID)
 }
@@ -156,7 +131,8 @@ func withoutURL(err error) error {
 
 // refusal classifies an answer that isn't a success.
 func (c *Client) refusal(response *http.Response) *task.Error {
-	problem, _ := readProblem(io.LimitReader(response.Body, maxErrorBody))
+	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody)) // whole, so that the connection can be used again
+	problem, _ := readProblem(bytes.NewReader(content))
 	return ejectUpstream(response, problemError(response, problem))
 }
 
@@ -316,7 +292,7 @@ const maxModels = 4 << 20
 // ListModels returns the ids of the API's models. Where it has no such list it makes sure, with a request that asks for
 // nothing and costs nothing, that pictures can be asked for at all, and returns none. Every error is a *task.Error.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {
-	response, err := c.ask(ctx, http.MethodGet, "/models", "")
+	response, err := c.send(ctx, http.MethodGet, "/models", body{})
 	if err != nil {
 		return nil, err
 	}
@@ -349,7 +325,7 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 // takesRequests asks for a picture of nothing: an API that makes pictures refuses that as incomplete, and nothing is
 // made. What stands elsewhere doesn't know the address.
 func (c *Client) takesRequests(ctx context.Context) error {
-	response, err := c.ask(ctx, http.MethodPost, "/images/generations", "{}")
+	response, err := c.send(ctx, http.MethodPost, "/images/generations", body{"application/json", [][]byte{[]byte("{}")}})
 	if err != nil {
 		return err
 	}
@@ -361,98 +337,4 @@ func (c *Client) takesRequests(ctx context.Context) error {
 		return e
 	}
 	return nil
-}
-
-// ask sends a small request of ours, and returns the answer whatever its status.
-func (c *Client) ask(ctx context.Context, method, path, body string) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.conf.BaseURL+path, strings.NewReader(body))
-	if err != nil {
-		return nil, task.AsError(err)
-	}
-	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
-	if body != "" {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, connectionError(ctx, withoutURL(err))
-	}
-	return response, nil
-}
-
-// Models that OpenAI retired and relays still serve.
-const (
-	dallE2 = "dall-e-2"
-	dallE3 = "dall-e-3"
-)
-
-// params returns the call for a request.
-func (c *Client) params(r Request) (path string, params any, err error) {
-	model := r.Model
-	if model == "" {
-		model = c.conf.Model
-	}
-	legacy := strings.HasPrefix(model, "dall-e")
-	prompt, style := r.Prompt, strings.TrimSpace(r.Style)
-	nativeStyle := model == dallE3 && (style == "vivid" || style == "natural")
-	if style != "" && !nativeStyle {
-		prompt += "\n\nStyle: " + style
-	}
-	size := sizeFor(r.AspectRatio, model)
-	if r.Input == "" {
-		p := openai.ImageGenerateParams{Prompt: prompt, Model: model, Size: openai.ImageGenerateParamsSize(size), N: openai.Int(1)}
-		if legacy {
-			p.ResponseFormat = openai.ImageGenerateParamsResponseFormatB64JSON
-		}
-		if nativeStyle {
-			p.Style = openai.ImageGenerateParamsStyle(style)
-		}
-		return "images/generations", p, nil
-	}
-	input, err := inputBytes(r.Input)
-	contentType, known := "", false
-	if err == nil {
-		contentType, known = pictureTypes[http.DetectContentType(input)]
-	}
-	if err != nil || !known {
-		return "", nil, &task.Error{Code: task.CodeBadInput, Disposition: task.Fail, Err: err,
-			Message: "the input picture (image_base64) is not a PNG, JPEG or WebP in base64"}
-	}
-	p := openai.ImageEditParams{
-		Image:  openai.ImageEditParamsImageUnion{OfFile: openai.File(bytes.NewReader(input), "input."+contentType, "image/"+contentType)},
-		Prompt: prompt, Model: model, Size: openai.ImageEditParamsSize(size), N: openai.Int(1),
-	}
-	if legacy {
-		p.ResponseFormat = openai.ImageEditParamsResponseFormatB64JSON
-	}
-	return "images/edits", p, nil
-}
-
-var pictureTypes = map[string]string{"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
-
-var exactSize = regexp.MustCompile(`^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$`)
-
-// sizeFor turns an aspect ratio (16:9, portrait) into a size that the model makes; a size passes as it
-// is, and what is unknown is left to the API.
-func sizeFor(ratio, model string) string {
-	ratio = strings.ToLower(strings.TrimSpace(ratio))
-	wide, tall := "1536x1024", "1024x1536"
-	switch model {
-	case dallE3:
-		wide, tall = "1792x1024", "1024x1792"
-	case dallE2:
-		wide, tall = "1024x1024", "1024x1024"
-	}
-	switch ratio {
-	case "1:1", "square":
-		return "1024x1024"
-	case "16:9", "3:2", "4:3", "5:4", "21:9", "landscape":
-		return wide
-	case "9:16", "2:3", "3:4", "4:5", "9:21", "portrait":
-		return tall
-	}
-	if exactSize.MatchString(ratio) {
-		return ratio
-	}
-	return ""
 }

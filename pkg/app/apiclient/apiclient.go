@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"imagetasks/pkg/app"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
@@ -34,7 +35,7 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 // NewOver returns the image API's client over a transport.
 func NewOver(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
-		Transport: transport, MaxBytes: s.ImageMaxBytes})
+		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version})
 	if err != nil {
 		return nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
