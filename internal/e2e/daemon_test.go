@@ -278,7 +278,7 @@ func TestALateWorkerChangesNothing(t *testing.T) {
 	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: it is left alone")
 	release()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
-	w.until("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "taken over or closed") })
+	w.until("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "the lease was lost") })
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where task_id = $1 and status = 'failed' and credits_refunded = 1`, id))
 	assert.Equal(t, 1, w.credits())
 	assert.Empty(t, w.pictures())

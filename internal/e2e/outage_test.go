@@ -26,7 +26,7 @@ func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
 
 	p.Kill()
 	killed := time.Now()
-	w.until("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the way to the API is shut") })
+	w.until("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the image API is unreachable; claiming is paused") })
 	w.until("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
@@ -41,7 +41,7 @@ func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
 	back := time.Now()
 	w.until("the first picture", func() bool { return w.count("completed") > completed })
 	t.Logf("the first picture was complete %.1f s after the proxy was back", time.Since(back).Seconds())
-	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the way to the API is shut"), "it is told once")
+	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the image API is unreachable; claiming is paused"), "it is told once")
 
 	// A restart breaks what is in hand, and is over before anybody looks.
 	w.until("tasks in hand", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })

@@ -224,7 +224,7 @@ func TestOnceEndsWith3WhenTheWayIsShut(t *testing.T) {
 	require.NoError(t, w.proxy.Close())
 	r := w.run("task-processor", "run", "--once")
 	assert.Empty(t, r.is(3))
-	assert.Contains(t, r.stderr, "the way to the API is shut")
+	assert.Contains(t, r.stderr, "the image API is unreachable")
 	assert.Contains(t, r.stderr, w.proxy.Addr())
 	assert.Empty(t, w.api.Calls(), "a direct connection")
 	assert.Equal(t, 2, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))

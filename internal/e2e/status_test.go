@@ -36,8 +36,8 @@ func TestTheStatusScreen(t *testing.T) {
 		`(?m)^api +reached through http://127[0-9.:]+; answered at \d{4}-`,
 		`(?m)^monitor +\d{4}-.* round: 0 stuck tasks failed`,
 		`(?m)^cron +`,
-		`(?m)^checks +\d\d:\d\d:\d\d ✓ api +answers`,
-		`(?m)^ +\d\d:\d\d:\d\d ✓ database +answers`,
+		`(?m)^checks +\d\d:\d\d:\d\d ✓ api +responds`,
+		`(?m)^ +\d\d:\d\d:\d\d ✓ database +responds`,
 		`(?m)^All is well\.$`,
 	} {
 		assert.Regexp(t, line, screen)

@@ -18,24 +18,33 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/store"
 )
 
 //go:embed page.html
 var pages embed.FS
 
+// Processor is the status of a task-processor: that of its queue engine, and what it knows of the route to the API.
+type Processor struct {
+	processor.Status
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
+	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+}
+
 // Source is where the server looks.
 type Source struct {
 	Version   string
-	Processor func() processor.Status
+	Processor func() Processor
 	Queue     func(ctx context.Context) (store.QueueStats, error)
 }
 
 // Report is the document at /status.json.
 type Report struct {
 	Version   string            `json:"version"`
-	Processor processor.Status  `json:"processor"`
+	Processor Processor         `json:"processor"`
 	Queue     *store.QueueStats `json:"queue"` // null: the database doesn't answer
 	OldestDue float64           `json:"oldest_due_seconds"`
 	Ready     bool              `json:"ready"`
@@ -62,7 +71,7 @@ func (s Source) report(ctx context.Context) Report {
 		r.Problems = append(r.Problems, "the database does not answer")
 	}
 	if !r.Processor.APIUnreachableSince.IsZero() {
-		r.Problems = append(r.Problems, "the way to the API is shut: "+r.Processor.APIError)
+		r.Problems = append(r.Problems, "the image API is unreachable; claiming is paused: "+r.Processor.APIError)
 	}
 	r.Ready = r.Queue != nil && r.Processor.APIUnreachableSince.IsZero()
 	return r

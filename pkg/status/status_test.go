@@ -31,15 +31,15 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestEachPageTellsHowItStands(t *testing.T) {
-	stands := processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
-		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0),
+	stands := status.Processor{Status: processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
+		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0)},
 		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
 		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
 	var away error
 	server, err := status.Start("127.0.0.1:0", status.Source{
 		Version:   "1.2.3",
-		Processor: func() processor.Status { return stands },
+		Processor: func() status.Processor { return stands },
 		Queue: func(context.Context) (store.QueueStats, error) {
 			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},

@@ -7,8 +7,8 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/lang"
-	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/status"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
 )
@@ -143,7 +143,7 @@ func (s screen) proxies(ways []proxy.UpstreamState) {
 	}
 }
 
-func (s screen) rate(says processor.Status) {
+func (s screen) rate(says status.Processor) {
 	var parts []string
 	if says.RateLimit > 0 {
 		parts = append(parts, textOurRate.In(s.Lang, says.RateLimit))

@@ -15,7 +15,6 @@ import (
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
-	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -46,7 +45,7 @@ type known struct {
 	store.Processor
 	Alive  bool             `json:"alive"`
 	Silent float64          `json:"silent_seconds"`
-	Says   processor.Status `json:"report"`
+	Says   status.Processor `json:"report"`
 }
 
 type closed struct {
