@@ -1,6 +1,6 @@
-// Package demo shows the whole system on one machine: a private PostgreSQL, the simulated API behind a
-// simulated proxy with a password (or the operator's own API and proxy), tasks that succeed, fail
-// and get stuck, and the books at the end.
+// Package demo runs the whole system on one machine: a private PostgreSQL, a simulated API behind a simulated proxy with a
+// password (or the operator's own API and proxy), tasks that succeed, fail and get stuck, and an audit of the credits at the
+// end.
 package demo
 
 import (
@@ -22,6 +22,7 @@ import (
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
@@ -33,47 +34,47 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// The demo's own pace: everything that takes minutes in service takes seconds here.
+// The demo's timeouts: what takes minutes in production takes seconds here.
 const (
 	granted     = 30
 	taskTimeout = 6 * time.Second
 	stuckAfter  = 10 * time.Second
 	concurrency = 4
-	bound       = 110 * time.Second
+	timeout     = 110 * time.Second
 )
 
-// Config says where the demo plays.
+// Config configures the demo.
 type Config struct {
-	Dir      string // pictures, log and contact sheet stay here
+	Dir      string // for pictures, log and contact sheet, which are kept
 	Out      io.Writer
-	Terminal bool // Out shows a moving bar
+	Terminal bool // Out is a terminal: show a progress bar
 	Log      logrus.FieldLogger
-	LogFile  string // named at the end
+	LogFile  string // printed at the end
 	Redact   *redact.Redactor
 	Lang     lang.Lang
-	// API is the operator's own; nil: the simulated one behind the simulated proxy.
-	API      processor.Generator
-	APIRoute string // how API is reached, for people
+	// API is the operator's own; nil: a simulated one behind a simulated proxy.
+	API      *imageapi.Client
+	APIRoute string // how API is reached, as text
 }
 
-// ErrUnexpected means that the demo ran and its books or pictures are not what they should be.
-var ErrUnexpected = errors.New("the demo did not end as it should")
+// ErrUnexpected means that the demo ran, and its credits or pictures are not as expected.
+var ErrUnexpected = errors.New("the result of the demo is not as expected")
 
-// stage is what the demo set up, to be taken down in reverse.
-type stage struct {
+// demo is what the demo started.
+type demo struct {
 	conf     Config
 	store    *store.Store
-	maker    processor.Generator
+	api      *imageapi.Client
 	pictures *picture.Store
-	closers  []func() error
-	carried  func() (calls, direct int) // requests that reached the simulated API, and past the proxy
+	cleanups []func() error             // called in reverse order
+	requests func() (total, direct int) // that reached the simulated API, and those of them without the proxy
 	user     string
 	began    time.Time
 }
 
-// Run plays the demo. It leaves pictures, contact sheet and log, and nothing that runs.
+// Run runs the demo. It leaves pictures, contact sheet and log, and no process.
 func Run(ctx context.Context, conf Config) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, bound, errors.New("the demo took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("the demo took too long"))
 	defer cancel()
 	if err := os.MkdirAll(conf.Dir, 0o755); err != nil {
 		return err
@@ -84,72 +85,72 @@ func Run(ctx context.Context, conf Config) (err error) {
 		return fmt.Errorf("lock the demo's directory: %w", err)
 	}
 	if !free {
-		return errors.New("another demo runs here; wait for it, or stop it")
+		return fmt.Errorf("another demo is running in %s; wait until it ends, or stop it", conf.Dir)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock(), os.Remove(lock.Path())) }()
 
-	s := &stage{conf: conf, user: uuid.NewString(), began: time.Now()}
+	d := &demo{conf: conf, user: uuid.NewString(), began: time.Now()}
 	defer func() {
-		for i := len(s.closers) - 1; i >= 0; i-- {
-			err = errors.Join(err, s.closers[i]())
+		for i := len(d.cleanups) - 1; i >= 0; i-- {
+			err = errors.Join(err, d.cleanups[i]())
 		}
 	}()
-	if err := s.setUp(ctx); err != nil {
+	if err := d.setUp(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
-	before, err := s.play(ctx)
+	before, err := d.run(ctx)
 	if err != nil {
 		return interrupted(ctx, err)
 	}
-	return interrupted(ctx, s.report(ctx, before))
+	return interrupted(ctx, d.report(ctx, before))
 }
 
-// interrupted says plainly that an error came from being stopped.
+// interrupted replaces an error that is the consequence of a stop.
 func interrupted(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return fmt.Errorf("the demo was stopped (%w); nothing of it runs on", context.Cause(ctx))
+		return fmt.Errorf("the demo was stopped (%w); none of its processes is running", context.Cause(ctx))
 	}
 	return err
 }
 
-func (s *stage) say(text lang.Text, args ...any) {
-	fmt.Fprintln(s.conf.Out, text.In(s.conf.Lang, args...))
+func (d *demo) print(text lang.Text, args ...any) {
+	fmt.Fprintln(d.conf.Out, text.In(d.conf.Lang, args...))
 }
 
-func (s *stage) later(f func() error) { s.closers = append(s.closers, f) }
+func (d *demo) cleanup(f func() error) { d.cleanups = append(d.cleanups, f) }
 
 // setUp starts the database, the API and the proxy.
-func (s *stage) setUp(ctx context.Context) error {
-	s.say(textStarting)
+func (d *demo) setUp(ctx context.Context) error {
+	d.print(textStarting)
 	for _, old := range []string{"postgres", "pictures", "contact-sheet.png"} {
-		if err := os.RemoveAll(filepath.Join(s.conf.Dir, old)); err != nil {
+		if err := os.RemoveAll(filepath.Join(d.conf.Dir, old)); err != nil {
 			return err
 		}
 	}
-	cluster, err := postgres.Start(ctx, postgres.Config{Dir: filepath.Join(s.conf.Dir, "postgres")})
+	cluster, err := postgres.Start(ctx, postgres.Config{Dir: filepath.Join(d.conf.Dir, "postgres")})
 	if err != nil {
 		return err
 	}
-	s.later(cluster.Stop)
-	if s.store, err = store.Open(store.Config{URL: cluster.URL("postgres"), ApplicationName: "imagetasks demo"}); err != nil {
+	d.cleanup(cluster.Stop)
+	if d.store, err = store.Open(store.Config{URL: cluster.URL("postgres"), ApplicationName: "imagetasks demo"}); err != nil {
 		return err
 	}
-	s.later(s.store.Close)
-	if _, err := s.store.Migrate(ctx); err != nil {
+	d.cleanup(d.store.Close)
+	if _, err := d.store.Migrate(ctx); err != nil {
 		return err
 	}
-	if s.pictures, err = picture.Open(filepath.Join(s.conf.Dir, "pictures"), "", 64<<20); err != nil {
+	if d.pictures, err = picture.Open(filepath.Join(d.conf.Dir, "pictures"), "", 64<<20); err != nil {
 		return err
 	}
-	if s.maker = s.conf.API; s.maker != nil {
-		s.say(textReal, s.conf.APIRoute)
+	if d.api = d.conf.API; d.api != nil {
+		d.print(textReal, d.conf.APIRoute)
 		return nil
 	}
-	return s.simulate()
+	return d.simulate()
 }
 
-// simulate starts the API and the proxy with a password made up for this run.
-func (s *stage) simulate() error {
+// simulate starts an API and a proxy, with a random key and password.
+func (d *demo) simulate() error {
 	authority, err := simapi.NewAuthority()
 	if err != nil {
 		return err
@@ -159,85 +160,86 @@ func (s *stage) simulate() error {
 	if err != nil {
 		return err
 	}
-	s.later(api.Close)
-	door, err := simproxy.Start(simproxy.Config{User: "demo", Password: password})
+	d.cleanup(api.Close)
+	through, err := simproxy.Start(simproxy.Config{User: "demo", Password: password})
 	if err != nil {
 		return err
 	}
-	s.later(door.Close)
-	s.conf.Redact.Add(key, door.URL())
-	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{door.URL()}}, RootCAs: authority.Pool})
+	d.cleanup(through.Close)
+	d.conf.Redact.Add(key, through.URL())
+	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{through.URL()}}, RootCAs: authority.Pool})
 	if err != nil {
 		return err
 	}
-	s.later(func() error { transport.CloseIdleConnections(); return nil })
-	s.maker, err = imageapi.New(imageapi.Config{BaseURL: api.URL(), Key: key, Model: "gpt-image-2", Transport: transport, MaxBytes: 64 << 20})
+	d.cleanup(func() error { transport.CloseIdleConnections(); return nil })
+	d.api, err = imageapi.New(imageapi.Config{BaseURL: api.URL(), Key: key, Model: "gpt-image-2", Transport: transport, MaxBytes: 64 << 20})
 	if err != nil {
 		return err
 	}
-	s.carried = func() (calls, direct int) {
+	d.requests = func() (total, direct int) {
 		for _, c := range api.Calls() {
-			calls++
-			if !door.Carried(c.Remote) {
+			total++
+			if !through.Carried(c.Remote) {
 				direct++
 			}
 		}
-		return calls, direct
+		return total, direct
 	}
-	s.say(textSimulated)
+	d.print(textSimulated)
 	return nil
 }
 
-// play grants, enqueues and works; it returns the balance after the grant.
-func (s *stage) play(ctx context.Context) (before int, err error) {
-	before, err = s.store.GrantCredits(ctx, s.user, granted, "the demo's grant")
+// run grants credits, enqueues tasks and works them. It returns the balance after the grant.
+func (d *demo) run(ctx context.Context) (before int, err error) {
+	before, err = d.store.GrantCredits(ctx, d.user, granted, "the demo's grant")
 	if err != nil {
 		return 0, err
 	}
-	if err := s.strand(ctx); err != nil {
+	if err := d.abandonTask(ctx); err != nil {
 		return 0, err
 	}
-	prompts := s.prompts()
+	prompts := d.prompts()
 	for _, prompt := range prompts {
-		if _, err := s.store.Enqueue(ctx, store.NewTask{UserID: s.user, Prompt: prompt, Cost: 1}); err != nil {
+		if _, err := d.store.Enqueue(ctx, store.NewTask{UserID: d.user, Prompt: prompt, Cost: 1}); err != nil {
 			return 0, err
 		}
 	}
 	total := len(prompts) + 1
-	s.say(textGranted, before, total)
+	d.print(textGranted, before, total)
 
-	bar := progress.New(s.conf.Out, s.conf.Terminal, total)
+	bar := progress.New(d.conf.Out, d.conf.Terminal, total)
 	defer bar.Close()
 	p := processor.New(processor.Config{
 		Worker: "demo", Concurrency: concurrency, TaskTimeout: taskTimeout, Lease: 6 * time.Second,
-		Log: s.conf.Log, Redact: s.conf.Redact.String,
+		Log: d.conf.Log, Redact: d.conf.Redact.String,
 		Observe: func(e processor.Event) {
 			if e.Kind == processor.EventCompleted || e.Kind == processor.EventFailed {
 				bar.Add(1)
 			}
 		},
-	}, s.store, s.maker, s.pictures)
+		Probe: d.api.Probe,
+	}, d.store, imageworker.New(d.api, d.pictures, d.conf.Log))
 	stop := context.AfterFunc(ctx, p.StopNow)
 	defer stop()
 	if err := p.RunOnce(ctx); err != nil {
 		return 0, err
 	}
-	return before, s.repair(ctx, bar)
+	return before, d.repair(ctx, bar)
 }
 
-// strand leaves a task in the hands of a worker that will never be heard of again.
-func (s *stage) strand(ctx context.Context) error {
-	if _, err := s.store.Enqueue(ctx, store.NewTask{UserID: s.user, Prompt: "a lighthouse that nobody paints", Cost: 1}); err != nil {
+// abandonTask claims a task in the name of a processor that does not exist.
+func (d *demo) abandonTask(ctx context.Context) error {
+	if _, err := d.store.Enqueue(ctx, store.NewTask{UserID: d.user, Prompt: "a lighthouse on a cliff", Cost: 1}); err != nil {
 		return err
 	}
-	_, err := s.store.Claim(ctx, store.ClaimRequest{Worker: "a worker that died", Limit: 1, Lease: time.Hour, MaxAttempts: 3})
+	_, err := d.store.Claim(ctx, store.ClaimRequest{Worker: "a processor that was killed", Limit: 1, Lease: time.Hour, MaxAttempts: 3})
 	return err
 }
 
-// repair waits until the stranded task counts as stuck, and fails and refunds it.
-func (s *stage) repair(ctx context.Context, bar *progress.Bar) error {
+// repair waits until the abandoned task counts as stuck, and fails and refunds it.
+func (d *demo) repair(ctx context.Context, bar *progress.Bar) error {
 	for {
-		done, err := repair.Sweep(ctx, s.store, repair.Options{Sweep: store.Sweep{OlderThan: stuckAfter}}, s.conf.Log)
+		done, err := repair.Sweep(ctx, d.store, repair.Options{Sweep: store.Sweep{OlderThan: stuckAfter}}, d.conf.Log)
 		if err != nil {
 			return err
 		}
@@ -253,8 +255,8 @@ func (s *stage) repair(ctx context.Context, bar *progress.Bar) error {
 	}
 }
 
-// prompts returns what is enqueued beside the stranded task.
-func (s *stage) prompts() []string {
+// prompts returns the prompts of the tasks other than the abandoned one.
+func (d *demo) prompts() []string {
 	plain := []string{
 		"a red paper lantern by a quiet river at dusk", "a fox asleep in a snowy bamboo grove", "a tea house above a sea of clouds",
 		"an old tram in the rain", "a kite over terraced fields", "a lion dance in a narrow street", "a harbour at four in the morning",
@@ -262,56 +264,56 @@ func (s *stage) prompts() []string {
 		"a pagoda in autumn", "two cranes over a frozen lake", "a bicycle leaning on a blue door", "a bookshop under the stairs",
 		"a junk with orange sails", "a greenhouse in a thunderstorm",
 	}
-	if s.conf.API != nil {
+	if d.conf.API != nil {
 		return plain[:3]
 	}
 	return append(plain,
-		"[429 once] a rate limit, then a picture", "[500 once] an API that stumbles once", "[500] an API that never gets up again",
-		"[moderation] something that may not be drawn", "[hang once] an answer that never comes, then one that does",
-		"[html] a login page where a picture should be")
+		"[429 once] a rate limit, then a picture", "[500 once] an API error, then a picture", "[500] an API error each time",
+		"[moderation] a prompt that is refused", "[hang once] no response, then a picture",
+		"[html] a login page instead of a picture")
 }
 
-// report prints the end of it and checks that it is as it should be.
-func (s *stage) report(ctx context.Context, before int) error {
-	states, err := s.store.CountByState(ctx)
+// report prints the result and checks it.
+func (d *demo) report(ctx context.Context, before int) error {
+	states, err := d.store.CountByState(ctx)
 	if err != nil {
 		return err
 	}
-	after, err := s.store.Balance(ctx, s.user)
+	after, err := d.store.Balance(ctx, d.user)
 	if err != nil {
 		return err
 	}
-	rules, err := s.store.Audit(ctx)
+	rules, err := d.store.Audit(ctx)
 	if err != nil {
 		return err
 	}
-	sheet, made, err := contactSheet(s.pictures.Dir(), filepath.Join(s.conf.Dir, "contact-sheet.png"))
+	sheet, made, err := contactSheet(d.pictures.Dir(), filepath.Join(d.conf.Dir, "contact-sheet.png"))
 	if err != nil {
 		return err
 	}
-	s.say(textNothing)
+	d.print(textEmpty)
 	for _, state := range task.States() {
-		s.say(textState, state, states[state])
+		d.print(textState, state, states[state])
 	}
-	s.say(textCredits, before, after, before-after+states[task.Failed], states[task.Failed])
-	s.say(textNothing)
-	render.Audit(s.conf.Out, rules, s.conf.Lang)
+	d.print(textCredits, before, after, before-after+states[task.Failed], states[task.Failed])
+	d.print(textEmpty)
+	render.Audit(d.conf.Out, rules, d.conf.Lang)
 	direct := 0
-	if s.carried != nil {
-		var calls int
-		calls, direct = s.carried()
-		s.say(textRequests, calls, direct)
+	if d.requests != nil {
+		var total int
+		total, direct = d.requests()
+		d.print(textRequests, total, direct)
 	}
-	s.say(textNothing)
-	s.say(textPictures, s.pictures.Dir(), made)
-	s.say(textSheet, sheet)
-	s.say(textLog, s.conf.LogFile)
-	s.say(textTook, time.Since(s.began).Round(100*time.Millisecond))
+	d.print(textEmpty)
+	d.print(textPictures, d.pictures.Dir(), made)
+	d.print(textSheet, sheet)
+	d.print(textLog, d.conf.LogFile)
+	d.print(textTook, time.Since(d.began).Round(100*time.Millisecond))
 
 	finished := states[task.Completed] + states[task.Failed]
 	switch {
 	case store.CountViolations(rules) > 0, direct > 0, made != states[task.Completed], after != before-states[task.Completed],
-		finished != len(s.prompts())+1, s.conf.API == nil && states[task.Completed] != 20:
+		finished != len(d.prompts())+1, d.conf.API == nil && states[task.Completed] != 20:
 		return ErrUnexpected
 	}
 	return nil

@@ -283,7 +283,7 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: not restarted")
 	release()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
-	w.waitFor("it knows", func() bool { return strings.Contains(w.file("task-processor.log"), "taken over or closed") })
+	w.waitFor("the loss is logged", func() bool { return strings.Contains(w.file("task-processor.log"), "the lease was lost") })
 	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where task_id = $1 and status = 'failed' and credits_refunded = 1`, id))
 	assert.Equal(t, 1, w.credits())
 	assert.Empty(t, w.pictures())

@@ -40,7 +40,7 @@ func TestDemo(t *testing.T) {
 	w.withoutAPISettings()
 	output := w.run("task-processor", "demo").ok()
 	for _, part := range []string{"24 tasks charged", "24 of 24", "completed     20", "failed         4", "30 before, 10 after",
-		"the audit passes", "0 of them past the proxy", "contact sheet", "less "} {
+		"the audit passes", "0 of them without the proxy", "contact sheet", "less "} {
 		assert.Contains(t, output, part)
 	}
 	sheet, err := os.Open(filepath.Join(w.dir, "var", "demo", "contact-sheet.png"))

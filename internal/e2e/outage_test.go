@@ -26,7 +26,9 @@ func TestProxyDownForAMinute(t *testing.T) {
 
 	p.Kill()
 	killed := time.Now()
-	w.waitFor("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the way to the API is shut") })
+	w.waitFor("the outage is logged", func() bool {
+		return strings.Contains(processor.stderr.String(), "the image API is unreachable; claiming is paused")
+	})
 	w.waitFor("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
@@ -41,7 +43,7 @@ func TestProxyDownForAMinute(t *testing.T) {
 	back := time.Now()
 	w.waitFor("the first picture", func() bool { return w.count("completed") > completed })
 	t.Logf("the first picture was complete %.1f s after the proxy was back", time.Since(back).Seconds())
-	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the way to the API is shut"), "logged once")
+	assert.Equal(t, 1, strings.Count(processor.stderr.String(), "the image API is unreachable; claiming is paused"), "logged once")
 
 	// A restart breaks the requests in flight and is over before the next probe.
 	w.waitFor("tasks in flight", func() bool { return w.count("completed") >= 300 && w.api.Busy() >= 25 })

@@ -36,8 +36,8 @@ func TestStatus_Screen(t *testing.T) {
 		`(?m)^api +through http://127[0-9.:]+; last response at \d{4}-`,
 		`(?m)^monitor +\d{4}-.* pass: 0 stuck tasks failed`,
 		`(?m)^cron +`,
-		`(?m)^checks +\d\d:\d\d:\d\d ✓ api +`,
-		`(?m)^ +\d\d:\d\d:\d\d ✓ database +`,
+		`(?m)^checks +\d\d:\d\d:\d\d ✓ api +responds`,
+		`(?m)^ +\d\d:\d\d:\d\d ✓ database +responds`,
 		`(?m)^All is well\.$`,
 	} {
 		assert.Regexp(t, line, screen)

@@ -132,7 +132,7 @@ func TestRun_SIGTERM(t *testing.T) {
 	w.waitFor("some pictures", func() bool { return w.count("completed") >= 8 })
 	release := w.api.Hold()
 	w.waitFor("all hands busy", func() bool {
-		return w.number(`select count(*) from image_tasks where current_stage like 'asking%' or status = 'processing'`) >= 4
+		return w.number(`select count(*) from image_tasks where current_stage = 'waiting for the API' or status = 'processing'`) >= 4
 	})
 	p.stop(syscall.SIGTERM).ok()
 	release()

@@ -75,7 +75,7 @@ func connectionError(ctx context.Context, err error) *task.Error {
 		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was broken off", Err: err}
 	}
 	if fault, ok := errors.AsType[*proxy.Error](err); ok {
-		return &task.Error{Code: fault.Code(), Disposition: task.Pause, Message: fault.Error(), Err: err}
+		return &task.Error{Code: fault.Code(), Disposition: task.Pause, Message: fault.Error(), NotSent: true, Err: err}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,

@@ -8,13 +8,20 @@ import (
 	"fmt"
 	"time"
 
+	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
 
-// ProcessorReport is the document that a processor stores with its heartbeats and shows on its status address.
-type ProcessorReport = processor.Status
+// ProcessorReport is the document that a processor stores with its heartbeats and shows on its status address: the state of
+// its queue engine, and of the route to the API.
+type ProcessorReport struct {
+	processor.Status
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
+	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+}
 
 // Processor is a processor on any host, as the database knows it.
 type Processor struct {

@@ -1,138 +1,151 @@
 package processor
 
 import (
-	"errors"
 	"sync"
 	"time"
 
-	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
 
-// The waits of the gate.
+// The waits of the circuit breaker.
 const (
-	firstProbe  = time.Second
-	longestWait = 5 * time.Second // between probes: they are cheap
-	longestFlap = 5 * time.Minute // before a gate is opened that shut again at once each time
+	firstProbeWait = time.Second
+	maxProbeWait   = 5 * time.Second // probes are cheap
+	firstFlapWait  = 5 * time.Second
+	maxFlapWait    = 5 * time.Minute
 )
 
-// apiBreaker says whether tasks may be claimed. It is shut by a failure that holds for every task, and
-// opened by a probe. A probe proves that there is a connection; whether the API works, a single task
-// shows that goes first. It pauses for rate limits. The zero value is open. It is safe for concurrent use.
+// apiBreaker is the circuit breaker of the image API: it decides whether tasks may be claimed. A failure that affects every
+// task opens it; then it is probed. A successful probe proves only that there is a connection. Whether the API works is
+// shown by a single task that goes first: the breaker is half-open. It also pauses claims for rate limits. The zero value is
+// closed. It is safe for concurrent use.
 type apiBreaker struct {
-	mu     sync.Mutex
-	cause  *task.Error // nil: open
-	since  time.Time
-	next   time.Time // of the next probe
-	probes int       // that failed, in a row
-	flaps  int       // times it shut again with nothing passed in between
-	trial  bool      // open for one task, to see
-	proved bool      // something passed since it was opened
-	opened time.Time // zero: it was never shut
+	mu           sync.Mutex
+	cause        *task.Error // nil: closed or half-open
+	openedAt     time.Time
+	nextProbe    time.Time
+	failedProbes int       // in a row
+	flaps        int       // times it opened again with no response in between
+	halfOpen     bool      // one task at a time
+	confirmed    bool      // the API responded since reopenedAt
+	reopenedAt   time.Time // when claiming last resumed; zero: it was never open
 
-	paused time.Time // until then, for a rate limit
-	limits int       // rate limits met in a row
+	pausedUntil time.Time // for a rate limit
+	rateLimits  int       // met in a row
 }
 
-// shut shuts the gate and reports whether it was open.
-func (g *apiBreaker) shut(now time.Time, cause *task.Error) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.cause != nil {
+// open opens the breaker and reports whether it was closed or half-open before.
+func (b *apiBreaker) open(now time.Time, cause *task.Error) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause != nil {
 		return false
 	}
-	if !g.opened.IsZero() && !g.proved {
-		g.flaps++
+	if !b.reopenedAt.IsZero() && !b.confirmed {
+		b.flaps++
 	}
-	g.cause, g.since, g.probes, g.trial = cause, now, 0, false
-	g.next = now.Add(max(firstProbe, cause.RetryAfter))
+	b.cause, b.openedAt, b.failedProbes, b.halfOpen = cause, now, 0, false
+	b.nextProbe = now.Add(max(firstProbeWait, cause.RetryAfter))
 	return true
 }
 
-// reason returns why the gate is shut, nil when it is open.
-func (g *apiBreaker) reason() *task.Error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.cause
+// reason returns why the breaker is open, or nil.
+func (b *apiBreaker) reason() *task.Error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cause
 }
 
-// wait returns how long nothing may be claimed, and whether it is time to probe.
-func (g *apiBreaker) wait(now time.Time) (wait time.Duration, probe bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.cause == nil {
-		return max(g.paused.Sub(now), 0), false
+// wait returns how long nothing may be claimed, or that it is time to probe.
+func (b *apiBreaker) wait(now time.Time) (wait time.Duration, probe bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause == nil {
+		return max(b.pausedUntil.Sub(now), 0), false
 	}
-	if wait := g.next.Sub(now); wait > 0 {
+	if wait := b.nextProbe.Sub(now); wait > 0 {
 		return wait, false
 	}
 	return 0, true
 }
 
-// stillShut notes a probe that failed, and returns the wait until the next.
-func (g *apiBreaker) stillShut(now time.Time, cause *task.Error) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.probes++
-	wait := min(firstProbe<<min(g.probes, 10), longestWait)
+// probeFailed records a failed probe and returns the wait until the next.
+func (b *apiBreaker) probeFailed(now time.Time, cause *task.Error) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failedProbes++
+	wait := min(firstProbeWait<<min(b.failedProbes, 10), maxProbeWait)
 	if cause.RetryAfter > 0 {
 		wait = cause.RetryAfter
 	}
-	g.cause, g.next = cause, now.Add(wait)
+	b.cause, b.nextProbe = cause, now.Add(wait)
 	return wait
 }
 
-// open opens the gate after a probe that passed: for all where no connection could be made before, unless that keeps
-// happening, else for one task. Where tasks kept failing behind such a probe, it first waits longer each time, and returns that wait.
-func (g *apiBreaker) open(now time.Time) (wait, shutFor time.Duration) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.flaps > 0 {
-		held := min(5*time.Second<<min(g.flaps-1, 10), longestFlap)
-		if wait := g.since.Add(held).Sub(now); wait > 0 {
-			g.next = now.Add(wait)
+// probeSucceeded closes the breaker when no request was sent before it opened, unless that keeps happening; otherwise it
+// makes the breaker half-open. When tasks kept failing after such probes, the breaker stays open longer each time, and the
+// wait is returned. wait 0 means that claiming resumes, after the breaker was open for openFor.
+func (b *apiBreaker) probeSucceeded(now time.Time) (wait, openFor time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.flaps > 0 {
+		hold := min(firstFlapWait<<min(b.flaps-1, 10), maxFlapWait)
+		if wait := b.openedAt.Add(hold).Sub(now); wait > 0 {
+			b.nextProbe = now.Add(wait)
 			return wait, 0
 		}
 	}
-	_, unreached := errors.AsType[*proxy.Error](g.cause)
-	g.cause, g.trial, g.proved, g.opened = nil, !unreached || g.flaps > 1, false, now
-	return 0, now.Sub(g.since)
+	b.halfOpen = !b.cause.NotSent || b.flaps > 1
+	b.cause, b.confirmed, b.reopenedAt = nil, false, now
+	return 0, now.Sub(b.openedAt)
 }
 
-// passed notes that an attempt which began then got an answer from the API. It reports whether that
-// ended a trial.
-func (g *apiBreaker) passed(began time.Time) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.cause != nil || began.Before(g.opened) {
+// responded records that the API responded to an attempt that was claimed then. It reports whether that ended the half-open
+// state.
+func (b *apiBreaker) responded(claimedAt time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cause != nil || claimedAt.Before(b.reopenedAt) {
 		return false
 	}
-	ended := g.trial
-	g.trial, g.proved, g.flaps, g.limits = false, true, 0, 0
+	ended := b.halfOpen
+	b.halfOpen, b.confirmed, b.flaps, b.rateLimits = false, true, 0, 0
 	return ended
 }
 
-// limit returns how many tasks may be in hand.
-func (g *apiBreaker) limit(concurrency int) int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.trial {
+// limit returns how many tasks may be in flight.
+func (b *apiBreaker) limit(concurrency int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.halfOpen {
 		return 1
 	}
 	return concurrency
 }
 
-// pause keeps everyone from claiming for as long as the API asked, or for a growing while where it
-// didn't say, and returns that time.
-func (g *apiBreaker) pause(now time.Time, retryAfter time.Duration) time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if now.After(g.paused) {
-		g.limits++ // one for all the tasks that met the same limit
+// pause stops claims for as long as the API asked, or for a growing time when it did not say, and returns that time.
+func (b *apiBreaker) pause(now time.Time, retryAfter time.Duration) time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now.After(b.pausedUntil) {
+		b.rateLimits++ // once for all tasks that met the same limit
 	}
-	wait := task.Backoff(g.limits, retryAfter)
-	if until := now.Add(wait); until.After(g.paused) {
-		g.paused = until
+	wait := task.Backoff(b.rateLimits, retryAfter)
+	if until := now.Add(wait); until.After(b.pausedUntil) {
+		b.pausedUntil = until
 	}
 	return wait
+}
+
+// snapshot returns the end of a pause (zero: not paused), and why and since when the breaker is open (nil: it is not).
+func (b *apiBreaker) snapshot(now time.Time) (pausedUntil time.Time, cause *task.Error, since time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if now.Before(b.pausedUntil) {
+		pausedUntil = b.pausedUntil
+	}
+	if b.cause != nil {
+		since = b.openedAt
+	}
+	return pausedUntil, b.cause, since
 }

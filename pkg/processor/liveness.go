@@ -3,139 +3,113 @@ package processor
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"sync"
 	"time"
 
-	"imagetasks/pkg/health"
+	"github.com/sirupsen/logrus"
+
 	"imagetasks/pkg/store"
-	"imagetasks/pkg/task"
 )
 
-// turn notes that the loop turns.
-func (p *Processor) turn() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.turned = time.Now()
+// loopWatch tracks whether the claim loop makes progress. It is safe for concurrent use.
+type loopWatch struct {
+	timeout time.Duration // without progress, after which the loop counts as stalled
+
+	mu         sync.Mutex
+	progressAt time.Time
+	ended      bool
 }
 
-// stalled reports whether the loop turns, or has ended in order.
-func (p *Processor) stalled() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.draining || time.Since(p.turned) < p.conf.PollInterval+p.conf.StallTimeout
+// progress records that the loop made progress.
+func (w *loopWatch) progress() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.progressAt = time.Now()
 }
 
-// signsOfLife tells the database that this processor lives, for as long as its loop turns.
-func (p *Processor) signsOfLife(ctx context.Context) {
-	every(ctx, p.conf.HeartbeatInterval, func() { p.signOfLife(ctx) })
+// end records that the loop ended as intended. From then on it is not stalled.
+func (w *loopWatch) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
 }
 
-func (p *Processor) signOfLife(ctx context.Context) {
-	if !p.stalled() {
-		p.conf.Log.Error("the loop hangs; no sign of life is given")
+// stalled reports whether the loop made no progress for too long.
+func (w *loopWatch) stalled() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return !w.ended && time.Since(w.progressAt) >= w.timeout
+}
+
+// heartbeats records in the database that this processor is running, as long as its claim loop makes progress.
+type heartbeats struct {
+	queue     Queue
+	processor store.Processor // without its report
+	report    func() any
+	interval  time.Duration
+	loop      *loopWatch
+	database  *databaseState
+	events    *eventRecorder
+	log       logrus.FieldLogger
+
+	mu     sync.Mutex
+	lastAt time.Time
+}
+
+// run records heartbeats until ctx ends.
+func (h *heartbeats) run(ctx context.Context) {
+	every(ctx, h.interval, func() { h.record(ctx) })
+}
+
+func (h *heartbeats) record(ctx context.Context) {
+	if h.loop.stalled() {
+		h.log.Error("the claim loop is stalled; no heartbeat is recorded")
 		return
 	}
-	report, err := json.Marshal(p.Status())
-	if err == nil {
-		_, err = bounded(ctx, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, p.queue.RecordHeartbeat(ctx, store.Processor{Worker: p.conf.Worker, Host: p.conf.Host, PID: p.conf.PID,
-				Version: p.conf.Version, Report: report})
-		})
-	}
-	if err != nil {
-		p.troubled(ctx, "give a sign of life", err)
+	if err := h.write(ctx); err != nil {
+		h.database.failed(ctx, "record a heartbeat", err)
 		return
 	}
-	p.answered()
-	p.mu.Lock()
-	p.beat = time.Now()
-	p.mu.Unlock()
-	p.note(Event{Kind: EventHeartbeat})
+	h.database.succeeded()
+	h.mu.Lock()
+	h.lastAt = time.Now()
+	h.mu.Unlock()
+	h.events.record(Event{Kind: EventHeartbeat})
 }
 
-// leave tells the database that this processor stopped in order.
-func (p *Processor) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), FinalWriteTimeout)
+func (h *heartbeats) write(ctx context.Context) error {
+	p := h.processor
+	var err error
+	if p.Report, err = json.Marshal(h.report()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := p.queue.Deregister(ctx, p.conf.Worker); err != nil {
-		p.conf.Log.WithError(err).Warn("could not tell the database that this processor stops")
-	}
+	return h.queue.RecordHeartbeat(ctx, p)
 }
 
-// healthChecks looks after the database and the API, and keeps what it saw.
-func (p *Processor) healthChecks(ctx context.Context) {
-	every(ctx, p.conf.CheckInterval, func() {
-		p.check("database", func() (string, string, bool) { return p.checkDatabase(ctx) })
-		p.check("api", func() (string, string, bool) { return p.checkAPI(ctx) })
-		p.signOfLife(ctx) // which tells what was seen
-	})
+// last returns when the last heartbeat was recorded, or the zero time.
+func (h *heartbeats) last() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lastAt
 }
 
-func (p *Processor) check(what string, look func() (result, action string, ok bool)) {
-	began := time.Now()
-	result, action, ok := look()
-	p.checks.Add(health.Check{At: began, Name: what, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
-	p.note(Event{Kind: EventHealthChecked})
-}
-
-func (p *Processor) checkDatabase(ctx context.Context) (result, action string, ok bool) {
-	if _, err := bounded(ctx, p.queue.HasPending); err != nil {
-		p.troubled(ctx, "look after the queue", err)
-		return p.sanitize(err).Message, "waits for it", false
-	}
-	p.answered()
-	return "answers", "", true
-}
-
-// checkAPI asks the API for its health, unless it answered lately or is known to be out of reach.
-func (p *Processor) checkAPI(ctx context.Context) (result, action string, ok bool) {
-	if shut := p.breaker.reason(); shut != nil {
-		return shut.Message, "no task is claimed until it opens", false
-	}
-	p.mu.Lock()
-	said := p.apiSaid
-	p.mu.Unlock()
-	if !said.IsZero() && time.Since(said) < p.conf.ProbeInterval {
-		return fmt.Sprintf("answered %s ago", time.Since(said).Round(time.Second)), "", true
-	}
-	err := p.probe(ctx)
-	if err == nil {
-		return "answers", "", true
-	}
-	e := p.sanitize(err)
-	if ctx.Err() == nil && e.Disposition == task.Pause {
-		p.shut(e)
-		return e.Message, "no task is claimed until it opens", false
-	}
-	return e.Message, "", false
-}
-
-// probeBound is how long the API may take over a probe.
-const probeBound = time.Minute
-
-// probe asks the API for its health.
-func (p *Processor) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeBound)
+// deregister records that this processor stopped as intended.
+func (h *heartbeats) deregister(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, FinalWriteTimeout)
 	defer cancel()
-	err := p.maker.Probe(ctx)
-	if err == nil {
-		p.apiAnswered()
+	if err := h.queue.Deregister(ctx, h.processor.Worker); err != nil {
+		h.log.WithError(err).Warn("could not record in the database that this processor stops")
 	}
-	return err
 }
 
-func (p *Processor) apiAnswered() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.apiSaid = time.Now()
-}
-
-// every calls do at once and then at each interval, until ctx ends.
-func every(ctx context.Context, interval time.Duration, do func()) {
+// every calls f at once and then at each interval, until ctx ends.
+func every(ctx context.Context, interval time.Duration, f func()) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		do()
+		f()
 		select {
 		case <-ctx.Done():
 		case <-tick.C:

@@ -14,6 +14,7 @@ import (
 
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/overview"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/status"
@@ -32,8 +33,8 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func TestHandler_Pages(t *testing.T) {
-	stands := processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
-		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0),
+	report := overview.ProcessorReport{Status: processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
+		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0)},
 		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
 		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
@@ -41,7 +42,7 @@ func TestHandler_Pages(t *testing.T) {
 	server, err := status.Start("127.0.0.1:0", status.Source{
 		Version: "1.2.3", Redact: func(s string) string { return s },
 		CommandLine: func(c finding.Command) string { return c.Program },
-		Processor:   func() processor.Status { return stands },
+		Processor:   func() overview.ProcessorReport { return report },
 		Queue: func(context.Context) (store.QueueStats, error) {
 			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},
@@ -74,19 +75,19 @@ func TestHandler_Pages(t *testing.T) {
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 
-	stands.APIUnreachableSince, stands.APIErrorCode, stands.APIError = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
+	report.APIUnreachableSince, report.APIErrorCode, report.APIError = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
 	away = errors.New("away")
 	code, body = get(t, root+"/readyz")
 	assert.Equal(t, 503, code)
 	assert.Contains(t, body, "proxy down")
 	assert.Contains(t, body, "database is unavailable: away")
 	_, body = get(t, root+"/status.json")
-	var report status.Report
-	require.NoError(t, json.Unmarshal([]byte(body), &report))
-	assert.False(t, report.Ready)
-	assert.Nil(t, report.Queue)
-	assert.Equal(t, task.CodeProxyRefused, report.Processor.APIErrorCode)
-	assert.Equal(t, 7, report.Processor.Counts[processor.EventCompleted])
+	var document status.Report
+	require.NoError(t, json.Unmarshal([]byte(body), &document))
+	assert.False(t, document.Ready)
+	assert.Nil(t, document.Queue)
+	assert.Equal(t, task.CodeProxyRefused, document.Processor.APIErrorCode)
+	assert.Equal(t, 7, document.Processor.Counts[processor.EventCompleted])
 
 	_, err = status.Start(server.Addr(), status.Source{})
 	assert.ErrorContains(t, err, "address already in use")

@@ -11,9 +11,9 @@ const (
 	BackoffMax  = 5 * time.Minute
 )
 
-// Backoff returns the wait after the failed attempt of that number (from 1): 3s, doubled each
-// time, at most 5m, less up to a quarter by chance, so that tasks that failed together don't
-// come back together. The API's Retry-After, where it gave one, is the least wait.
+// Backoff returns the wait after failed attempt number attempt (from 1): 3s, doubled each time, at most 5m, less up to a
+// quarter at random, so that tasks that failed together are not retried together. retryAfter, if the API sent one, is the
+// minimum instead.
 func Backoff(attempt int, retryAfter time.Duration) time.Duration {
 	wait := BackoffMax
 	if attempt = max(attempt, 1); attempt < 8 {

@@ -1,14 +1,14 @@
 package task
 
-// Code is a stable, machine-readable cause, as it stands in the error_code column.
+// Code is a stable, machine-readable cause, as in the column error_code.
 type Code string
 
-// What can become of a task besides its picture.
+// Causes in this program, the queue and the picture.
 const (
 	CodeInternal       Code = "internal"
 	CodeStuck          Code = "stuck"
 	CodeLeaseExpired   Code = "lease_expired"
-	CodePendingTimeout Code = "pending_timeout" // due for too long, and not begun
+	CodePendingTimeout Code = "pending_timeout" // due for too long without being claimed
 	CodeCancelled      Code = "cancelled"
 	CodeShutdown       Code = "shutdown"
 	CodePictureStore   Code = "picture_store"
@@ -18,14 +18,14 @@ const (
 	CodeInputTooLarge  Code = "input_picture_too_large"
 )
 
-// CodeSettings is a setting that can't be used: nothing was tried.
+// CodeSettings means that a setting can't be used. Nothing was tried.
 const CodeSettings Code = "bad_settings"
 
-// What the API answers.
+// Causes in the API's response.
 const (
 	CodeUnauthorized Code = "api_unauthorized"
 	CodeForbidden    Code = "api_forbidden"
-	CodeWrongCountry Code = "api_wrong_country" // the API doesn't serve where the proxy's exit is
+	CodeWrongCountry Code = "api_wrong_country" // the API does not serve the country of the proxy's exit
 	CodeWrongAddress Code = "api_wrong_address" // there is no such API at OPENAI_BASE_URL
 	CodeNoQuota      Code = "insufficient_quota"
 	CodeRateLimited  Code = "rate_limited"
@@ -34,23 +34,23 @@ const (
 	CodeBadRequest   Code = "api_bad_request"
 	CodeBadAnswer    Code = "api_bad_answer"
 	CodeWebPage      Code = "api_web_page"   // HTML where JSON was expected
-	CodeCutOff       Code = "api_cut_off"    // an answer that ends too soon
-	CodeTimeout      Code = "api_too_slow"   // an answer that doesn't come in time
-	CodeNetwork      Code = "network_broken" // a connection that broke under a request
+	CodeCutOff       Code = "api_cut_off"    // an incomplete response
+	CodeTimeout      Code = "api_too_slow"   // no response in time
+	CodeNetwork      Code = "network_broken" // the connection broke during a request
 )
 
 // Why the API could not be reached without a proxy.
 const (
 	CodeDirectName    Code = "direct_name_unknown"
 	CodeDirectRefused Code = "direct_refused"
-	CodeDirectTimeout Code = "direct_timeout" // the packets vanish
+	CodeDirectTimeout Code = "direct_timeout" // no response to the packets
 	CodeDirectFailed  Code = "direct_failed"
 )
 
 // Why the proxy could not be used.
 const (
 	CodeProxyName         Code = "proxy_name_unknown"
-	CodeProxyRefused      Code = "proxy_refused" // nothing listens there
+	CodeProxyRefused      Code = "proxy_refused" // nothing listens at its address
 	CodeProxyTimeout      Code = "proxy_timeout"
 	CodeProxyFailed       Code = "proxy_failed"
 	CodeProxyTLS          Code = "proxy_tls_failed"
@@ -58,7 +58,7 @@ const (
 	CodeProxyLoginRefused Code = "proxy_login_refused"
 	CodeProxyForbids      Code = "proxy_forbids_target"
 	CodeProxyTarget       Code = "proxy_cannot_reach_target"
-	CodeProxyNoAnswer     Code = "proxy_no_answer" // to CONNECT or SOCKS
+	CodeProxyNoAnswer     Code = "proxy_no_answer" // no response to CONNECT or SOCKS
 	CodeProxyNoProxy      Code = "proxy_is_no_proxy"
 )
 

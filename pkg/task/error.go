@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// Disposition says what becomes of a task after a failed attempt.
+// Disposition is what happens to a task after a failed attempt.
 type Disposition int
 
 const (
-	// Fail ends the task and refunds it: another attempt would end the same way.
+	// Fail fails the task and refunds it: another attempt would fail the same way.
 	Fail Disposition = iota
-	// Retry sends the task back with backoff; the attempt is used.
+	// Retry sends the task back to pending, with backoff. The attempt is used.
 	Retry
-	// Release sends the task back with no attempt used; others may go on.
+	// Release sends the task back without using an attempt. Other tasks are not affected.
 	Release
-	// Pause is Release for a cause that holds for every task: the processor stops claiming until
-	// the way to the API is open again.
+	// Pause is Release for a cause that affects every task: the processor opens its circuit breaker and claims nothing until
+	// the API is reachable again.
 	Pause
 )
 
@@ -36,14 +36,16 @@ func (d Disposition) String() string {
 	return fmt.Sprintf("disposition(%d)", int(d))
 }
 
-// Error is the failure of an attempt: Code for programs, Message for people, Err for the log.
+// Error is the failure of an attempt: Code is for programs, Message for people, Err for the log.
 type Error struct {
 	Code        Code
 	Message     string
 	Disposition Disposition
-	// RetryAfter is the wait that the API asked for; zero when it asked for none.
+	// NotSent means that no byte of the request left this host, so that it can't have been billed.
+	NotSent bool
+	// RetryAfter is the wait that the API asked for, or zero.
 	RetryAfter time.Duration
-	// RequestID is the API's own name for the call, where it gave one.
+	// RequestID is the API's id of the request, if it sent one.
 	RequestID string
 	Err       error
 }
@@ -59,8 +61,8 @@ func (e *Error) Error() string {
 // Unwrap returns the underlying error.
 func (e *Error) Unwrap() error { return e.Err }
 
-// AsError returns err as an *Error. One that is something else is a fault of ours or of the
-// machine: it is retried, because the task is not to blame.
+// AsError returns err as an *Error. An error of another type is a fault of this program or this machine and not of the task, so
+// its disposition is Retry. err must not be nil.
 func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
@@ -68,14 +70,14 @@ func AsError(err error) *Error {
 	return &Error{Code: CodeInternal, Message: err.Error(), Disposition: Retry, Err: err}
 }
 
-// The refusals that callers of the store decide on.
+// The errors that callers of the store compare with.
 var (
-	// ErrLeaseLost means that the task is no longer held under the lease that was named.
+	// ErrLeaseLost means that the task is no longer held under that lease.
 	ErrLeaseLost = errors.New("the task's lease was taken over")
 	// ErrNotFound means that there is no such task or user.
 	ErrNotFound = errors.New("not found")
-	// ErrFinished means that the task is in a final state already.
+	// ErrFinished means that the task is already in a final state.
 	ErrFinished = errors.New("the task is finished already")
-	// ErrInsufficientCredits means that the balance doesn't cover the charge; nothing was changed.
+	// ErrInsufficientCredits means that the balance is less than the charge. Nothing was changed.
 	ErrInsufficientCredits = errors.New("not enough credits")
 )

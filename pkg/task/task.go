@@ -1,6 +1,5 @@
-// Package task holds the words everything else speaks in: what a task is, the states it passes
-// through, and the one error type that says what should become of it. It imports nothing of the
-// project.
+// Package task defines the domain types: tasks and their states, leases, refunds, error codes, and the error type that
+// decides what happens to a task after a failed attempt. It imports no other package of the project.
 package task
 
 import (
@@ -8,7 +7,7 @@ import (
 	"time"
 )
 
-// State is a task's place in its life, as it stands in the status column.
+// State is a task's state, as in the column status.
 type State string
 
 // The states of a task. Completed, Failed and Cancelled are final.
@@ -20,37 +19,37 @@ const (
 	Cancelled  State = "cancelled"
 )
 
-// States lists every state in the order a person would tell them.
+// States returns every state, in the order in which they are shown.
 func States() []State { return []State{Pending, Processing, Completed, Failed, Cancelled} }
 
-// Task is a claimed task: what a worker needs to make its picture.
+// Task is a claimed task, with what a worker needs.
 type Task struct {
 	ID          string
 	UserID      string
 	Prompt      string
 	Style       string
 	AspectRatio string
-	Model       string // empty: the processor's own
-	HasInput    bool   // an input picture stands in image_base64
+	Model       string // empty: the processor's default
+	HasInput    bool   // there is an input picture, in image_base64
 	Attempt     int    // this attempt's number, from 1
-	MaxAttempts int    // as the task asks, or else as the claimer does
+	MaxAttempts int    // the task's own, or else the processor's
 	Epoch       int64  // the lease_epoch of this claim
 }
 
-// Lease returns what a worker names in every later word about the task.
+// Lease returns the lease that every later statement about the task names.
 func (t Task) Lease() Lease { return Lease{TaskID: t.ID, Epoch: t.Epoch} }
 
 // LastAttempt reports whether no further attempt may follow this one.
 func (t Task) LastAttempt() bool { return t.Attempt >= t.MaxAttempts }
 
-// Lease is a claim on a task. It is good for as long as the task's lease_epoch is Epoch and its
-// state is Processing; a lease that was taken over is refused by every transition (fencing).
+// Lease is a claim on a task. It is valid as long as the task's lease_epoch is Epoch and its state is Processing. Every
+// transition refuses a lease that is no longer valid (fencing).
 type Lease struct {
 	TaskID string
 	Epoch  int64
 }
 
-// Refund is what closing a task gave back.
+// Refund is the result of closing a task.
 type Refund struct {
 	TaskID  string        `json:"task_id"`
 	UserID  string        `json:"user_id"`

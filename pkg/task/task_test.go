@@ -11,7 +11,7 @@ import (
 	"imagetasks/pkg/task"
 )
 
-func TestBackoffGrowsToItsBoundAndObeysRetryAfter(t *testing.T) {
+func TestBackoff_BoundsAndRetryAfter(t *testing.T) {
 	for attempt, full := range map[int]time.Duration{
 		0: 3 * time.Second, 1: 3 * time.Second, 2: 6 * time.Second, 3: 12 * time.Second,
 		7: 192 * time.Second, 8: 5 * time.Minute, 1 << 30: 5 * time.Minute,
@@ -28,13 +28,13 @@ func TestBackoffGrowsToItsBoundAndObeysRetryAfter(t *testing.T) {
 	}
 }
 
-func TestAsErrorKeepsWhatIsKnownAndRetriesTheRest(t *testing.T) {
+func TestAsError_OtherTypes(t *testing.T) {
 	known := &task.Error{Code: task.CodeModeration, Message: "refused"}
 	assert.Same(t, known, task.AsError(fmt.Errorf("attempt 1: %w", known)))
 
-	strange := errors.New("disk on fire")
-	got := task.AsError(strange)
+	other := errors.New("disk failure")
+	got := task.AsError(other)
 	assert.Equal(t, task.Retry, got.Disposition)
 	assert.Equal(t, task.CodeInternal, got.Code)
-	assert.ErrorIs(t, got, strange)
+	assert.ErrorIs(t, got, other)
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -17,6 +18,8 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/finding"
+	"imagetasks/pkg/imageworker"
+	"imagetasks/pkg/overview"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -128,36 +131,77 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
+	details := func(st processor.Status) overview.ProcessorReport {
+		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
+	}
 	p = processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: tellSystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, APIRateLimits: client.RateLimits,
-		Upstreams:    func() []proxy.UpstreamState { return apiclient.Upstreams(transport, s) },
-		RetryEjected: func(ctx context.Context) { apiclient.RetryEjected(ctx, transport, s) },
-	}, st, client, pictures)
+		Observe: tellSystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
+		Details: func(st processor.Status) any { return details(st) },
+	}, st, imageworker.New(client, pictures, log))
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, source(p, st, s, commandLine, a.Redact.String))
+		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
+			Processor: func() overview.ProcessorReport { return details(p.Status()) },
+			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }})
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, server.Close()) }()
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
-	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
+	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the image API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
+	stopRetries := retryEjected(ctx, transport, s)
+	defer stopRetries()
 	if once {
 		err = p.RunOnce(ctx)
 	} else {
 		err = p.Run(ctx)
 	}
 	counts := p.Status().Counts
-	log.Infof("task-processor ends: %d completed, %d failed, %d to be tried again, %d released",
+	log.Infof("task-processor stopped: %d completed, %d failed, %d retried, %d released",
 		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])
 	if errors.Is(err, processor.ErrAPIUnavailable) {
 		log.Error(err.Error())
 		return app.ErrUnhealthy
 	}
 	return err
+}
+
+// retryInterval is the time between two checks for ejected proxies that are due.
+const retryInterval = time.Second
+
+// retryEjected retries the ejected proxies that are due, every retryInterval, until stop is called; stop waits for it. It does
+// not end with ctx, because tasks in flight at a stop need a proxy, too.
+func retryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(retryInterval)
+		defer tick.Stop()
+		for {
+			apiclient.RetryEjected(ctx, t, s)
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+// upstreams returns the state of the routes to the API, without secrets.
+func (a program) upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
+	states := apiclient.Upstreams(t, s)
+	for i := range states {
+		states[i].Reason = a.Redact.String(states[i].Reason)
+	}
+	return states
 }
 
 // tellOfProxies logs which proxies of several are left out, and which serve again.
@@ -183,11 +227,6 @@ func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 			log.WithError(err).Warn("systemd could not be told that the processor lives")
 		}
 	}
-}
-
-func source(p *processor.Processor, st *store.Store, s settings.Settings, commandLine func(finding.Command) string, redact func(string) string) status.Source {
-	return status.Source{Version: app.BuildVersion(), Processor: p.Status, CommandLine: commandLine, Redact: redact,
-		Queue: func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }}
 }
 
 func (a program) migrate(c *cli.Context) error {

@@ -1,0 +1,89 @@
+// Package imageworker makes pictures: its Worker runs on the queue engine (pkg/processor), requests a picture from the image
+// API and keeps it in the picture store.
+package imageworker
+
+import (
+	"context"
+	"io"
+
+	"github.com/sirupsen/logrus"
+
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/task"
+)
+
+// Generator is what a Worker needs of the image API's client.
+type Generator interface {
+	Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
+}
+
+// Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
+type Worker struct {
+	generator Generator
+	pictures  *picture.Store
+	log       logrus.FieldLogger
+}
+
+// New returns a worker that requests pictures from generator and keeps them in pictures. It logs drafts that could not be
+// removed.
+func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *Worker {
+	return &Worker{generator, pictures, log}
+}
+
+// Work implements processor.Worker: it makes the task's picture and publishes it under the task's lease. An error is a
+// *task.Error, or that of Call.Input.
+func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	request := imageapi.Request{Prompt: t.Prompt, Style: t.Style, AspectRatio: t.AspectRatio, Model: t.Model}
+	if t.HasInput {
+		c.Progress(5, "reading the input picture")
+		input, err := c.Input(ctx)
+		if err != nil {
+			return processor.Result{}, err
+		}
+		request.Input = input
+	}
+	draft, err := w.pictures.Create()
+	if err != nil {
+		return processor.Result{}, err
+	}
+	defer func() {
+		if err := draft.Discard(); err != nil {
+			w.log.WithField("task", t.ID).WithError(err).Warn("a draft could not be removed")
+		}
+	}()
+	c.Progress(10, "waiting for the API")
+	response, err := w.generator.Generate(ctx, request, &progressWriter{w: draft, call: c})
+	if err != nil {
+		return processor.Result{}, err
+	}
+	c.Progress(90, "storing the picture")
+	published, err := draft.Publish(t.Lease())
+	if err != nil {
+		e := *task.AsError(err)
+		e.RequestID = response.RequestID
+		return processor.Result{}, &e
+	}
+	return processor.Result{
+		URL: published.URL, RequestID: response.RequestID,
+		Fields:   map[string]any{"picture": published.Name, "bytes": published.Bytes},
+		Accepted: func() error { return w.pictures.RemoveEarlier(t.Lease()) },
+		Rejected: func() error { return w.pictures.Remove(published) },
+	}, nil
+}
+
+// progressWriter reports progress when the picture begins to arrive.
+type progressWriter struct {
+	w     io.Writer
+	call  processor.Call
+	begun bool
+}
+
+func (p *progressWriter) Write(b []byte) (int, error) {
+	if !p.begun {
+		p.begun = true
+		p.call.Progress(60, "receiving the picture")
+	}
+	return p.w.Write(b)
+}

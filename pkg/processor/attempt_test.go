@@ -1,0 +1,38 @@
+package processor_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestAttempt_Timeout(t *testing.T) {
+	f := newFixture(t)
+	id := f.enqueue("[hang once] x")[0]
+	f.run(f.config(func(c *processor.Config) { c.TaskTimeout = 2 * time.Second }), f.client())
+	f.seen(processor.EventRetried, 1)
+	assert.Equal(t, task.CodeTimeout, f.row(id).ErrorCode)
+	f.exec(`update image_tasks set run_after = now()`)
+	f.seen(processor.EventCompleted, 1)
+}
+
+func TestAttempt_InputPicture(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
+	require.NoError(t, err)
+	_, err = f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "hat", Cost: 1,
+		Input: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
+	require.NoError(t, err)
+	require.NoError(t, f.once(f.config(), f.client()))
+	assert.Equal(t, 1, f.count(processor.EventCompleted))
+	assert.Equal(t, 1, f.count(processor.EventFailed))
+	require.Len(t, f.api.Calls(), 1)
+	assert.NotEmpty(t, f.api.Calls()[0].Input)
+	f.requireAudit()
+}

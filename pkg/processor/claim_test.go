@@ -1,0 +1,93 @@
+package processor_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/simapi"
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
+)
+
+func TestClaim_WokenByNotify(t *testing.T) {
+	f := newFixture(t)
+	f.run(f.config(func(c *processor.Config) { c.PollInterval = time.Hour }), f.client())
+	f.enqueue("one")
+	f.seen(processor.EventCompleted, 1)
+	f.enqueue("two", "three")
+	f.seen(processor.EventCompleted, 3)
+}
+
+func TestClaim_PollsWithoutNotify(t *testing.T) {
+	f := newFixtureOn(t, server.Pooled(t))
+	f.run(f.config(), f.client())
+	f.enqueue("one", "two", "three")
+	f.seen(processor.EventCompleted, 3)
+	f.requireAudit()
+}
+
+func TestClaim_ConcurrencyLimit(t *testing.T) {
+	f := newFixture(t)
+	release := f.api.Hold()
+	f.run(f.config(func(c *processor.Config) { c.Concurrency = 4 }), f.client())
+	var prompts []string
+	for i := range 12 {
+		prompts = append(prompts, fmt.Sprint("p", i))
+	}
+	f.enqueue(prompts...)
+	f.seen(processor.EventClaimed, 4)
+	require.Eventually(t, func() bool { return f.api.Busiest() == 4 }, time.Minute, time.Millisecond)
+	f.seen(processor.EventLeasesRenewed, 2)
+	assert.Equal(t, 4, f.count(processor.EventClaimed))
+	release()
+	f.seen(processor.EventCompleted, 12)
+	assert.Equal(t, 4, f.api.Busiest())
+}
+
+func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 2000})
+	require.NoError(t, err)
+	content := simapi.Draw("x")
+	client := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			assert.NoError(t, f.once(f.config(func(c *processor.Config) {
+				c.Concurrency, c.Log, c.Lease = 8, nil, time.Minute
+			}), client))
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, 2000, f.count(processor.EventClaimed))
+	assert.Equal(t, 2000, f.count(processor.EventCompleted))
+	var unexpected int
+	require.NoError(t, f.raw.QueryRow(`select count(*) from image_tasks
+		where status <> 'completed' or attempt_count <> 1 or lease_epoch <> 1`).Scan(&unexpected))
+	assert.Zero(t, unexpected)
+	assert.Len(t, f.files(), 2000)
+	f.requireAudit()
+}
+
+func TestClaim_RateLimit(t *testing.T) {
+	f := newFixture(t)
+	f.enqueue("a", "b", "c", "d", "e", "f")
+	stop := f.run(f.config(func(c *processor.Config) { c.RateLimit, c.Concurrency, c.Lease = 1, 5, 300*time.Millisecond }), f.client())
+	f.seen(processor.EventCompleted, 1)
+	f.seen(processor.EventLeasesRenewed, f.count(processor.EventLeasesRenewed)+10)
+	assert.Equal(t, 1, f.count(processor.EventClaimed), "the next comes in a minute")
+	stop()
+	f.run(f.config(func(c *processor.Config) { c.RateLimit, c.Concurrency = 60_000, 5 }), f.client())
+	f.seen(processor.EventCompleted, 6)
+}

@@ -1,0 +1,68 @@
+package processor
+
+import (
+	"maps"
+	"sync"
+	"time"
+)
+
+// EventKind is what happened.
+type EventKind string
+
+// The steps of a task and of the processor.
+const (
+	EventClaimed          EventKind = "claimed"
+	EventCompleted        EventKind = "completed"
+	EventRetried          EventKind = "retried"
+	EventReleased         EventKind = "released"
+	EventFailed           EventKind = "failed"
+	EventLeaseLost        EventKind = "lease_lost"
+	EventAbandoned        EventKind = "abandoned"
+	EventOverdue          EventKind = "overdue"
+	EventLeasesRenewed    EventKind = "leases_renewed"
+	EventHeartbeat        EventKind = "heartbeat"
+	EventHealthChecked    EventKind = "health_check"
+	EventCircuitOpened    EventKind = "circuit_opened"
+	EventCircuitClosed    EventKind = "circuit_closed"
+	EventDatabaseLost     EventKind = "database_lost"
+	EventDatabaseRestored EventKind = "database_restored"
+)
+
+// Event is one step.
+type Event struct {
+	Kind     EventKind
+	Task     string        // empty when the event is not about a task
+	Duration time.Duration // of a completed task, since its claim
+}
+
+// Counts is the number of events of each kind since the start.
+type Counts map[EventKind]int
+
+// eventRecorder counts events and passes them on. It is safe for concurrent use.
+type eventRecorder struct {
+	observe func(Event) // optional
+
+	mu     sync.Mutex
+	counts Counts
+}
+
+func (r *eventRecorder) record(e Event) {
+	r.mu.Lock()
+	if r.counts == nil {
+		r.counts = Counts{}
+	}
+	r.counts[e.Kind]++
+	r.mu.Unlock()
+	if r.observe != nil {
+		r.observe(e)
+	}
+}
+
+// snapshot returns a copy of the counts.
+func (r *eventRecorder) snapshot() Counts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := Counts{}
+	maps.Copy(counts, r.counts)
+	return counts
+}

@@ -1,0 +1,260 @@
+package processor_test
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/pgtest"
+	"imagetasks/internal/simapi"
+	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/imageworker"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/store"
+)
+
+var server *pgtest.Server
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, &server, migrate)) }
+
+func migrate(ctx context.Context, url string) error {
+	s, err := store.Open(store.Config{URL: url})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	_, err = s.Migrate(ctx)
+	return err
+}
+
+const key = "test-key-0123456789"
+
+// fixture is a database, a simulated API behind a simulated proxy, and the events of the processors that run on them.
+type fixture struct {
+	*store.Store
+	t        *testing.T
+	raw      *sql.DB
+	api      *simapi.Server
+	proxy    *simproxy.Proxy
+	pictures *picture.Store
+	user     string
+	log      *syncBuffer
+	logger   *logrus.Logger // to log
+
+	mu     sync.Mutex
+	cond   *sync.Cond
+	events map[processor.EventKind]int
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func newFixture(t *testing.T) *fixture { t.Helper(); return newFixtureOn(t, server.Database(t)) }
+
+func newFixtureOn(t *testing.T, url string) *fixture {
+	t.Helper()
+	f := &fixture{t: t, events: map[processor.EventKind]int{}, log: &syncBuffer{}}
+	f.cond = sync.NewCond(&f.mu)
+	f.logger = logrus.New()
+	f.logger.SetOutput(f.log)
+	f.logger.SetLevel(logrus.DebugLevel)
+	var err error
+	f.Store, err = store.Open(store.Config{URL: url, MaxConns: 16})
+	require.NoError(t, err)
+	f.raw, err = sql.Open("postgres", url)
+	require.NoError(t, err)
+	f.api, err = simapi.Start(simapi.Config{Key: key})
+	require.NoError(t, err)
+	f.proxy, err = simproxy.Start(simproxy.Config{User: "u", Password: "hunter2hunter2"})
+	require.NoError(t, err)
+	f.pictures, err = picture.Open(t.TempDir(), "", 1<<20)
+	require.NoError(t, err)
+	f.user = uuid.NewString()
+	_, err = f.GrantCredits(t.Context(), f.user, 10000, "test")
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		assert.NoError(t, f.proxy.Close())
+		assert.NoError(t, f.api.Close())
+		assert.NoError(t, f.raw.Close())
+		assert.NoError(t, f.Store.Close())
+		for _, secret := range []string{"hunter2hunter2", key} {
+			assert.NotContains(t, f.log.String(), secret)
+		}
+	})
+	return f
+}
+
+// generator is an API client, real or fake.
+type generator interface {
+	imageworker.Generator
+	Probe(ctx context.Context) error
+}
+
+// client returns a client of the simulated API through the simulated proxy, and more proxies if given.
+func (f *fixture) client(more ...string) *imageapi.Client {
+	f.t.Helper()
+	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: append([]string{f.proxy.URL()}, more...)}})
+	require.NoError(f.t, err)
+	f.t.Cleanup(transport.CloseIdleConnections)
+	c, err := imageapi.New(imageapi.Config{BaseURL: f.api.URL(), Key: key, Model: "m", Transport: transport, MaxBytes: 1 << 20})
+	require.NoError(f.t, err)
+	return c
+}
+
+func (f *fixture) config(change ...func(*processor.Config)) processor.Config {
+	conf := processor.Config{Worker: "w", PollInterval: 20 * time.Millisecond, Lease: 3 * time.Second, Log: f.logger,
+		Observe: func(e processor.Event) {
+			f.mu.Lock()
+			f.events[e.Kind]++
+			f.mu.Unlock()
+			f.cond.Broadcast()
+		}}
+	for _, c := range change {
+		c(&conf)
+	}
+	return conf
+}
+
+// seen waits until there were n events of a kind.
+func (f *fixture) seen(kind processor.EventKind, n int) {
+	f.t.Helper()
+	stop := time.AfterFunc(time.Minute, func() { f.cond.Broadcast() })
+	defer stop.Stop()
+	deadline := time.Now().Add(time.Minute)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.events[kind] < n {
+		if time.Now().After(deadline) {
+			f.t.Fatalf("waiting for %d events %q; seen: %v\n%s", n, kind, f.events, f.log)
+		}
+		f.cond.Wait()
+	}
+}
+
+func (f *fixture) count(kind processor.EventKind) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.events[kind]
+}
+
+// circuitOpened waits until the circuit breaker is open, because of a task or of a health check, and nothing is in flight.
+func (f *fixture) circuitOpened() {
+	f.t.Helper()
+	f.seen(processor.EventCircuitOpened, 1)
+	require.Eventually(f.t, func() bool { return f.count(processor.EventClaimed) == f.count(processor.EventReleased) }, time.Minute, time.Millisecond)
+}
+
+// processor returns a processor that makes pictures with client.
+func (f *fixture) processor(conf processor.Config, client generator) *processor.Processor {
+	return f.processorOn(f.Store, conf, client)
+}
+
+func (f *fixture) processorOn(queue processor.Queue, conf processor.Config, client generator) *processor.Processor {
+	conf.Probe = client.Probe
+	return processor.New(conf, queue, imageworker.New(client, f.pictures, f.logger))
+}
+
+// run starts a processor. stop stops it and waits.
+func (f *fixture) run(conf processor.Config, client generator) (stop func()) {
+	f.t.Helper()
+	return f.start(f.processor(conf, client))
+}
+
+// start starts p. stop stops it and waits.
+func (f *fixture) start(p *processor.Processor) (stop func()) {
+	f.t.Helper()
+	ctx, cancel := context.WithCancel(f.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		assert.NoError(f.t, p.Run(ctx))
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	f.t.Cleanup(stop)
+	return stop
+}
+
+// once runs a processor until nothing is pending.
+func (f *fixture) once(conf processor.Config, client generator) error {
+	return f.processor(conf, client).RunOnce(f.t.Context())
+}
+
+func (f *fixture) enqueue(prompts ...string) []string {
+	f.t.Helper()
+	var ids []string
+	for _, prompt := range prompts {
+		made, err := f.Enqueue(f.t.Context(), store.NewTask{UserID: f.user, Prompt: prompt, Cost: 1})
+		require.NoError(f.t, err)
+		ids = append(ids, made...)
+	}
+	return ids
+}
+
+func (f *fixture) row(id string) store.TaskRow {
+	f.t.Helper()
+	r, err := f.Task(f.t.Context(), id)
+	require.NoError(f.t, err)
+	return r
+}
+
+func (f *fixture) exec(statement string, args ...any) {
+	f.t.Helper()
+	_, err := f.raw.ExecContext(f.t.Context(), statement, args...)
+	require.NoError(f.t, err)
+}
+
+func (f *fixture) files() []string {
+	f.t.Helper()
+	entries, err := os.ReadDir(f.pictures.Dir())
+	require.NoError(f.t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func (f *fixture) requireAudit() {
+	f.t.Helper()
+	rules, err := f.Audit(f.t.Context())
+	require.NoError(f.t, err)
+	for _, r := range rules {
+		require.Empty(f.t, r.Violations, r.Name)
+	}
+}
+
+// generatorFunc is a client without an API.
+type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) error
+
+func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+	return imageapi.Result{}, f(ctx, r, w)
+}
+
+func (f generatorFunc) Probe(context.Context) error { return nil }

@@ -1,0 +1,74 @@
+package processor
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"imagetasks/pkg/health"
+	"imagetasks/pkg/task"
+)
+
+// What a health check reports as being done about a failure.
+const (
+	actionWaiting = "waiting for it"
+	actionPaused  = "claiming is paused"
+)
+
+// healthChecks checks the database and the API at intervals and keeps the last results.
+type healthChecks struct {
+	queue         Queue
+	api           *apiState
+	database      *databaseState
+	events        *eventRecorder
+	sanitizer     sanitizer
+	interval      time.Duration
+	probeInterval time.Duration // the API is probed when it did not respond for so long
+	history       health.History
+}
+
+// run checks until ctx ends, and calls checked after each round.
+func (h *healthChecks) run(ctx context.Context, checked func()) {
+	every(ctx, h.interval, func() {
+		h.record("database", func() (string, string, bool) { return h.checkDatabase(ctx) })
+		h.record("api", func() (string, string, bool) { return h.checkAPI(ctx) })
+		checked()
+	})
+}
+
+func (h *healthChecks) record(name string, check func() (result, action string, ok bool)) {
+	began := time.Now()
+	result, action, ok := check()
+	h.history.Add(health.Check{At: began, Name: name, OK: ok, Millis: time.Since(began).Milliseconds(), Result: result, Action: action})
+	h.events.record(Event{Kind: EventHealthChecked})
+}
+
+func (h *healthChecks) checkDatabase(ctx context.Context) (result, action string, ok bool) {
+	if _, err := bounded(ctx, h.queue.HasPending); err != nil {
+		h.database.failed(ctx, "check the queue", err)
+		return h.sanitizer.sanitize(err).Message, actionWaiting, false
+	}
+	h.database.succeeded()
+	return "responds", "", true
+}
+
+// checkAPI probes the API, unless it responded recently or is known to be unreachable.
+func (h *healthChecks) checkAPI(ctx context.Context) (result, action string, ok bool) {
+	if cause := h.api.breaker.reason(); cause != nil {
+		return cause.Message, actionPaused, false
+	}
+	last := h.api.lastResponse()
+	if !last.IsZero() && time.Since(last) < h.probeInterval {
+		return fmt.Sprintf("responded %s ago", time.Since(last).Round(time.Second)), "", true
+	}
+	err := h.api.probe(ctx)
+	if err == nil {
+		return "responds", "", true
+	}
+	e := h.sanitizer.sanitize(err)
+	if ctx.Err() == nil && e.Disposition == task.Pause {
+		h.api.open(e)
+		return e.Message, actionPaused, false
+	}
+	return e.Message, "", false
+}

@@ -1,0 +1,85 @@
+package processor_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/simproxy"
+	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// A proxy that is restarted breaks all requests through it, and works again before the API is probed. No task fails, not even
+// with a single attempt.
+func TestSharedFailure_ProxyRestart(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	require.NoError(t, err)
+	client := f.client()
+	release := f.api.Hold()
+	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), client)
+	for restart := range 2 {
+		require.Eventually(t, func() bool { return f.api.Busy() == 20 }, time.Minute, time.Millisecond)
+		require.NoError(t, f.proxy.Close())
+		again, err := simproxy.StartAt(simproxy.Config{User: "u", Password: "hunter2hunter2"}, f.proxy.Addr())
+		require.NoError(t, err)
+		f.proxy = again
+		f.seen(processor.EventReleased, 20*(restart+1))
+	}
+	release()
+	f.seen(processor.EventCompleted, 60)
+	assert.Zero(t, f.count(processor.EventFailed))
+	assert.Zero(t, f.count(processor.EventRetried))
+	var unexpected int
+	require.NoError(t, f.raw.QueryRow(`select count(*) from image_tasks where status <> 'completed' or attempt_count <> 1`).Scan(&unexpected))
+	assert.Zero(t, unexpected)
+	f.requireAudit()
+}
+
+// With a second proxy claiming is not even paused.
+func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
+	f := newFixture(t)
+	second, err := simproxy.Start(simproxy.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, second.Close()) })
+	_, err = f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	require.NoError(t, err)
+	release := f.api.Hold()
+	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), f.client(second.URL()))
+	require.Eventually(t, func() bool { return f.api.Busy() == 20 }, time.Minute, time.Millisecond)
+	require.NoError(t, f.proxy.Close())
+	f.seen(processor.EventReleased, 20)
+	release()
+	f.seen(processor.EventCompleted, 60)
+	assert.Zero(t, f.count(processor.EventFailed))
+	assert.Zero(t, f.count(processor.EventCircuitOpened))
+	calls := map[bool]int{}
+	for _, c := range f.api.Calls() {
+		calls[second.Carried(c.Remote)]++
+	}
+	assert.Equal(t, map[bool]int{false: 20, true: 60}, calls)
+	f.requireAudit()
+}
+
+// A proxy that cuts off every long request looks the same as one that was restarted. Each request may be billed, so that the
+// number of repeats is bounded.
+func TestSharedFailure_EveryRequestCutOff(t *testing.T) {
+	f := newFixture(t)
+	ids := f.enqueue("[break] a", "[break] b", "[break] c")
+	f.run(f.config(), f.client())
+	f.seen(processor.EventReleased, 3)
+	for n := range 2 {
+		f.seen(processor.EventRetried, 3*(n+1))
+		f.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
+	}
+	f.seen(processor.EventFailed, 3)
+	assert.LessOrEqual(t, len(f.api.Calls()), 3*(3+3))
+	for _, id := range ids {
+		assert.Equal(t, task.CodeNetwork, f.row(id).ErrorCode)
+	}
+	f.requireAudit()
+}

@@ -1,0 +1,35 @@
+package processor
+
+import (
+	"context"
+
+	"imagetasks/pkg/task"
+)
+
+// Worker does the paid work of one task. It is called from many goroutines at once.
+//
+// ctx ends with the attempt's timeout, when the lease is lost, and when the grace of a stop is over. An error that is not a
+// *task.Error counts as a failure that may pass (task.AsError). After an error, nothing of the work may be left behind.
+type Worker interface {
+	Work(ctx context.Context, t task.Task, c Call) (Result, error)
+}
+
+// Call is what the engine offers a Worker for one claim. It is valid until Work returns, and safe for concurrent use.
+type Call interface {
+	// Progress records how far the work is. It reaches the database with the next renewal of the lease.
+	Progress(percent int, stage string)
+	// Input returns the task's input picture as base64. The error is the one that Work returns.
+	Input(ctx context.Context) (string, error)
+}
+
+// Result is what a Worker made of a task.
+type Result struct {
+	URL       string
+	RequestID string         // the API's id of the request; may be empty
+	Fields    map[string]any // for the log line "completed"
+	// Accepted is called after the completion was recorded, Rejected after the lease was lost: then the result must be
+	// discarded. When the outcome is unknown because the database refused the completion, neither is called. Both are
+	// optional, and their errors are logged.
+	Accepted func() error
+	Rejected func() error
+}
