@@ -4,7 +4,6 @@ import (
 	"go/ast"
 	"go/token"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,9 +14,15 @@ import (
 
 var verb = regexp.MustCompile(`%[-+# 0]*[0-9]*(\.[0-9]+)?(\[[0-9]+\])?[a-zA-Z%]`)
 
-// verbs returns the format verbs of a text, without %%.
+// verbs returns the format verbs of a text, without their widths, and without %%.
 func verbs(text string) []string {
-	return slices.DeleteFunc(verb.FindAllString(text, -1), func(v string) bool { return v == "%%" })
+	var out []string
+	for _, v := range verb.FindAllString(text, -1) {
+		if v != "%%" {
+			out = append(out, v[len(v)-1:])
+		}
+	}
+	return out
 }
 
 // textLiteral returns the fields of a composite literal with EN and ZH strings; lang.Text is the only such type.
