@@ -1,36 +1,45 @@
-# What a developer does daily. The scripts hold the work; this is their list.
+# Commands for daily development. The scripts do the work.
 .DEFAULT_GOAL := help
 FUZZTIME ?= 20s
+run = @bash -euo pipefail -c 'source scripts/lib.sh && need_go && "$$@"' make
 
 .PHONY: help
-help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build the four programs into bin/
-	@bash -euo pipefail -c 'source scripts/lib.sh && need_go && build bin'
+	$(run) build bin
 
 .PHONY: demo
-demo: ## show the whole system on this machine
+demo: ## run the whole system on this machine
 	@./scripts/quickstart.sh
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck, shellcheck
-	@bash -euo pipefail -c 'source scripts/lib.sh && need_go && lint'
+lint: ## gofmt, go vet (for other systems too), staticcheck, shellcheck
+	$(run) lint
+
+.PHONY: lint-full
+lint-full: ## golangci-lint, configured in .golangci.yaml (the first time builds it: about 5 minutes)
+	$(run) lint_full
 
 .PHONY: test
-test: ## all that must pass before a change lands
+test: ## all checks and tests that must pass before a change is merged
 	@./scripts/test.sh
 
+.PHONY: release-check
+release-check: ## build for linux, darwin and freebsd into a temporary directory
+	$(run) release_check
+
 .PHONY: bench
-bench: ## the figures of docs/benchmarks.md
+bench: ## measure the figures in docs/benchmarks.md
 	go test -run '^$$' -bench . -benchtime 500x ./pkg/store
 	go test -run '^$$' -bench PeakMemory -benchtime 1x ./internal/e2e
 
 .PHONY: fuzz
-fuzz: ## fuzz what reads foreign bytes, each for FUZZTIME (20s)
-	@bash -euo pipefail -c 'source scripts/lib.sh && need_go && fuzz $(FUZZTIME)'
+fuzz: ## run each fuzz test for FUZZTIME (20s)
+	$(run) fuzz $(FUZZTIME)
 
 .PHONY: clean
-clean: ## remove what was built and what the demo left
-	rm -rf bin var
+clean: ## remove what was built and the files of the demo
+	@./scripts/quickstart.sh --clean

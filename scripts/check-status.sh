@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Shows on one screen how everything stands, and the next thing to do where something is wrong (then the exit code is 3).
+# Prints the state of the whole installation on one screen. If something is wrong, it also prints the next thing to do,
+# and the exit code is 3. All options are passed to task-processor status.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh

@@ -1,4 +1,5 @@
-# Shared by the scripts beside it; sourced, never run. The working directory is the project's root.
+# Shared by the scripts in this directory: source it, do not run it. The working directory is the project's root.
+# It must work with bash 3.2 (macOS) and with the tools of macOS and FreeBSD as well as GNU's.
 # shellcheck shell=bash
 
 die() {
@@ -6,7 +7,12 @@ die() {
 	exit 1
 }
 
-# as_root CMD...: runs a command as root where that needs no password; 1 where it does.
+system=$(uname -s 2>/dev/null) || system=unknown
+case $system in
+MINGW* | MSYS* | CYGWIN*) die "Windows is not supported directly; use WSL (wsl --install) and run this script there" ;;
+esac
+
+# as_root CMD...: runs a command as root if that needs no password; returns 1 otherwise.
 as_root() {
 	if [[ $(id -u) == 0 ]]; then
 		"$@"
@@ -17,84 +23,218 @@ as_root() {
 	fi
 }
 
-# installed PROBE: whether a program is there; "postgres" means the server, which Debian keeps off PATH.
+# any_file PATTERN...: whether a glob pattern matches a file.
+any_file() {
+	local pattern
+	for pattern in "$@"; do
+		compgen -G "$pattern" >/dev/null && return
+	done
+	return 1
+}
+
+# installed PROBE: whether a program is installed. "postgres" is the server, which is often not on PATH;
+# "certificates" are root certificates in a place where Go looks for them.
 installed() {
 	command -v "$1" >/dev/null && return
 	case $1 in
-	postgres) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
+	postgres)
+		any_file '/usr/lib/postgresql/*/bin/postgres' '/usr/pgsql-*/bin/postgres' \
+			'/opt/homebrew/opt/postgresql*/bin/postgres' '/usr/local/opt/postgresql*/bin/postgres' \
+			'/Applications/Postgres.app/Contents/Versions/*/bin/postgres'
+		;;
+	certificates)
+		# Only on Linux are they a package. A directory is not enough: Debian's ssl-cert puts its own certificate there.
+		[[ $system != Linux || -n ${SSL_CERT_DIR-} || -n ${SSL_CERT_FILE-} && -s $SSL_CERT_FILE ]] ||
+			any_file /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/ssl/ca-bundle.pem \
+				/etc/pki/tls/certs/ca-bundle.crt /etc/pki/tls/cacert.pem /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem
+		;;
 	*) [[ -x /usr/sbin/$1 ]] ;;
 	esac
 }
 
-# need PROBE=PACKAGE...: installs the packages whose programs are missing, through apt where this user
-# may, or ends the script with one line that says what to install.
+# install_hint PACKAGE...: the command that installs packages (given by their Debian names) on this system.
+install_hint() {
+	local name names=''
+	case $system in
+	Darwin | FreeBSD)
+		for name in "$@"; do
+			case $system/$name in
+			Darwin/postgresql) name=postgresql@17 ;;
+			Darwin/build-essential) name=gcc ;;
+			FreeBSD/postgresql) name=postgresql17-server ;;
+			FreeBSD/shellcheck) name=hs-ShellCheck ;;
+			FreeBSD/build-essential) name=gcc ;;
+			esac
+			names="$names $name"
+		done
+		if [[ $system == Darwin ]]; then echo "with Homebrew: brew install$names"; else echo "as root: pkg install$names"; fi
+		;;
+	*)
+		if command -v sudo >/dev/null; then
+			echo "on Debian or Ubuntu: sudo apt-get install -y $*"
+		else
+			echo "on Debian or Ubuntu, as root: apt-get install -y $*"
+		fi
+		;;
+	esac
+}
+
+# need PROBE=PACKAGE...: installs the packages whose programs are missing if apt is available and this user may use
+# it. Otherwise it ends the script with one line that states what to install.
 need() {
 	local pair missing=()
 	for pair in "$@"; do
 		installed "${pair%%=*}" || missing+=("${pair#*=}")
 	done
 	[[ ${#missing[@]} == 0 ]] && return
-	local hint="missing: ${missing[*]}; on Debian or Ubuntu: sudo apt-get install -y ${missing[*]}"
+	local hint
+	hint="missing: ${missing[*]}; $(install_hint "${missing[@]}")"
 	command -v apt-get >/dev/null || die "$hint"
 	as_root true || die "$hint"
-	printf 'Installing %s …\n' "${missing[*]}"
-	local log
+	local log began=$SECONDS status=0
 	log=$(mktemp)
-	# A machine that is new may not have the lists of packages, or have old ones.
-	if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >"$log" 2>&1 &&
-		! { as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -qy --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
-		tail -n 15 "$log" >&2
-		rm -f "$log"
-		die "apt-get could not install them; $hint"
-	fi
+	printf 'Installing %s (may take a minute)\n' "${missing[*]}"
+	apt_install "${missing[@]}" >"$log" 2>&1 || status=$?
+	[[ $status == 0 ]] || tail -n 15 "$log" >&2
 	rm -f "$log"
+	[[ $status == 0 ]] || die "apt-get could not install them; $hint"
+	printf 'Installed in %d s\n' $((SECONDS - began))
 }
 
-# need_go: finds Go, in the place of its own installer too.
+# apt_install PACKAGE...: installs packages without questions and recommended packages. Debian's postgresql creates
+# and starts a cluster when it is installed. Nobody asked for one here, so a file in createcluster.d turns that off
+# for the time of this installation.
+apt_install() (
+	no_cluster=/etc/postgresql-common/createcluster.d/imagetasks-no-cluster.conf
+	trap 'as_root rm -f "$no_cluster"' EXIT
+	as_root mkdir -p "${no_cluster%/*}"
+	echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+	install=(env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@")
+	# A new machine has no package lists yet, or old ones.
+	as_root "${install[@]}" || { as_root apt-get update -q && as_root "${install[@]}"; }
+)
+
+# need_certificates: Go downloads modules over HTTPS, and fails with a TLS error if there are no root certificates.
+need_certificates() { need certificates=ca-certificates; }
+
+# have_modules: whether the modules that the programs import are downloaded already.
+have_modules() { GOPROXY=off go list -deps ./cmd/... >/dev/null 2>&1; }
+
+# need_go: finds Go, in the directory of its own installer too, and checks that it can build the project.
 need_go() {
+	local needed reason
+	needed="Go $(sed -n 's/^go //p' go.mod) or later is needed"
 	command -v go >/dev/null || PATH=$PATH:/usr/local/go/bin
-	command -v go >/dev/null || die "Go is not installed; get 1.26 or later from https://go.dev/dl/"
-	go list -m >/dev/null 2>&1 || die "this Go can't build the project: $(go list -m 2>&1 | tail -n 1) (Go 1.26 or later is needed)"
+	command -v go >/dev/null || die "Go is not installed. $needed: https://go.dev/dl/ (mainland China: https://golang.google.cn/dl/)"
+	GOTOOLCHAIN=local go list -m >/dev/null 2>&1 && return
+	# An older Go can download the right one by itself, unless GOTOOLCHAIN=local is set.
+	need_certificates
+	reason=$(go list -m 2>&1 >/dev/null) && return
+	die "$(GOTOOLCHAIN=local go version 2>/dev/null | cut -d ' ' -f 3) can't build the project. $needed: https://go.dev/dl/ ($(tail -n 1 <<<"$reason"))"
 }
 
-# need_built: ends the script where the programs are not built yet.
+# need_built: ends the script if the programs are not built yet.
 need_built() {
 	[[ -x bin/task-processor ]] || die "the programs are not built yet; run ./scripts/monitoring-setup.sh (or make build)"
 }
 
-# build DIR: the four programs, small, with the commit in --version where git can tell it.
-build() {
-	local vcs=true
+# progress TEXT [TOTAL]: counts the packages (or modules) that the go command lists on standard input, and shows the
+# count on standard error: in place on a terminal, else as a line every 15 seconds. Other lines, such as errors,
+# are printed as they are.
+progress() {
+	local line count=0 began=$SECONDS shown=$SECONDS of=''
+	[[ -z ${2-} ]] || of=" of at most $2"
+	while IFS= read -r line || [[ -n $line ]]; do
+		case $line in
+		'go: downloading '*) ;;
+		*[[:space:]:]* | '')
+			[[ ! -t 2 ]] || printf '\r\033[K' >&2
+			printf '%s\n' "$line" >&2
+			continue
+			;;
+		esac
+		count=$((count + 1))
+		if [[ -t 2 ]]; then
+			printf '\r\033[K  %s: %d%s, %d s' "$1" "$count" "$of" $((SECONDS - began)) >&2
+		elif ((SECONDS - shown >= 15)); then
+			shown=$SECONDS
+			printf '  %s: %d%s, %d s\n' "$1" "$count" "$of" $((SECONDS - began)) >&2
+		fi
+	done
+	[[ ! -t 2 || $count == 0 ]] || printf '\r\033[K' >&2
+	[[ $count == 0 ]] || printf '  %s: %d in %d s\n' "$1" "$count" $((SECONDS - began)) >&2
+}
+
+# build DIR: builds the four programs, stripped, with the commit in --version if git is there to provide it.
+# CGO_ENABLED=0: the result is the same whether gcc is installed or not, and installing gcc later rebuilds nothing.
+build() (
+	export CGO_ENABLED=0
+	vcs=true
 	git rev-parse HEAD >/dev/null 2>&1 || vcs=false
-	go build -trimpath -buildvcs="$vcs" -ldflags '-s -w' -o "$1/" ./cmd/...
+	if ! have_modules; then
+		need_certificates
+		{ go list -deps ./cmd/... >/dev/null; } 2>&1 | progress "modules downloaded"
+	fi
+	packages=$(go list -deps ./cmd/... | wc -l)
+	go build -v -trimpath -buildvcs="$vcs" -ldflags '-s -w' -o "$1/" ./cmd/... 2>&1 | progress "packages compiled" $((packages))
+)
+
+# step TITLE CMD...: runs a command under a title, prints its time, and returns its status.
+step() {
+	local title=$1 began=$SECONDS status=0
+	shift
+	printf '== %s\n' "$title"
+	"$@" || status=$?
+	((SECONDS - began < 2)) || printf '   %d s\n' $((SECONDS - began))
+	return "$status"
 }
 
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
+golangci=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-step() { printf '== %s\n' "$*"; }
+# systems: where users build and run the project besides linux/amd64, which the tests run on.
+systems='darwin/amd64 darwin/arm64 linux/arm64 freebsd/amd64'
 
-# lint: what can't be argued with.
-lint() {
-	need shellcheck=shellcheck gcc=build-essential
-	step gofmt
+check_format() {
 	local unformatted
 	unformatted=$(gofmt -l .)
 	[[ -z $unformatted ]] || die "not formatted (run gofmt -w on them): $unformatted"
-	step go vet
-	go vet ./...
-	step staticcheck
-	go run "$staticcheck" ./...
-	step shellcheck
-	shellcheck -x scripts/*.sh .ci/run
 }
 
-# fuzz TIME: each fuzz test for that long.
+# vet_for OS/ARCH: type-checks and vets for another system. Nothing is linked; make release-check does that.
+vet_for() { GOOS=${1%/*} GOARCH=${1#*/} CGO_ENABLED=0 go vet ./...; }
+
+# lint: the checks that run before the tests. golangci-lint is not among them: see .golangci.yaml.
+lint() {
+	need shellcheck=shellcheck gcc=build-essential
+	step gofmt check_format
+	step "go vet" go vet ./...
+	step staticcheck go run "$staticcheck" ./...
+	step shellcheck shellcheck -x scripts/*.sh .ci/run
+	local target
+	for target in $systems; do
+		step "go vet for $target" vet_for "$target"
+	done
+}
+
+# lint_full: golangci-lint, which is too slow to build for every run of the tests.
+lint_full() { step golangci-lint go run "$golangci" run ./...; }
+
+# release_check: builds the programs for every system, and removes them again.
+release_check() (
+	out=$(mktemp -d)
+	trap 'rm -rf "$out"' EXIT
+	for target in linux/amd64 $systems; do
+		GOOS=${target%/*} GOARCH=${target#*/} step "$target" build "$out/$target"
+	done
+	(cd "$out" && ls -l ./*/*/task-processor)
+)
+
+# fuzz TIME: runs each fuzz test for that long.
 fuzz() {
 	local file name
 	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | while IFS=: read -r file name; do
 		name=${name#func }
-		step "$name"
-		go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$(dirname "$file")" </dev/null || return
+		step "$name" go test -run '^$' -fuzz "^$name\$" -fuzztime "$1" "$(dirname "$file")" </dev/null || return
 	done
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Brings the background processor up, and returns when it is healthy. Safe to repeat.
+# Starts the background processor, and returns when it is healthy. Safe to repeat. All options are passed to
+# task-processor start.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh

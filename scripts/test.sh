@@ -1,17 +1,44 @@
 #!/usr/bin/env bash
-# Everything that must pass before a change lands: formatting, vet, staticcheck, shellcheck and the tests
-# under the race detector. Installs what they need where it may. What it is given goes to go test:
-# ./scripts/test.sh -run Refund -count=3
+# All checks and tests that must pass before a change is merged: formatting, go vet, staticcheck, shellcheck, and the
+# tests under the race detector. Installs what they need if apt may be used. Prints the seconds of each package, and
+# the tests that this machine can't run. All options are passed to go test: ./scripts/test.sh -run Refund -count=3
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-need_go
-need postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer \
-	shellcheck=shellcheck gcc=build-essential git=git curl=curl cron=cron systemd-analyze=systemd script=bsdutils
+# run_tests ARG...: go test, with a report that is easy to read; its status is go test's.
+run_tests() {
+	local option verbose='' helper status
+	for option in "$@"; do
+		[[ $option != -v && $option != --v && $option != -v=true ]] || verbose=-v
+		case $option in -json | --json | -json=true) verbose=json ;; esac
+	done
+	if [[ $verbose == json ]]; then
+		go test -race "$@" ./...
+		return
+	fi
+	helper=$(mktemp -d)
+	go build -o "$helper/testreport" ./internal/testreport || { rm -rf "$helper"; return 1; }
+	status=0
+	go test -race -json "$@" ./... 2>&1 | "$helper/testreport" ${verbose:+"$verbose"} || status=${PIPESTATUS[0]}:${PIPESTATUS[1]}
+	rm -rf "$helper"
+	case $status in
+	0) ;;
+	0:*) return "${status#0:}" ;;
+	*) return "${status%%:*}" ;;
+	esac
+}
 
+needs='certificates=ca-certificates postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer
+	shellcheck=shellcheck gcc=build-essential git=git curl=curl'
+case $system in
+# What the tests of cron, systemd and terminals need. Elsewhere these tests are skipped.
+Linux) needs="$needs crontab=cron systemd-analyze=systemd script=bsdutils unshare=util-linux flock=util-linux" ;;
+esac
+# shellcheck disable=SC2086 # a list of words
+need $needs
+need_go
 lint
-step go test -race
-go test -race "$@" ./...
-echo "all passed"
+step "go test -race" run_tests "$@"
+echo "all passed in $SECONDS s"

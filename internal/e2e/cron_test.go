@@ -113,15 +113,16 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	assert.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok())
 
 	w.writeEnv()
-	assert.Contains(t, setup().ok(), "entries put in")
+	assert.Contains(t, setup().ok(), "entries installed")
 	first := w.runWithCrontabs(spool, "crontab", "-l").ok()
 	assert.True(t, strings.HasPrefix(first, otherLines), first)
 	assert.Equal(t, otherLines+setup("--print").ok(), first)
+	assert.Regexp(t, `(?m)^# Installed \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$`, first)
 	assert.Equal(t, 3, strings.Count(first, `cd '`+strings.NewReplacer("%", `\%`, "'", `'\''`).Replace(w.dir)+`' && bin/`))
 	info, err = os.Stat(filepath.Join(w.dir, ".env"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm(), "readable by the owner only")
-	assert.Contains(t, setup().ok(), "there already")
+	assert.Contains(t, setup().ok(), "up to date")
 	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
 	assert.Regexp(t, `(?m)^cron +installed$`, w.runWithCrontabs(spool, "scripts/check-status.sh").ok())
 
@@ -129,9 +130,9 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	w.runWithCrontabs(spool, "/bin/sh", "-c", `mkdir other && cp -r scripts deploy other && other/scripts/monitoring-setup.sh --uninstall`).ok()
 	assert.Equal(t, first, w.runWithCrontabs(spool, "crontab", "-l").ok())
 
-	assert.Contains(t, setup("--uninstall").ok(), "taken out")
+	assert.Contains(t, setup("--uninstall").ok(), "entries removed")
 	assert.Equal(t, otherLines, w.runWithCrontabs(spool, "crontab", "-l").ok(), "byte for byte")
-	assert.Contains(t, setup("--uninstall").ok(), "nothing of ours")
+	assert.Contains(t, setup("--uninstall").ok(), "no entries of this project")
 
 	// A user without a crontab has none afterwards.
 	w.runWithCrontabs(spool, "crontab", "-r").ok()
@@ -146,7 +147,7 @@ func TestMonitoringSetup_RepeatAndUninstall(t *testing.T) {
 	w.runWithCrontabs(spool, "crontab", table).ok()
 	r = setup("--uninstall")
 	r.is(1)
-	assert.Contains(t, r.stderr, "mend it with crontab -e")
+	assert.Contains(t, r.stderr, "fix it with crontab -e")
 	assert.Equal(t, damaged, w.runWithCrontabs(spool, "crontab", "-l").ok())
 	setup("--bogus").is(2)
 }
