@@ -172,7 +172,7 @@ func floor(pkg string) int {
 		floor   int
 	}{
 		{"cmd/*", 0},
-		{"pkg/app/apiclient", 2}, {"pkg/app/*", 1}, {"pkg/app", 3},
+		{"pkg/app/apiclient", 2}, {"pkg/app/daemon", 2}, {"pkg/app/*", 1}, {"pkg/app", 3},
 		{"internal/demo", 4}, {"pkg/status", 4},
 		{"pkg/processor", 5}, {"pkg/monitor", 5}, {"pkg/diagnosis", 5}, {"internal/*", 5},
 		{"pkg/repair", 6}, {"pkg/imageapi", 6}, {"pkg/picture", 6}, {"pkg/logging", 6},

@@ -177,7 +177,7 @@ func (a program) report(c *cli.Context, done repair.Report, not []unrepaired, br
 	}
 	switch {
 	case broken:
-		return fmt.Errorf("broken off between two batches; %d stuck tasks are left; run it again to go on", done.Remaining)
+		return fmt.Errorf("%w between two batches; %d stuck tasks are left; run it again to continue", app.ErrInterrupted, done.Remaining)
 	case done.Remaining > 0 || len(not) > 0:
 		return app.ErrUnhealthy
 	}

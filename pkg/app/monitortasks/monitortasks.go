@@ -12,6 +12,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/settings"
@@ -91,12 +92,12 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer st.Close()
-	daemon, err := a.Daemon(c, s, st)
+	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
+		Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
 		Log: log, Redact: a.Redact.String,
 	})
@@ -128,7 +129,7 @@ func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger
 func (a program) open(ctx context.Context, s settings.Settings, stay bool) (*store.Store, error) {
 	st, err := a.OpenStore(ctx, s)
 	if err != nil && stay && store.IsUnavailable(err) {
-		return a.NewStore(s)
+		return a.NewStore(ctx, s)
 	}
 	return st, err
 }

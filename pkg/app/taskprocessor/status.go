@@ -12,6 +12,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
@@ -130,7 +131,7 @@ func (a program) look(ctx context.Context, c *cli.Context, s settings.Settings, 
 
 // lookHere looks after the processors: this host's, by its lock and its own words, and the others.
 func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store, o *overview) error {
-	daemon, err := a.Daemon(c, s, st)
+	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	if s.StatusAddr != "" {
 		said = status.Fetch(ctx, s.StatusAddr)
 	}
-	m := monitor.New(monitor.Config{Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: o.Host, HungAfter: s.HungAfter,
+	m := monitor.New(monitor.Config{Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: o.Host, HungAfter: s.HungAfter,
 		SilentFor: func(pid int) (time.Duration, bool) { return said.SilentFor(pid) }})
 	if o.Here, err = m.InspectProcessor(ctx); err != nil {
 		return err

@@ -7,15 +7,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -35,7 +37,7 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	worker := app.WorkerFlags()
 	run := append([]cli.Flag{
-		&cli.BoolFlag{Name: app.BackgroundFlag, Hidden: true, Usage: "how start runs it"},
+		&cli.BoolFlag{Name: daemon.BackgroundFlag, Hidden: true, Usage: "how start runs it"},
 		&cli.BoolFlag{Name: "once", Usage: "work until nothing is pending, then end: 0, or 3 when the way to the API is shut"},
 	}, worker...)
 	return &cli.App{
@@ -79,7 +81,7 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself has nothing to show, and may stand beside the daemon.
 		s.StatusAddr = ""
 	}
-	return a.work(c.Context, s, once, c.Bool(app.BackgroundFlag))
+	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag))
 }
 
 // work runs a processor with everything around it.
@@ -119,15 +121,23 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		}
 	}
 
-	var p *processor.Processor
-	ctx, stop := a.UntilSignal(ctx, func() { p.StopNow() })
+	var running atomic.Pointer[processor.Processor]
+	ctx, stop := a.UntilSignal(ctx, func() {
+		if p := running.Load(); p != nil {
+			p.StopNow()
+		}
+	})
 	defer stop()
-	st, err := a.OpenStore(ctx, s)
+	st, err := a.OpenProcessorStore(ctx, s)
+	if err != nil && ctx.Err() != nil && !once {
+		log.Info("interrupted before the database responded")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	p = processor.New(processor.Config{
+	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
@@ -135,6 +145,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Upstreams:    func() []proxy.UpstreamState { return apiclient.Upstreams(transport, s) },
 		RetryEjected: func(ctx context.Context) { apiclient.RetryEjected(ctx, transport, s) },
 	}, st, client, pictures)
+	running.Store(p)
+	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight })()
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, source(p, st, s))
 		if err != nil {
@@ -178,7 +190,7 @@ func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 		if e.Kind != processor.EventHeartbeat {
 			return
 		}
-		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\n"+daemon.SdNotifyWatchdog); err != nil {
+		if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady+"\n"+sdnotify.SdNotifyWatchdog); err != nil {
 			log.WithError(err).Warn("systemd could not be told that the processor lives")
 		}
 	}
