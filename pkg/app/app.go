@@ -10,17 +10,17 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
-	"github.com/sirupsen/logrus"
+	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
-	"golang.org/x/term"
 
-	"imagetasks/pkg/logging"
-	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/supervise"
 )
 
 // Version is what --version prints.
@@ -34,11 +34,14 @@ const (
 	exitWrong = 3 // it did its work, and something is still wrong
 )
 
-// ErrUnhealthy means that the program did its work and found something wrong. Its text was told already.
+// ErrUnhealthy means that the program did its work and found something wrong, which it has printed.
 var ErrUnhealthy = errors.New("something is still wrong")
 
 // ErrBadSettings means that the settings can't be used. The reason was printed already.
 var ErrBadSettings = errors.New("the settings can't be used")
+
+// ErrInterrupted means that a signal ended the program before it did its work. A command may wrap it to add what is left to do.
+var ErrInterrupted = errors.New("interrupted")
 
 // usageError is a mistake on the command line.
 type usageError struct{ err error }
@@ -61,8 +64,11 @@ type App struct {
 	// Signals brings SIGINT and SIGTERM; nil: none come.
 	Signals <-chan os.Signal
 
-	// Redact is the one redaction. Run makes it and Load tells it the secrets.
+	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
+
+	interrupted atomic.Bool // a signal has come
+	printedJSON bool        // PrintJSON was called
 }
 
 // Program builds the command line of one of the four.
@@ -96,7 +102,7 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	for _, sub := range allCommands(command.Commands) {
 		sub.OnUsageError, sub.HideHelpCommand = command.OnUsageError, true
 	}
-	return a.exitCode(command.RunContext(ctx, args), command.Name)
+	return a.exitCode(command.RunContext(ctx, args), command.Name, wantsJSONArgs(args))
 }
 
 func allCommands(commands []*cli.Command) []*cli.Command {
@@ -119,55 +125,68 @@ func BuildVersion() string {
 	return Version
 }
 
-// exitCode tells what went wrong and returns the code for it.
-func (a *App) exitCode(err error, program string) int {
+// exitCode prints what went wrong, and returns the code for it. Where wantJSON is set and no document was printed yet, it
+// prints one to stdout as well.
+func (a *App) exitCode(err error, program string, wantJSON bool) int {
 	if err == nil {
 		return exitDone
 	}
 	code := exitFault
 	_, usage := errors.AsType[*usageError](err)
 	_, setting := errors.AsType[*settings.Error](err)
-	_, proxySetting := errors.AsType[*proxy.SettingError](err)
+	_, failedStart := errors.AsType[*supervise.StartError](err)
 	switch {
 	case usage:
-		err = fmt.Errorf("%w\nrun %s --help to see what it takes", err, program)
+		err = fmt.Errorf("%w\nrun %s --help for its options", err, program)
 		code = exitUsage
-	case setting || proxySetting:
+	case setting:
 		code = exitUsage
 	case errors.Is(err, ErrUnhealthy):
-		return exitWrong
+		code = exitWrong
 	case errors.Is(err, ErrBadSettings):
-		return exitUsage
+		code = exitUsage
+	case a.interrupted.Load() && !failedStart && !errors.Is(err, ErrInterrupted):
+		err = ErrInterrupted // what failed is a consequence of the interrupt
 	}
-	fmt.Fprintln(a.Stderr, "error:", a.Redact.String(err.Error()))
+	message := a.Redact.String(err.Error())
+	if code != exitWrong && !errors.Is(err, ErrBadSettings) {
+		fmt.Fprintln(a.Stderr, "error:", message)
+	}
+	if wantJSON && !a.printedJSON {
+		// A stdout that can't be written to leaves nowhere to report that.
+		_ = a.PrintJSON(errorDocument{Error: errorDetail{Message: message, ExitCode: code}})
+	}
 	return code
 }
 
-// Colors reports whether w is a terminal that wants them (https://no-color.org).
-func (a *App) Colors(w io.Writer) bool {
-	if v, ok := a.Env("NO_COLOR"); ok && v != "" {
-		return false
+// errorDocument is what a program prints on stdout with --json when it fails.
+type errorDocument struct {
+	Error errorDetail `json:"error"`
+}
+
+type errorDetail struct {
+	Message  string `json:"message"` // in English, without secrets
+	ExitCode int    `json:"exit_code"`
+}
+
+// wantsJSONArgs reports whether --json stands among the arguments. It looks at them itself because a document is due after
+// a mistake on the command line too.
+func wantsJSONArgs(args []string) bool {
+	for _, arg := range args[min(1, len(args)):] {
+		switch name, value, _ := strings.Cut(arg, "="); {
+		case arg == "--":
+			return false
+		case name == "--json" || name == "-json":
+			on, err := strconv.ParseBool(value)
+			return value == "" || on || err != nil
+		}
 	}
-	return IsTerminal(w)
+	return false
 }
 
-// IsTerminal reports whether w is a terminal.
-func IsTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// Logger returns the program's logger, with a file of that name in LOG_DIR unless it is empty.
-func (a *App) Logger(s settings.Settings, file string) (*logrus.Logger, io.Closer, error) {
-	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: a.Stderr, Color: a.Colors(a.Stderr), Redact: a.Redact}
-	if file != "" {
-		conf.File = s.LogDir + string(os.PathSeparator) + file
-	}
-	return logging.New(conf)
-}
-
-// UntilSignal returns a context that ends at the first signal. A second one calls hurry.
-func (a *App) UntilSignal(ctx context.Context, hurry func()) (context.Context, context.CancelFunc) {
+// UntilSignal returns a context that ends at the first signal. At each further one it calls stopNow, unless that is nil. The
+// caller calls stop when its work is done.
+func (a *App) UntilSignal(ctx context.Context, stopNow func()) (_ context.Context, stop context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	finished := make(chan struct{})
@@ -178,9 +197,10 @@ func (a *App) UntilSignal(ctx context.Context, hurry func()) (context.Context, c
 			case <-done:
 				return
 			case <-a.Signals:
+				a.interrupted.Store(true)
 				cancel()
-				if n > 0 && hurry != nil {
-					hurry()
+				if n > 0 && stopNow != nil {
+					stopNow()
 				}
 			}
 		}
@@ -190,6 +210,40 @@ func (a *App) UntilSignal(ctx context.Context, hurry func()) (context.Context, c
 		<-finished
 		cancel()
 	}
+}
+
+// ReadStdin reads stdin to its end, at most limit bytes, or until a signal comes. A read cannot be interrupted: its goroutine
+// then remains until the program exits.
+func (a *App) ReadStdin(ctx context.Context, limit int64) ([]byte, error) {
+	ctx, stop := a.UntilSignal(ctx, nil)
+	defer stop()
+	type result struct {
+		text []byte
+		err  error
+	}
+	read := make(chan result, 1)
+	go func() {
+		text, err := io.ReadAll(io.LimitReader(a.Stdin, limit))
+		read <- result{text, err}
+	}()
+	select {
+	case r := <-read:
+		return r.text, r.err
+	case <-ctx.Done():
+		return nil, ErrInterrupted
+	}
+}
+
+// UserID checks a user's id and returns it in its usual form.
+func UserID(text string) (string, error) {
+	if text == "" {
+		return "", Usagef("--user is missing; it takes the user's UUID")
+	}
+	id, err := uuid.Parse(text)
+	if err != nil {
+		return "", Usagef("--user %q is not a UUID", text)
+	}
+	return id.String(), nil
 }
 
 // hideDatabaseURL takes --database-url off the process list: where it stands among the arguments, the

@@ -50,17 +50,24 @@ func FlagValue(c *cli.Context, name string) (string, bool) {
 	return "", false
 }
 
-// Lang returns the language to speak: by --lang, else by the environment.
+// Lang returns the language of the output: English with --json, else that of --lang, else that of the environment.
 func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
-	text, given := FlagValue(c, "lang")
-	if !given {
-		return lang.FromEnvironment(a.Env), nil
+	l := lang.FromEnvironment(a.Env)
+	if text, given := FlagValue(c, "lang"); given {
+		var err error
+		if l, err = lang.Parse(text); err != nil {
+			return l, Usagef("--lang: %v", err)
+		}
 	}
-	l, err := lang.Parse(text)
-	if err != nil {
-		return l, Usagef("--lang: %v", err)
+	if wantsJSON(c) {
+		l = lang.EN
 	}
 	return l, nil
+}
+
+func wantsJSON(c *cli.Context) bool {
+	value, given := FlagValue(c, "json")
+	return given && value == "true"
 }
 
 // Load reads the settings: flags, then the environment, then the env file, then defaults. From here

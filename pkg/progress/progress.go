@@ -1,59 +1,82 @@
-// Package progress shows how far a long job is: a bar on a terminal, a line now and then elsewhere.
+// Package progress shows how much of a long job is done: a bar on a terminal, a line every few seconds elsewhere.
 package progress
 
 import (
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
 )
 
-// lineEvery is the least time between two lines where there is no terminal.
-const lineEvery = 3 * time.Second
+const (
+	lineInterval = 3 * time.Second        // between two lines where out is not a terminal
+	drawInterval = 100 * time.Millisecond // between two drawings of the bar
+	barWidth     = 40                     // columns
+)
 
 // Bar shows how many of a total are done. It is made by New and safe for concurrent use.
 type Bar struct {
-	mu    sync.Mutex
-	out   io.Writer
-	bar   *progressbar.ProgressBar // nil: not on a terminal
-	total int
-	done  int
-	said  time.Time
+	mu       sync.Mutex
+	out      io.Writer
+	terminal bool
+	total    int
+	done     int
+	started  time.Time
+	shown    time.Time // when it was last written
 }
 
 // New returns a bar on out, at 0 of total tasks.
 func New(out io.Writer, terminal bool, total int) *Bar {
-	b := &Bar{out: out, total: total, said: time.Now()}
+	now := time.Now()
+	b := &Bar{out: out, terminal: terminal, total: total, started: now, shown: now}
 	if terminal {
-		b.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(out), progressbar.OptionSetDescription("tasks"),
-			progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString("tasks"), progressbar.OptionSetWidth(40),
-			progressbar.OptionSetPredictTime(false), progressbar.OptionSetRenderBlankState(true))
+		b.draw(now)
 	}
 	return b
 }
 
-// Add moves the bar on.
+// Add counts n more as done.
 func (b *Bar) Add(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.done += n
-	switch {
-	case b.bar != nil:
-		_ = b.bar.Add(n)
-	case b.done == b.total || time.Since(b.said) > lineEvery:
-		b.said = time.Now()
-		fmt.Fprintf(b.out, "%d of %d tasks done\n", b.done, b.total)
+	now := time.Now()
+	interval := lineInterval
+	if b.terminal {
+		interval = drawInterval
 	}
+	if b.done != b.total && now.Sub(b.shown) < interval {
+		return
+	}
+	b.shown = now
+	if b.terminal {
+		b.draw(now)
+		return
+	}
+	fmt.Fprintf(b.out, "%d of %d tasks done\n", b.done, b.total)
 }
 
-// Close ends the bar's line.
+// Close draws the bar a last time and ends its line.
 func (b *Bar) Close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.bar != nil {
-		_ = b.bar.Exit()
+	if b.terminal {
+		b.draw(time.Now())
 		fmt.Fprintln(b.out)
 	}
+}
+
+func (b *Bar) draw(now time.Time) {
+	share := 1.0
+	if b.total > 0 {
+		share = min(max(float64(b.done)/float64(b.total), 0), 1)
+	}
+	filled := int(share * barWidth)
+	rate := 0.0
+	if seconds := now.Sub(b.started).Seconds(); seconds > 0 {
+		rate = float64(b.done) / seconds
+	}
+	fmt.Fprintf(b.out, "\r%3.0f%% [%s%s] %d/%d tasks, %.0f tasks/s \x1b[K", share*100,
+		strings.Repeat("=", filled), strings.Repeat(" ", barWidth-filled), b.done, b.total, rate)
 }

@@ -15,7 +15,7 @@ const listenerPing = time.Minute
 // what was notified meanwhile is lost. It returns when ctx ends. Behind a transaction pooler
 // nothing is ever notified, and that can't be told from a quiet queue: callers poll as well.
 func (s *Store) Listen(ctx context.Context, wake func()) {
-	listener := pq.NewListener(s.dsn, time.Second, time.Minute, nil)
+	listener := pq.NewDialListener(s.dialer, s.dsn, time.Second, time.Minute, nil)
 	subscribed := make(chan struct{})
 	go func() {
 		defer close(subscribed)

@@ -36,10 +36,11 @@ type Config struct {
 
 // Store is a connection pool and the statements for it. It is safe for concurrent use.
 type Store struct {
-	db    *sql.DB
-	dsn   string
-	names names
-	sql   statements
+	db     *sql.DB
+	dsn    string
+	dialer *dialer
+	names  names
+	sql    statements
 }
 
 // Open returns a Store. It does not connect: the first statement does. A URL that can't be parsed is
@@ -54,6 +55,8 @@ func Open(conf Config) (*Store, error) {
 		// The driver's error may quote the URL with its password.
 		return nil, errors.New("the database URL can't be used; it looks like postgres://user:password@host:5432/database")
 	}
+	d := &dialer{}
+	connector.Dialer(d)
 	n := conf.Tables.names()
 	loaded, err := loadStatements(n)
 	if err != nil {
@@ -67,7 +70,7 @@ func Open(conf Config) (*Store, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{db: db, dsn: dsn, names: n, sql: loaded}, nil
+	return &Store{db: db, dsn: dsn, dialer: d, names: n, sql: loaded}, nil
 }
 
 // dataSource adds what we rely on, where the operator didn't say otherwise: one round trip for a

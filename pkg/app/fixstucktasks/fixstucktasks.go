@@ -178,7 +178,7 @@ func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepai
 	}
 	switch {
 	case interrupted:
-		return fmt.Errorf("interrupted between two batches; %s; run it again to continue", textRemaining.In(lang.EN, done.Remaining))
+		return fmt.Errorf("%w between two batches; %s; run it again to continue", app.ErrInterrupted, textRemaining.In(lang.EN, done.Remaining))
 	case done.Remaining > 0 || len(unrepaired) > 0:
 		return app.ErrUnhealthy
 	}

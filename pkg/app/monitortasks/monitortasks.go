@@ -11,6 +11,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
@@ -94,12 +95,12 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer st.Close()
-	daemon, err := a.Daemon(c, s, st)
+	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: app.Supervisor{Daemon: daemon}, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
+		Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
@@ -132,7 +133,7 @@ func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger
 func (a program) openStore(ctx context.Context, s settings.Settings, watch bool) (*store.Store, error) {
 	st, err := a.OpenStore(ctx, s)
 	if err != nil && watch && store.IsUnavailable(err) {
-		return a.NewStore(s)
+		return a.NewStore(ctx, s)
 	}
 	return st, err
 }

@@ -3,10 +3,12 @@ package taskprocessor
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
@@ -16,7 +18,7 @@ import (
 // withDaemon calls do with this host's background processor.
 func (a program) withDaemon(c *cli.Context, do func(context.Context, *supervise.Daemon) error) error {
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
-		d, err := a.Daemon(c, s, st)
+		d, err := daemon.New(a.App, c, s, st)
 		if err != nil {
 			return err
 		}
@@ -57,14 +59,14 @@ func (a program) stop(c *cli.Context) error {
 	}
 	ctx, end := a.UntilSignal(c.Context, nil)
 	defer end()
-	d, err := a.Daemon(c, s, nil)
+	d, err := daemon.New(a.App, c, s, nil)
 	if err != nil {
 		return err
 	}
 	stopped, err := d.Stop(ctx, a.Operator())
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted; the processor was asked to stop and may still be stopping")
+		return fmt.Errorf("%w; the processor was asked to stop and may still be stopping", app.ErrInterrupted)
 	case err != nil:
 		return err
 	case !stopped.WasRunning:

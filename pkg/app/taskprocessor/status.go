@@ -11,6 +11,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/finding"
@@ -138,11 +139,11 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 
 // readProcessors reads the state of the processors on all hosts, and the health checks of this host's.
 func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store, r *statusReport) error {
-	daemon, err := a.Daemon(c, s, st)
+	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
 		return err
 	}
-	r.Processors, r.Local, err = overview.Processors(ctx, overview.Config{Store: st, Inspector: app.Supervisor{Daemon: daemon},
+	r.Processors, r.Local, err = overview.Processors(ctx, overview.Config{Store: st, Inspector: daemon.Supervisor{Daemon: d},
 		Host: r.Host, HungAfter: s.HungAfter, Live: status.Live(ctx, s.StatusAddr)})
 	if err != nil {
 		return err

@@ -8,15 +8,17 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/daemon"
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
+	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
@@ -39,7 +41,7 @@ func New(core *app.App) *cli.App {
 	a := program{core}
 	worker := app.WorkerFlags()
 	run := append([]cli.Flag{
-		&cli.BoolFlag{Name: app.BackgroundFlag, Hidden: true, Usage: "run as the daemon that start starts"},
+		&cli.BoolFlag{Name: daemon.BackgroundFlag, Hidden: true, Usage: "run as the daemon that start starts"},
 		&cli.BoolFlag{Name: "once", Usage: "process tasks until none is pending; exits 3 if the API is unreachable"},
 	}, worker...)
 	return &cli.App{
@@ -83,7 +85,7 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself has nothing to show, and may stand beside the daemon.
 		s.StatusAddr = ""
 	}
-	return a.work(c.Context, s, once, c.Bool(app.BackgroundFlag), a.CommandLine(c))
+	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c))
 }
 
 // work runs a processor with everything around it.
@@ -123,10 +125,18 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		}
 	}
 
-	var p *processor.Processor
-	ctx, stop := a.UntilSignal(ctx, func() { p.StopNow() })
+	var running atomic.Pointer[processor.Processor]
+	ctx, stop := a.UntilSignal(ctx, func() {
+		if p := running.Load(); p != nil {
+			p.StopNow()
+		}
+	})
 	defer stop()
-	st, err := a.OpenStore(ctx, s)
+	st, err := a.OpenProcessorStore(ctx, s)
+	if err != nil && ctx.Err() != nil && !once {
+		log.Info("interrupted before the database responded")
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -134,13 +144,15 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	details := func(st processor.Status) overview.ProcessorReport {
 		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
 	}
-	p = processor.New(processor.Config{
+	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		Observe: tellSystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
 		Details: func(st processor.Status) any { return details(st) },
 	}, st, imageworker.New(client, pictures, log))
+	running.Store(p)
+	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight })()
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
@@ -223,7 +235,7 @@ func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
 		if e.Kind != processor.EventHeartbeat {
 			return
 		}
-		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\n"+daemon.SdNotifyWatchdog); err != nil {
+		if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady+"\n"+sdnotify.SdNotifyWatchdog); err != nil {
 			log.WithError(err).Warn("systemd could not be told that the processor lives")
 		}
 	}

@@ -77,7 +77,7 @@ func (a program) newTask(c *cli.Context) (store.NewTask, error) {
 	n := store.NewTask{UserID: user, Prompt: c.String("prompt"), Style: c.String("style"), AspectRatio: c.String("aspect-ratio"),
 		Model: c.String("model"), Cost: c.Int("cost"), Count: c.Int("count"), MaxAttempts: c.Int("max-attempts")}
 	if n.Prompt == "-" {
-		text, err := io.ReadAll(io.LimitReader(a.Stdin, 4*maxPrompt+1))
+		text, err := a.ReadStdin(c.Context, 4*maxPrompt+1)
 		if err != nil {
 			return n, fmt.Errorf("read the prompt: %w", err)
 		}

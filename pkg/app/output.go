@@ -1,0 +1,66 @@
+package app
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/sirupsen/logrus"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/logging"
+	"imagetasks/pkg/settings"
+)
+
+// PrintJSON writes a document to stdout. A program prints one at most.
+func (a *App) PrintJSON(v any) error {
+	a.printedJSON = true
+	enc := json.NewEncoder(a.Stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// Printf writes to stdout.
+func (a *App) Printf(format string, args ...any) {
+	fmt.Fprintf(a.Stdout, format, args...)
+}
+
+// Print writes a line to stdout in the operator's language; with --json it writes {"message": "…"}.
+func (a *App) Print(c *cli.Context, text lang.Text, args ...any) error {
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
+	if wantsJSON(c) {
+		return a.PrintJSON(map[string]string{"message": text.In(l, args...)})
+	}
+	a.Printf("%s\n", text.In(l, args...))
+	return nil
+}
+
+// Colors reports whether text for w is to be coloured: w is a terminal and NO_COLOR is not set (https://no-color.org).
+func (a *App) Colors(w io.Writer) bool {
+	if v, ok := a.Env("NO_COLOR"); ok && v != "" {
+		return false
+	}
+	return IsTerminal(w)
+}
+
+// IsTerminal reports whether w is a terminal.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Logger returns the program's logger. Unless file is empty, it also writes to the file of that name in LOG_DIR.
+func (a *App) Logger(s settings.Settings, file string) (*logrus.Logger, io.Closer, error) {
+	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: a.Stderr, Color: a.Colors(a.Stderr), Redact: a.Redact}
+	if file != "" {
+		conf.File = s.LogDir + string(os.PathSeparator) + file
+	}
+	return logging.New(conf)
+}
