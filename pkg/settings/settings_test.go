@@ -1,8 +1,6 @@
 package settings_test
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,39 +114,4 @@ func TestSecretsAreKnownAsSuch(t *testing.T) {
 	for _, v := range values {
 		assert.Contains(t, s.Secrets(), v)
 	}
-}
-
-func TestEnvFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), ".env")
-	require.NoError(t, os.WriteFile(path, []byte("# comment\nexport A=1\nB='x $y # z'\nC=\"two\\nlines\"\n\nD=\n"), 0o600))
-	values, err := settings.ReadEnvFile(path)
-	require.NoError(t, err)
-	assert.Equal(t, map[string]string{"A": "1", "B": "x $y # z", "C": "two\nlines", "D": ""}, values)
-
-	_, err = settings.ReadEnvFile(path + ".missing")
-	assert.True(t, settings.IsMissing(err))
-}
-
-func TestAFaultInAnEnvFileNamesTheLineAndNotItsText(t *testing.T) {
-	_, err := settings.ParseEnv([]byte("A=1\nB='\nx'\nhunter2 hunter2\nC=2\n"))
-	require.Error(t, err)
-	assert.EqualError(t, err, "line 4 is not NAME=value")
-
-	_, err = settings.ParseEnv([]byte("A=1\x00"))
-	assert.Error(t, err)
-	_, err = settings.ParseEnv([]byte(strings.Repeat("A=1\n", 1<<16)))
-	assert.ErrorContains(t, err, "larger than")
-}
-
-func FuzzParseEnv(f *testing.F) {
-	f.Add([]byte("A=1\nexport B=\"${A}\"\n"))
-	f.Add([]byte("A='unterminated\n"))
-	f.Add([]byte("\xff=\\"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		values, err := settings.ParseEnv(text)
-		if err != nil {
-			assert.Nil(t, values)
-			assert.Regexp(t, `^(line \d+ is not NAME=value|not a text file|larger than \d+ bytes)$`, err.Error())
-		}
-	})
 }
