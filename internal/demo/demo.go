@@ -198,7 +198,7 @@ func (s *stage) play(ctx context.Context) (before int, err error) {
 	}
 	prompts := s.prompts()
 	for _, prompt := range prompts {
-		if _, err := s.store.Enqueue(ctx, store.NewTask{UserID: s.user, Prompt: prompt, Cost: 1}); err != nil {
+		if _, err := s.store.Enqueue(ctx, store.EnqueueRequest{UserID: s.user, Prompt: prompt, Cost: 1}); err != nil {
 			return 0, err
 		}
 	}
@@ -226,7 +226,7 @@ func (s *stage) play(ctx context.Context) (before int, err error) {
 
 // strand leaves a task in the hands of a worker that will never be heard of again.
 func (s *stage) strand(ctx context.Context) error {
-	if _, err := s.store.Enqueue(ctx, store.NewTask{UserID: s.user, Prompt: "a lighthouse that nobody paints", Cost: 1}); err != nil {
+	if _, err := s.store.Enqueue(ctx, store.EnqueueRequest{UserID: s.user, Prompt: "a lighthouse that nobody paints", Cost: 1}); err != nil {
 		return err
 	}
 	_, err := s.store.Claim(ctx, store.ClaimRequest{Worker: "a worker that died", Limit: 1, Lease: time.Hour, MaxAttempts: 3})

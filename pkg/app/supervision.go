@@ -50,7 +50,7 @@ func (a *App) Daemon(c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			known, err := st.Processors(ctx)
 			for _, p := range known {
-				if p.Host == host && p.PID == pid && p.SilentFor < s.HungAfter {
+				if p.Host == host && p.PID == pid && p.HeartbeatAge < s.HungAfter {
 					return true, nil
 				}
 			}

@@ -256,7 +256,7 @@ func (m *Monitor) InspectProcessor(ctx context.Context) (Processor, error) {
 	silent := time.Since(state.Since)
 	for _, k := range known {
 		if k.Host == m.conf.Host && k.PID == state.PID {
-			silent = min(silent, k.SilentFor)
+			silent = min(silent, k.HeartbeatAge)
 		}
 	}
 	if silent > m.conf.HungAfter {

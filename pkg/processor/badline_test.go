@@ -64,7 +64,7 @@ func overABadLine(t *testing.T, tasks int, http2 bool) {
 	const prompt = "a wish that nobody may read"
 	for i := range tasks {
 		text := fmt.Sprintf("%s, number %d", prompt, i)
-		_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: text, Cost: 1})
+		_, err := b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: text, Cost: 1})
 		require.NoError(t, err)
 	}
 	processorConf := b.config(func(c *processor.Config) {

@@ -191,7 +191,7 @@ func (b *bench) enqueue(prompts ...string) []string {
 	b.t.Helper()
 	var ids []string
 	for _, prompt := range prompts {
-		made, err := b.Enqueue(b.t.Context(), store.NewTask{UserID: b.user, Prompt: prompt, Cost: 1})
+		made, err := b.Enqueue(b.t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: prompt, Cost: 1})
 		require.NoError(b.t, err)
 		ids = append(ids, made...)
 	}
@@ -227,7 +227,7 @@ func (b *bench) requireAudit() {
 	rules, err := b.Audit(b.t.Context())
 	require.NoError(b.t, err)
 	for _, r := range rules {
-		require.Empty(b.t, r.Violations, r.Name)
+		require.Empty(b.t, r.Violations, r.Code)
 	}
 }
 
@@ -321,7 +321,7 @@ func TestNoMoreTasksAreInHandThanAllowed(t *testing.T) {
 
 func TestFourProcessorsWorkEachOf2000TasksOnce(t *testing.T) {
 	b := newBench(t)
-	_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 2000})
+	_, err := b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: "x", Cost: 1, Count: 2000})
 	require.NoError(t, err)
 	content := simapi.Draw("x")
 	maker := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
@@ -536,7 +536,7 @@ func TestTasksThatWaitForTooLongFail(t *testing.T) {
 		assert.Equal(t, task.CodePendingTimeout, r.ErrorCode)
 		assert.Equal(t, 1, r.Refunded)
 	}
-	assert.Equal(t, "nobody began it within 1h0m0s (PENDING_TIMEOUT); the proxy was down", b.row(ids[2]).Error)
+	assert.Equal(t, "not started within 1h0m0s (PENDING_TIMEOUT); the proxy was down", b.row(ids[2]).Error)
 	require.Eventually(t, func() bool { // whoever has it in hand puts it back first
 		b.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id = $1 and status = 'pending'`, ids[3])
 		return b.count(processor.EventOverdue) == 4
@@ -549,7 +549,7 @@ func TestTasksThatWaitForTooLongFail(t *testing.T) {
 // one that has a single attempt.
 func TestAProxyRestartedUnderLoadCostsNoTask(t *testing.T) {
 	b := newBench(t)
-	_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err := b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
 	maker := b.maker()
 	release := b.api.Hold()
@@ -602,7 +602,7 @@ func TestAProxyOfSeveralThatDiesUnderLoadCostsNoTask(t *testing.T) {
 	second, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, second.Close()) })
-	_, err = b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err = b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
 	release := b.api.Hold()
 	b.run(b.config(func(c *processor.Config) { c.Concurrency = 20 }), b.maker(second.URL()))
@@ -740,9 +740,9 @@ func TestTasksOfADeadWorkerAreTakenUpOrClosed(t *testing.T) {
 
 func TestAnInputPictureIsSentAlong(t *testing.T) {
 	b := newBench(t)
-	_, err := b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
+	_, err := b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
 	require.NoError(t, err)
-	_, err = b.Enqueue(t.Context(), store.NewTask{UserID: b.user, Prompt: "hat", Cost: 1,
+	_, err = b.Enqueue(t.Context(), store.EnqueueRequest{UserID: b.user, Prompt: "hat", Cost: 1,
 		Input: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
 	require.NoError(t, err)
 	require.NoError(t, b.once(b.config(), b.maker()))

@@ -180,7 +180,7 @@ func PrintAudit(w io.Writer, rules []store.Rule, l lang.Lang) {
 		if r.Count > 0 {
 			mark = "✗"
 		}
-		fmt.Fprintf(w, "%s %s\n", mark, lang.Text{EN: r.Name, ZH: rulesZH[r.Name]}.In(l))
+		fmt.Fprintf(w, "%s %s\n", mark, ruleTitle(r.Code).In(l))
 		for _, f := range r.Violations {
 			say(textFinding, orDash(f.UserID), orDash(f.TaskID), f.Detail)
 		}

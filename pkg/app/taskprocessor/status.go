@@ -148,7 +148,7 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 		return err
 	}
 	for _, row := range rows {
-		k := known{Processor: row, Silent: row.SilentFor.Seconds(), Alive: row.SilentFor <= s.HungAfter}
+		k := known{Processor: row, Silent: row.HeartbeatAge.Seconds(), Alive: row.HeartbeatAge <= s.HungAfter}
 		if row.Host == o.Host && !supervise.ProcessExists(row.PID) {
 			k.Alive = false // it died since its last sign of life
 		}
