@@ -200,7 +200,7 @@ func (d *demo) run(ctx context.Context) (before int, err error) {
 	}
 	prompts := d.prompts()
 	for _, prompt := range prompts {
-		if _, err := d.store.Enqueue(ctx, store.NewTask{UserID: d.user, Prompt: prompt, Cost: 1}); err != nil {
+		if _, err := d.store.Enqueue(ctx, store.EnqueueRequest{UserID: d.user, Prompt: prompt, Cost: 1}); err != nil {
 			return 0, err
 		}
 	}
@@ -229,7 +229,7 @@ func (d *demo) run(ctx context.Context) (before int, err error) {
 
 // abandonTask claims a task in the name of a processor that does not exist.
 func (d *demo) abandonTask(ctx context.Context) error {
-	if _, err := d.store.Enqueue(ctx, store.NewTask{UserID: d.user, Prompt: "a lighthouse on a cliff", Cost: 1}); err != nil {
+	if _, err := d.store.Enqueue(ctx, store.EnqueueRequest{UserID: d.user, Prompt: "a lighthouse on a cliff", Cost: 1}); err != nil {
 		return err
 	}
 	_, err := d.store.Claim(ctx, store.ClaimRequest{Worker: "a processor that was killed", Limit: 1, Lease: time.Hour, MaxAttempts: 3})

@@ -92,7 +92,7 @@ func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, err
 	// A process that took the lock and never sent a heartbeat is silent since it took the lock.
 	silent := time.Since(state.Since)
 	for _, row := range rows {
-		p := Processor{Processor: row, SilentSeconds: row.SilentFor.Seconds(), Alive: row.SilentFor <= c.HungAfter}
+		p := Processor{Processor: row, SilentSeconds: row.HeartbeatAge.Seconds(), Alive: row.HeartbeatAge <= c.HungAfter}
 		if err := json.Unmarshal(row.Report, &p.Report); err != nil {
 			return nil, local, fmt.Errorf("report of processor %s: %w", row.Worker, err)
 		}
@@ -102,7 +102,7 @@ func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, err
 				p.Report = *live // more recent than the last heartbeat
 			}
 			if row.PID == state.PID {
-				silent = min(silent, row.SilentFor)
+				silent = min(silent, row.HeartbeatAge)
 			}
 		}
 		all = append(all, p)

@@ -24,9 +24,9 @@ func TestAttempt_Timeout(t *testing.T) {
 
 func TestAttempt_InputPicture(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
 	require.NoError(t, err)
-	_, err = f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "hat", Cost: 1,
+	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1,
 		Input: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
 	require.NoError(t, err)
 	require.NoError(t, f.once(f.config(), f.client()))

@@ -64,7 +64,7 @@ func overBadNetwork(t *testing.T, tasks int, http2 bool) {
 	const prompt = "a prompt that must stay private"
 	for i := range tasks {
 		text := fmt.Sprintf("%s, number %d", prompt, i)
-		_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: text, Cost: 1})
+		_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: text, Cost: 1})
 		require.NoError(t, err)
 	}
 	processorConf := f.config(func(c *processor.Config) {

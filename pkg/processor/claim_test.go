@@ -54,7 +54,7 @@ func TestClaim_ConcurrencyLimit(t *testing.T) {
 
 func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 2000})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 2000})
 	require.NoError(t, err)
 	content := simapi.Draw("x")
 	client := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {

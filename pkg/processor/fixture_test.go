@@ -210,7 +210,7 @@ func (f *fixture) enqueue(prompts ...string) []string {
 	f.t.Helper()
 	var ids []string
 	for _, prompt := range prompts {
-		made, err := f.Enqueue(f.t.Context(), store.NewTask{UserID: f.user, Prompt: prompt, Cost: 1})
+		made, err := f.Enqueue(f.t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: prompt, Cost: 1})
 		require.NoError(f.t, err)
 		ids = append(ids, made...)
 	}
@@ -246,7 +246,7 @@ func (f *fixture) requireAudit() {
 	rules, err := f.Audit(f.t.Context())
 	require.NoError(f.t, err)
 	for _, r := range rules {
-		require.Empty(f.t, r.Violations, r.Name)
+		require.Empty(f.t, r.Violations, r.Code)
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 // with a single attempt.
 func TestSharedFailure_ProxyRestart(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
 	client := f.client()
 	release := f.api.Hold()
@@ -46,7 +46,7 @@ func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
 	second, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, second.Close()) })
-	_, err = f.Enqueue(t.Context(), store.NewTask{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
 	release := f.api.Hold()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), f.client(second.URL()))

@@ -4,24 +4,23 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"strings"
 )
 
-// Violation is one row that breaks a money rule.
+// Violation is one row that violates a money rule.
 type Violation struct {
 	UserID string `json:"user_id,omitempty"`
 	TaskID string `json:"task_id,omitempty"`
-	Detail string `json:"detail"`
+	Detail string `json:"detail"` // in English
 }
 
-// Rule is the audit's verdict on one rule.
+// Rule is the audit's result for one money rule.
 type Rule struct {
-	Name       string      `json:"rule"`
-	Count      int         `json:"broken"`     // how many rows break it
+	Code       string      `json:"rule"`       // stable, as in sql/audit.sql
+	Count      int         `json:"broken"`     // number of rows that violate the rule
 	Violations []Violation `json:"violations"` // the first 100 of them
 }
 
-// Audit tests every money rule over the whole database, in one read-only snapshot.
+// Audit checks every money rule over the whole database, in one read-only snapshot. It reads whole tables.
 func (s *Store) Audit(ctx context.Context) ([]Rule, error) {
 	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
@@ -29,35 +28,35 @@ func (s *Store) Audit(ctx context.Context) ([]Rule, error) {
 	}
 	defer tx.Rollback()
 	var rules []Rule
-	for _, name := range s.sql.audits {
-		rule, err := audit(ctx, tx, strings.TrimPrefix(name, "audit: "), s.sql.byName[name])
+	for _, st := range s.sql.audits {
+		rule, err := audit(ctx, tx, st)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("audit: %s: %w", st.name, err)
 		}
 		rules = append(rules, rule)
 	}
 	return rules, nil
 }
 
-func audit(ctx context.Context, tx *sql.Tx, name, statement string) (Rule, error) {
-	rule := Rule{Name: name, Violations: []Violation{}}
-	rows, err := tx.QueryContext(ctx, statement)
+func audit(ctx context.Context, tx *sql.Tx, st statement) (Rule, error) {
+	rule := Rule{Code: st.name, Violations: []Violation{}}
+	rows, err := tx.QueryContext(ctx, st.text)
 	if err != nil {
 		return rule, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var f Violation
-		if err := rows.Scan(&f.UserID, &f.TaskID, &f.Detail, &rule.Count); err != nil {
+		var v Violation
+		if err := rows.Scan(&v.UserID, &v.TaskID, &v.Detail, &rule.Count); err != nil {
 			return rule, err
 		}
-		rule.Violations = append(rule.Violations, f)
+		rule.Violations = append(rule.Violations, v)
 	}
 	rule.Count = max(rule.Count, len(rule.Violations))
 	return rule, rows.Err()
 }
 
-// CountViolations returns how many rows break any of the rules.
+// CountViolations returns the number of violations of all rules.
 func CountViolations(rules []Rule) int {
 	n := 0
 	for _, r := range rules {

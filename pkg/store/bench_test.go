@@ -21,7 +21,7 @@ import (
 )
 
 // durable is a bench on a cluster that flushes its writes, as in production.
-func durable(b *testing.B) *bench {
+func durable(b *testing.B) *testStore {
 	b.Helper()
 	cluster, err := postgres.Start(b.Context(), postgres.Config{Durable: true, Settings: map[string]string{
 		"shared_buffers": "256MB", "max_wal_size": "8GB", "autovacuum": "on",
@@ -33,7 +33,7 @@ func durable(b *testing.B) *bench {
 }
 
 // fill enqueues and charges n tasks of 1,000 users, with ids that rise with time, as Enqueue makes them.
-func (b *bench) fill(n int) {
+func (b *testStore) fill(n int) {
 	b.tb.Helper()
 	b.exec(`with users as (
 			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 1000) returning user_id
@@ -230,7 +230,7 @@ func BenchmarkEnqueueWithCharge(b *testing.B) {
 			parallel(b, size.workers, size.batch, func() {}, func(ctx context.Context) int {
 				user := <-users
 				defer func() { users <- user }()
-				ids, err := s.Enqueue(ctx, store.NewTask{UserID: user, Prompt: "a lantern by a river", Cost: 1, Count: size.batch})
+				ids, err := s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "a lantern by a river", Cost: 1, Count: size.batch})
 				if err != nil {
 					b.Error(err)
 				}

@@ -1,4 +1,11 @@
 package store
 
 // Statement returns the text of a statement, for EXPLAIN.
-func (s *Store) Statement(name string) string { return s.sql.byName[name] }
+func (s *Store) Statement(name string) string {
+	for _, fields := range s.sql.files() {
+		if st, ok := fields[name]; ok {
+			return st.text
+		}
+	}
+	panic("no statement " + name)
+}

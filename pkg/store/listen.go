@@ -7,20 +7,20 @@ import (
 	"github.com/lib/pq"
 )
 
-// listenerPing is how often an idle LISTEN connection is tried, so that one that died silently is
-// replaced.
+// listenerPing is the interval of pings on the LISTEN connection. A ping detects a broken connection that reports no
+// error, so that it is replaced.
 const listenerPing = time.Minute
 
-// Listen calls wake whenever tasks may have become due: at a NOTIFY, and after each reconnect, for
-// what was notified meanwhile is lost. It returns when ctx ends. Behind a transaction pooler
-// nothing is ever notified, and that can't be told from a quiet queue: callers poll as well.
+// Listen calls wake when tasks may have become due: once subscribed, at each NOTIFY, and after each reconnect, because
+// notifications sent in between are lost. It returns when ctx ends. Behind a transaction pooler no notification arrives,
+// and this can't be distinguished from an empty queue, so callers must poll too.
 func (s *Store) Listen(ctx context.Context, wake func()) {
 	listener := pq.NewDialListener(s.dialer, s.dsn, time.Second, time.Minute, nil)
 	subscribed := make(chan struct{})
 	go func() {
 		defer close(subscribed)
-		// It fails only once the listener is closed, and waits for the first connection.
-		_ = listener.Listen(Channel)
+		// This waits for the first connection and fails only after the listener is closed.
+		_ = listener.Listen(channel)
 	}()
 	defer func() {
 		_ = listener.Close()

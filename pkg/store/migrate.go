@@ -24,32 +24,32 @@ const (
 	migrateLock = 0x696d677461736b73
 )
 
-// ErrSchema means that the database's schema is not the one this program was built for.
-var ErrSchema = errors.New("the database's schema is not up to date")
+// ErrSchema means that the database schema has a different version than this program needs.
+var ErrSchema = errors.New("the database schema has the wrong version")
 
-// Migration is one step of the schema.
+// Migration is one change of the schema.
 type Migration struct {
 	Version int64  `json:"version"`
 	Name    string `json:"name"`
 	SQL     string `json:"-"`
 }
 
-// Migrate brings the schema up to date and returns the steps it took, none where nothing was left
-// to do. Of several that run at once, one does the work and the others wait for it.
+// Migrate applies the pending migrations and returns them. Of several concurrent calls, one applies the migrations and
+// the others wait for it.
 func (s *Store) Migrate(ctx context.Context) ([]Migration, error) {
 	files, err := s.migrations()
 	if err != nil {
 		return nil, err
 	}
-	// The lock lives in a transaction of its own, so that it works behind a transaction pooler
-	// too, and ends with its holder however that ends.
+	// The lock belongs to a separate transaction, so that it also works behind a transaction pooler and is released
+	// even if this process crashes.
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
 	}
 	defer tx.Rollback()
 	if _, err := tx.ExecContext(ctx, "select pg_advisory_xact_lock($1)", int64(migrateLock)); err != nil {
-		return nil, fmt.Errorf("migrate: wait for other migrations: %w", err)
+		return nil, fmt.Errorf("migrate: wait for another migration: %w", err)
 	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, s.db, files,
 		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
@@ -67,8 +67,8 @@ func (s *Store) Migrate(ctx context.Context) ([]Migration, error) {
 	return done, nil
 }
 
-// Plan returns the steps that Migrate would take, with their SQL. It changes nothing, not even
-// where the database has never been migrated.
+// Plan returns the migrations that Migrate would apply, with their SQL. It changes nothing, even in a database that was
+// never migrated.
 func (s *Store) Plan(ctx context.Context) ([]Migration, error) {
 	have, err := s.version(ctx)
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *Store) Plan(ctx context.Context) ([]Migration, error) {
 	return plan, nil
 }
 
-// CheckSchema returns ErrSchema where the schema is older or newer than this program's.
+// CheckSchema returns ErrSchema if the schema is older or newer than this program needs.
 func (s *Store) CheckSchema(ctx context.Context) error {
 	have, err := s.version(ctx)
 	if err != nil {
@@ -103,18 +103,18 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	}
 	switch want := all[len(all)-1].Version; {
 	case have < want:
-		return fmt.Errorf("%w: it has version %d of %d; run: task-processor migrate", ErrSchema, have, want)
+		return fmt.Errorf("%w: it is %d, this program needs %d; run: task-processor migrate", ErrSchema, have, want)
 	case have > want:
-		return fmt.Errorf("%w: it has version %d, this program knows %d; install the newer imagetasks", ErrSchema, have, want)
+		return fmt.Errorf("%w: it is %d, this program needs %d; install a newer imagetasks", ErrSchema, have, want)
 	}
 	return nil
 }
 
-// version returns the schema's version, 0 where there is none yet. It writes nothing.
+// version returns the schema's version, 0 if there is no schema yet. It writes nothing.
 func (s *Store) version(ctx context.Context) (int64, error) {
 	var exists bool
 	if err := s.db.QueryRowContext(ctx, "select to_regclass($1) is not null", versionTable).Scan(&exists); err != nil {
-		return 0, fmt.Errorf("read the schema's version: %w", err)
+		return 0, fmt.Errorf("read the schema version: %w", err)
 	}
 	if !exists {
 		return 0, nil
@@ -122,25 +122,25 @@ func (s *Store) version(ctx context.Context) (int64, error) {
 	var version sql.NullInt64
 	err := s.db.QueryRowContext(ctx, "select max(version_id) from "+versionTable+" where is_applied").Scan(&version)
 	if err != nil {
-		return 0, fmt.Errorf("read the schema's version: %w", err)
+		return 0, fmt.Errorf("read the schema version: %w", err)
 	}
 	return version.Int64, nil
 }
 
-// migrations returns the embedded files with the tables' names filled in.
+// migrations returns the embedded migrations with the tables' names filled in.
 func (s *Store) migrations() (fs.FS, error) {
 	files, err := fs.Sub(migrationFiles, "migrations")
-	return filledFS{files: files, names: s.names}, err
+	return templateFS{files: files, names: s.names}, err
 }
 
-// filledFS is a file system of templates, each filled in when it is opened.
-type filledFS struct {
+// templateFS is a file system of SQL templates, which are executed when they are opened.
+type templateFS struct {
 	files fs.FS
 	names names
 }
 
 // Open implements fs.FS.
-func (f filledFS) Open(name string) (fs.File, error) {
+func (f templateFS) Open(name string) (fs.File, error) {
 	file, err := f.files.Open(name)
 	if err != nil || path.Ext(name) != ".sql" {
 		return file, err
@@ -149,21 +149,21 @@ func (f filledFS) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	filled, err := fill(name, string(text), f.names, nil)
+	filled, err := fill(name, string(text), f.names)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return filledFile{File: file, text: strings.NewReader(filled)}, nil
+	return templateFile{File: file, text: strings.NewReader(filled)}, nil
 }
 
-type filledFile struct {
+type templateFile struct {
 	fs.File
 	text io.Reader
 }
 
-func (f filledFile) Read(p []byte) (int, error) { return f.text.Read(p) }
+func (f templateFile) Read(p []byte) (int, error) { return f.text.Read(p) }
 
-// listMigrations returns the migrations in the order of their versions.
+// listMigrations returns the migrations ordered by version.
 func listMigrations(files fs.FS) ([]Migration, error) {
 	var all []Migration
 	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {

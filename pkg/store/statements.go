@@ -4,142 +4,211 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"path"
+	"regexp"
 	"strings"
 	"text/template"
-
-	"github.com/lib/pq"
 )
-
-// Channel is where NOTIFY tells of tasks that are due.
-const Channel = "imagetasks"
 
 //go:embed sql/*.sql
 var sqlFiles embed.FS
 
-// Tables names the application's tables, each with or without its schema. Empty names are the
-// defaults, image_tasks and user_credits.
-type Tables struct {
-	Tasks   string
-	Credits string
+// statement is one named SQL text.
+type statement struct{ name, text string }
+
+// String returns the name for error messages.
+func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " ") }
+
+// statements are the SQL statements of a Store, with the tables' names filled in.
+type statements struct {
+	enqueue statement
+
+	claim, input, renewLeases, retry, release statement
+
+	complete, completed, fail, cancel        statement
+	failAbandoned, failOverdue, countOverdue statement
+	sweep, requeue, stuck, countStuck        statement
+
+	grantCredits, balance, ledger statement
+
+	recordHeartbeat, deregister, processors, prune statement
+
+	task, nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+
+	audits []statement // named by the code of the rule, in the order of audit.sql
 }
 
-// names is what the SQL templates are filled with: identifiers, quoted.
-type names struct {
-	Tasks, Credits, Ledger    string
-	LedgerOnce, LedgerUser    string
-	LedgerTime, Processors    string
-	TasksSchema, LedgerSchema string // with a dot, or empty
-	Channel                   string
-	Began                     string
-	tasksTable, schema        string
-}
+const auditFile = "audit.sql"
 
-func (t Tables) names() names {
-	if t.Tasks == "" {
-		t.Tasks = "image_tasks"
+// files returns the field of each statement by its file and its name there. The audits are not in it: audit.sql may
+// hold any number of them.
+func (s *statements) files() map[string]map[string]*statement {
+	return map[string]map[string]*statement{
+		"enqueue.sql": {
+			"enqueue": &s.enqueue,
+		},
+		"lease.sql": {
+			"claim":        &s.claim,
+			"input":        &s.input,
+			"renew_leases": &s.renewLeases,
+			"retry":        &s.retry,
+			"release":      &s.release,
+		},
+		"close.sql": {
+			"complete":       &s.complete,
+			"completed":      &s.completed,
+			"fail":           &s.fail,
+			"cancel":         &s.cancel,
+			"fail_abandoned": &s.failAbandoned,
+			"fail_overdue":   &s.failOverdue,
+			"count_overdue":  &s.countOverdue,
+			"sweep":          &s.sweep,
+			"requeue":        &s.requeue,
+			"stuck":          &s.stuck,
+			"count_stuck":    &s.countStuck,
+		},
+		"credits.sql": {
+			"grant_credits": &s.grantCredits,
+			"balance":       &s.balance,
+			"ledger":        &s.ledger,
+		},
+		"processors.sql": {
+			"record_heartbeat": &s.recordHeartbeat,
+			"deregister":       &s.deregister,
+			"processors":       &s.processors,
+			"prune":            &s.prune,
+		},
+		"stats.sql": {
+			"task":            &s.task,
+			"next_due":        &s.nextDue,
+			"has_pending":     &s.hasPending,
+			"queue_stats":     &s.queueStats,
+			"count_by_state":  &s.countByState,
+			"closed_within":   &s.closedWithin,
+			"failures_within": &s.failuresWithin,
+			"refunds_today":   &s.refundsToday,
+		},
 	}
-	if t.Credits == "" {
-		t.Credits = "user_credits"
-	}
-	schema, tasksTable := splitName(t.Tasks)
-	ledgerSchema, _ := splitName(t.Credits)
-	return names{
-		Tasks:        quoteName(schema, tasksTable),
-		Credits:      quoteName(splitName(t.Credits)),
-		Ledger:       quoteName(ledgerSchema, "credit_ledger"),
-		LedgerOnce:   pq.QuoteIdentifier("credit_ledger_once"),
-		LedgerUser:   pq.QuoteIdentifier("credit_ledger_user"),
-		TasksSchema:  prefix(schema),
-		LedgerSchema: prefix(ledgerSchema),
-		LedgerTime:   pq.QuoteIdentifier("credit_ledger_time"),
-		Processors:   quoteName(schema, "imagetasks_processors"),
-		Channel:      Channel,
-		Began:        "coalesce(processing_started_at, updated_at, created_at)",
-		tasksTable:   tasksTable,
-		schema:       schema,
-	}
 }
 
-// Index returns the name of one of the task table's indexes.
-func (n names) Index(purpose string) string { return pq.QuoteIdentifier(n.tasksTable + "_" + purpose) }
-
-// Func returns the name of a function in the task table's schema.
-func (n names) Func(name string) string { return quoteName(n.schema, "imagetasks_"+name) }
-
-func prefix(schema string) string {
-	if schema == "" {
-		return ""
+// loadStatements reads the SQL files. It returns an error if a statement is missing, empty, unknown or defined twice.
+func loadStatements(files fs.FS, n names) (statements, error) {
+	var s statements
+	for file, fields := range s.files() {
+		sections, err := readSections(files, file, n)
+		if err != nil {
+			return s, err
+		}
+		for _, section := range sections {
+			field, known := fields[section.name]
+			switch {
+			case !known:
+				return s, fmt.Errorf("%s: unknown statement %q", file, section.name)
+			case field.name != "":
+				return s, fmt.Errorf("%s: statement %q is defined twice", file, section.name)
+			}
+			*field = section
+		}
+		for name, field := range fields {
+			if field.name == "" {
+				return s, fmt.Errorf("%s: statement %q is missing", file, name)
+			}
+		}
 	}
-	return pq.QuoteIdentifier(schema) + "."
+	var err error
+	s.audits, err = loadAudits(files, n)
+	return s, err
 }
 
-func splitName(name string) (schema, table string) {
-	if before, after, ok := strings.Cut(name, "."); ok {
-		return before, after
+var ruleCode = regexp.MustCompile(`^audit: ([a-z]+(?:_[a-z]+)*)$`)
+
+func loadAudits(files fs.FS, n names) ([]statement, error) {
+	sections, err := readSections(files, auditFile, n)
+	if err != nil {
+		return nil, err
 	}
-	return "", name
+	if len(sections) == 0 {
+		return nil, fmt.Errorf("%s: no rule is defined", auditFile)
+	}
+	codes := map[string]bool{}
+	for i, section := range sections {
+		code := ruleCode.FindStringSubmatch(section.name)
+		switch {
+		case code == nil:
+			return nil, fmt.Errorf("%s: unknown statement %q; want the form audit: rule_code", auditFile, section.name)
+		case codes[code[1]]:
+			return nil, fmt.Errorf("%s: rule %q is defined twice", auditFile, code[1])
+		}
+		codes[code[1]] = true
+		sections[i].name = code[1]
+	}
+	return sections, nil
 }
 
-func quoteName(schema, table string) string {
-	return prefix(schema) + pq.QuoteIdentifier(table)
+// readSections fills in a file and splits it at its "-- name:" lines.
+func readSections(files fs.FS, file string, n names) ([]statement, error) {
+	text, err := fs.ReadFile(files, file)
+	if err != nil {
+		return nil, err
+	}
+	filled, err := fill(file, string(text), n)
+	if err != nil {
+		return nil, err
+	}
+	var sections []statement
+	for _, part := range strings.Split(filled, "-- name: ")[1:] {
+		name, body, _ := strings.Cut(part, "\n")
+		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";")}
+		if isEmpty(section.text) {
+			return nil, fmt.Errorf("%s: statement %q is empty", file, section.name)
+		}
+		sections = append(sections, section)
+	}
+	return sections, nil
 }
 
-// closing is what close.sql is filled with.
+// isEmpty reports whether an SQL text has nothing but comments.
+func isEmpty(text string) bool {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "--") {
+			return false
+		}
+	}
+	return true
+}
+
+// closing is the data of the block "close" in close.sql.
 type closing struct {
 	names
 	State, Code, Message, Request string
 }
 
-// statements are the SQL texts by name, with the tables' names filled in.
-type statements struct {
-	byName map[string]string
-	audits []string // names, in the order of the file
-}
-
-func loadStatements(n names) (statements, error) {
-	out := statements{byName: map[string]string{}}
-	tail, err := template.ParseFS(sqlFiles, "sql/close.sql")
-	if err != nil {
-		return out, err
-	}
-	funcs := template.FuncMap{"close": func(state, code, message, request string) (string, error) {
-		var b strings.Builder
-		err := tail.Execute(&b, closing{names: n, State: state, Code: code, Message: message, Request: request})
-		return strings.TrimSpace(b.String()), err
-	}, "stuck": func(tasks, user string) string {
-		return fmt.Sprintf("status = 'processing' and %s < now() - $1 * interval '1 millisecond'\n"+
-			"      and (%s::text[] is null or task_id = any (%[2]s)) and (%s::uuid is null or user_id = %[3]s)", n.Began, tasks, user)
-	}}
-	for _, file := range []string{"work.sql", "money.sql", "watch.sql", "audit.sql"} {
-		text, err := fs.ReadFile(sqlFiles, path.Join("sql", file))
-		if err != nil {
-			return out, err
-		}
-		filled, err := fill(file, string(text), n, funcs)
-		if err != nil {
-			return out, err
-		}
-		for _, part := range strings.Split(filled, "-- name: ")[1:] {
-			name, body, _ := strings.Cut(part, "\n")
-			if _, taken := out.byName[name]; taken {
-				return out, fmt.Errorf("%s: statement %q stands twice", file, name)
-			}
-			out.byName[name] = strings.TrimSuffix(strings.TrimSpace(body), ";")
-			if strings.HasPrefix(name, "audit: ") {
-				out.audits = append(out.audits, name)
-			}
-		}
-	}
-	return out, nil
-}
-
-func fill(name, text string, n names, funcs template.FuncMap) (string, error) {
-	t, err := template.New(name).Funcs(funcs).Parse(text)
-	if err != nil {
+// fill executes the template of an SQL file. The functions are the conditions that several statements share; their
+// arguments are SQL expressions, mostly parameters such as $1.
+func fill(name, text string, n names) (string, error) {
+	t := template.New(name)
+	t.Funcs(template.FuncMap{
+		// Processing for longer than ms milliseconds.
+		"stuck": func(ms string) string {
+			return fmt.Sprintf("status = 'processing' and %s < now() - %s * interval '1 millisecond'", n.StartedAt, ms)
+		},
+		// Due for longer than ms milliseconds, and not started.
+		"overdue": func(ms string) string {
+			return fmt.Sprintf("status = 'pending' and run_after < now() - %s * interval '1 millisecond'", ms)
+		},
+		// One of these tasks, and this user's; null selects all.
+		"selected": func(tasks, user string) string {
+			return fmt.Sprintf("(%s::text[] is null or task_id = any (%[1]s)) and (%s::uuid is null or user_id = %[2]s)", tasks, user)
+		},
+		"close": func(state, code, message, request string) (string, error) {
+			var b strings.Builder
+			err := t.ExecuteTemplate(&b, "close", closing{names: n, State: state, Code: code, Message: message, Request: request})
+			return b.String(), err
+		},
+	})
+	if _, err := t.Parse(text); err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	err = t.Execute(&b, n)
+	err := t.Execute(&b, n)
 	return b.String(), err
 }

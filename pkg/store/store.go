@@ -1,8 +1,9 @@
-// Package store is the only one that knows SQL. It moves tasks between their states and credits
-// between balances and ledger, one guarded statement at a time: who loses a race changes nothing
-// and is told so (task.ErrLeaseLost). The statements stand in sql/, each with its locks and index.
+// Package store contains all SQL of the project. It moves tasks between states, and credits between balances and the
+// ledger. Each transition is one guarded statement: a caller that loses a race changes nothing and gets
+// task.ErrLeaseLost. The statements are in sql/, one file for each Go file of the same name, each with its locks and
+// its index.
 //
-// The texts of tasks' failures are stored as given: the caller redacts them.
+// Error messages of tasks are stored as given. The caller redacts them.
 package store
 
 import (
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"strings"
@@ -22,15 +24,15 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// Config says which database and tables a Store works on.
+// Config configures a Store.
 type Config struct {
-	// URL is a PostgreSQL URL or key=value string, as libpq takes them.
+	// URL is a PostgreSQL URL or a key=value string, in the form that libpq accepts.
 	URL string
-	// Tables are the application's names for its tables.
+	// Tables are the names of the application's tables.
 	Tables Tables
 	// ApplicationName is shown in pg_stat_activity.
 	ApplicationName string
-	// MaxConns bounds the connections; 0 means 8.
+	// MaxConns is the maximum number of connections; 0 means 8. Listen uses one more.
 	MaxConns int
 }
 
@@ -43,8 +45,9 @@ type Store struct {
 	sql    statements
 }
 
-// Open returns a Store. It does not connect: the first statement does. A URL that can't be parsed is
-// refused, with an error that doesn't quote it.
+// Open returns a Store. It does not connect; the first statement does. It returns an error if the URL is invalid, which
+// does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
+// statements that the Store uses.
 func Open(conf Config) (*Store, error) {
 	dsn, err := dataSource(conf.URL, conf.ApplicationName)
 	if err != nil {
@@ -53,14 +56,18 @@ func Open(conf Config) (*Store, error) {
 	connector, err := pq.NewConnector(dsn)
 	if err != nil {
 		// The driver's error may quote the URL with its password.
-		return nil, errors.New("the database URL can't be used; it looks like postgres://user:password@host:5432/database")
+		return nil, errors.New(invalidURL)
 	}
 	d := &dialer{}
 	connector.Dialer(d)
 	n := conf.Tables.names()
-	loaded, err := loadStatements(n)
+	files, err := fs.Sub(sqlFiles, "sql")
 	if err != nil {
-		return nil, fmt.Errorf("load the SQL: %w", err)
+		return nil, err
+	}
+	loaded, err := loadStatements(files, n)
+	if err != nil {
+		return nil, fmt.Errorf("load the SQL statements: %w", err)
 	}
 	db := sql.OpenDB(connector)
 	conns := conf.MaxConns
@@ -73,11 +80,13 @@ func Open(conf Config) (*Store, error) {
 	return &Store{db: db, dsn: dsn, dialer: d, names: n, sql: loaded}, nil
 }
 
-// dataSource adds what we rely on, where the operator didn't say otherwise: one round trip for a
-// statement (which also is what works behind a transaction pooler), and a bound for connecting.
+const invalidURL = "the database URL is invalid; the expected form is postgres://user:password@host:5432/database"
+
+// dataSource adds the parameters that the Store relies on, unless they are set: binary_parameters makes a statement one
+// round trip, which also works behind a transaction pooler; connect_timeout bounds connecting.
 func dataSource(raw, application string) (string, error) {
 	if strings.TrimSpace(raw) == "" {
-		return "", errors.New("no database is set; set DATABASE_URL to postgres://user:password@host:5432/database")
+		return "", errors.New("DATABASE_URL is not set; set it to postgres://user:password@host:5432/database")
 	}
 	defaults := [][2]string{
 		{"binary_parameters", "yes"},
@@ -94,8 +103,7 @@ func dataSource(raw, application string) (string, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
-		return "", errors.New("the database URL can't be used; it looks like postgres://user:password@host:5432/database " +
-			"(write special characters of the password as %XX)")
+		return "", errors.New(invalidURL + " (write special characters in the password as %XX)")
 	}
 	q := u.Query()
 	for _, d := range defaults {
@@ -110,14 +118,14 @@ func dataSource(raw, application string) (string, error) {
 // Close closes the connections.
 func (s *Store) Close() error { return s.db.Close() }
 
-// Ping returns nil when the database answers.
+// Ping returns nil if the database is reachable and executes a query.
 func (s *Store) Ping(ctx context.Context) error {
 	var one int
 	return s.db.QueryRowContext(ctx, "select 1").Scan(&one)
 }
 
-// IsUnavailable reports whether err says that the database is away (down, starting, out of
-// connections, unreachable) or was too busy, so that the same call may succeed later.
+// IsUnavailable reports whether err means that the database is unavailable (down, starting, unreachable, out of
+// connections) or overloaded, so that the same call may succeed later.
 func IsUnavailable(err error) bool {
 	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
 		switch pqErr.Code.Class() {
@@ -139,28 +147,36 @@ func IsUnavailable(err error) bool {
 	return false
 }
 
-// query runs a statement and hands each row to scan.
-func (s *Store) query(ctx context.Context, name string, scan func(*sql.Rows) error, args ...any) error {
-	rows, err := s.db.QueryContext(ctx, s.sql.byName[name], args...)
+// query runs a statement and calls scan for each row. Errors are prefixed with the statement's name.
+func (s *Store) query(ctx context.Context, st statement, scan func(*sql.Rows) error, args ...any) error {
+	rows, err := s.db.QueryContext(ctx, st.text, args...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", st, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := scan(rows); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", st, err)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", st, err)
 	}
 	return nil
 }
 
-// texts runs a statement whose rows are one text each.
-func (s *Store) texts(ctx context.Context, name string, args ...any) ([]string, error) {
+// queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.
+func (s *Store) queryRow(ctx context.Context, st statement, args []any, dest ...any) error {
+	if err := s.db.QueryRowContext(ctx, st.text, args...).Scan(dest...); err != nil {
+		return fmt.Errorf("%s: %w", st, err)
+	}
+	return nil
+}
+
+// queryTexts runs a statement whose rows have one text column.
+func (s *Store) queryTexts(ctx context.Context, st statement, args ...any) ([]string, error) {
 	var out []string
-	err := s.query(ctx, name, func(rows *sql.Rows) error {
+	err := s.query(ctx, st, func(rows *sql.Rows) error {
 		var v string
 		err := rows.Scan(&v)
 		out = append(out, v)

@@ -49,7 +49,7 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			rows, err := st.Processors(ctx)
 			for _, p := range rows {
-				if p.Host == app.Hostname() && p.PID == pid && p.SilentFor < s.HungAfter {
+				if p.Host == app.Hostname() && p.PID == pid && p.HeartbeatAge < s.HungAfter {
 					return true, nil
 				}
 			}

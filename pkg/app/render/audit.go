@@ -16,7 +16,7 @@ func Audit(w io.Writer, rules []store.Rule, l lang.Lang) {
 		if r.Count > 0 {
 			mark = "✗"
 		}
-		fmt.Fprintf(w, "%s %s\n", mark, ruleTitle(r).In(l))
+		fmt.Fprintf(w, "%s %s\n", mark, ruleTitle(r.Code).In(l))
 		for _, v := range r.Violations {
 			fmt.Fprintln(w, textViolation.In(l, orDash(v.UserID), orDash(v.TaskID), v.Detail))
 		}
@@ -45,4 +45,21 @@ var (
 	textAuditPasses = lang.Text{EN: "the audit passes: no credits are lost, and none were refunded twice", ZH: "审计通过：没有积分丢失，也没有重复退款"}
 )
 
-func ruleTitle(r store.Rule) lang.Text { return lang.Text{EN: r.Name} }
+// ruleTitles are the titles of the audit's rules by code. The codes are those in pkg/store/sql/audit.sql.
+var ruleTitles = map[string]lang.Text{
+	"duplicate_charge_or_refund": {EN: "each task has one charge and at most one refund", ZH: "每个任务只扣费一次，最多退款一次"},
+	"refund_without_charge":      {EN: "every refund matches a charge", ZH: "每笔退款都有对应的扣费，未扣费的任务不会退款"},
+	"refund_without_failure":     {EN: "only failed or cancelled tasks are refunded", ZH: "仅对失败或已取消的任务退款"},
+	"missing_refund":             {EN: "every charged task that failed or was cancelled is refunded", ZH: "已扣费的任务失败或取消后均已退款"},
+	"task_columns_mismatch":      {EN: "the credit columns of every task match the ledger", ZH: "任务表中的积分列与流水一致"},
+	"balance_mismatch":           {EN: "every balance is the sum of its ledger entries and is not negative", ZH: "每个用户的余额等于其流水之和，且不为负数"},
+	"broken_ledger_chain":        {EN: "each ledger entry continues from the one before it", ZH: "每条流水与上一条流水的余额衔接"},
+}
+
+// ruleTitle returns the title of a rule, or its code if there is none.
+func ruleTitle(code string) lang.Text {
+	if title, ok := ruleTitles[code]; ok {
+		return title
+	}
+	return lang.Text{EN: code, ZH: code}
+}

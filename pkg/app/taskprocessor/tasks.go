@@ -69,12 +69,12 @@ func (a program) enqueue(c *cli.Context) error {
 }
 
 // newTask reads the flags of enqueue.
-func (a program) newTask(c *cli.Context) (store.NewTask, error) {
+func (a program) newTask(c *cli.Context) (store.EnqueueRequest, error) {
 	user, err := app.UserID(c.String("user"))
 	if err != nil {
-		return store.NewTask{}, err
+		return store.EnqueueRequest{}, err
 	}
-	n := store.NewTask{UserID: user, Prompt: c.String("prompt"), Style: c.String("style"), AspectRatio: c.String("aspect-ratio"),
+	n := store.EnqueueRequest{UserID: user, Prompt: c.String("prompt"), Style: c.String("style"), AspectRatio: c.String("aspect-ratio"),
 		Model: c.String("model"), Cost: c.Int("cost"), Count: c.Int("count"), MaxAttempts: c.Int("max-attempts")}
 	if n.Prompt == "-" {
 		text, err := a.ReadStdin(c.Context, 4*maxPrompt+1)

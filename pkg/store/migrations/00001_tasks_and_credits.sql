@@ -33,21 +33,21 @@ create table {{.Tasks}} (
     completed_at          timestamptz
 );
 
-comment on column {{.Tasks}}.max_attempts is 'null: as the processor is set';
-comment on column {{.Tasks}}.lease_epoch is 'raised by each claim; a worker that names an older one is refused';
+comment on column {{.Tasks}}.max_attempts is 'null: the MAX_ATTEMPTS of the processor';
+comment on column {{.Tasks}}.lease_epoch is 'raised by each claim; an update under an older epoch is rejected';
 
--- An input picture is base64: it doesn't compress, and is only ever read whole.
+-- An input picture is base64, which hardly compresses, and is always read whole.
 alter table {{.Tasks}} alter column image_base64 set storage external;
 
--- A row is updated several times in its short life and then never again.
+-- A row is updated several times within a short time, and never after the task is closed.
 alter table {{.Tasks}} set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
--- The indexes hold living rows only, so that what they cost doesn't grow with history.
--- Claim takes the first that are due:
+-- The indexes are partial, on pending and processing tasks, so that their cost does not grow with the history.
+-- claim takes the first tasks that are due:
 create index {{.Index "pending"}} on {{.Tasks}} (run_after, task_id) where status = 'pending';
--- claim and the reaper take those whose worker fell silent:
+-- claim and fail_abandoned take tasks with an expired lease:
 create index {{.Index "lease"}} on {{.Tasks}} (lease_expires_at) where lease_expires_at is not null;
--- the sweep takes those that have been at it for too long:
+-- sweep takes stuck tasks:
 create index {{.Index "started"}} on {{.Tasks}} ((coalesce(processing_started_at, updated_at, created_at)))
     where status = 'processing';
 
@@ -58,8 +58,8 @@ create table {{.Credits}} (
     updated_at timestamptz not null default now()
 );
 
--- One row for each movement of credits. amount is signed: what a user has is the sum of it.
--- No foreign key to the tasks: an application may prune old tasks, and the books stay.
+-- One row for each change of a balance. amount is signed; a user's balance is the sum of the amounts.
+-- There is no foreign key to the tasks, because an application may delete old tasks while the ledger stays.
 create table {{.Ledger}} (
     id            bigint generated always as identity primary key,
     user_id       uuid not null,
@@ -70,7 +70,7 @@ create table {{.Ledger}} (
     reason        text not null default '',
     created_at    timestamptz not null default now(),
     check ((task_id is null) = (kind = 'grant')),
-    -- Charged once, refunded at most once: this index is the rule.
+    -- This index enforces: charged once, refunded at most once.
     constraint {{.LedgerOnce}} unique (task_id, kind)
 );
 create index {{.LedgerUser}} on {{.Ledger}} (user_id, id);
@@ -87,7 +87,7 @@ $$;
 create trigger append_only before update or delete or truncate on {{.Ledger}}
     for each statement execute function {{.Func "ledger_append_only"}}();
 
--- One NOTIFY for a statement, however many rows it brings.
+-- One NOTIFY per statement, whatever its number of rows.
 -- +goose StatementBegin
 create function {{.Func "tasks_arrived"}}() returns trigger language plpgsql as $$
 begin

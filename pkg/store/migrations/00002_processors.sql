@@ -1,6 +1,6 @@
 -- +goose Up
 
--- One row for each processor that lives, or died without a word. What it says of itself is in report.
+-- One row for each processor that is running, or that ended without deregistering. report is its own status report.
 create table {{.Processors}} (
     worker     text primary key,
     host       text not null,
@@ -11,7 +11,7 @@ create table {{.Processors}} (
     report     jsonb not null default '{}'
 );
 
--- Rows come in the order of their time, so an index of a few pages finds the last hour or day.
+-- Rows are written in the order of these times, so a BRIN index of a few pages is enough to find the last hour or day.
 create index {{.Index "completed"}} on {{.Tasks}} using brin (completed_at) with (pages_per_range = 32, autosummarize = on);
 create index {{.LedgerTime}} on {{.Ledger}} using brin (created_at) with (pages_per_range = 32, autosummarize = on);
 

@@ -1,11 +1,20 @@
--- The tail of every statement that ends a task without a picture: the task is closed and what was
--- charged for it goes back, at most once, in one statement. The refund's amount and user come from
--- the ledger's charge, not from the task's columns. A user whose row is missing gets one, for a
--- refund must never vanish. Users are locked in the order of user_id.
--- The lateral look at the ledger goes through its unique index row by row, whatever the planner
--- believes of the number of refunds ("offset 0" keeps it from turning that into a join).
+-- Statements that close tasks: complete, fail, cancel, and those on tasks that are abandoned, overdue or stuck.
+-- Each statement is one transaction, guarded by the state of the task and, where a worker calls it, by the lease_epoch.
+-- Lock order in all statements: tasks, then users in the order of user_id, then the ledger.
+-- coalesce(status, '') hides the column from the planner, see lease.sql.
+--
+-- Template functions (statements.go): stuck and overdue are the only definitions of these conditions, selected filters by
+-- task and user, and close inserts the block below.
+
+-- The block "close" ends every statement that closes a task without a picture. It expects "target" (task_id, user_id,
+-- since). The task is closed and its charge is refunded, at most once, in one statement. Amount and user of the refund
+-- come from the charge in the ledger, not from the task's columns. A user without a row gets one, because a refund must
+-- never be lost. Users are locked in the order of user_id.
+-- The lateral subquery looks up the ledger through its unique index, row by row, whatever number of refunds the planner
+-- expects ("offset 0" prevents it from becoming a join).
+{{define "close" -}}
 closing as (
-    select target.task_id, target.user_id, target.began, owed.payer, owed.amount
+    select target.task_id, target.user_id, target.since, owed.payer, owed.amount
     from target
     left join lateral (
         select charge.user_id as payer, -charge.amount as amount
@@ -43,6 +52,160 @@ closing as (
     returning task_id, amount, balance_after
 )
 select closing.task_id, closing.user_id, coalesce(refunded.amount, 0), refunded.balance_after,
-       (extract(epoch from now() - closing.began) * 1000)::bigint
+       (extract(epoch from now() - closing.since) * 1000)::bigint
 from closing
 left join refunded using (task_id)
+{{- end}}
+
+-- name: complete
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids. Returns the leases that were completed.
+-- Locks: as renew_leases. Index: primary key.
+with held as (
+    select t.task_id, given.image_url, given.request_id
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) as given (task_id, epoch, image_url, request_id)
+    join {{.Tasks}} t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+    order by t.task_id
+    for update of t
+)
+update {{.Tasks}} t
+set status = 'completed',
+    image_url = held.image_url,
+    request_id = nullif(held.request_id, ''),
+    progress_percentage = 100,
+    current_stage = 'completed',
+    error_code = null,
+    error_message = null,
+    leased_by = null,
+    lease_expires_at = null,
+    completed_at = now(),
+    updated_at = now()
+from held
+where t.task_id = held.task_id
+returning t.task_id, t.lease_epoch;
+
+-- name: completed
+-- $1 tasks, $2 epochs. Returns the leases under which a task was completed. This makes complete repeatable after its
+-- result was lost. Locks: none. Index: primary key.
+select t.task_id, t.lease_epoch
+from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
+join {{.Tasks}} t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
+
+-- name: fail
+-- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id.
+-- Locks: the task, its user. Index: primary key, the ledger's unique index.
+with target as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
+    for update
+), {{close "failed" "$3" "$4" "nullif($5::text, '')"}};
+
+-- name: cancel
+-- $1 task, $2 error code, $3 error message. Locks: the task, its user. Index: primary key.
+with target as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where task_id = $1 and status in ('pending', 'processing')
+    for update
+), {{close "cancelled" "$2" "$3" "t.request_id"}};
+
+-- name: fail_abandoned
+-- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message.
+-- Fails tasks whose lease expired during the last attempt. Locks: skips rows locked by others. Index: "lease".
+with target as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where lease_expires_at < now() and coalesce(status, '') = 'processing'
+      and attempt_count >= coalesce(max_attempts, $1)
+    order by lease_expires_at
+    limit $2
+    for update skip locked
+), {{close "failed" "$3" "$4" "t.request_id"}};
+
+-- name: fail_overdue
+-- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message. Fails overdue tasks, the oldest first. The error
+-- of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "pending".
+with target as (
+    select task_id, user_id, run_after as since
+    from {{.Tasks}}
+    where {{overdue "$1"}}
+    order by run_after, task_id
+    limit $2
+    for update skip locked
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id"}};
+
+-- name: count_overdue
+-- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "pending".
+select count(*) from {{.Tasks}} where {{overdue "$1"}};
+
+-- name: sweep
+-- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks, $6 only this user's tasks
+-- (null: all). Fails stuck tasks, the oldest first.
+-- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "started".
+with target as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where {{stuck "$1"}}
+      and {{selected "$5" "$6"}}
+    order by {{.StartedAt}}
+    limit $2
+    for update skip locked
+), {{close "failed" "$3" "$4" "t.request_id"}};
+
+-- name: requeue
+-- $1 to $6 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
+-- the former worker is lost, because the task is no longer processing. Locks and index: as sweep.
+with target as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where {{stuck "$1"}}
+      and {{selected "$5" "$6"}}
+    order by {{.StartedAt}}
+    limit $2
+    for update skip locked
+), requeued as (
+    update {{.Tasks}} t
+    set status = 'pending',
+        attempt_count = greatest(attempt_count - 1, 0),
+        run_after = now(),
+        error_code = $3,
+        error_message = $4,
+        progress_percentage = 0,
+        current_stage = 'requeued',
+        leased_by = null,
+        lease_expires_at = null,
+        processing_started_at = null,
+        updated_at = now()
+    from target
+    where t.task_id = target.task_id
+    returning t.task_id
+), notified as (
+    select pg_notify('{{.Channel}}', '') where exists (select from requeued)
+)
+select target.task_id, target.user_id, 0, null::int, (extract(epoch from now() - target.since) * 1000)::bigint
+from target left join notified on true;
+
+-- name: stuck
+-- $1 stuck after, in ms, $2 limit, $3 only these tasks, $4 only this user's tasks (null: all). The tasks that a sweep
+-- would take. Locks: none. Index: "started".
+with stuck as (
+    select task_id, user_id, {{.StartedAt}} as since
+    from {{.Tasks}}
+    where {{stuck "$1"}}
+      and {{selected "$3" "$4"}}
+    order by {{.StartedAt}}
+    limit $2
+)
+select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::int,
+       (extract(epoch from now() - stuck.since) * 1000)::bigint
+from stuck
+left join {{.Ledger}} charge on charge.task_id = stuck.task_id and charge.kind = 'charge'
+order by stuck.since;
+
+-- name: count_stuck
+-- $1 stuck after, in ms, $2 only these tasks, $3 only this user's tasks (null: all). The number of stuck tasks.
+-- Locks: none. Index: "started".
+select count(*)
+from {{.Tasks}}
+where {{stuck "$1"}}
+  and {{selected "$2" "$3"}};

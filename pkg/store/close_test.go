@@ -1,0 +1,315 @@
+package store_test
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/lib/pq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestComplete_FinalAndRepeatable(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(1)
+	done := store.Completion{Lease: held.Lease(), ImageURL: "pic.png", RequestID: "req_1"}
+	for range 2 {
+		accepted, err := b.Complete(b.ctx, done)
+		require.NoError(t, err)
+		assert.Equal(t, []task.Lease{held.Lease()}, accepted)
+	}
+	r := b.row(held.ID)
+	assert.Equal(t, task.Completed, r.State)
+	assert.Equal(t, "pic.png", r.ImageURL)
+	assert.Equal(t, "req_1", r.RequestID)
+	assert.Equal(t, 100, r.Progress)
+	assert.Zero(t, r.Refunded)
+	_, err := b.Cancel(b.ctx, held.ID, "too late")
+	assert.ErrorIs(t, err, task.ErrFinished)
+	_, err = b.Cancel(b.ctx, "no such task", "")
+	assert.ErrorIs(t, err, task.ErrNotFound)
+	b.requireAudit()
+}
+
+// A task is stuck by the start of its processing; rows of other writers, by their last update. Pending tasks are never
+// stuck.
+func TestSweep_OnlyStuckTasks(t *testing.T) {
+	b := fresh(t)
+	user := b.user(10)
+	ids := b.enqueue(user, 6, 1)
+	for i, set := range []string{
+		`status='processing', processing_started_at = now() - interval '21 minutes'`,
+		`status='processing', processing_started_at = now() - interval '19 minutes', created_at = now() - interval '3 days', updated_at = now() - interval '3 days'`,
+		`status='processing', processing_started_at = null, updated_at = now() - interval '21 minutes'`,
+		`status='processing', processing_started_at = null, updated_at = now() - interval '19 minutes', created_at = now() - interval '3 days'`,
+		`status='pending', created_at = now() - interval '3 days', updated_at = now() - interval '3 days'`,
+		`status='completed', processing_started_at = now() - interval '3 days'`,
+	} {
+		b.exec(`update image_tasks set `+set+` where task_id = $1`, ids[i])
+	}
+	would, err := b.Stuck(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
+	require.NoError(t, err)
+	swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
+	require.NoError(t, err)
+	require.Len(t, swept, 2)
+	require.Len(t, would, 2)
+	for i, r := range swept {
+		assert.Contains(t, []string{ids[0], ids[2]}, r.TaskID)
+		assert.Equal(t, 1, r.Credits)
+		assert.NotNil(t, r.Balance)
+		assert.Greater(t, r.Age, 20*time.Minute)
+		assert.Equal(t, 1, would[i].Credits)
+		assert.Equal(t, task.Failed, b.row(r.TaskID).State)
+		assert.Equal(t, task.CodeStuck, b.row(r.TaskID).ErrorCode)
+		assert.Equal(t, 1, b.row(r.TaskID).Refunded)
+	}
+	assert.Equal(t, 6, b.balance(user))
+	swept, err = b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
+	require.NoError(t, err)
+	assert.Empty(t, swept)
+	b.requireAudit()
+}
+
+func TestSweep_RequeueInvalidatesLeaseWithoutRefund(t *testing.T) {
+	b := fresh(t)
+	user := b.user(2)
+	b.enqueue(user, 2, 1)
+	late := b.claim(2)
+	b.exec(`update image_tasks set processing_started_at = now() - interval '30 minutes'`)
+	other := b.user(1)
+	filtered := store.Sweep{OlderThan: 20 * time.Minute, Limit: 10, Requeue: true, UserID: other}
+	none, err := b.Sweep(b.ctx, filtered)
+	require.NoError(t, err)
+	assert.Empty(t, none, "the other user has no stuck task")
+	requeue := store.Sweep{OlderThan: 20 * time.Minute, Limit: 10, Requeue: true, Tasks: []string{late[0].ID}}
+	n, err := b.CountStuck(b.ctx, requeue)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	done, err := b.Sweep(b.ctx, requeue)
+	require.NoError(t, err)
+	require.Len(t, done, 1)
+	assert.Zero(t, done[0].Credits)
+	row := b.row(late[0].ID)
+	assert.Equal(t, task.Pending, row.State)
+	assert.Zero(t, row.Attempts, "the attempt is not used")
+	assert.Equal(t, task.Processing, b.row(late[1].ID).State, "only the named task")
+
+	held, err := b.Complete(b.ctx, store.Completion{Lease: late[0].Lease(), ImageURL: "late.png"})
+	require.NoError(t, err)
+	assert.Empty(t, held)
+	again := b.claim(1)
+	require.Len(t, again, 1)
+	assert.Greater(t, again[0].Epoch, late[0].Epoch)
+	// A process that claims a task again holds two leases on it, of which one is valid.
+	held, err = b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
+	require.NoError(t, err)
+	assert.Equal(t, []task.Lease{again[0].Lease()}, held)
+	held, err = b.Complete(b.ctx, store.Completion{Lease: late[0].Lease(), ImageURL: "late.png"},
+		store.Completion{Lease: again[0].Lease(), ImageURL: "new.png"})
+	require.NoError(t, err)
+	assert.Equal(t, []task.Lease{again[0].Lease()}, held)
+	b.requireAudit()
+}
+
+func TestFailOverdue_OnlyOverdueTasks(t *testing.T) {
+	b := fresh(t)
+	u := b.user(10)
+	ids := b.enqueue(u, 5, 2)
+	claimed := b.claim(1)
+	require.Len(t, claimed, 1)
+	waiting := slices.DeleteFunc(ids, func(id string) bool { return id == claimed[0].ID })
+	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = any ($1)`, pq.Array(waiting[:2]))
+	b.exec(`update image_tasks set run_after = now() - interval '61 minutes' where task_id = $1`, claimed[0].ID)
+	b.exec(`update image_tasks set created_at = now() - interval '1 day', run_after = now() - interval '59 minutes' where task_id = $1`, waiting[2])
+	n, err := b.CountOverdue(b.ctx, time.Hour)
+	require.NoError(t, err)
+	assert.Equal(t, 2, n)
+	expired, err := b.FailOverdue(b.ctx, time.Hour, 10)
+	require.NoError(t, err)
+	require.Len(t, expired, 2)
+	for _, r := range expired {
+		assert.Contains(t, waiting[:2], r.TaskID)
+		assert.Equal(t, 2, r.Credits)
+		assert.GreaterOrEqual(t, r.Age, 61*time.Minute)
+		assert.Equal(t, task.CodePendingTimeout, b.row(r.TaskID).ErrorCode)
+	}
+	again, err := b.FailOverdue(b.ctx, time.Hour, 10)
+	require.NoError(t, err)
+	assert.Empty(t, again)
+	assert.Equal(t, 4, b.balance(u))
+	b.requireAudit()
+}
+
+// A task that is claimed and failed as overdue at the same time is either started or refunded, never both.
+func TestFailOverdue_ConcurrentClaimsNeverOverlap(t *testing.T) {
+	b := fresh(t)
+	u := b.user(300)
+	b.enqueue(u, 300, 1)
+	b.exec(`update image_tasks set run_after = now() - interval '2 hours'`)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen := map[string]int{}
+	refunded := 0
+	for range 2 {
+		wg.Go(func() {
+			for {
+				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3})
+				if !assert.NoError(t, err) || len(claimed) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, c := range claimed {
+					seen[c.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+		wg.Go(func() {
+			for {
+				expired, err := b.FailOverdue(b.ctx, time.Hour, 5)
+				if !assert.NoError(t, err) || len(expired) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, r := range expired {
+					seen[r.TaskID]++
+					refunded += r.Credits
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, seen, 300)
+	for id, n := range seen {
+		assert.Equal(t, 1, n, id)
+	}
+	assert.Equal(t, refunded, b.balance(u))
+	b.requireAudit()
+}
+
+func TestCancel_RefundsWhatTheLedgerCharged(t *testing.T) {
+	b := fresh(t)
+	t.Run("never charged", func(t *testing.T) {
+		user := uuid.NewString()
+		b.exec(`insert into image_tasks (task_id, user_id, prompt, credits_deducted) values ('free', $1, 'x', 0)`, user)
+		r, err := b.Cancel(b.ctx, "free", "")
+		require.NoError(t, err)
+		assert.Zero(t, r.Credits)
+		assert.Nil(t, r.Balance)
+		_, err = b.Balance(b.ctx, user)
+		assert.ErrorIs(t, err, task.ErrNotFound)
+	})
+	t.Run("already refunded by the application", func(t *testing.T) {
+		user := b.user(5)
+		id := b.enqueue(user, 1, 5)[0]
+		b.exec(`update user_credits set credits = credits + 5 where user_id = $1`, user)
+		b.exec(`insert into credit_ledger (user_id, task_id, kind, amount, balance_after) values ($1, $2, 'refund', 5, 5)`, user, id)
+		b.exec(`update image_tasks set credits_refunded = 5 where task_id = $1`, id)
+		r, err := b.Cancel(b.ctx, id, "")
+		require.NoError(t, err)
+		assert.Zero(t, r.Credits)
+		assert.Equal(t, 5, b.balance(user))
+	})
+	t.Run("the user's row is missing", func(t *testing.T) {
+		user := b.user(5)
+		id := b.enqueue(user, 1, 5)[0]
+		b.exec(`delete from user_credits where user_id = $1`, user)
+		r, err := b.Cancel(b.ctx, id, "")
+		require.NoError(t, err)
+		assert.Equal(t, 5, r.Credits)
+		assert.Equal(t, 5, b.balance(user))
+	})
+	b.requireAudit()
+}
+
+func TestSweep_ManyRefundsOfOneUserAddUp(t *testing.T) {
+	b := fresh(t)
+	one, two := b.user(10), b.user(10)
+	b.enqueue(one, 3, 2)
+	b.enqueue(two, 2, 3)
+	require.Len(t, b.claim(10), 5)
+	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour'`)
+	swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 100})
+	require.NoError(t, err)
+	assert.Len(t, swept, 5)
+	assert.Equal(t, 10, b.balance(one))
+	assert.Equal(t, 10, b.balance(two))
+	b.requireAudit()
+}
+
+// Fail, Cancel, Sweep and FailAbandoned on the same tasks at the same time refund each task exactly once.
+func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
+	b := fresh(t)
+	users := []string{b.user(50), b.user(50), b.user(50)}
+	for _, u := range users {
+		b.enqueue(u, 50, 1)
+	}
+	tasks := b.claim(150)
+	require.Len(t, tasks, 150)
+	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour',
+	            lease_expires_at = now() - interval '1 hour', attempt_count = 3`)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	closed := map[string]int{}
+	count := func(refunds ...task.Refund) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, r := range refunds {
+			closed[r.TaskID]++
+		}
+	}
+	for range 3 {
+		wg.Go(func() {
+			for _, tk := range tasks {
+				if r, err := b.Fail(b.ctx, tk.Lease(), errServer); err == nil {
+					count(r)
+				} else {
+					assert.ErrorIs(t, err, task.ErrLeaseLost)
+				}
+			}
+		})
+		wg.Go(func() {
+			for i := range tasks {
+				if r, err := b.Cancel(b.ctx, tasks[len(tasks)-1-i].ID, ""); err == nil {
+					count(r)
+				} else {
+					assert.ErrorIs(t, err, task.ErrFinished)
+				}
+			}
+		})
+		wg.Go(func() {
+			for {
+				swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 7})
+				if !assert.NoError(t, err) || len(swept) == 0 {
+					return
+				}
+				count(swept...)
+			}
+		})
+		wg.Go(func() {
+			for {
+				reaped, err := b.FailAbandoned(b.ctx, 3, 7)
+				if !assert.NoError(t, err) || len(reaped) == 0 {
+					return
+				}
+				count(reaped...)
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, closed, 150)
+	for id, times := range closed {
+		assert.Equal(t, 1, times, id)
+	}
+	for _, u := range users {
+		assert.Equal(t, 50, b.balance(u))
+	}
+	b.requireAudit()
+}

@@ -1,0 +1,81 @@
+package store_test
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestEnqueue_ChargesAndWritesLedger(t *testing.T) {
+	b := fresh(t)
+	user := b.user(10)
+	ids := b.enqueue(user, 3, 2)
+	assert.Equal(t, 4, b.balance(user))
+	for _, id := range ids {
+		r := b.row(id)
+		assert.Equal(t, task.Pending, r.State)
+		assert.Equal(t, 2, r.Deducted)
+	}
+	moves, err := b.Ledger(b.ctx, user, 10)
+	require.NoError(t, err)
+	require.Len(t, moves, 4)
+	assert.Equal(t, "charge", moves[0].Kind)
+	assert.Equal(t, -2, moves[0].Amount)
+	assert.Equal(t, 4, moves[0].BalanceAfter)
+	assert.Equal(t, ids[2], moves[0].TaskID)
+	assert.Equal(t, "grant", moves[3].Kind)
+	b.requireAudit()
+}
+
+func TestEnqueue_InsufficientCreditsChangesNothing(t *testing.T) {
+	b := fresh(t)
+	user := b.user(5)
+	for _, n := range []store.EnqueueRequest{
+		{UserID: user, Prompt: "x", Cost: 2, Count: 3},
+		{UserID: user, Prompt: "x", Cost: 6},
+		{UserID: user, Prompt: "x", Cost: 1 << 30, Count: 1 << 10},
+		{UserID: uuid.NewString(), Prompt: "x", Cost: 1},
+	} {
+		_, err := b.Enqueue(b.ctx, n)
+		assert.ErrorIs(t, err, task.ErrInsufficientCredits)
+	}
+	for _, n := range []store.EnqueueRequest{
+		{UserID: user, Prompt: "x"},
+		{UserID: user, Prompt: "x", Cost: -1},
+		{UserID: user, Cost: 1},
+		{UserID: "nobody", Prompt: "x", Cost: 1},
+		{UserID: user, Prompt: "a\x00b", Cost: 1},
+	} {
+		_, err := b.Enqueue(b.ctx, n)
+		assert.Error(t, err)
+	}
+	assert.Equal(t, 5, b.balance(user))
+	assert.Zero(t, b.number("select count(*) from image_tasks"))
+	assert.Equal(t, 1, b.number("select count(*) from credit_ledger"))
+}
+
+func TestEnqueue_ConcurrentNeverOverdraws(t *testing.T) {
+	b := fresh(t)
+	user := b.user(25)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			for range 5 {
+				_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1})
+				if err != nil {
+					assert.ErrorIs(t, err, task.ErrInsufficientCredits)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	assert.Zero(t, b.balance(user))
+	assert.Equal(t, 25, b.number("select count(*) from image_tasks"))
+	b.requireAudit()
+}

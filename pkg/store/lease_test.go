@@ -1,0 +1,266 @@
+package store_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestClaim_OldestDueFirstWithNewEpoch(t *testing.T) {
+	b := fresh(t)
+	user := b.user(10)
+	ids := b.enqueue(user, 4, 1)
+	b.exec(`update image_tasks set run_after = now() - interval '1 hour' where task_id = $1`, ids[2])
+	b.exec(`update image_tasks set run_after = now() + interval '1 hour' where task_id = $1`, ids[0])
+
+	first := b.claim(1)
+	require.Len(t, first, 1)
+	assert.Equal(t, ids[2], first[0].ID)
+	assert.Equal(t, user, first[0].UserID)
+	assert.Equal(t, "a cat", first[0].Prompt)
+	assert.Equal(t, 1, first[0].Attempt)
+	assert.Equal(t, 3, first[0].MaxAttempts)
+	assert.EqualValues(t, 1, first[0].Epoch)
+	assert.False(t, first[0].HasInput)
+
+	assert.Len(t, b.claim(10), 2, "the task that is due later is not claimed")
+	assert.Empty(t, b.claim(10))
+	wait, some, err := b.NextDue(b.ctx)
+	require.NoError(t, err)
+	assert.True(t, some)
+	assert.Positive(t, wait)
+}
+
+func TestClaim_ExpiredLeasesFirstWhileAttemptsRemain(t *testing.T) {
+	b := fresh(t)
+	lost := b.claimOne(1)
+	b.enqueue(b.user(1), 1, 1)
+	b.expireLeases()
+
+	again := b.claim(1)
+	require.Len(t, again, 1)
+	assert.Equal(t, lost.ID, again[0].ID)
+	assert.Equal(t, 2, again[0].Attempt)
+	assert.Greater(t, again[0].Epoch, lost.Epoch)
+
+	b.expireLeases()
+	require.Len(t, b.claim(2), 2)
+	b.expireLeases()
+	third := b.row(lost.ID)
+	require.Equal(t, 3, third.Attempts)
+	for _, other := range b.claim(5) {
+		assert.NotEqual(t, lost.ID, other.ID, "no attempts remain")
+	}
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
+	require.NoError(t, err)
+	require.Len(t, reaped, 1)
+	assert.Equal(t, lost.ID, reaped[0].TaskID)
+	assert.Equal(t, 1, reaped[0].Credits)
+	assert.Equal(t, task.CodeLeaseExpired, b.row(lost.ID).ErrorCode)
+	b.requireAudit()
+}
+
+func TestClaim_MaxAttemptsOfTaskTakesPrecedence(t *testing.T) {
+	b := fresh(t)
+	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Prompt: "x", Cost: 1, MaxAttempts: 1})
+	require.NoError(t, err)
+	claimed := b.claim(1)
+	require.Len(t, claimed, 1)
+	assert.True(t, claimed[0].LastAttempt())
+	b.expireLeases()
+	assert.Empty(t, b.claim(1))
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
+	require.NoError(t, err)
+	assert.Len(t, reaped, 1)
+}
+
+func TestClaim_ConcurrentClaimsNeverOverlap(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(500), 500, 1)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	taken := map[string]int{}
+	for w := range 4 {
+		wg.Go(func() {
+			for {
+				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3})
+				if !assert.NoError(t, err) || len(tasks) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, tk := range tasks {
+					taken[tk.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	assert.Len(t, taken, 500)
+	for id, n := range taken {
+		assert.Equal(t, 1, n, id)
+	}
+}
+
+// Every call under a lease is rejected, and changes nothing, once the task was claimed again or closed, or if the lease
+// was never held.
+func TestTransitions_LostLeaseIsRejected(t *testing.T) {
+	calls := map[string]func(b *testStore, l task.Lease) error{
+		"complete": func(b *testStore, l task.Lease) error {
+			held, err := b.Complete(b.ctx, store.Completion{Lease: l, ImageURL: "late.png"})
+			return leaseLost(held, err)
+		},
+		"renew": func(b *testStore, l task.Lease) error {
+			held, err := b.RenewLeases(b.ctx, time.Hour, []store.LeaseRenewal{{Lease: l, Progress: 50, Stage: "late"}})
+			return leaseLost(held, err)
+		},
+		"release": func(b *testStore, l task.Lease) error {
+			held, err := b.Release(b.ctx, store.ReleaseRequest{Lease: l})
+			return leaseLost(held, err)
+		},
+		"retry": func(b *testStore, l task.Lease) error { return b.Retry(b.ctx, l, 0, errServer) },
+		"fail": func(b *testStore, l task.Lease) error {
+			_, err := b.Fail(b.ctx, l, errServer)
+			return err
+		},
+		"input": func(b *testStore, l task.Lease) error {
+			_, err := b.Input(b.ctx, l, 100)
+			return err
+		},
+	}
+	losses := map[string]func(b *testStore, held task.Task){
+		"claimed again": func(b *testStore, held task.Task) { b.expireLeases(); require.Len(b.tb, b.claim(1), 1) },
+		"released": func(b *testStore, held task.Task) {
+			requireHeld(b.tb)(b.Release(b.ctx, store.ReleaseRequest{Lease: held.Lease()}))
+		},
+		"retried":   func(b *testStore, held task.Task) { require.NoError(b.tb, b.Retry(b.ctx, held.Lease(), 0, errServer)) },
+		"cancelled": func(b *testStore, held task.Task) { noErr(b.tb)(b.Cancel(b.ctx, held.ID, "by the user")) },
+		"failed":    func(b *testStore, held task.Task) { noErr(b.tb)(b.Fail(b.ctx, held.Lease(), errServer)) },
+		"swept": func(b *testStore, held task.Task) {
+			b.exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
+			swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
+			require.NoError(b.tb, err)
+			require.Len(b.tb, swept, 1)
+		},
+		"never held": func(b *testStore, held task.Task) {
+			b.exec(`update image_tasks set lease_epoch = lease_epoch + 7`)
+		},
+	}
+	b := fresh(t)
+	for loss, lose := range losses {
+		for name, call := range calls {
+			t.Run(loss+"/"+name, func(t *testing.T) {
+				b := &testStore{Store: b.Store, tb: t, ctx: t.Context(), raw: b.raw}
+				held := b.claimOne(2)
+				b.exec(`update image_tasks set image_base64 = 'eA==' where task_id = $1`, held.ID)
+				lose(b, held)
+				before := b.row(held.ID)
+				assert.ErrorIs(t, call(b, held.Lease()), task.ErrLeaseLost)
+				assert.Equal(t, before, b.row(held.ID))
+				b.requireAudit()
+				// Keep the task out of the next subtest.
+				if s := b.row(held.ID).State; s == task.Pending || s == task.Processing {
+					noErr(t)(b.Cancel(b.ctx, held.ID, "end of test"))
+				}
+			})
+		}
+	}
+}
+
+func leaseLost(held []task.Lease, err error) error {
+	if err == nil && len(held) == 0 {
+		return task.ErrLeaseLost
+	}
+	return err
+}
+
+func TestRenewLeases_ReturnsLeasesStillHeld(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(5), 5, 1)
+	tasks := b.claim(5)
+	require.Len(t, tasks, 5)
+	b.expireLeases()
+	noErr(t)(b.Cancel(b.ctx, tasks[3].ID, "x"))
+	var beats []store.LeaseRenewal
+	for i, tk := range tasks {
+		beats = append(beats, store.LeaseRenewal{Lease: tk.Lease(), Progress: 10 * i, Stage: "generating"})
+	}
+	held, err := b.RenewLeases(b.ctx, time.Hour, beats)
+	require.NoError(t, err)
+	assert.Len(t, held, 4)
+	assert.NotContains(t, held, tasks[3].Lease())
+	assert.Empty(t, b.claim(5), "the leases are valid again")
+	assert.Equal(t, 20, b.row(tasks[2].ID).Progress)
+	assert.Equal(t, "generating", b.row(tasks[2].ID).Stage)
+}
+
+// Statements that lock many rows must not deadlock.
+func TestRenewLeases_NoDeadlockWithComplete(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(60), 60, 1)
+	tasks := b.claim(60)
+	var up, down []store.LeaseRenewal
+	for i := range tasks {
+		up = append(up, store.LeaseRenewal{Lease: tasks[i].Lease()})
+		down = append(down, store.LeaseRenewal{Lease: tasks[len(tasks)-1-i].Lease()})
+	}
+	var wg sync.WaitGroup
+	for _, beats := range [][]store.LeaseRenewal{up, down, up, down} {
+		wg.Go(func() {
+			for range 50 {
+				_, err := b.RenewLeases(b.ctx, time.Minute, beats)
+				assert.NoError(t, err)
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := len(tasks) - 1; i >= 0; i -= 3 {
+			_, err := b.Complete(b.ctx, store.Completion{Lease: tasks[i].Lease()}, store.Completion{Lease: tasks[i-2].Lease()}, store.Completion{Lease: tasks[i-1].Lease()})
+			assert.NoError(t, err)
+		}
+	})
+	wg.Wait()
+	assert.Equal(t, 60, b.number("select count(*) from image_tasks where status = 'completed'"))
+}
+
+func TestRetry_UsesAttemptAndReleaseDoesNot(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(1)
+	require.NoError(t, b.Retry(b.ctx, held.Lease(), time.Hour, errServer))
+	r := b.row(held.ID)
+	assert.Equal(t, task.Pending, r.State)
+	assert.Equal(t, 1, r.Attempts)
+	assert.Equal(t, task.CodeServer, r.ErrorCode)
+	assert.Empty(t, b.claim(1), "it is not due")
+
+	b.exec(`update image_tasks set run_after = now()`)
+	again := b.claim(1)
+	require.Len(t, again, 1)
+	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: again[0].Lease(), Cause: &task.Error{Code: task.CodeShutdown, Message: "stopped"}}))
+	r = b.row(held.ID)
+	assert.Equal(t, task.Pending, r.State)
+	assert.Equal(t, 1, r.Attempts)
+	assert.Equal(t, task.CodeShutdown, r.ErrorCode)
+	assert.Len(t, b.claim(1), 1)
+}
+
+func TestInput_WithinLimit(t *testing.T) {
+	b := fresh(t)
+	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Prompt: "x", Cost: 1, Input: "aGVsbG8="})
+	require.NoError(t, err)
+	held := b.claim(1)[0]
+	assert.True(t, held.HasInput)
+	text, err := b.Input(b.ctx, held.Lease(), 8)
+	require.NoError(t, err)
+	assert.Equal(t, "aGVsbG8=", text)
+	_, err = b.Input(b.ctx, held.Lease(), 7)
+	require.Error(t, err)
+	assert.Equal(t, task.Fail, task.AsError(err).Disposition)
+}

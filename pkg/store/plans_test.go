@@ -1,0 +1,125 @@
+package store_test
+
+import (
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// Closed tasks must not slow down a claim or a sweep, and many stuck tasks must not slow down a renewal. Each statement
+// uses the indexes named in its comment, even if the statistics contain no processing task.
+func TestPlans_UseNamedIndexes(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, processing_started_at)
+	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', now() - interval '1 day' from generate_series(1, 20000) i`)
+	b.exec(`insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+	        select gen_random_uuid(), 'old-' || i, 'charge', -1, 0 from generate_series(1, 20000) i`)
+	b.enqueue(b.user(300), 300, 1)
+	b.exec(`vacuum analyze image_tasks, credit_ledger, user_credits`)
+	held := b.claim(100)
+	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[0].ID)
+	stuck := int(20 * time.Minute / time.Millisecond)
+	id, epoch := held[0].ID, held[0].Epoch
+	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
+	texts, numbers := pq.Array([]string{"x"}), pq.Array([]int64{1})
+	const primary, pending, lease, started = "image_tasks_pkey", "image_tasks_pending", "image_tasks_lease", "image_tasks_started"
+	for _, c := range []struct {
+		statement string
+		args      []any
+		indexes   []string
+	}{
+		{"claim", []any{"w", 100, 60000, 3}, []string{primary, pending, lease}},
+		{"fail_abandoned", []any{3, 100, "c", "m"}, []string{primary, lease}},
+		{"fail_overdue", []any{stuck, 1000, "c", "m"}, []string{primary, pending}},
+		{"count_overdue", []any{stuck}, []string{pending}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
+		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
+		{"count_stuck", []any{stuck, nil, nil}, []string{started}},
+		{"next_due", nil, []string{pending, lease}},
+		{"queue_stats", []any{stuck}, []string{pending, started}},
+		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
+		{"complete", []any{ids, epochs, texts, texts}, []string{primary}},
+		{"release", []any{ids, epochs, numbers, texts, texts}, []string{primary}},
+		{"retry", []any{id, epoch, 1000, "c", "m", "r"}, []string{primary}},
+		{"fail", []any{id, epoch, "c", "m", "r"}, []string{primary}},
+		{"cancel", []any{id, "c", "m"}, []string{primary}},
+	} {
+		plan := b.explain(b.Statement(c.statement), c.args...)
+		assert.NotRegexp(t, "Seq Scan on (image_tasks|credit_ledger)", plan, c.statement)
+		for _, index := range []string{primary, pending, lease, started} {
+			assert.Equal(t, slices.Contains(c.indexes, index), strings.Contains(plan, index), "%s and %s:\n%s", c.statement, index, plan)
+		}
+	}
+	assert.Equal(t, task.Processing, b.row(held[0].ID).State, "explain changes nothing")
+}
+
+// With a million closed tasks, a pass of the monitor that finds nothing to do stays cheap: each of its statements reads
+// at most 20 pages, and none scans the table of tasks.
+func TestPlans_IdlePassReadsFewPages(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, credits_deducted, processing_started_at, completed_at)
+	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', 1, now() - interval '1 day', now() - interval '1 day'
+	        from generate_series(1, 1000000) i`)
+	b.exec(`vacuum analyze image_tasks`)
+	b.enqueue(b.user(3), 3, 1)
+	held := b.claim(2)
+	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
+	_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()})
+	require.NoError(t, err)
+	stuck := int(20 * time.Minute / time.Millisecond)
+	for name, args := range map[string][]any{
+		"count_stuck":    {stuck, nil, nil},
+		"fail_overdue":   {stuck, 1000, "c", "m"},
+		"sweep":          {stuck, 1000, "c", "m", nil, nil},
+		"queue_stats":    {stuck},
+		"processors":     nil,
+		"prune":          nil,
+		"next_due":       nil,
+		"fail_abandoned": {3, 100, "c", "m"},
+	} {
+		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
+		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
+		pages := 0
+		for i := 1; i < len(touched); i++ {
+			n, _ := strconv.Atoi("0" + touched[i])
+			pages += n
+		}
+		assert.LessOrEqual(t, pages, 20, "%s:\n%s", name, plan)
+		assert.NotContains(t, plan, "Seq Scan on image_tasks", name)
+	}
+	for _, name := range []string{"closed_within", "failures_within"} {
+		recent := b.explainWith("explain (analyze, buffers) ", b.Statement(name), 3_600_000)
+		assert.Contains(t, recent, "image_tasks_completed", "%s finds the last hour through the index", name)
+	}
+}
+
+func (b *testStore) explain(statement string, args ...any) string {
+	b.tb.Helper()
+	return b.explainWith("explain ", statement, args...)
+}
+
+func (b *testStore) explainWith(explain, statement string, args ...any) string {
+	b.tb.Helper()
+	rows, err := b.raw.QueryContext(b.ctx, explain+statement, args...)
+	require.NoError(b.tb, err)
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var line string
+		require.NoError(b.tb, rows.Scan(&line))
+		plan.WriteString(line + "\n")
+	}
+	require.NoError(b.tb, rows.Err())
+	return plan.String()
+}

@@ -1,0 +1,56 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
+)
+
+// Processor is a processor process as recorded in the database.
+type Processor struct {
+	Worker        string          `json:"worker"`
+	Host          string          `json:"host"`
+	PID           int             `json:"pid"`
+	Version       string          `json:"version"`
+	StartedAt     time.Time       `json:"started"`
+	LastHeartbeat time.Time       `json:"last_heartbeat"`
+	HeartbeatAge  time.Duration   `json:"-"`      // since the last heartbeat, by the database's clock
+	Report        json.RawMessage `json:"report"` // the processor's own status report
+}
+
+// RecordHeartbeat records that a processor is running, with its report. It uses Worker, Host, PID, Version and Report.
+func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
+	if p.Report == nil {
+		p.Report = json.RawMessage("{}")
+	}
+	_, err := s.queryTexts(ctx, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report))
+	return err
+}
+
+// Deregister deletes a processor that has stopped. It returns no error if there is no such processor.
+func (s *Store) Deregister(ctx context.Context, worker string) error {
+	_, err := s.queryTexts(ctx, s.sql.deregister, worker)
+	return err
+}
+
+// Processors returns the processors with a heartbeat within the last day, the latest heartbeat first.
+func (s *Store) Processors(ctx context.Context) ([]Processor, error) {
+	var out []Processor
+	err := s.query(ctx, s.sql.processors, func(rows *sql.Rows) error {
+		var p Processor
+		var age int64
+		var report []byte
+		err := rows.Scan(&p.Worker, &p.Host, &p.PID, &p.Version, &p.StartedAt, &p.LastHeartbeat, &age, &report)
+		p.HeartbeatAge, p.Report = time.Duration(age)*time.Millisecond, report
+		out = append(out, p)
+		return err
+	})
+	return out, err
+}
+
+// Prune deletes the processors whose last heartbeat is more than a day old.
+func (s *Store) Prune(ctx context.Context) error {
+	_, err := s.queryTexts(ctx, s.sql.prune)
+	return err
+}

@@ -1,0 +1,77 @@
+package store
+
+import (
+	"io/fs"
+	"path"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// embeddedSQL returns a copy of the SQL files that a test may change.
+func embeddedSQL(t *testing.T) fstest.MapFS {
+	t.Helper()
+	files := fstest.MapFS{}
+	names, err := fs.Glob(sqlFiles, "sql/*.sql")
+	require.NoError(t, err)
+	for _, name := range names {
+		text, err := fs.ReadFile(sqlFiles, name)
+		require.NoError(t, err)
+		files[path.Base(name)] = &fstest.MapFile{Data: text}
+	}
+	return files
+}
+
+func TestLoadStatements_Embedded(t *testing.T) {
+	s, err := loadStatements(embeddedSQL(t), Tables{}.names())
+	require.NoError(t, err)
+	assert.Len(t, s.audits, 7)
+	for file, fields := range s.files() {
+		for name, st := range fields {
+			assert.Equal(t, name, st.name, file)
+			assert.NotRegexp(t, `\{\{|;$`, st.text, name)
+		}
+	}
+	assert.Len(t, embeddedSQL(t), len(s.files())+1, "every SQL file is read")
+}
+
+func TestLoadStatements_InvalidFiles(t *testing.T) {
+	for name, test := range map[string]struct{ file, old, new, want string }{
+		"missing":           {"stats.sql", "-- name: next_due\n", "", `stats.sql: statement "next_due" is missing`},
+		"unknown":           {"stats.sql", "-- name: task\n", "-- name: tusk\n", `stats.sql: unknown statement "tusk"`},
+		"in another file":   {"stats.sql", "-- name: task\n", "-- name: claim\nselect 1;\n-- name: task\n", `stats.sql: unknown statement "claim"`},
+		"twice":             {"lease.sql", "-- name: retry\n", "-- name: claim\nselect 1;\n-- name: retry\n", `lease.sql: statement "claim" is defined twice`},
+		"empty":             {"lease.sql", "-- name: retry\n", "-- name: claim2\n-- Locks: none.\n-- name: retry\n", `lease.sql: statement "claim2" is empty`},
+		"template":          {"close.sql", `{{overdue "$1"}}`, `{{overdoe "$1"}}`, `function "overdoe" not defined`},
+		"audit twice":       {"audit.sql", "audit: missing_refund\n", "audit: balance_mismatch\n", `audit.sql: rule "balance_mismatch" is defined twice`},
+		"audit with a text": {"audit.sql", "audit: missing_refund\n", "audit: A refund is missing\n", `audit.sql: unknown statement "audit: A refund is missing"`},
+		"no audit":          {"audit.sql", "-- name: ", "-- ", "audit.sql: no rule is defined"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := embeddedSQL(t)
+			text := string(files[test.file].Data)
+			require.Contains(t, text, test.old)
+			files[test.file].Data = []byte(strings.ReplaceAll(text, test.old, test.new))
+			_, err := loadStatements(files, Tables{}.names())
+			assert.ErrorContains(t, err, test.want)
+		})
+	}
+	t.Run("file missing", func(t *testing.T) {
+		files := embeddedSQL(t)
+		delete(files, "credits.sql")
+		_, err := loadStatements(files, Tables{}.names())
+		assert.ErrorIs(t, err, fs.ErrNotExist)
+	})
+}
+
+// The conditions of stuck and overdue tasks are defined once, in statements.go.
+func TestSQLFiles_UseSharedConditions(t *testing.T) {
+	age := regexp.MustCompile(`< now\(\) - \$`)
+	for name, file := range embeddedSQL(t) {
+		assert.NotRegexp(t, age, string(file.Data), name)
+	}
+}

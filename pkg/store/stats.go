@@ -1,0 +1,138 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"imagetasks/pkg/task"
+)
+
+// TaskRow is a task as stored in the database, without its prompt and input picture.
+type TaskRow struct {
+	ID        string     `json:"task_id"`
+	UserID    string     `json:"user_id"`
+	State     task.State `json:"status"`
+	Cost      int        `json:"credits_cost"`
+	Deducted  int        `json:"credits_deducted"`
+	Refunded  int        `json:"credits_refunded"`
+	Attempts  int        `json:"attempt_count"`
+	Epoch     int64      `json:"lease_epoch"`
+	LeasedBy  string     `json:"leased_by,omitempty"`
+	Progress  int        `json:"progress_percentage"`
+	Stage     string     `json:"current_stage,omitempty"`
+	ImageURL  string     `json:"image_url,omitempty"`
+	ErrorCode task.Code  `json:"error_code,omitempty"`
+	Error     string     `json:"error_message,omitempty"`
+	RequestID string     `json:"request_id,omitempty"`
+}
+
+// Task returns one task, or task.ErrNotFound.
+func (s *Store) Task(ctx context.Context, id string) (TaskRow, error) {
+	var r TaskRow
+	err := s.queryRow(ctx, s.sql.task, []any{id}, &r.ID, &r.UserID, &r.State, &r.Cost, &r.Deducted, &r.Refunded,
+		&r.Attempts, &r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return r, fmt.Errorf("task %q: %w", id, task.ErrNotFound)
+	}
+	return r, err
+}
+
+// NextDue returns the time until the first pending task is due or the first lease expires, 0 or less if that is now.
+// It returns false if there is neither.
+func (s *Store) NextDue(ctx context.Context) (time.Duration, bool, error) {
+	var ms sql.NullInt64
+	err := s.queryRow(ctx, s.sql.nextDue, nil, &ms)
+	return time.Duration(ms.Int64) * time.Millisecond, ms.Valid, err
+}
+
+// HasPending reports whether any task is pending, including tasks that wait for a retry.
+func (s *Store) HasPending(ctx context.Context) (bool, error) {
+	var pending bool
+	err := s.queryRow(ctx, s.sql.hasPending, nil, &pending)
+	return pending, err
+}
+
+// QueueStats counts the tasks that are not closed.
+type QueueStats struct {
+	Pending    int           `json:"pending"`
+	Due        int           `json:"due"` // pending tasks that may be claimed now
+	OldestDue  time.Duration `json:"-"`   // the longest time that one of them has been due
+	Processing int           `json:"processing"`
+	Stuck      int           `json:"stuck"`
+}
+
+// QueueStats returns the state of the queue. A task is stuck if it has been processing for longer than stuckAfter.
+func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (QueueStats, error) {
+	var q QueueStats
+	var oldest int64
+	err := s.queryRow(ctx, s.sql.queueStats, []any{stuckAfter.Milliseconds()},
+		&q.Pending, &q.Due, &oldest, &q.Processing, &q.Stuck)
+	q.OldestDue = time.Duration(oldest) * time.Millisecond
+	return q, err
+}
+
+// CountByState returns the number of tasks in each state. Every state is present.
+func (s *Store) CountByState(ctx context.Context) (map[task.State]int, error) {
+	counts := map[task.State]int{}
+	for _, state := range task.States() {
+		counts[state] = 0
+	}
+	err := s.query(ctx, s.sql.countByState, func(rows *sql.Rows) error {
+		var state task.State
+		var n int
+		err := rows.Scan(&state, &n)
+		counts[state] = n
+		return err
+	})
+	return counts, err
+}
+
+// ClosedStats are the tasks that were closed in one state, with the time from the last claim to the close.
+type ClosedStats struct {
+	Count  int           `json:"count"`
+	Median time.Duration `json:"-"`
+	P95    time.Duration `json:"-"`
+}
+
+// ClosedWithin returns the tasks closed within the last window, by state. States without such tasks are missing.
+func (s *Store) ClosedWithin(ctx context.Context, window time.Duration) (map[task.State]ClosedStats, error) {
+	out := map[task.State]ClosedStats{}
+	err := s.query(ctx, s.sql.closedWithin, func(rows *sql.Rows) error {
+		var state task.State
+		var c ClosedStats
+		var median, p95 int64
+		err := rows.Scan(&state, &c.Count, &median, &p95)
+		c.Median, c.P95 = time.Duration(median)*time.Millisecond, time.Duration(p95)*time.Millisecond
+		out[state] = c
+		return err
+	}, window.Milliseconds())
+	return out, err
+}
+
+// FailureCount is the number of tasks that failed with one error code.
+type FailureCount struct {
+	Code  task.Code `json:"error_code"`
+	Count int       `json:"count"`
+}
+
+// FailuresWithin returns the tasks that failed within the last window, by error code, the most frequent first; at most 20
+// codes.
+func (s *Store) FailuresWithin(ctx context.Context, window time.Duration) ([]FailureCount, error) {
+	var out []FailureCount
+	err := s.query(ctx, s.sql.failuresWithin, func(rows *sql.Rows) error {
+		var f FailureCount
+		err := rows.Scan(&f.Code, &f.Count)
+		out = append(out, f)
+		return err
+	}, window.Milliseconds())
+	return out, err
+}
+
+// RefundsToday returns the number of refunds since midnight in the database's time zone, and their credits.
+func (s *Store) RefundsToday(ctx context.Context) (count, credits int, err error) {
+	err = s.queryRow(ctx, s.sql.refundsToday, nil, &count, &credits)
+	return count, credits, err
+}

@@ -1,0 +1,68 @@
+package store_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+func TestQueueStats_AndCountByState(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(6), 6, 1)
+	held := b.claim(3)
+	_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()})
+	require.NoError(t, err)
+	noErr(t)(b.Cancel(b.ctx, ids[5], ""))
+	b.exec(`update image_tasks set run_after = now() - interval '1 minute' where task_id = $1`, ids[4])
+	b.exec(`update image_tasks set run_after = now() + interval '1 minute' where task_id = $1`, ids[3])
+	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[1].ID)
+
+	states, err := b.CountByState(b.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, map[task.State]int{task.Pending: 2, task.Processing: 2, task.Completed: 1, task.Cancelled: 1, task.Failed: 0}, states)
+	q, err := b.QueueStats(b.ctx, 20*time.Minute)
+	require.NoError(t, err)
+	assert.Equal(t, 2, q.Pending)
+	assert.Equal(t, 1, q.Due)
+	assert.Equal(t, 2, q.Processing)
+	assert.Equal(t, 1, q.Stuck)
+	assert.GreaterOrEqual(t, q.OldestDue, time.Minute)
+	some, err := b.HasPending(b.ctx)
+	require.NoError(t, err)
+	assert.True(t, some)
+}
+
+func TestClosedWithin_AndRefundsToday(t *testing.T) {
+	b := fresh(t)
+	recent, err := b.ClosedWithin(b.ctx, time.Hour)
+	require.NoError(t, err)
+	assert.Empty(t, recent)
+	b.enqueue(b.user(22), 22, 1)
+	tasks := b.claim(22)
+	for i, done := range tasks[:20] {
+		_, err := b.Complete(b.ctx, store.Completion{Lease: done.Lease()})
+		require.NoError(t, err)
+		b.exec(`update image_tasks set processing_started_at = completed_at - $2 * interval '1 second' where task_id = $1`, done.ID, i+1)
+	}
+	noErr(t)(b.Cancel(b.ctx, tasks[20].ID, ""))
+	noErr(t)(b.Cancel(b.ctx, tasks[21].ID, ""))
+	b.exec(`update image_tasks set completed_at = now() - interval '2 hours' where task_id = $1`, tasks[21].ID)
+	recent, err = b.ClosedWithin(b.ctx, time.Hour)
+	require.NoError(t, err)
+	assert.Equal(t, store.ClosedStats{Count: 20, Median: 10500 * time.Millisecond, P95: 19050 * time.Millisecond}, recent[task.Completed])
+	assert.Equal(t, 1, recent[task.Cancelled].Count, "not the one closed earlier")
+
+	count, credits, err := b.RefundsToday(b.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, 2, count)
+	assert.Equal(t, 2, credits)
+	b.exec(`alter table credit_ledger disable trigger user; update credit_ledger set created_at = now() - interval '2 days' where task_id = '` + tasks[20].ID + `'`)
+	count, _, err = b.RefundsToday(b.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, 1, count)
+}
