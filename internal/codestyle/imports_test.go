@@ -17,11 +17,12 @@ var layers = [][]string{
 	{"pkg/app/apiclient", "pkg/app/daemon"},
 	{"pkg/app"},
 	{"internal/demo"},
-	{"pkg/app/render", "pkg/status"},
+	{"pkg/app/summary", "pkg/status"},
 	{"pkg/monitor", "pkg/diagnosis"},
 	{"pkg/overview", "pkg/imageworker", "internal/*"},
 	{"pkg/processor"},
 	{"pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
+	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress", "pkg/lang"},
 }

@@ -67,10 +67,10 @@ func TestDemo_Interrupted(t *testing.T) {
 	w.withoutAPISettings()
 	p := w.start("task-processor", "demo")
 	w.waitFor("work", func() bool { return strings.Contains(p.stdout.String(), "24 tasks charged") })
-	assert.Contains(t, w.run("task-processor", "demo").stderr, "another demo runs here")
+	assert.Contains(t, w.run("task-processor", "demo").stderr, "another demo is running in")
 	r := p.stop(syscall.SIGINT)
 	r.is(1)
-	assert.Contains(t, r.stderr, "nothing of it runs on")
+	assert.Contains(t, r.stderr, "interrupted; the demo left no processes running")
 	w.requireNoProcesses()
 }
 

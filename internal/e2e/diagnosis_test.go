@@ -94,12 +94,12 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		{"tinyproxy with a wrong login", wrong(locked), "login", "proxy_login_refused", "user and password", ""},
 		{"tinyproxy that forbids", realproxy.Tinyproxy(t, realproxy.Config{ConnectPorts: []int{563}}), "tunnel", "proxy_forbids_target", "Allow the API's host", ""},
 		{"tinyproxy that filters the host", realproxy.Tinyproxy(t, realproxy.Config{RefuseHosts: []string{`127\.0\.0\.1`}}), "tunnel", "proxy_forbids_target", "Allow the API's host", ""},
-		{"tinyproxy and a dead API", open, "tunnel", "proxy_cannot_reach_target", "own way out", dead},
-		{"tinyproxy and an unknown API", open, "tunnel", "proxy_cannot_reach_target", "own way out", nowhere},
+		{"tinyproxy and a dead API", open, "tunnel", "proxy_cannot_reach_target", "Check the proxy's upstream", dead},
+		{"tinyproxy and an unknown API", open, "tunnel", "proxy_cannot_reach_target", "Check the proxy's upstream", nowhere},
 		{"microsocks without its login", bare(lockedSOCKS), "login", "proxy_login_missing", "user:password@", ""},
 		{"microsocks with a wrong login", wrong(lockedSOCKS), "login", "proxy_login_refused", "user and password", ""},
 		{"microsocks and a dead API", openSOCKS, "tunnel", "socks_connection_refused", "OPENAI_BASE_URL", dead},
-		{"microsocks and an unknown API", openSOCKS, "tunnel", "socks_general_failure", "way out", nowhere},
+		{"microsocks and an unknown API", openSOCKS, "tunnel", "socks_general_failure", "upstream", nowhere},
 		{"socks5 and an unknown API", strings.Replace(openSOCKS, "socks5h", "socks5", 1), "dns", "direct_name_unknown", "socks5h", nowhere},
 		{"tinyproxy taken for SOCKS", "socks5h" + strings.TrimPrefix(open, "http"), "tunnel", "proxy_no_answer", "scheme", ""},
 		{"microsocks taken for http", "http" + strings.TrimPrefix(openSOCKS, "socks5h"), "tunnel", "proxy_is_no_proxy", "scheme", ""},
@@ -263,7 +263,7 @@ func TestProxyList_Failover(t *testing.T) {
 	assert.Regexp(t, `(?m)^rate +limits reported by the API at .*: limit-requests 60, remaining-requests 59`, screen)
 	assert.Contains(t, w.run("task-processor", "status", "--lang", "zh").ok(), "停用")
 	log := w.file("task-processor.log")
-	assert.Equal(t, 1, strings.Count(log, "a proxy is left out"), log)
+	assert.Equal(t, 1, strings.Count(log, "proxy ejected"), log)
 
 	// It becomes a problem after a minute, with the command to run next.
 	assert.Contains(t, screen, "All is well.")
@@ -286,7 +286,7 @@ func TestProxyList_Failover(t *testing.T) {
 	w.proxy, err = simproxy.StartAt(simproxy.Config{User: "operator", Password: proxyPassword}, w.proxy.Addr())
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, w.proxy.Close()) })
-	w.waitFor("the first serves again", func() bool { return strings.Contains(w.file("task-processor.log"), "a proxy serves again") })
+	w.waitFor("the first serves again", func() bool { return strings.Contains(w.file("task-processor.log"), "proxy serves again") })
 	w.grant(1)
 	w.enqueue("a bridge")
 	w.waitFor("another picture", func() bool { return w.count("completed") == 5 })
@@ -298,5 +298,6 @@ func TestProxyList_Failover(t *testing.T) {
 	w.env["OPENAI_PROXY"] = w.proxy.URL() + ",socks4://operator:" + proxyPassword + "@127.0.0.1:1"
 	r := w.run("simple-test")
 	r.is(2)
-	assert.Contains(t, r.stderr, "OPENAI_PROXY (proxy 2 of 2)")
+	assert.Contains(t, r.stdout, "OPENAI_PROXY (proxy 2 of 2)")
+	assert.Empty(t, r.stderr, "the report has the reason")
 }

@@ -34,6 +34,7 @@ func TestStatus_NotSupervised(t *testing.T) {
 	spool := w.spool()
 	require.NoError(t, os.CopyFS(filepath.Join(w.dir, "bin"), os.DirFS(bin)))
 	w.writeEnv()
+	w.env["SSL_CERT_FILE"] = w.env["TRUSTED"]
 	report := w.runWithCrontabs(spool, "bin/task-processor", "status").is(3)
 	assert.Contains(t, report, "! no processor is running, and nothing would start one")
 	assert.NotContains(t, report, "All is well")

@@ -12,7 +12,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
-	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/lang"
@@ -149,7 +149,7 @@ type watcher struct {
 // pass runs one pass and logs its result in one line.
 func (w watcher) pass(ctx context.Context) (monitor.Report, error) {
 	r, err := w.monitor.Pass(ctx)
-	summary := render.MonitorSummary(r.Summary).In(lang.EN)
+	summary := summary.Pass(r.Summary).In(lang.EN)
 	switch {
 	case err != nil:
 		w.log.WithError(err).Error("the monitor pass was not completed")
@@ -178,7 +178,7 @@ type passDocument struct {
 }
 
 func (w watcher) document(r monitor.Report) passDocument {
-	return passDocument{At: r.At, Text: render.MonitorSummary(r.Summary), Summary: r.Summary, Repair: r.Repair, Overdue: r.Overdue,
+	return passDocument{At: r.At, Text: summary.Pass(r.Summary), Summary: r.Summary, Repair: r.Repair, Overdue: r.Overdue,
 		Queue: r.Queue, DatabaseMillis: r.DatabaseMillis, Checks: r.Checks, Problems: finding.Documents(r.Findings, w.commandLine)}
 }
 
@@ -190,7 +190,7 @@ func (w watcher) print(c *cli.Context, r monitor.Report, l lang.Lang) error {
 			return err
 		}
 	case len(r.Findings) > 0 || !c.Bool("quiet"):
-		w.Printf("%s\n", render.MonitorSummary(r.Summary).In(l))
+		w.Printf("%s\n", summary.Pass(r.Summary).In(l))
 		for _, p := range finding.Documents(r.Findings, w.commandLine) {
 			w.Printf("! %s\n", p.Finding.Text(l))
 			if p.Next != "" {

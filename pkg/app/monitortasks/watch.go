@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
-	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/status"
@@ -25,7 +25,7 @@ func (w watcher) watch(ctx context.Context, c *cli.Context) (err error) {
 				if r == nil {
 					return status.WatchedPass{}
 				}
-				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: render.MonitorSummary(r.Summary).In(lang.EN), Document: w.document(*r)}
+				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
 			}}))
 		if err != nil {
 			return err

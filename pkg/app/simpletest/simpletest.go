@@ -13,7 +13,6 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
-	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/lang"
@@ -89,9 +88,9 @@ func (a program) test(c *cli.Context) error {
 
 func (a program) report(c *cli.Context, report diagnosis.Report, l lang.Lang) error {
 	if c.Bool("json") {
-		return a.PrintJSON(render.NewDiagnosisDocument(report))
+		return a.PrintJSON(newDocument(report))
 	}
-	render.Diagnosis(a.Printf, report, l)
+	printReport(a.Printf, report, l)
 	return nil
 }
 

@@ -2,6 +2,7 @@ package taskprocessor
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -18,9 +19,9 @@ import (
 func demoCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "demo", Usage: "show the whole system on this machine, in under two minutes", Action: a.demo,
-		Description: "Starts a private PostgreSQL under var/ and works sample tasks to pictures on disk. The API is simulated,\n" +
-			"behind a simulated proxy, unless OPENAI_API_KEY is set. Nothing runs on afterwards.",
-		Flags: append([]cli.Flag{&cli.StringFlag{Name: "dir", Usage: "where it plays", Value: filepath.Join("var", "demo")}}, app.CommonFlags()...),
+		Description: "Starts a private PostgreSQL under var/ and processes sample tasks; the pictures are stored on disk. API and proxy are\n" +
+			"simulated unless OPENAI_API_KEY is set. No process is left running.",
+		Flags: append([]cli.Flag{&cli.StringFlag{Name: "dir", Usage: "`DIRECTORY` for the database, the pictures and the log", Value: filepath.Join("var", "demo")}}, app.CommonFlags()...),
 	}
 }
 
@@ -58,6 +59,9 @@ func (a program) demo(c *cli.Context) error {
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
 	if err := demo.Run(ctx, conf); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w; the demo left no processes running", app.ErrInterrupted)
+		}
 		if errors.Is(err, demo.ErrUnexpected) {
 			a.Printf("%v; see %s\n", err, conf.LogFile)
 			return app.ErrUnhealthy
@@ -67,7 +71,7 @@ func (a program) demo(c *cli.Context) error {
 	return nil
 }
 
-// demoLog is a log of this run alone, in the file only: the screen is for the bar and the table.
+// demoLog returns a logger for this run, to the file only: the terminal shows the progress bar and the result.
 func (a program) demoLog(s settings.Settings, file string) (logrus.FieldLogger, func(), error) {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, err

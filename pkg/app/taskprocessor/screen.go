@@ -7,6 +7,7 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/overview"
@@ -191,13 +192,13 @@ func (s screen) localProcessor(r statusReport) string {
 	color := ""
 	switch r.Local.Verdict {
 	case supervise.StoppedByOperator, supervise.NeverStarted:
-		return render.LocalProcessor(r.Local).In(s.Lang)
+		return summary.LocalProcessor(r.Local).In(s.Lang)
 	case supervise.Dead, supervise.Hung:
 		color = red
 	default:
 		color = green
 	}
-	state := s.color(color, render.LocalProcessor(r.Local).In(s.Lang))
+	state := s.color(color, summary.LocalProcessor(r.Local).In(s.Lang))
 	if r.Local.Verdict == supervise.Dead {
 		return state
 	}

@@ -13,6 +13,7 @@ import (
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
@@ -103,7 +104,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	}
 	snapshot.Supervision = &overview.Supervision{Crontab: r.Crontab}
 	if last, ok := monitor.ReadState(s.LogDir); ok {
-		r.Monitor = &monitorPass{At: last.LastPass, Text: render.MonitorSummary(last.Summary), Figures: last.Summary, API: last.API}
+		r.Monitor = &monitorPass{At: last.LastPass, Text: summary.Pass(last.Summary), Figures: last.Summary, API: last.API}
 		snapshot.APICheck, snapshot.Supervision.LastPass = last.API, last.LastPass
 	}
 	r.Problems = finding.Documents(overview.Assess(snapshot), a.CommandLine(c))

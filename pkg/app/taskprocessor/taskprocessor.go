@@ -82,13 +82,13 @@ func (a program) run(c *cli.Context) error {
 	}
 	once := c.Bool("once")
 	if _, given := app.FlagValue(c, "status-addr"); once && !given {
-		// A run that ends by itself has nothing to show, and may stand beside the daemon.
+		// A run that ends by itself needs no status page, and the daemon may be using the address.
 		s.StatusAddr = ""
 	}
 	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c))
 }
 
-// work runs a processor with everything around it.
+// work runs a processor with its API client, picture store, log, pid lock and status page.
 func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string) (err error) {
 	client, transport, err := apiclient.New(s)
 	if err != nil {
@@ -100,7 +100,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	if background {
-		a.Stderr = io.Discard // what is logged goes to the file; a panic still reaches stderr
+		a.Stderr = io.Discard // the log goes to the file; a panic still reaches stderr
 	}
 	log, closer, err := a.Logger(s, processorLog)
 	if err != nil {
@@ -112,12 +112,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			log.Error(err.Error())
 		}
 	}()
-	transport.OnChange(tellOfProxies(log))
+	transport.OnChange(logProxyChanges(log))
 	if !once {
 		hold, err := supervise.Dir(s.LogDir).Lock()
 		switch {
 		case errors.Is(err, supervise.ErrRunning) && !background:
-			log.Info("another processor holds the pid file; this one works beside it, and nobody looks after it")
+			log.Info("another processor holds the pid file; this one runs without supervision by the monitor")
 		case err != nil:
 			return err
 		default:
@@ -148,7 +148,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: tellSystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
+		Observe: notifySystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
 		Details: func(st processor.Status) any { return details(st) },
 	}, st, imageworker.New(client, pictures, log))
 	running.Store(p)
@@ -216,27 +216,27 @@ func (a program) upstreams(t *proxy.Transport, s settings.Settings) []proxy.Upst
 	return states
 }
 
-// tellOfProxies logs which proxies of several are left out, and which serve again.
-func tellOfProxies(log logrus.FieldLogger) func(proxy.UpstreamState) {
+// logProxyChanges logs when a proxy of several is ejected, and when it serves again.
+func logProxyChanges(log logrus.FieldLogger) func(proxy.UpstreamState) {
 	return func(s proxy.UpstreamState) {
 		if s.Ejected {
-			log.WithFields(logrus.Fields{"code": string(s.Code), "proxy": s.Proxy}).Warnf("a proxy is left out, and tried again from %s: %s",
+			log.WithFields(logrus.Fields{"code": string(s.Code), "proxy": s.Proxy}).Warnf("proxy ejected; next retry at %s: %s",
 				s.RetryAt.Local().Format(time.TimeOnly), s.Reason)
 			return
 		}
-		log.WithField("proxy", s.Proxy).Info("a proxy serves again")
+		log.WithField("proxy", s.Proxy).Info("proxy serves again")
 	}
 }
 
-// tellSystemd gives systemd its signs of life, where it runs this program as a unit of Type=notify
+// notifySystemd passes heartbeats on to systemd if it runs this program as a unit of Type=notify
 // (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html).
-func tellSystemd(log logrus.FieldLogger) func(processor.Event) {
+func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
 	return func(e processor.Event) {
 		if e.Kind != processor.EventHeartbeat {
 			return
 		}
 		if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady+"\n"+sdnotify.SdNotifyWatchdog); err != nil {
-			log.WithError(err).Warn("systemd could not be told that the processor lives")
+			log.WithError(err).Warn("systemd could not be notified of a heartbeat")
 		}
 	}
 }
@@ -282,7 +282,7 @@ func (a program) migrate(c *cli.Context) error {
 	return a.Print(c, textSchema)
 }
 
-// workerName is how this process is known in leased_by.
+// workerName returns the name of this process in leased_by.
 func workerName() string {
 	return fmt.Sprintf("%s:%d:%s", app.Hostname(), os.Getpid(), uuid.NewString()[:8])
 }

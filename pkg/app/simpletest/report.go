@@ -1,23 +1,22 @@
-package render
+package simpletest
 
 import (
-	"strings"
-
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/task"
 )
 
-// DiagnosisDocument is a diagnosis as --json prints it, in English.
-type DiagnosisDocument struct {
-	OK    bool                    `json:"ok"`
-	Steps []DiagnosisStepDocument `json:"steps"`
-	Note  string                  `json:"note,omitempty"` // what another route showed, after a step failed
+// document is a diagnosis as --json prints it, in English.
+type document struct {
+	OK    bool           `json:"ok"`
+	Steps []stepDocument `json:"steps"`
+	Note  string         `json:"note,omitempty"` // what another route showed, after a step failed
 }
 
-// DiagnosisStepDocument is a step of a DiagnosisDocument.
-type DiagnosisStepDocument struct {
+// stepDocument is a step of a document.
+type stepDocument struct {
 	Proxy  string    `json:"proxy,omitempty"`
 	Name   string    `json:"step"`
 	OK     bool      `json:"ok"`
@@ -28,11 +27,11 @@ type DiagnosisStepDocument struct {
 	Fix    string    `json:"fix,omitempty"`
 }
 
-// NewDiagnosisDocument returns the document for a report.
-func NewDiagnosisDocument(r diagnosis.Report) DiagnosisDocument {
-	d := DiagnosisDocument{OK: r.OK, Steps: make([]DiagnosisStepDocument, 0, len(r.Steps))}
+// newDocument returns the document for a report.
+func newDocument(r diagnosis.Report) document {
+	d := document{OK: r.OK, Steps: make([]stepDocument, 0, len(r.Steps))}
 	for _, s := range r.Steps {
-		step := DiagnosisStepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: detail(s.Detail, lang.EN), Code: s.Code}
+		step := stepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: detail(s.Detail, lang.EN), Code: s.Code}
 		if hint, ok := finding.HintFor(s.Code); ok {
 			step.Cause, step.Fix = hint.Cause.In(lang.EN), hint.Fix.In(lang.EN)
 		}
@@ -44,8 +43,8 @@ func NewDiagnosisDocument(r diagnosis.Report) DiagnosisDocument {
 	return d
 }
 
-// Diagnosis prints a report for people.
-func Diagnosis(printf func(format string, args ...any), r diagnosis.Report, l lang.Lang) {
+// printReport prints a report for people.
+func printReport(printf func(format string, args ...any), r diagnosis.Report, l lang.Lang) {
 	proxy := ""
 	for _, s := range r.Steps {
 		if s.Proxy != proxy && s.Proxy != "" {
@@ -74,25 +73,12 @@ func detail(d diagnosis.Detail, l lang.Lang) string {
 	args := make([]any, len(d.Args))
 	for i, arg := range d.Args {
 		if via, ok := arg.([]string); ok {
-			arg = Route(via)
+			arg = render.Route(via)
 		}
 		args[i] = arg
 	}
 	return detailTexts[d.Code].In(l, args...)
 }
-
-// Route describes the route to the API: the proxies in their order, or a direct connection.
-func Route(via []string) lang.Message {
-	if len(via) == 0 {
-		return lang.NewMessage(textDirect)
-	}
-	return lang.NewMessage(textThrough, strings.Join(via, ", "))
-}
-
-var (
-	textThrough = lang.Text{EN: "through %s", ZH: "经由代理 %s"}
-	textDirect  = lang.Text{EN: "directly, without a proxy", ZH: "直连，未使用代理"}
-)
 
 var stepTitles = map[diagnosis.StepName]lang.Text{
 	diagnosis.StepSettings: {EN: "settings", ZH: "设置"},

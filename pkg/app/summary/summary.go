@@ -1,16 +1,18 @@
-package render
+// Package summary describes the state of this host's processor and the result of a monitor pass, in English or Chinese.
+package summary
 
 import (
 	"time"
 
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
 
-// MonitorSummary describes a pass of the monitor in one line.
-func MonitorSummary(s monitor.Summary) lang.Message {
+// Pass describes a pass of the monitor in one line.
+func Pass(s monitor.Summary) lang.Message {
 	msg := lang.NewMessage
 	repaired := msg(textRepaired, msg(textStuckFailed, s.StuckFailed), msg(textCredits, s.CreditsRefunded), msg(textStuckRemain, s.StuckRemaining))
 	if s.DryRun {
@@ -50,7 +52,7 @@ func LocalProcessor(p overview.LocalProcessor) lang.Message {
 	case supervise.Hung:
 		return lang.NewMessage(textHung, p.PID, p.Silence().Round(time.Second))
 	case supervise.StoppedByOperator:
-		return lang.NewMessage(textStopped, p.Stopped.By, DateTime(p.Stopped.At))
+		return lang.NewMessage(textStopped, p.Stopped.By, render.DateTime(p.Stopped.At))
 	case supervise.NeverStarted:
 		return lang.NewMessage(textNeverStarted)
 	}
@@ -69,9 +71,6 @@ func api(s monitor.Summary) lang.Message {
 	}
 	return lang.NewMessage(textAPIFailed, at)
 }
-
-// DateTime formats a time in the local time zone.
-func DateTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 var actionTexts = map[monitor.Action]lang.Text{
 	monitor.ActionUnchanged:        {EN: "left unchanged", ZH: "未做处理"},

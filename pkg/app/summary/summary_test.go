@@ -1,4 +1,4 @@
-package render_test
+package summary_test
 
 import (
 	"testing"
@@ -6,18 +6,18 @@ import (
 
 	"github.com/stretchr/testify/assert"
 
-	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
 
-func TestMonitorSummary(t *testing.T) {
+func TestPass(t *testing.T) {
 	at := time.Date(2026, 11, 24, 15, 31, 27, 0, time.Local)
 	running := monitor.Processor{LocalProcessor: overview.LocalProcessor{Verdict: supervise.Running, PID: 4159}}
 	for name, c := range map[string]struct {
-		summary monitor.Summary
+		figures monitor.Summary
 		en, zh  string
 	}{
 		"nothing to do": {
@@ -42,13 +42,7 @@ func TestMonitorSummary(t *testing.T) {
 				"未做处理；API 自 15:31:27 起不可达",
 		},
 	} {
-		assert.Equal(t, c.en, render.MonitorSummary(c.summary).In(lang.EN), name)
-		assert.Equal(t, c.zh, render.MonitorSummary(c.summary).In(lang.ZH), name)
+		assert.Equal(t, c.en, summary.Pass(c.figures).In(lang.EN), name)
+		assert.Equal(t, c.zh, summary.Pass(c.figures).In(lang.ZH), name)
 	}
-}
-
-func TestRoute(t *testing.T) {
-	assert.Equal(t, "through http://a:1, socks5h://b:2", render.Route([]string{"http://a:1", "socks5h://b:2"}).In(lang.EN))
-	assert.Equal(t, "经由代理 http://a:1", render.Route([]string{"http://a:1"}).In(lang.ZH))
-	assert.Equal(t, "直连，未使用代理", render.Route(nil).In(lang.ZH))
 }
