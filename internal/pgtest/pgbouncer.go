@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,8 +14,8 @@ import (
 	"imagetasks/internal/postgres"
 )
 
-// Pooled starts a PgBouncer in transaction mode in front of the server and returns the URL of a
-// fresh copy of the template behind it. PgBouncer ends with the test.
+// Pooled starts PgBouncer in transaction mode and returns the URL of a new copy of the template, reached through it.
+// PgBouncer is stopped when the test ends.
 func (s *Server) Pooled(tb testing.TB) string {
 	tb.Helper()
 	direct := s.Database(tb)
@@ -64,20 +63,10 @@ ignore_startup_parameters = extra_float_digits
 	var out strings.Builder
 	cmd := exec.Command(program, filepath.Join(dir, "pgbouncer.ini"))
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred, Pdeathsig: syscall.SIGKILL}
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // Pdeathsig is sent when the starting thread ends
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(exited)
-	}()
-	if err := <-started; err != nil {
-		tb.Fatalf("start pgbouncer (sudo apt-get install pgbouncer): %v", err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	exited, err := postgres.StartChild(cmd, syscall.SIGKILL)
+	if err != nil {
+		tb.Fatalf("start pgbouncer (sudo apt-get install pgbouncer, brew install pgbouncer): %v", err)
 	}
 	tb.Cleanup(func() {
 		_ = cmd.Process.Kill()
@@ -96,11 +85,11 @@ ignore_startup_parameters = extra_float_digits
 		}
 		select {
 		case <-exited:
-			tb.Fatalf("pgbouncer ended at its start: %s", out.String())
+			tb.Fatalf("pgbouncer ended while starting: %s", out.String())
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			tb.Fatalf("pgbouncer does not answer: %v", err)
+			tb.Fatalf("pgbouncer accepts no connections: %v", err)
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package pgtest gives each test a PostgreSQL database of its own. A test binary starts one
-// cluster, prepares one template, and copies it for each test:
+// Package pgtest provides a separate PostgreSQL database for each test. A test binary starts one cluster, prepares one
+// template database, and copies it for each test:
 //
 //	func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, prepare)) }
 package pgtest
@@ -18,11 +18,11 @@ import (
 // Server is the cluster of a test binary.
 type Server struct {
 	*postgres.Cluster
-	made atomic.Int64
+	created atomic.Int64
 }
 
-// Main starts a cluster, lets prepare fill its template database, runs the tests with it in
-// *server and stops it. It returns the exit code.
+// Main starts a cluster, calls prepare to set up the template database (nil: it stays empty), sets *server, runs the
+// tests, and stops the cluster. It returns the exit code.
 func Main(m *testing.M, server **Server, prepare func(ctx context.Context, databaseURL string) error) int {
 	ctx := context.Background()
 	cluster, err := postgres.Start(ctx, postgres.Config{})
@@ -56,13 +56,13 @@ func prepareTemplate(ctx context.Context, c *postgres.Cluster, prepare func(cont
 	return prepare(ctx, c.URL(template))
 }
 
-// Database returns the URL of a fresh copy of the template, dropped when the test ends.
+// Database returns the URL of a new copy of the template, which is dropped when the test ends.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
 	return s.create(tb, template)
 }
 
-// Empty returns the URL of a database with nothing in it, dropped when the test ends.
+// Empty returns the URL of a new empty database, which is dropped when the test ends.
 func (s *Server) Empty(tb testing.TB) string {
 	tb.Helper()
 	return s.create(tb, "")
@@ -70,7 +70,7 @@ func (s *Server) Empty(tb testing.TB) string {
 
 func (s *Server) create(tb testing.TB, from string) string {
 	tb.Helper()
-	name := fmt.Sprintf("test_%d", s.made.Add(1))
+	name := fmt.Sprintf("test_%d", s.created.Add(1))
 	if err := s.CreateDatabase(tb.Context(), name, from); err != nil {
 		tb.Fatalf("create a database for %s: %v", strings.TrimSpace(tb.Name()), err)
 	}

@@ -1,7 +1,6 @@
-// Package postgres starts a private PostgreSQL for tests and for the demo: a cluster in a
-// directory of its own, reached through a unix socket only, gone when it is stopped or when its
-// starter dies. PostgreSQL's programs refuse to run as root; started by root, they run as the user
-// postgres (or nobody).
+// Package postgres starts a private PostgreSQL server for tests and for the demo. The cluster has its own directory and
+// listens on a unix socket only. Stop removes it; on Linux the server also ends if the process that started it ends.
+// PostgreSQL's programs refuse to run as root: if the current user is root, they run as the user postgres or nobody.
 package postgres
 
 import (
@@ -15,8 +14,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"runtime"
-	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,57 +22,30 @@ import (
 	"github.com/lib/pq"
 )
 
-// ErrNotInstalled means that no PostgreSQL server was found.
-var ErrNotInstalled = errors.New("the PostgreSQL server is not installed; on Debian or Ubuntu: sudo apt-get install postgresql")
-
-// Config says how a cluster is made. The zero value is a cluster in the temporary directory that
-// trades durability for speed.
+// Config configures a cluster. The zero value is a cluster in the system's temporary directory without durable writes.
 type Config struct {
-	// Dir is where the cluster lives; it is created, and removed by Stop. Empty: a new
-	// directory under the system's temporary one.
+	// Dir is the cluster's directory, which Start creates and Stop removes. If it is empty, too long for a unix socket,
+	// or not accessible for the server's user, a new directory under the system's temporary one is used instead.
 	Dir string
-	// Durable leaves fsync on, as in production; benchmarks want it.
+	// Durable keeps fsync on, as in production. Benchmarks need it.
 	Durable bool
-	// Settings are lines for postgresql.conf, name by name.
+	// Settings are settings for postgresql.conf by name.
 	Settings map[string]string
 }
 
-// Cluster is a running PostgreSQL. Its methods are safe for concurrent use, but for Stop.
+// Cluster is a running PostgreSQL server. Its methods are safe for concurrent use, except Launch, Halt and Stop.
 type Cluster struct {
-	dir    string // holds data/ and the socket
+	dir    string // contains data/ and the socket
 	bin    string
 	cred   *syscall.Credential
 	cmd    *exec.Cmd
-	exited chan struct{}
+	exited <-chan struct{}
 	log    string
 	conf   Config
 }
 
-// Find returns the directory of the newest installed server's programs.
-func Find() (string, error) {
-	if path, err := exec.LookPath("postgres"); err == nil {
-		if _, err := exec.LookPath("initdb"); err == nil {
-			return filepath.Dir(path), nil
-		}
-	}
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	if err != nil || len(found) == 0 {
-		return "", ErrNotInstalled
-	}
-	sort.Slice(found, func(i, j int) bool { return version(found[i]) < version(found[j]) })
-	return filepath.Dir(found[len(found)-1]), nil
-}
-
-func version(path string) float64 {
-	v, err := strconv.ParseFloat(filepath.Base(filepath.Dir(filepath.Dir(path))), 64)
-	if err != nil {
-		return 0
-	}
-	return v
-}
-
-// Start makes a cluster and waits until it answers. It returns ErrNotInstalled where there is no
-// server, and an error with the end of the server's log where it doesn't come up.
+// Start creates a cluster and waits until it accepts connections, for at most a minute. It returns ErrNotInstalled if no
+// server is installed, and an error with the end of the server's log if the server does not start.
 func Start(ctx context.Context, conf Config) (_ *Cluster, err error) {
 	c := &Cluster{conf: conf}
 	if c.bin, err = Find(); err != nil {
@@ -102,7 +72,7 @@ func Start(ctx context.Context, conf Config) (_ *Cluster, err error) {
 	return c, nil
 }
 
-// Unprivileged returns whom a server that refuses root is to run as: nil for the current user.
+// Unprivileged returns the credential for a server that refuses to run as root, or nil for the current user.
 func Unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -118,14 +88,18 @@ func Unprivileged() (*syscall.Credential, error) {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 		}
 	}
-	return nil, errors.New("postgresql refuses to run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("postgresql refuses to run as root, and neither the user postgres nor nobody exists")
 }
 
-// maxSocketDir leaves room for "/.s.PGSQL.5432" in a unix socket's path of 107 bytes.
-const maxSocketDir = 90
+const (
+	// maxSocketDir leaves room for "/.s.PGSQL.5432" in the path of a unix socket, which has at most 103 bytes on macOS
+	// and FreeBSD, and 107 on Linux.
+	maxSocketDir = 103 - len("/.s.PGSQL.5432")
+	tempPrefix   = "imagetasks-pg-" // MkdirTemp adds up to 10 digits
+)
 
-// makeDir creates the cluster's directory. One that the server's user could not reach, or whose
-// path is too long for a socket, is made under the temporary directory instead.
+// makeDir creates the cluster's directory. If the server's user can't access dir, or its path is too long for a socket,
+// the directory is created under the temporary directory instead.
 func makeDir(dir string, cred *syscall.Credential) (string, error) {
 	if dir != "" {
 		abs, err := filepath.Abs(dir)
@@ -146,17 +120,17 @@ func makeDir(dir string, cred *syscall.Credential) (string, error) {
 		}
 	}
 	temp := os.TempDir()
-	if len(temp) > maxSocketDir-20 || (cred != nil && !reachable(temp)) {
+	if len(temp)+len("/"+tempPrefix)+10 > maxSocketDir || (cred != nil && !reachable(temp)) {
 		temp = "/tmp"
 	}
-	made, err := os.MkdirTemp(temp, "imagetasks-pg-")
+	made, err := os.MkdirTemp(temp, tempPrefix)
 	if err != nil {
 		return "", err
 	}
 	return made, own(made, cred)
 }
 
-// reachable reports whether everyone may pass through dir and its parents.
+// reachable reports whether every user may pass through dir and its parents.
 func reachable(dir string) bool {
 	for {
 		info, err := os.Stat(dir)
@@ -183,7 +157,7 @@ func (c *Cluster) command(ctx context.Context, name string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, name), args...)
 	cmd.Dir = c.dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.cred, Setpgid: true}
-	// Nothing of the starter's PostgreSQL settings, nor of its secrets, reaches the server.
+	// The environment of this process is not passed on: it may have PostgreSQL settings and secrets.
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
 	return cmd
 }
@@ -202,8 +176,8 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		"autovacuum_naptime":      "5s",
 	}
 	if !c.conf.Durable {
-		// Not synchronous_commit: without it a crash of the server alone would lose commits, and
-		// with them the epochs that fencing rests on.
+		// synchronous_commit stays on. Without it, a crash of the server alone would lose commits, and with them the
+		// lease epochs that fencing depends on.
 		conf["fsync"], conf["full_page_writes"] = "off", "off"
 	}
 	for name, value := range c.conf.Settings {
@@ -221,9 +195,9 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	return errors.Join(err, f.Close())
 }
 
-// Launch starts the server again after Halt, and waits until it answers.
+// Launch starts the server again after Halt, and waits until it accepts connections, for at most a minute.
 func (c *Cluster) Launch(ctx context.Context) error {
-	// Not bound to ctx: the server outlives the call that started it.
+	// The command has no context because the server outlives this call.
 	cmd := c.command(context.Background(), "postgres", "-D", c.data(), "-p", "5432")
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -231,21 +205,8 @@ func (c *Cluster) Launch(ctx context.Context) error {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGQUIT
-
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		// The kernel sends Pdeathsig when the starting thread ends, so that thread must last.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(exited)
-	}()
-	if err := <-started; err != nil {
+	exited, err := StartChild(cmd, syscall.SIGQUIT)
+	if err != nil {
 		return fmt.Errorf("start postgresql: %w", err)
 	}
 	c.cmd, c.exited = cmd, exited
@@ -267,9 +228,9 @@ func (c *Cluster) await(ctx context.Context) error {
 		}
 		select {
 		case <-c.exited:
-			return fmt.Errorf("postgresql ended at its start: %s", c.tail())
+			return fmt.Errorf("postgresql ended while starting: %s", c.tail())
 		case <-ctx.Done():
-			return fmt.Errorf("postgresql does not answer: %w: %s", err, c.tail())
+			return fmt.Errorf("postgresql accepts no connections: %w: %s", err, c.tail())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -285,7 +246,7 @@ func (c *Cluster) URL(database string) string {
 // SocketDir returns the directory of the server's unix socket.
 func (c *Cluster) SocketDir() string { return c.dir }
 
-// CreateDatabase makes a database, a copy of template unless that is empty.
+// CreateDatabase creates a database as a copy of template, or an empty database if template is empty.
 func (c *Cluster) CreateDatabase(ctx context.Context, name, template string) error {
 	if template == "" {
 		template = "template1"
@@ -294,7 +255,7 @@ func (c *Cluster) CreateDatabase(ctx context.Context, name, template string) err
 		pq.QuoteIdentifier(name), pq.QuoteIdentifier(template)))
 }
 
-// DropDatabase removes a database and ends its connections.
+// DropDatabase drops a database and ends its connections.
 func (c *Cluster) DropDatabase(ctx context.Context, name string) error {
 	return c.exec(ctx, fmt.Sprintf("drop database if exists %s with (force)", pq.QuoteIdentifier(name)))
 }
@@ -309,7 +270,7 @@ func (c *Cluster) exec(ctx context.Context, statement string) error {
 	return err
 }
 
-// Halt stops the server at once, as a crash would, and keeps its data.
+// Halt stops the server immediately, like a crash, and keeps its data.
 func (c *Cluster) Halt() error {
 	if c.cmd == nil {
 		return nil

@@ -20,7 +20,7 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// durable is a bench on a cluster that flushes its writes, as in production.
+// durable returns a testStore on a cluster with durable writes, as in production.
 func durable(b *testing.B) *testStore {
 	b.Helper()
 	cluster, err := postgres.Start(b.Context(), postgres.Config{Durable: true, Settings: map[string]string{
@@ -32,7 +32,7 @@ func durable(b *testing.B) *testStore {
 	return open(b, cluster.URL("postgres"))
 }
 
-// fill enqueues and charges n tasks of 1,000 users, with ids that rise with time, as Enqueue makes them.
+// fill inserts n charged tasks of 1,000 users, with ids that ascend like those of Enqueue.
 func (b *testStore) fill(n int) {
 	b.tb.Helper()
 	b.exec(`with users as (
@@ -52,23 +52,23 @@ func (b *testStore) fill(n int) {
 	b.exec(`vacuum analyze image_tasks, user_credits, credit_ledger`)
 }
 
-// perSecond reports how many tasks a second were done.
+// perSecond reports the number of tasks per second.
 func perSecond(b *testing.B, tasks int) {
 	b.ReportMetric(float64(tasks)/b.Elapsed().Seconds(), "tasks/s")
 }
 
-const stockpile = 100_000 // tasks made at a time, outside the measure
+const refillSize = 100_000 // tasks inserted at a time, outside the measured time
 
-// parallel runs do, which says how many tasks it did, from as many goroutines as workers; restock is called
-// outside the measure before each stockpile of tasks.
-func parallel(b *testing.B, workers, batch int, restock func(), do func(ctx context.Context) int) {
+// parallel calls do, which returns the number of tasks it handled, from several goroutines. It calls refill outside the
+// measured time before each refillSize tasks.
+func parallel(b *testing.B, workers, batch int, refill func(), do func(ctx context.Context) int) {
 	b.Helper()
 	total := 0
 	b.ResetTimer()
 	for left := b.N; left > 0; {
-		round := min(left, stockpile/batch)
+		round := min(left, refillSize/batch)
 		b.StopTimer()
-		restock()
+		refill()
 		b.StartTimer()
 		total += spread(b, workers, round, do)
 		left -= round
@@ -116,7 +116,7 @@ func BenchmarkClaim(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(stockpile) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -131,22 +131,22 @@ func BenchmarkComplete(b *testing.B) {
 	for _, size := range batches {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
-			var hands [][]task.Task
+			var claimedBatches [][]task.Task
 			var next atomic.Int64
-			restock := func() {
+			refill := func() {
 				s.exec(`truncate image_tasks`)
-				s.fill(stockpile)
-				tasks, err := claimed(s.Store, stockpile)(b.Context())
+				s.fill(refillSize)
+				tasks, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)
 				s.exec(`vacuum analyze image_tasks`)
-				hands = nil
+				claimedBatches = nil
 				next.Store(0)
 				for ; len(tasks) > 0; tasks = tasks[size.batch:] {
-					hands = append(hands, tasks[:size.batch])
+					claimedBatches = append(claimedBatches, tasks[:size.batch])
 				}
 			}
-			parallel(b, size.workers, size.batch, restock, func(ctx context.Context) int {
-				held, err := s.Complete(ctx, completions(hands[next.Add(1)-1])...)
+			parallel(b, size.workers, size.batch, refill, func(ctx context.Context) int {
+				held, err := s.Complete(ctx, completions(claimedBatches[next.Add(1)-1])...)
 				if err != nil {
 					b.Error(err)
 				}
@@ -161,7 +161,7 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(stockpile) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -176,8 +176,8 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 	}
 }
 
-// What PostgreSQL does with the barest claim and complete of 100, without a Go program: pgbench with prepared
-// statements on the same tables. The other side of BenchmarkClaimAndComplete's ratio.
+// The baseline of BenchmarkClaimAndComplete: pgbench with prepared statements that claim and complete 100 tasks on the
+// same tables, without a Go program.
 func BenchmarkPgbenchClaimAndComplete(b *testing.B) {
 	const script = `with claimed as (
 	update image_tasks set status = 'processing', attempt_count = attempt_count + 1, lease_epoch = lease_epoch + 1,
@@ -201,8 +201,8 @@ where task_id = any (:ids::text[]) and lease_epoch = 1 and status = 'processing'
 	for _, clients := range []int{1, 2, 4} {
 		b.Run(fmt.Sprintf("workers=%d/batch=100", clients), func(b *testing.B) {
 			s := durable(b)
-			s.fill(stockpile)
-			rounds := min(b.N, stockpile/100)
+			s.fill(refillSize)
+			rounds := min(b.N, refillSize/100)
 			out, err := exec.CommandContext(b.Context(), pgbench, "--no-vacuum", "--protocol=prepared",
 				"--client", fmt.Sprint(clients), "--transactions", fmt.Sprint(max(rounds/clients, 1)), "--file", file, s.url).CombinedOutput()
 			require.NoError(b, err, string(out))
@@ -215,7 +215,7 @@ where task_id = any (:ids::text[]) and lease_epoch = 1 and status = 'processing'
 	}
 }
 
-// Each worker enqueues for a user of its own: tasks of one user wait for each other at the user's row.
+// Each worker enqueues for a different user, because tasks of the same user wait for the lock on the user's row.
 func BenchmarkEnqueueWithCharge(b *testing.B) {
 	for _, size := range batches {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
@@ -244,15 +244,15 @@ func BenchmarkSweepWithRefund(b *testing.B) {
 	for _, size := range []struct{ workers, batch int }{{1, 100}, {4, 100}, {1, 1000}} {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
-			restock := func() {
+			refill := func() {
 				s.exec(`truncate image_tasks`)
-				s.fill(stockpile)
-				_, err := claimed(s.Store, stockpile)(b.Context())
+				s.fill(refillSize)
+				_, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)
 				s.exec(`update image_tasks set processing_started_at = now() - interval '1 hour'`)
 				s.exec(`vacuum analyze image_tasks`)
 			}
-			parallel(b, size.workers, size.batch, restock, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, refill, func(ctx context.Context) int {
 				closed, err := s.Sweep(ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: size.batch})
 				if err != nil {
 					b.Error(err)
