@@ -67,10 +67,10 @@ func TestCtrlCInTheDemoLeavesNothingRunning(t *testing.T) {
 	w.withoutOperator()
 	p := w.start("task-processor", "demo")
 	w.until("work", func() bool { return strings.Contains(p.stdout.String(), "24 tasks charged") })
-	assert.Contains(t, w.run("task-processor", "demo").stderr, "another demo runs here")
+	assert.Contains(t, w.run("task-processor", "demo").stderr, "another demo is running")
 	r := p.stop(syscall.SIGINT)
 	r.is(1)
-	assert.Contains(t, r.stderr, "nothing of it runs on")
+	assert.Contains(t, r.stderr, "none of its processes is running")
 	w.nothingRuns()
 }
 
