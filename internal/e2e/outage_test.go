@@ -26,7 +26,9 @@ func TestAProxyThatIsDownForAMinuteCostsNothing(t *testing.T) {
 
 	p.Kill()
 	killed := time.Now()
-	w.until("it is known", func() bool { return strings.Contains(processor.stderr.String(), "the image API is unreachable; claiming is paused") })
+	w.until("it is known", func() bool {
+		return strings.Contains(processor.stderr.String(), "the image API is unreachable; claiming is paused")
+	})
 	w.until("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
