@@ -18,38 +18,38 @@ type kind struct {
 	width, height int
 }
 
-// maxPixels bounds what a picture may claim to be: a header can promise anything.
+// maxPixels bounds the size in a picture's header, which may be forged.
 const maxPixels = 1 << 28
 
-// identify decodes a picture's head and finds its end. It returns an error for what is not PNG (RFC
-// 2083), JPEG (ITU-T T.81) or WebP (RFC 9649), or is cut off.
+// identify decodes a picture's header and checks that its end is there. It returns an error for what is not a complete PNG (RFC
+// 2083), JPEG (ITU-T T.81) or WebP (RFC 9649).
 func identify(r io.ReaderAt, size int64) (kind, error) {
-	head := make([]byte, min(size, 12))
-	if _, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+	header := make([]byte, min(size, 12))
+	if _, err := r.ReadAt(header, 0); err != nil && !errors.Is(err, io.EOF) {
 		return kind{}, err
 	}
 	var k kind
 	var decode func(io.Reader) (image.Config, error)
-	var whole func(io.ReaderAt, int64) bool
+	var isComplete func(io.ReaderAt, int64) bool
 	switch {
-	case bytes.HasPrefix(head, []byte("\x89PNG\r\n\x1a\n")):
-		k.format, decode, whole = "png", png.DecodeConfig, wholePNG
-	case bytes.HasPrefix(head, []byte("\xff\xd8\xff")):
-		k.format, decode, whole = "jpeg", jpeg.DecodeConfig, wholeJPEG
-	case len(head) == 12 && bytes.HasPrefix(head, []byte("RIFF")) && string(head[8:]) == "WEBP":
-		k.format, decode, whole = "webp", webp.DecodeConfig, wholeWebP
+	case bytes.HasPrefix(header, []byte("\x89PNG\r\n\x1a\n")):
+		k.format, decode, isComplete = "png", png.DecodeConfig, isCompletePNG
+	case bytes.HasPrefix(header, []byte("\xff\xd8\xff")):
+		k.format, decode, isComplete = "jpeg", jpeg.DecodeConfig, isCompleteJPEG
+	case len(header) == 12 && bytes.HasPrefix(header, []byte("RIFF")) && string(header[8:]) == "WEBP":
+		k.format, decode, isComplete = "webp", webp.DecodeConfig, isCompleteWebP
 	default:
 		return kind{}, errors.New("neither PNG, JPEG nor WebP")
 	}
 	config, err := decode(io.NewSectionReader(r, 0, size))
 	if err != nil {
-		return kind{}, fmt.Errorf("a broken %s: %w", k.format, err)
+		return kind{}, fmt.Errorf("an invalid %s: %w", k.format, err)
 	}
 	if config.Width < 1 || config.Height < 1 || int64(config.Width)*int64(config.Height) > maxPixels {
 		return kind{}, fmt.Errorf("a %s of %d x %d pixels", k.format, config.Width, config.Height)
 	}
-	if !whole(r, size) {
-		return kind{}, fmt.Errorf("a %s that is cut off", k.format)
+	if !isComplete(r, size) {
+		return kind{}, fmt.Errorf("an incomplete %s", k.format)
 	}
 	k.width, k.height = config.Width, config.Height
 	return k, nil
@@ -66,17 +66,17 @@ func tail(r io.ReaderAt, size, n int64) []byte {
 	return b[:got]
 }
 
-// wholePNG looks for the last chunk; encoders may put a few bytes behind it.
-func wholePNG(r io.ReaderAt, size int64) bool {
+// isCompletePNG looks for the last chunk. Some encoders append a few bytes.
+func isCompletePNG(r io.ReaderAt, size int64) bool {
 	return bytes.Contains(tail(r, size, 64), []byte("\x00\x00\x00\x00IEND\xaeB`\x82"))
 }
 
-// wholeJPEG looks for the end marker, likewise.
-func wholeJPEG(r io.ReaderAt, size int64) bool {
+// isCompleteJPEG looks for the end marker, which a few bytes may follow, too.
+func isCompleteJPEG(r io.ReaderAt, size int64) bool {
 	return bytes.Contains(tail(r, size, 64), []byte("\xff\xd9"))
 }
 
-func wholeWebP(r io.ReaderAt, size int64) bool {
+func isCompleteWebP(r io.ReaderAt, size int64) bool {
 	var length [4]byte
 	if _, err := r.ReadAt(length[:], 4); err != nil {
 		return false

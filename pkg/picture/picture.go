@@ -1,6 +1,5 @@
-// Package picture keeps pictures in a directory. A picture is written to a draft, proved to be one,
-// synced and published under its task's name by an atomic rename: whoever reads the directory sees
-// whole pictures only.
+// Package picture stores pictures in a directory. A picture is written to a draft, checked, synced, and published under its
+// task's name by an atomic rename, so that the directory never contains an incomplete picture under such a name.
 package picture
 
 import (
@@ -21,8 +20,8 @@ import (
 
 const (
 	draftPrefix = ".draft-"
-	// staleDraft is the age at which a draft can't belong to a living attempt any more, for file
-	// systems without locks.
+	// staleDraft is the age at which a draft can't belong to an attempt that is still running, for file systems without
+	// locks.
 	staleDraft = 24 * time.Hour
 )
 
@@ -33,9 +32,8 @@ type Store struct {
 	maxBytes int64
 }
 
-// Open returns the store in dir, which is made where it is missing and tried for writing. baseURL, where
-// not empty, is put before a picture's name to make its URL. Drafts that crashed processors left
-// behind are removed.
+// Open returns the store in dir. It creates dir if necessary, checks that it is writable, and removes drafts of processors that
+// crashed. A picture's URL is baseURL and its name, or its name alone if baseURL is empty. maxBytes bounds one picture.
 func Open(dir, baseURL string, maxBytes int64) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("picture store: %w", err)
@@ -60,16 +58,16 @@ func (s *Store) removeStale() error {
 		if !strings.HasPrefix(e.Name(), draftPrefix) {
 			continue
 		}
-		if err := removeIfDead(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := removeIfAbandoned(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("picture store: %w", err)
 		}
 	}
 	return nil
 }
 
-// removeIfDead removes a draft that no process holds any more. Where the file system has no locks, its
-// age decides.
-func removeIfDead(path string) error {
+// removeIfAbandoned removes a draft that no process has locked. If the file system has no locks, it removes one of the age
+// staleDraft.
+func removeIfAbandoned(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
@@ -87,7 +85,7 @@ func removeIfDead(path string) error {
 	return os.Remove(path)
 }
 
-// lock holds a draft for as long as its file is open, which is as long as its writer lives.
+// lock locks a draft until its file is closed, at the latest when the process ends.
 func lock(f *os.File, how int) error {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|how)
 }
@@ -95,23 +93,23 @@ func lock(f *os.File, how int) error {
 // Dir returns the directory.
 func (s *Store) Dir() string { return s.dir }
 
-// Draft is a picture that is being written. It is used by one goroutine.
+// Draft is a picture that is being written. It is not safe for concurrent use.
 type Draft struct {
 	store *Store
 	file  *os.File // nil: published or discarded
 	size  int64
 }
 
-// Create begins a draft. It must be published or discarded. A full or read-only disk is nobody's
-// task's fault: the error says that the task is to be released.
+// Create begins a draft, which must be published or discarded. A disk that is full or read-only affects every task: the error
+// is a *task.Error with the disposition Pause.
 func (s *Store) Create() (*Draft, error) {
 	for {
 		f, err := os.CreateTemp(s.dir, draftPrefix)
 		if err != nil {
 			return nil, storeError(err)
 		}
-		// Between the two, a starting processor may take it for a dead one's. It holds the lock until it has removed
-		// it, so that the wait is short and tells. Where the file system has no locks, age decides.
+		// Between CreateTemp and lock, a starting processor may find the draft without a lock and remove it. It holds the
+		// lock while it does, so that the file is gone when the lock is acquired here. Without locks, staleDraft protects it.
 		_ = lock(f, 0)
 		if _, err := os.Lstat(f.Name()); err == nil {
 			return &Draft{store: s, file: f}, nil
@@ -126,7 +124,7 @@ func storeError(err error) error {
 		Message: "the picture can't be written: " + err.Error(), Err: err}
 }
 
-// Write implements io.Writer. Beyond the store's bound it fails with an error that ends the task.
+// Write implements io.Writer. Beyond the store's maxBytes it returns a *task.Error with the disposition Fail.
 func (d *Draft) Write(p []byte) (int, error) {
 	if d.size+int64(len(p)) > d.store.maxBytes {
 		return 0, &task.Error{Code: task.CodeTooLarge, Disposition: task.Fail,
@@ -151,13 +149,13 @@ type Picture struct {
 	Bytes  int64
 }
 
-// Publish proves that the draft is a picture and gives it its name, on stable storage. What is no
-// picture is refused with an error that ends the task.
+// Publish checks that the draft is a complete picture and gives it its name, on stable storage. The error is a *task.Error: with
+// the disposition Fail if it is not a picture, Pause if it can't be stored.
 func (d *Draft) Publish(l task.Lease) (Picture, error) {
 	kind, err := identify(d.file, d.size)
 	if err != nil {
 		return Picture{}, &task.Error{Code: task.CodeNotAPicture, Disposition: task.Fail,
-			Message: "the answer is not a picture: " + err.Error(), Err: err}
+			Message: "the response is not a picture: " + err.Error(), Err: err}
 	}
 	p := Picture{Format: kind.format, Width: kind.width, Height: kind.height, Bytes: d.size}
 	p.Name = fileName(l, extensions[kind.format])
@@ -168,7 +166,7 @@ func (d *Draft) Publish(l task.Lease) (Picture, error) {
 	}
 	err = errors.Join(d.file.Chmod(0o644), d.file.Sync())
 	if err == nil {
-		// The lock is held until it has its name: a draft without one is taken for a dead writer's.
+		// The lock is held until the picture has its name: an unlocked draft counts as abandoned.
 		err = os.Rename(d.file.Name(), p.Path)
 	}
 	if err != nil {
@@ -205,7 +203,7 @@ func syncDir(dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// Remove takes a published picture away: its worker lost the task.
+// Remove removes a published picture. It is not an error if there is none.
 func (s *Store) Remove(p Picture) error {
 	if err := os.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove a picture: %w", err)
@@ -213,30 +211,30 @@ func (s *Store) Remove(p Picture) error {
 	return nil
 }
 
-// earlierClaims is how many claims RemoveEarlier looks back.
+// earlierClaims is how many earlier claims RemoveEarlier covers.
 const earlierClaims = 100
 
-// RemoveEarlier removes pictures that earlier claims of a task published before their worker died.
+// RemoveEarlier removes the pictures that earlier claims of a task published without completing it.
 func (s *Store) RemoveEarlier(l task.Lease) error {
-	var faults []error
+	var errs []error
 	for epoch := max(1, l.Epoch-earlierClaims); epoch < l.Epoch; epoch++ {
 		for _, extension := range extensions {
 			path := filepath.Join(s.dir, fileName(task.Lease{TaskID: l.TaskID, Epoch: epoch}, extension))
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				faults = append(faults, err)
+				errs = append(errs, err)
 			}
 		}
 	}
-	return errors.Join(faults...)
+	return errors.Join(errs...)
 }
 
 var extensions = map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
-// maxName bounds the part of a file's name that comes from the task.
+// maxName bounds the part of a file's name that comes from the task's id, in bytes.
 const maxName = 100
 
-// fileName names a picture by its task and claim. An id that a file system or a URL would trip over
-// is spelled with - for what it can't have, and told from its like by a part of its hash.
+// fileName returns a picture's name, made of its task's id and its epoch. In an id that is not safe in file names and URLs, the
+// unsafe characters are replaced with -, and part of the id's hash keeps the name unique.
 func fileName(l task.Lease, extension string) string {
 	safe := strings.Map(func(r rune) rune {
 		switch {

@@ -77,7 +77,7 @@ func names(t *testing.T, s *picture.Store) []string {
 	return out
 }
 
-func TestPicturesArePublishedUnderTheirTasksName(t *testing.T) {
+func TestPublish_NamesAndFormats(t *testing.T) {
 	s := open(t, 1<<20)
 	for format, content := range map[string][]byte{"png": pngBytes(t), "jpeg": jpegBytes(t), "webp": webpBytes(t)} {
 		p, err := publish(t, s, task.Lease{TaskID: "0193-" + format, Epoch: 2}, content)
@@ -87,31 +87,31 @@ func TestPicturesArePublishedUnderTheirTasksName(t *testing.T) {
 		assert.Equal(t, "https://cdn.example/p/"+p.Name, p.URL)
 		assert.EqualValues(t, len(content), p.Bytes)
 		assert.Positive(t, p.Width)
-		kept, err := os.ReadFile(p.Path)
+		stored, err := os.ReadFile(p.Path)
 		require.NoError(t, err)
-		assert.Equal(t, content, kept)
+		assert.Equal(t, content, stored)
 		info, err := os.Stat(p.Path)
 		require.NoError(t, err)
 		assert.Equal(t, os.FileMode(0o644), info.Mode().Perm())
 	}
-	assert.Len(t, names(t, s), 3, "no draft is left")
+	assert.Len(t, names(t, s), 3, "no draft remains")
 }
 
-func TestWhatIsNoWholePictureIsRefusedAndLeavesNothing(t *testing.T) {
+func TestPublish_RefusesIncompletePictures(t *testing.T) {
 	s := open(t, 1<<20)
 	var animated bytes.Buffer
 	require.NoError(t, gif.Encode(&animated, image.NewPaletted(image.Rect(0, 0, 2, 2), color.Palette{color.Black}), nil))
 	p, j, w := pngBytes(t), jpegBytes(t), webpBytes(t)
 	for name, content := range map[string][]byte{
-		"nothing":         {},
+		"empty":           {},
 		"text":            []byte("<html>no</html>"),
 		"a gif":           animated.Bytes(),
-		"png, cut":        p[:len(p)-5],
-		"jpeg, cut":       j[:len(j)-2],
-		"webp, cut":       w[:len(w)-2],
-		"png's head only": p[:8],
+		"incomplete png":  p[:len(p)-5],
+		"incomplete jpeg": j[:len(j)-2],
+		"incomplete webp": w[:len(w)-2],
+		"header of a png": p[:8],
 		"riff, not webp":  []byte("RIFF\x04\x00\x00\x00WAVE"),
-		"a bomb":          bomb(p),
+		"forged size":     forgedSize(p),
 	} {
 		_, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 1}, content)
 		require.Error(t, err, name)
@@ -121,8 +121,8 @@ func TestWhatIsNoWholePictureIsRefusedAndLeavesNothing(t *testing.T) {
 	assert.Empty(t, names(t, s))
 }
 
-// bomb returns a PNG whose head promises 2^31-1 pixels each way.
-func bomb(p []byte) []byte {
+// forgedSize returns a PNG whose header has 2^31-1 pixels each way.
+func forgedSize(p []byte) []byte {
 	b := bytes.Clone(p)
 	binary.BigEndian.PutUint32(b[16:], 1<<31-1)
 	binary.BigEndian.PutUint32(b[20:], 1<<31-1)
@@ -130,7 +130,7 @@ func bomb(p []byte) []byte {
 	return b
 }
 
-func TestAPictureIsCappedInSize(t *testing.T) {
+func TestWrite_MaxBytes(t *testing.T) {
 	s := open(t, 100)
 	d, err := s.Create()
 	require.NoError(t, err)
@@ -140,11 +140,11 @@ func TestAPictureIsCappedInSize(t *testing.T) {
 	require.Error(t, err)
 	assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
 	require.NoError(t, d.Discard())
-	require.NoError(t, d.Discard(), "twice is once")
+	require.NoError(t, d.Discard(), "the second call does nothing")
 	assert.Empty(t, names(t, s))
 }
 
-func TestNoTaskIDLeavesTheDirectoryOrMeetsAnother(t *testing.T) {
+func TestPublish_UnsafeTaskIDs(t *testing.T) {
 	s := open(t, 1<<20)
 	seen := map[string]string{}
 	for _, id := range []string{
@@ -155,12 +155,12 @@ func TestNoTaskIDLeavesTheDirectoryOrMeetsAnother(t *testing.T) {
 		require.NoError(t, err, "%q", id)
 		assert.Equal(t, s.Dir(), filepath.Dir(p.Path))
 		assert.Regexp(t, `^[a-z0-9][a-z0-9_-]*\.png$`, p.Name)
-		assert.Empty(t, seen[p.Name], "%q and %q share a name", id, seen[p.Name])
+		assert.Empty(t, seen[p.Name], "%q and %q have the same name", id, seen[p.Name])
 		seen[p.Name] = id
 	}
 }
 
-func TestPicturesOfLostClaimsAreRemoved(t *testing.T) {
+func TestRemoveEarlier_OtherClaimsOfTheTask(t *testing.T) {
 	s := open(t, 1<<20)
 	early, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 1}, jpegBytes(t))
 	require.NoError(t, err)
@@ -169,7 +169,7 @@ func TestPicturesOfLostClaimsAreRemoved(t *testing.T) {
 	other, err := publish(t, s, task.Lease{TaskID: "y", Epoch: 1}, pngBytes(t))
 	require.NoError(t, err)
 	require.NoError(t, s.Remove(lost))
-	require.NoError(t, s.Remove(lost), "twice is once")
+	require.NoError(t, s.Remove(lost), "the second call does nothing")
 	last, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 3}, pngBytes(t))
 	require.NoError(t, err)
 	require.NoError(t, s.RemoveEarlier(task.Lease{TaskID: "x", Epoch: 3}))
@@ -177,31 +177,31 @@ func TestPicturesOfLostClaimsAreRemoved(t *testing.T) {
 	assert.ElementsMatch(t, []string{last.Name, other.Name}, names(t, s))
 }
 
-func TestOpenRemovesTheDraftsOfTheDeadOnly(t *testing.T) {
+func TestOpen_RemovesAbandonedDrafts(t *testing.T) {
 	s := open(t, 1000)
-	living, err := s.Create()
+	inUse, err := s.Create()
 	require.NoError(t, err)
-	dead, published := filepath.Join(s.Dir(), ".draft-1"), filepath.Join(s.Dir(), "a-1.png")
-	for _, path := range []string{dead, published} {
+	abandoned, published := filepath.Join(s.Dir(), ".draft-1"), filepath.Join(s.Dir(), "a-1.png")
+	for _, path := range []string{abandoned, published} {
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 	}
 	_, err = picture.Open(s.Dir(), "", 1)
 	require.NoError(t, err)
-	assert.NoFileExists(t, dead)
+	assert.NoFileExists(t, abandoned)
 	assert.FileExists(t, published)
-	assert.Len(t, names(t, s), 2, "the living draft and the picture")
-	require.NoError(t, living.Discard())
+	assert.Len(t, names(t, s), 2, "the draft in use and the picture")
+	require.NoError(t, inUse.Discard())
 	assert.Len(t, names(t, s), 1)
 }
 
-func TestAStoreThatCantBeWrittenIsRefusedAtOpen(t *testing.T) {
+func TestOpen_NotWritable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	_, err := picture.Open(path, "", 1)
 	assert.ErrorContains(t, err, "picture store")
 }
 
-func TestADiskThatFailsReleasesTheTask(t *testing.T) {
+func TestCreate_DirectoryMissing(t *testing.T) {
 	s := open(t, 1<<20)
 	require.NoError(t, os.RemoveAll(s.Dir()))
 	_, err := s.Create()
@@ -230,8 +230,8 @@ func FuzzPublish(f *testing.F) {
 	})
 }
 
-// Processors that start clean up after dead ones, and never take a living one's draft, however the moments fall.
-func TestStartsDontTakeLivingDrafts(t *testing.T) {
+// Processors that start remove abandoned drafts, and never the draft of a running processor.
+func TestOpen_KeepsDraftsInUse(t *testing.T) {
 	dir := t.TempDir()
 	s, err := picture.Open(dir, "", 1<<20)
 	require.NoError(t, err)

@@ -16,9 +16,9 @@ const (
 )
 
 // apiBreaker is the circuit breaker of the image API: it decides whether tasks may be claimed. A failure that affects every
-// task opens it; then it is probed. A successful probe proves only that there is a connection. Whether the API works is
-// shown by a single task that goes first: the breaker is half-open. It also pauses claims for rate limits. The zero value is
-// closed. It is safe for concurrent use.
+// task opens it; then the API is probed. A successful probe proves only that there is a connection. Therefore the breaker is
+// half-open next: a single task is claimed, and the others follow when the API responded to it. The breaker also pauses claims
+// for rate limits. The zero value is closed. It is safe for concurrent use.
 type apiBreaker struct {
 	mu           sync.Mutex
 	cause        *task.Error // nil: closed or half-open
@@ -113,7 +113,7 @@ func (b *apiBreaker) responded(claimedAt time.Time) bool {
 	return ended
 }
 
-// limit returns how many tasks may be in flight.
+// limit returns how many tasks may be in flight: one while the breaker is half-open.
 func (b *apiBreaker) limit(concurrency int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -123,7 +123,7 @@ func (b *apiBreaker) limit(concurrency int) int {
 	return concurrency
 }
 
-// pause stops claims for as long as the API asked, or for a growing time when it did not say, and returns that time.
+// pause stops claims for retryAfter, or for a growing time if retryAfter is 0, and returns that time.
 func (b *apiBreaker) pause(now time.Time, retryAfter time.Duration) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()

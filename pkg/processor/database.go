@@ -69,7 +69,7 @@ func (d *databaseState) unavailableSince() time.Time {
 	return d.lostAt
 }
 
-// callTimeout bounds one call of the database. A longer one means that the connection is dead although no error was reported.
+// callTimeout bounds one call of the database. A longer one means that the connection is broken without an error.
 const callTimeout = 30 * time.Second
 
 // bounded makes one call of the database within callTimeout.

@@ -48,7 +48,7 @@ func TestLeases_LateResultDiscarded(t *testing.T) {
 	f.requireAudit()
 }
 
-// newFixtureBeside returns a fixture with events of its own and all else shared with f.
+// newFixtureBeside returns a fixture with its own events; the rest is shared with f.
 func newFixtureBeside(f *fixture) *fixture {
 	other := &fixture{Store: f.Store, t: f.t, raw: f.raw, log: f.log, logger: f.logger, pictures: f.pictures, events: map[processor.EventKind]int{}}
 	other.cond = sync.NewCond(&other.mu)

@@ -112,7 +112,7 @@ func (o *outcomes) responded(a *attempt) {
 // its picture may have been paid for.
 const maxReleases = 20
 
-// maxReleasesAPIWorks is maxReleases when the API responds again at once: a proxy that cuts every long request off looks the
+// maxReleasesAPIWorks is maxReleases when the API responds again at once: a proxy that cuts off every long request looks the
 // same as one that was restarted.
 const maxReleasesAPIWorks = 3
 

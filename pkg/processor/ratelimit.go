@@ -40,5 +40,5 @@ func (r *rateLimiter) allow(now time.Time, n int) (allowed int, wait time.Durati
 	return allowed, min(max(wait, time.Millisecond), r.pollInterval)
 }
 
-// use takes n claims off what is allowed.
+// use records n claims.
 func (r *rateLimiter) use(now time.Time, n int) { r.tokens.AllowN(now, n) }

@@ -42,7 +42,7 @@ func TestSweep_OverdueTasks(t *testing.T) {
 func TestSweep_AbandonedTasks(t *testing.T) {
 	f := newFixture(t)
 	ids := f.enqueue("a", "b")
-	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "dead", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
+	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "killed", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
 	require.NoError(t, err)
 	require.Len(t, claimed, 2)
 	f.exec(`update image_tasks set attempt_count = 3 where task_id = $1`, ids[1])

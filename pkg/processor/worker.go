@@ -9,7 +9,7 @@ import (
 // Worker does the paid work of one task. It is called from many goroutines at once.
 //
 // ctx ends with the attempt's timeout, when the lease is lost, and when the grace of a stop is over. An error that is not a
-// *task.Error counts as a failure that may pass (task.AsError). After an error, nothing of the work may be left behind.
+// *task.Error is retried (task.AsError). After an error, nothing of the work may be left behind.
 type Worker interface {
 	Work(ctx context.Context, t task.Task, c Call) (Result, error)
 }
