@@ -201,8 +201,9 @@ check_format() {
 	[[ -z $unformatted ]] || die "not formatted (run gofmt -w on them): $unformatted"
 }
 
-# vet_for OS/ARCH: type-checks and vets for another system. Nothing is linked; make release-check does that.
-vet_for() { GOOS=${1%/*} GOARCH=${1#*/} CGO_ENABLED=0 go vet ./...; }
+# vet_for OS/ARCH: type-checks and vets for another system. Nothing is linked; make release-check does that. Without
+# optimization the dependencies compile in two thirds of the time.
+vet_for() { GOOS=${1%/*} GOARCH=${1#*/} CGO_ENABLED=0 go vet '-gcflags=all=-N -l' ./...; }
 
 # lint: the checks that run before the tests. golangci-lint is not among them: see .golangci.yaml.
 lint() {
