@@ -164,7 +164,8 @@ func (s *stage) simulate() error {
 		return err
 	}
 	s.later(door.Close)
-	s.conf.Redact.Add(key, door.URL())
+	s.conf.Redact.Add(key)
+	s.conf.Redact.AddURL(door.URL())
 	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{door.URL()}}, RootCAs: authority.Pool})
 	if err != nil {
 		return err

@@ -98,6 +98,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 		anyCase(func(name string) (string, bool) { v, ok := file[name]; return v, ok }),
 	)
 	a.Redact.Add(s.Secrets()...)
+	a.Redact.AddURL(s.SecretURLs()...)
 	return s, err
 }
 

@@ -19,8 +19,9 @@ func TestBothPlacesGetTheLineAndNeitherTheSecret(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		var stderr bytes.Buffer
 		file := filepath.Join(t.TempDir(), "new", "x.log")
-		log, closer, err := logging.New(logging.Config{Format: format, Stderr: &stderr, File: file,
-			Redact: redact.New("top\"secret", "http://u:pass%20word@h:1")})
+		r := redact.New("top\"secret")
+		r.AddURL("http://u:pass%20word@h:1")
+		log, closer, err := logging.New(logging.Config{Format: format, Stderr: &stderr, File: file, Redact: r})
 		require.NoError(t, err)
 		log.WithField("key", "top\"secret").Info("through http://u:pass%20word@h:1 with 'pass word'")
 		log.Debug("unseen")

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,6 +52,8 @@ type Settings struct {
 	LogDir     string
 	LogLevel   string
 	LogFormat  string
+
+	urls []string // as they were set, those that may hold a login
 }
 
 // Proxy is what the environment says of proxies, unparsed: package proxy knows their rules.
@@ -65,7 +68,8 @@ type Setting struct {
 	Flag    string // empty: the environment and the env file only
 	Default string
 	Usage   string
-	Secret  bool
+	Secret  bool // errors never quote the value
+	Login   bool // a URL, or several, of which only the login is secret
 	// Worker marks what only the processor reads, so that other programs don't offer its flag.
 	Worker bool
 
@@ -75,7 +79,7 @@ type Setting struct {
 // List returns every setting, in the order in which they are documented.
 func List() []Setting {
 	return []Setting{
-		{Env: "DATABASE_URL", Flag: "database-url", Secret: true, Usage: "PostgreSQL: postgres://user:password@host:5432/database",
+		{Env: "DATABASE_URL", Flag: "database-url", Secret: true, Login: true, Usage: "PostgreSQL: postgres://user:password@host:5432/database",
 			set: text(func(s *Settings) *string { return &s.DatabaseURL })},
 		{Env: "TASKS_TABLE", Default: "image_tasks", Usage: "name of the table of tasks, with or without its schema",
 			set: table(func(s *Settings) *string { return &s.TasksTable })},
@@ -91,13 +95,13 @@ func List() []Setting {
 		{Env: "OPENAI_API_MODE", Default: "images", Usage: "way to ask for a picture: images",
 			set: apiMode},
 
-		{Env: "OPENAI_PROXY", Secret: true, Usage: "proxy to the API, or several with commas: http, https, socks5 or socks5h URLs; wins over the rest, no bypass",
+		{Env: "OPENAI_PROXY", Secret: true, Login: true, Usage: "proxy to the API, or several with commas: http, https, socks5 or socks5h URLs; wins over the rest, no bypass",
 			set: proxies},
-		{Env: "HTTPS_PROXY", Secret: true, Usage: "proxy for https URLs (or https_proxy)",
+		{Env: "HTTPS_PROXY", Secret: true, Login: true, Usage: "proxy for https URLs (or https_proxy)",
 			set: text(func(s *Settings) *string { return &s.Proxy.HTTPS })},
-		{Env: "HTTP_PROXY", Secret: true, Usage: "proxy for http URLs (or http_proxy)",
+		{Env: "HTTP_PROXY", Secret: true, Login: true, Usage: "proxy for http URLs (or http_proxy)",
 			set: text(func(s *Settings) *string { return &s.Proxy.HTTP })},
-		{Env: "ALL_PROXY", Secret: true, Usage: "proxy where the two above say nothing (or all_proxy)",
+		{Env: "ALL_PROXY", Secret: true, Login: true, Usage: "proxy where the two above say nothing (or all_proxy)",
 			set: text(func(s *Settings) *string { return &s.Proxy.All })},
 		{Env: "NO_PROXY", Usage: "hosts, domain suffixes, host:port and CIDR ranges reached without a proxy (or no_proxy)",
 			set: text(func(s *Settings) *string { return &s.Proxy.No })},
@@ -184,6 +188,9 @@ func Load(sources ...Source) (Settings, error) {
 		if value == "" {
 			continue
 		}
+		if setting.Login {
+			s.urls = append(s.urls, value)
+		}
 		if err := setting.set(&s, value); err != nil {
 			fault := &Error{Name: setting.Env, Reason: err.Error()}
 			if !setting.Secret {
@@ -214,12 +221,12 @@ func (s *Settings) check() []error {
 	return faults
 }
 
-// Secrets returns the values that must never be shown.
-func (s *Settings) Secrets() []string {
-	// The list as a whole too: a comma that stands in a password cuts that in two.
-	return append([]string{s.DatabaseURL, s.APIKey, strings.Join(s.Proxy.OpenAI, ","), s.Proxy.HTTPS, s.Proxy.HTTP, s.Proxy.All},
-		s.Proxy.OpenAI...)
-}
+// Secrets returns the values that are secret as a whole.
+func (s *Settings) Secrets() []string { return []string{s.APIKey} }
+
+// SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
+// proxies where nobody meant it. They are known even where Load returned an error.
+func (s *Settings) SecretURLs() []string { return append(slices.Clone(s.urls), s.Proxy.OpenAI...) }
 
 func text(field func(*Settings) *string) func(*Settings, string) error {
 	return func(s *Settings, v string) error { *field(s) = v; return nil }

@@ -112,6 +112,6 @@ func TestSecretsAreKnownAsSuch(t *testing.T) {
 	s, err := settings.Load(from(values))
 	require.NoError(t, err)
 	for _, v := range values {
-		assert.Contains(t, s.Secrets(), v)
+		assert.Contains(t, append(s.Secrets(), s.SecretURLs()...), v)
 	}
 }
