@@ -102,7 +102,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		Log: log, Redact: a.Redact.String,
 	})
 	if c.Bool("watch") {
-		return a.watch(ctx, c, m, log)
+		return a.watch(ctx, c, s, m, log)
 	}
 	report, err := m.Pass(ctx)
 	if err != nil {
@@ -154,12 +154,12 @@ func (a program) report(c *cli.Context, r monitor.Report, l lang.Lang) error {
 }
 
 // watch makes rounds until a signal comes. A round that was begun is ended.
-func (a program) watch(ctx context.Context, c *cli.Context, m *monitor.Monitor, log *logrus.Logger) (err error) {
+func (a program) watch(ctx context.Context, c *cli.Context, s settings.Settings, m *monitor.Monitor, log *logrus.Logger) (err error) {
 	var mu sync.Mutex
 	var last monitor.Report
 	if addr := c.String("watch-addr"); addr != "off" {
 		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: m.Checks,
-			Last: func() monitor.Report { mu.Lock(); defer mu.Unlock(); return last }}))
+			Last: func() monitor.Report { mu.Lock(); defer mu.Unlock(); return last }}), s.StatusHosts)
 		if err != nil {
 			return err
 		}

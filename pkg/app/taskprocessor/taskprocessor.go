@@ -148,7 +148,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight })()
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, source(p, st, s))
+		server, err := status.Start(s.StatusAddr, source(p, st, s), s.StatusHosts)
 		if err != nil {
 			return err
 		}
