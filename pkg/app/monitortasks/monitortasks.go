@@ -97,7 +97,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
+		Store: st, Supervisor: d, Host: app.Hostname(), Probe: ask, SilentFor: apiclient.SilentFor(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter, NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"),
 		Log: log, Redact: a.Redact.String,
 	})

@@ -139,7 +139,7 @@ func (a program) lookHere(ctx context.Context, c *cli.Context, s settings.Settin
 	if s.StatusAddr != "" {
 		said = status.Fetch(ctx, s.StatusAddr)
 	}
-	m := monitor.New(monitor.Config{Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: o.Host, HungAfter: s.HungAfter,
+	m := monitor.New(monitor.Config{Store: st, Supervisor: d, Host: o.Host, HungAfter: s.HungAfter,
 		SilentFor: func(pid int) (time.Duration, bool) { return said.SilentFor(pid) }})
 	if o.Here, err = m.InspectProcessor(ctx); err != nil {
 		return err
