@@ -177,7 +177,7 @@ func floor(pkg string) int {
 		{"pkg/processor", 5}, {"pkg/monitor", 5}, {"pkg/diagnosis", 5}, {"internal/*", 5},
 		{"pkg/repair", 6}, {"pkg/imageapi", 6}, {"pkg/picture", 6}, {"pkg/logging", 6},
 		{"pkg/store", 7}, {"pkg/proxy", 7}, {"pkg/supervise", 7},
-		{"pkg/settings", 8}, {"pkg/redact", 8}, {"pkg/task", 8}, {"pkg/health", 8}, {"pkg/progress", 8}, {"pkg/lang", 8},
+		{"pkg/settings", 8}, {"pkg/redact", 8}, {"pkg/task", 8}, {"pkg/health", 8}, {"pkg/progress", 8}, {"pkg/lang", 9},
 	} {
 		if ok, _ := path.Match(rule.pattern, pkg); ok {
 			return rule.floor
