@@ -304,7 +304,7 @@ func TestACrashLoopEnds(t *testing.T) {
 		report := w.round(3)
 		assert.Equal(t, "no more restarts", report.Processor.Action)
 		require.NotEmpty(t, report.Problems)
-		assert.Contains(t, report.Problems[0], "keeps dying")
+		assert.Contains(t, report.Problems[0], "keeps exiting")
 		assert.Zero(t, w.lockHolder())
 	}
 	// An operator's start is a new beginning.

@@ -97,7 +97,7 @@ func TestADatabaseThatIsAwayIsCode1(t *testing.T) {
 	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
 	r := w.run("fix-stuck-tasks")
 	assert.Empty(t, r.is(1))
-	assert.Contains(t, r.stderr, "the database does not answer")
+	assert.Contains(t, r.stderr, "the database does not respond")
 	assert.Contains(t, r.stderr, "127.0.0.1:1")
 }
 

@@ -15,7 +15,7 @@ import (
 	"imagetasks/pkg/redact"
 )
 
-func TestBothPlacesGetTheLineAndNeitherTheSecret(t *testing.T) {
+func TestNew_StderrAndFileWithoutSecrets(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		var stderr bytes.Buffer
 		file := filepath.Join(t.TempDir(), "new", "x.log")
@@ -43,7 +43,7 @@ func TestBothPlacesGetTheLineAndNeitherTheSecret(t *testing.T) {
 	}
 }
 
-func TestTheFileIsRotatedBySize(t *testing.T) {
+func TestNew_RotatesBySize(t *testing.T) {
 	dir := t.TempDir()
 	var stderr bytes.Buffer
 	log, closer, err := logging.New(logging.Config{Stderr: &stderr, File: filepath.Join(dir, "x.log"),
@@ -62,7 +62,7 @@ func TestTheFileIsRotatedBySize(t *testing.T) {
 	assert.Less(t, info.Size(), int64(1<<20))
 }
 
-func TestAFileThatCantBeWrittenIsToldAtOnce(t *testing.T) {
+func TestNew_ReportsAnUnwritableFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	_, _, err := logging.New(logging.Config{Stderr: &bytes.Buffer{}, File: filepath.Join(path, "x.log"), Redact: redact.New()})
