@@ -1,4 +1,4 @@
-// Command monitor-tasks looks after the queue and the processor; see its --help.
+// Command monitor-tasks runs one supervision pass over the queue and the processor; see its --help.
 package main
 
 import (

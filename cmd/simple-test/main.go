@@ -1,4 +1,4 @@
-// Command simple-test shows whether the image API can be reached; see its --help.
+// Command simple-test checks each step of the connection to the image API; see its --help.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command task-processor works the queue of image tasks; see its --help.
+// Command task-processor processes the queue of image tasks; see its --help.
 package main
 
 import (

@@ -166,7 +166,8 @@ func (d *demo) simulate() error {
 		return err
 	}
 	d.cleanup(through.Close)
-	d.conf.Redact.Add(key, through.URL())
+	d.conf.Redact.Add(key)
+	d.conf.Redact.AddURL(through.URL())
 	transport, err := proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{through.URL()}}, RootCAs: authority.Pool})
 	if err != nil {
 		return err

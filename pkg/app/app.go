@@ -1,5 +1,5 @@
-// Package app wires the parts into the four programs. It is the only one that knows the command line
-// and the environment; the mains hand it their arguments and exit with its code.
+// Package app holds what the four programs share: flags and environment, signals, exit codes, output and the connection to the
+// database. Its subpackages are the programs. Only they know the command line and the environment.
 package app
 
 import (
@@ -29,7 +29,7 @@ const Version = "0.1.0"
 // The exit codes of all four programs.
 const (
 	exitDone  = 0
-	exitFault = 1 // it could not do its work
+	exitFault = 1 // it could not do its work, or was interrupted before
 	exitUsage = 2 // wrong usage or settings
 	exitWrong = 3 // it did its work, and something is still wrong
 )
@@ -43,25 +43,25 @@ var ErrBadSettings = errors.New("the settings can't be used")
 // ErrInterrupted means that a signal ended the program before it did its work. A command may wrap it to add what is left to do.
 var ErrInterrupted = errors.New("interrupted")
 
-// usageError is a mistake on the command line.
+// usageError is an error on the command line.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// Usagef returns a mistake on the command line, which ends the program with code 2.
+// Usagef returns an error on the command line, for which the program exits with code 2.
 func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
-// App is one of the programs with the world around it.
+// App is one of the programs with its streams and environment. Its methods are for one goroutine.
 type App struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
-	// Env looks a variable up; nil: there are none.
+	// Env looks up a variable; nil: none is set.
 	Env func(name string) (string, bool)
-	// Environ is the whole environment, for programs that this one starts.
+	// Environ is the environment of programs that this one starts.
 	Environ []string
-	// Signals brings SIGINT and SIGTERM; nil: none come.
+	// Signals delivers SIGINT and SIGTERM; nil: none.
 	Signals <-chan os.Signal
 
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
@@ -71,7 +71,7 @@ type App struct {
 	printedJSON bool        // PrintJSON was called
 }
 
-// Program builds the command line of one of the four.
+// Program returns the command line of one of the programs.
 type Program func(*App) *cli.App
 
 // Main runs a program with the process's arguments, streams and signals, and returns the exit code.
@@ -87,7 +87,7 @@ func Main(program Program) int {
 	return a.Run(context.Background(), program, os.Args...)
 }
 
-// Run runs a program and returns its exit code. What goes wrong is told on Stderr, without secrets.
+// Run runs a program and returns its exit code. It prints an error on Stderr, without secrets.
 func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	a.Redact = redact.New()
 	if a.Env == nil {
@@ -113,7 +113,7 @@ func allCommands(commands []*cli.Command) []*cli.Command {
 	return out
 }
 
-// BuildVersion is the release, and the commit it was built from where that is known.
+// BuildVersion returns the version, with the commit if that is known.
 func BuildVersion() string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, s := range info.Settings {
@@ -246,8 +246,8 @@ func UserID(text string) (string, error) {
 	return id.String(), nil
 }
 
-// hideDatabaseURL takes --database-url off the process list: where it stands among the arguments, the
-// program starts itself again with the value in the environment, which other users can't read.
+// hideDatabaseURL removes --database-url from the process list: where it is among the arguments, the program executes itself
+// again with the value in the environment, which other users can't read.
 func hideDatabaseURL(args []string) error {
 	kept, value := []string{}, ""
 	for i := 0; i < len(args); i++ {

@@ -122,6 +122,17 @@ func TestRun_MonitorPassRunningIsOneJSONDocument(t *testing.T) {
 	assertEnglish(t, stdout)
 }
 
+func TestEnvFile_WarnsOfNearMisses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "env")
+	require.NoError(t, os.WriteFile(path, []byte("STUCK_AFTR=5m\nNEXT_PUBLIC_SITE_URL=x\n"), 0o600))
+	_, stdout, stderr := run(t, nil, fixstucktasks.New, "--env-file", path, "--json")
+	assert.Contains(t, stderr, "warning: the env file "+path+" sets STUCK_AFTR, which is not a setting; did you mean STUCK_AFTER?\n")
+	assert.Equal(t, 1, strings.Count(stderr, "warning:"))
+	assert.NotContains(t, stdout, "warning")
+	_, _, stderr = run(t, nil, monitortasks.New, "--env-file", path, "--quiet")
+	assert.NotContains(t, stderr, "warning:")
+}
+
 func TestEnvFile_BadLineIsAUsageError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "env")
 	require.NoError(t, os.WriteFile(path, []byte("A=1\nOPENAI_PROXY http://u:secretpass@h:1\n"), 0o600))

@@ -10,22 +10,24 @@ import (
 	"imagetasks/pkg/settings"
 )
 
-// CommonFlags are what all four programs take, before or after a command.
+// CommonFlags returns the flags of all four programs, which stand before or after a command.
 func CommonFlags() []cli.Flag {
 	return append([]cli.Flag{&cli.StringFlag{
-		Name: "lang", Usage: "language of what people read: en or zh", DefaultText: "by LANG", Category: "settings:",
+		Name: "lang", Usage: "language of the output: en or zh", DefaultText: "from LANG", Category: "settings:",
 	}, &cli.StringFlag{
-		Name: "env-file", Usage: "file of NAME=value settings, read where it is there; the environment wins", Value: ".env", Category: "settings:",
+		Name: "env-file", Usage: "file with NAME=value settings, used if it exists; the environment takes precedence", Value: ".env", Category: "settings:",
 	}}, settingFlags(false)...)
 }
 
-// WorkerFlags are CommonFlags and what only the processor reads.
+// WorkerFlags returns CommonFlags and the flags of the settings that only the processor reads.
 func WorkerFlags() []cli.Flag { return append(CommonFlags(), settingFlags(true)...) }
 
-// JSONFlag is --json.
-func JSONFlag() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "print one JSON document"} }
+// JSONFlag returns the flag --json.
+func JSONFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print one JSON document in English, also on failure"}
+}
 
-// settingFlags returns the flags of the list of settings: the worker's, or those of all programs.
+// settingFlags returns the flags of the settings: those of the processor, or those of all programs.
 func settingFlags(worker bool) []cli.Flag {
 	var flags []cli.Flag
 	for _, s := range settings.List() {
@@ -38,7 +40,7 @@ func settingFlags(worker bool) []cli.Flag {
 	return flags
 }
 
-// FlagValue returns the value of a flag that was given, here or before the command.
+// FlagValue returns the value of a flag that was given after or before the command.
 func FlagValue(c *cli.Context, name string) (string, bool) {
 	for _, level := range c.Lineage() {
 		for _, given := range level.LocalFlagNames() {
@@ -70,11 +72,11 @@ func wantsJSON(c *cli.Context) bool {
 	return given && value == "true"
 }
 
-// Load reads the settings: flags, then the environment, then the env file, then defaults. From here
-// on the program's redactor knows the secrets among them.
+// Load reads the settings: flags, then the environment, then the env file, then defaults. It adds their secrets to Redact, and
+// warns of names in the env file that are nearly a setting's.
 func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	if _, err := a.Lang(c); err != nil {
-		return settings.Settings{}, err // before anything is done that would have to be told
+		return settings.Settings{}, err // before anything is done whose result would be printed
 	}
 	path, given := FlagValue(c, "env-file")
 	if !given {
@@ -87,6 +89,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	case err != nil:
 		return settings.Settings{}, &usageError{err}
 	}
+	a.warnOfNearMisses(c, path, file)
 	s, err := settings.Load(
 		func(s settings.Setting) (string, bool) {
 			if s.Flag == "" {
@@ -98,10 +101,20 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 		anyCase(func(name string) (string, bool) { v, ok := file[name]; return v, ok }),
 	)
 	a.Redact.Add(s.Secrets()...)
+	a.Redact.AddURL(s.SecretURLs()...)
 	return s, err
 }
 
-// anyCase looks a setting up, and the proxy variables in lower case too, where the upper is unset.
+func (a *App) warnOfNearMisses(c *cli.Context, path string, file map[string]string) {
+	if quiet, _ := FlagValue(c, "quiet"); quiet == "true" {
+		return // cron would mail it at each pass
+	}
+	for _, m := range settings.NearMisses(file) {
+		fmt.Fprintf(a.Stderr, "warning: the env file %s sets %s, which is not a setting; did you mean %s?\n", path, m.Name, m.Setting)
+	}
+}
+
+// anyCase looks up a setting; a proxy setting also in lower case, where the upper case is not set.
 func anyCase(lookup func(string) (string, bool)) settings.Source {
 	return func(s settings.Setting) (string, bool) {
 		if v, ok := lookup(s.Env); ok && v != "" {
@@ -114,7 +127,7 @@ func anyCase(lookup func(string) (string, bool)) settings.Source {
 	}
 }
 
-// NoArguments refuses what is left over on the command line.
+// NoArguments returns an error where the command line has an argument that is not part of a flag or command.
 func NoArguments(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return Usagef("unknown command or argument %q", c.Args().First())

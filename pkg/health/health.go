@@ -1,15 +1,16 @@
-// Package health keeps the last checks that a long-running program made of the world around it.
+// Package health keeps the last health checks of a long-running program.
 package health
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
 
-// Kept is how many checks a Record holds.
+// Kept is how many checks a History holds.
 const Kept = 10
 
-// Check is one look at one thing.
+// Check is the result of one health check.
 type Check struct {
 	At     time.Time `json:"at"`
 	Name   string    `json:"check"` // database, queue, api, processor
@@ -19,29 +20,27 @@ type Check struct {
 	Action string    `json:"action,omitempty"` // what was done about it
 }
 
-// History holds the last checks. The zero value is empty and ready. It is safe for concurrent use.
+// History holds the last checks. The zero value is empty and ready to use. It is safe for concurrent use.
 type History struct {
 	mu     sync.Mutex
 	checks []Check // the oldest first
 }
 
-// Add notes a check and forgets the oldest where there are too many.
-func (r *History) Add(c Check) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.checks = append(r.checks, c)
-	if len(r.checks) > Kept {
-		r.checks = append([]Check(nil), r.checks[len(r.checks)-Kept:]...)
+// Add adds a check, and drops the oldest if there are more than Kept.
+func (h *History) Add(c Check) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.checks = append(h.checks, c)
+	if len(h.checks) > Kept {
+		h.checks = slices.Clone(h.checks[len(h.checks)-Kept:])
 	}
 }
 
 // Recent returns the checks, the latest first.
-func (r *History) Recent() []Check {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make([]Check, 0, len(r.checks))
-	for i := len(r.checks) - 1; i >= 0; i-- {
-		out = append(out, r.checks[i])
-	}
+func (h *History) Recent() []Check {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	out := append(make([]Check, 0, len(h.checks)), h.checks...)
+	slices.Reverse(out)
 	return out
 }

@@ -10,28 +10,28 @@ import (
 	"imagetasks/pkg/health"
 )
 
-func TestTheLastTenAreKeptTheLatestFirst(t *testing.T) {
-	var r health.History
-	assert.Empty(t, r.Recent())
+func TestRecent_LastTenLatestFirst(t *testing.T) {
+	var h health.History
+	assert.Empty(t, h.Recent())
 	for i := range 13 {
-		r.Add(health.Check{Result: fmt.Sprint(i)})
+		h.Add(health.Check{Result: fmt.Sprint(i)})
 	}
-	last := r.Recent()
+	last := h.Recent()
 	assert.Len(t, last, health.Kept)
 	assert.Equal(t, "12", last[0].Result)
 	assert.Equal(t, "3", last[9].Result)
-	r.Add(health.Check{Result: "13"})
-	assert.Equal(t, "12", last[0].Result, "what was given out doesn't change")
+	h.Add(health.Check{Result: "13"})
+	assert.Equal(t, "12", last[0].Result, "a result does not change afterwards")
 }
 
-func TestARecordIsSafeForConcurrentUse(t *testing.T) {
-	var r health.History
+func TestHistory_ConcurrentUse(t *testing.T) {
+	var h health.History
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
 			for range 100 {
-				r.Add(health.Check{})
-				assert.LessOrEqual(t, len(r.Recent()), health.Kept)
+				h.Add(health.Check{})
+				assert.LessOrEqual(t, len(h.Recent()), health.Kept)
 			}
 		})
 	}

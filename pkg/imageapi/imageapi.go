@@ -101,23 +101,21 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if response.StatusCode == http.StatusOK {
-			err = c.read(ctx, response, w)
+			err = c.read(ctx, response, r.Prompt, w)
 		} else {
-			err = c.refusal(response)
+			err = c.refusal(response, r.Prompt)
 		}
 	}
-	return result, finish(err, r.Prompt, result.RequestID)
+	return result, finish(err, result.RequestID)
 }
 
-// finish takes the prompt out of the message and adds the request's id. The wrapped error stays for
-// errors.As; its text is not for showing.
-func finish(err error, prompt, requestID string) error {
+// finish adds the request's id. The wrapped error stays for errors.As; its text is not for showing.
+func finish(err error, requestID string) error {
 	if err == nil {
 		return nil
 	}
 	e := *task.AsError(err)
 	e.RequestID = requestID
-	e.Message = redact.Prompt(e.Message, prompt)
 	return &e
 }
 
@@ -130,10 +128,10 @@ func withoutURL(err error) error {
 }
 
 // refusal classifies an answer that isn't a success.
-func (c *Client) refusal(response *http.Response) *task.Error {
+func (c *Client) refusal(response *http.Response, prompt string) *task.Error {
 	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody)) // whole, so that the connection can be used again
 	problem, _ := readProblem(bytes.NewReader(content))
-	return ejectUpstream(response, problemError(response, problem))
+	return ejectUpstream(response, problemError(response, problem, prompt))
 }
 
 // ejectUpstream leaves out the proxy that a refusal of its exit came through: another's may be in another place. Where
@@ -148,11 +146,13 @@ func ejectUpstream(response *http.Response, e *task.Error) *task.Error {
 	return e
 }
 
-func problemError(response *http.Response, problem apiProblem) *task.Error {
+// problemError turns the API's error into a task's. The API may quote the prompt: that is taken out of its text, before our
+// words are added to it.
+func problemError(response *http.Response, problem apiProblem, prompt string) *task.Error {
 	v := classify(response.StatusCode, problem)
 	e := &task.Error{Code: v.code, Disposition: v.do, Message: v.says}
 	if problem.Message != "" {
-		e.Message += ": " + oneLine(problem.Message)
+		e.Message += ": " + oneLine(redact.Prompt(problem.Message, prompt))
 	}
 	if v.do != task.Fail {
 		e.RetryAfter = retryAfter(response.Header, time.Now())
@@ -190,12 +190,12 @@ func (c *maxReader) Read(p []byte) (int, error) {
 }
 
 // read streams the picture out of a success.
-func (c *Client) read(ctx context.Context, response *http.Response, w io.Writer) error {
+func (c *Client) read(ctx context.Context, response *http.Response, prompt string, w io.Writer) error {
 	network := &errReader{r: response.Body}
 	body := &maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}
 	a, err := readAnswer(body, w)
 	if err == nil && a.failed && !a.wrote {
-		return problemError(response, a.problem)
+		return problemError(response, a.problem, prompt)
 	}
 	if err == nil && !a.wrote && a.url != "" {
 		return c.download(ctx, a.url, w)
@@ -301,7 +301,7 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
 		return nil, c.takesRequests(ctx)
 	case response.StatusCode >= 300:
-		return nil, c.refusal(response)
+		return nil, c.refusal(response, "")
 	case isWebPage(response):
 		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: saysWebPage})
 	}
@@ -333,7 +333,7 @@ func (c *Client) takesRequests(ctx context.Context) error {
 	if response.StatusCode < 300 {
 		return nil
 	}
-	if e := c.refusal(response); e.Code != task.CodeBadRequest {
+	if e := c.refusal(response, ""); e.Code != task.CodeBadRequest {
 		return e
 	}
 	return nil

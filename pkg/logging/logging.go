@@ -1,5 +1,4 @@
-// Package logging makes the programs' logger: to stderr and to a file that is rotated by its size,
-// both through the one redaction.
+// Package logging returns the logger of a program: to stderr and to a file that is rotated by size, both redacted.
 package logging
 
 import (
@@ -19,7 +18,7 @@ const (
 	maxBackups   = 5 // old files kept, compressed
 )
 
-// Config says where the log goes.
+// Config is where and how to log.
 type Config struct {
 	Level  string    // debug, info, warn or error; empty: info
 	Format string    // text or json; empty: text
@@ -31,7 +30,7 @@ type Config struct {
 	Redact       *redact.Redactor
 }
 
-// New returns a logger, and what closes its file. A file that can't be written is an error at once.
+// New returns a logger and the closer of its file. It returns an error where the file can't be written.
 func New(conf Config) (*logrus.Logger, io.Closer, error) {
 	log := logrus.New()
 	if conf.Stderr == nil {
@@ -72,7 +71,7 @@ func writable(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	// 0600: a log names users.
+	// 0600: a log contains ids of users.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

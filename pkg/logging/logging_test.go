@@ -15,12 +15,13 @@ import (
 	"imagetasks/pkg/redact"
 )
 
-func TestBothPlacesGetTheLineAndNeitherTheSecret(t *testing.T) {
+func TestNew_StderrAndFileWithoutSecrets(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		var stderr bytes.Buffer
 		file := filepath.Join(t.TempDir(), "new", "x.log")
-		log, closer, err := logging.New(logging.Config{Format: format, Stderr: &stderr, File: file,
-			Redact: redact.New("top\"secret", "http://u:pass%20word@h:1")})
+		r := redact.New("top\"secret")
+		r.AddURL("http://u:pass%20word@h:1")
+		log, closer, err := logging.New(logging.Config{Format: format, Stderr: &stderr, File: file, Redact: r})
 		require.NoError(t, err)
 		log.WithField("key", "top\"secret").Info("through http://u:pass%20word@h:1 with 'pass word'")
 		log.Debug("unseen")
@@ -42,7 +43,7 @@ func TestBothPlacesGetTheLineAndNeitherTheSecret(t *testing.T) {
 	}
 }
 
-func TestTheFileIsRotatedBySize(t *testing.T) {
+func TestNew_RotatesBySize(t *testing.T) {
 	dir := t.TempDir()
 	var stderr bytes.Buffer
 	log, closer, err := logging.New(logging.Config{Stderr: &stderr, File: filepath.Join(dir, "x.log"),
@@ -61,7 +62,7 @@ func TestTheFileIsRotatedBySize(t *testing.T) {
 	assert.Less(t, info.Size(), int64(1<<20))
 }
 
-func TestAFileThatCantBeWrittenIsToldAtOnce(t *testing.T) {
+func TestNew_ReportsAnUnwritableFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
 	_, _, err := logging.New(logging.Config{Stderr: &bytes.Buffer{}, File: filepath.Join(path, "x.log"), Redact: redact.New()})

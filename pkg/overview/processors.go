@@ -92,7 +92,7 @@ func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, err
 	// A process that took the lock and never sent a heartbeat is silent since it took the lock.
 	silent := time.Since(state.Since)
 	for _, row := range rows {
-		p := Processor{Processor: row, SilentSeconds: row.HeartbeatAge.Seconds(), Alive: row.HeartbeatAge <= c.HungAfter}
+		p := Processor{Processor: row, SilentSeconds: row.HeartbeatAge.Seconds(), Alive: row.Alive(c.HungAfter)}
 		if err := json.Unmarshal(row.Report, &p.Report); err != nil {
 			return nil, local, fmt.Errorf("report of processor %s: %w", row.Worker, err)
 		}

@@ -1,9 +1,7 @@
-// Package redact is the one place that hides secrets. Whatever leaves the program as text (logs,
-// errors, pages, columns) passes through a Redactor first.
+// Package redact hides secrets. Text that leaves the program (logs, errors, pages, columns) passes through a Redactor first.
 package redact
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -12,114 +10,262 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode"
 )
 
-// Mask stands where a secret stood.
+// Mask is written in place of a secret.
 const Mask = "[redacted]"
 
-// shortest is the length below which a registered secret isn't replaced wherever it occurs: a
-// password of "a" would leave no text readable, and says nothing when it is seen.
-const shortest = 4
+// Redactor replaces the secrets that were added, in each form in which they may appear (plain, URL-escaped, JSON-escaped, in a
+// Basic login), and what has the form of a secret. Our own words survive it: examples of URLs in hints stay as they are, and a
+// secret that is an ordinary word is hidden only where a login or a key stands. The zero value knows forms only. It is safe
+// for concurrent use.
+type Redactor struct {
+	mu      sync.RWMutex
+	secrets []secret
+	byFirst [256][]secret // by their first byte, the longest first
+}
 
-// patterns find secrets that nobody registered: keys of the API's format, bearer tokens, logins
-// in URLs, passwords in PostgreSQL's key=value strings and in environment assignments.
+// secret is a text to replace.
+type secret struct {
+	text string
+	with string
+	// word: it is replaced only where it is not part of a longer word, because it is short.
+	word bool
+}
+
+const (
+	// shortest is the length below which a secret is replaced only in the position of a login or a key: a password of
+	// "a" would leave no text readable.
+	shortest = 4
+	// longWord is the length from which a secret is replaced inside of words, too.
+	longWord = 8
+)
+
+// ordinary are words that our texts use, and that people use as passwords and keys of local services.
+var ordinary = wordSet(`access account admin answer api apikey authentication bearer basic card change changeme character characters
+	check cloud connection container credit credits data database default demo empty error failed file free guest hello host http https
+	image images imagetasks key letmein limit local localhost login master model monitor name nobody none null openai option options
+	pass passwd password pgbouncer picture pictures pool port postgres postgresql postgrest processor prompt proxy public queue read
+	redacted refused request root running schema secret server setting settings silent simple socks socks5 socks5h special start status
+	stop supabase table task tasks test timeout token true unknown unreachable url user username value welcome word worker write`)
+
+func wordSet(text string) map[string]bool {
+	words := map[string]bool{}
+	for _, w := range strings.Fields(text) {
+		words[w] = true
+	}
+	return words
+}
+
+// example matches the URLs that hints show. They hold no secret, whatever the real login is.
+var example = regexp.MustCompile(`[a-z0-9]+://user:password@host(:port|:5432/database|:5432)?`)
+
+// patterns find secrets that nobody added: keys of the API's format, logins in URLs, passwords in PostgreSQL's key=value
+// strings and in environment assignments.
 var patterns = []struct {
 	re   *regexp.Regexp
 	with string
 }{
 	{regexp.MustCompile(`\bsk-[A-Za-z0-9_-]{8,}[A-Za-z0-9*_-]*`), Mask},
-	{regexp.MustCompile(`(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~-]{6,}`), "$1 " + Mask},
 	{regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]*@`), "${1}" + Mask + "@"},
 	{regexp.MustCompile(`(?i)\b(password|passwd)(\s*=\s*)('[^']*'|[^\s'"&]+)`), "$1$2" + Mask},
 }
 
-// Redactor replaces the secrets it was told of, in each form they may take on the way (plain,
-// URL-escaped, JSON-escaped, in a Basic login), and what looks like a secret by its form.
-// The zero value knows the forms only. It is safe for concurrent use.
-type Redactor struct {
-	mu       sync.RWMutex
-	forms    []string
-	replacer *strings.Replacer
-}
+var (
+	authorization = regexp.MustCompile(`(?i)(authorization:\s*)?\b(bearer|basic)(\s+)([A-Za-z0-9+/=._~-]{6,})`)
+	plainWord     = regexp.MustCompile(`^[a-z]+[.]?$`)
+	keyPassword   = regexp.MustCompile(`(?i)\b(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)`)
+)
 
-// New returns a Redactor for the secrets given; empty ones are left out.
+// New returns a Redactor that hides secrets; see Add.
 func New(secrets ...string) *Redactor {
 	r := &Redactor{}
 	r.Add(secrets...)
 	return r
 }
 
-// Add registers secrets. Of one that is a URL, the password is registered too, by itself and in the
-// form of a Basic login.
+// Add adds texts that are secret as a whole, such as keys. Empty ones are ignored.
 func (r *Redactor) Add(secrets ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range secrets {
-		if strings.Contains(s, "://") {
-			r.addURL(s)
-			continue
+		r.addText(s)
+		if weak(s) && s != "" {
+			r.addForm("Bearer "+s, "Bearer "+Mask, true)
 		}
-		r.addForms(s)
 	}
-	// Longest first, so that a secret that contains another is hidden whole.
-	slices.SortFunc(r.forms, func(a, b string) int { return len(b) - len(a) })
-	r.forms = slices.Compact(r.forms)
-	pairs := make([]string, 0, 2*len(r.forms))
-	for _, f := range r.forms {
-		pairs = append(pairs, f, Mask)
+	r.index()
+}
+
+// AddURL adds the logins of URLs and lists of URLs, whether they can be parsed or not, of host:port with a login and without a scheme, and of
+// PostgreSQL's key=value strings. Nothing else of them is secret.
+func (r *Redactor) AddURL(urls ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range urls {
+		r.addURL(s)
+		for _, one := range strings.FieldsFunc(s, func(c rune) bool { return c == ',' || unicode.IsSpace(c) }) {
+			if one != s && strings.Contains(one, "://") {
+				r.addURL(one)
+			}
+		}
 	}
-	r.replacer = strings.NewReplacer(pairs...)
+	r.index()
 }
 
 func (r *Redactor) addURL(s string) {
-	u, err := url.Parse(s)
-	if err != nil {
-		// What can't be parsed can't be told apart: between the scheme and the last @ all is secret.
-		_, rest, _ := strings.Cut(s, "://")
-		if at := strings.LastIndex(rest, "@"); at >= 0 {
-			_, password, _ := strings.Cut(rest[:at], ":")
-			r.addForms(password)
+	scheme, rest, found := strings.Cut(s, "://")
+	if !found {
+		scheme, rest = "http", s
+		for _, match := range keyPassword.FindAllStringSubmatch(s, -1) {
+			r.addText(strings.ReplaceAll(strings.Trim(match[1], "'"), `\`, ""))
+			r.addText(strings.Trim(match[1], "'"))
 		}
-		return
 	}
-	if password, ok := u.User.Password(); ok {
-		r.addForms(password)
-		login := u.User.Username() + ":" + password
-		if len(password) > 0 {
-			r.forms = append(r.forms, base64.StdEncoding.EncodeToString([]byte(login)))
+	// Up to the last @ all may be login: a password with an unescaped / or # is parsed as something else.
+	ends := []int{strings.LastIndex(rest, "@")}
+	if authority := strings.IndexAny(rest, "/?#"); authority >= 0 {
+		ends = append(ends, strings.LastIndex(rest[:authority], "@"))
+	}
+	for _, end := range ends {
+		if end >= 0 {
+			user, password, _ := strings.Cut(rest[:end], ":")
+			r.addLogin(user, password)
 		}
+	}
+	if u, err := url.Parse(scheme + "://" + rest); err == nil {
+		r.addText(u.Query().Get("password"))
+		r.addText(u.Query().Get("sslpassword"))
 	}
 }
 
-func (r *Redactor) addForms(s string) {
-	if len(s) < shortest {
+// addLogin adds a password, and the login where it stands in a URL or in a Basic header.
+func (r *Redactor) addLogin(user, password string) {
+	if password == "" {
 		return
 	}
-	r.forms = append(r.forms, s, url.QueryEscape(s), url.PathEscape(s),
-		strings.TrimPrefix(url.UserPassword("", s).String(), ":"))
+	plainUser, plain := unescape(user), unescape(password)
+	r.addText(password)
+	r.addText(plain)
+	r.addForm(user+":"+password+"@", Mask+"@", true)
+	r.addForm(plainUser+":"+plain+"@", Mask+"@", true)
+	r.addForm(url.UserPassword(plainUser, plain).String()+"@", Mask+"@", true)
+	r.addForm(base64.StdEncoding.EncodeToString([]byte(plainUser+":"+plain)), Mask, false)
+}
+
+func unescape(s string) string {
+	if plain, err := url.PathUnescape(s); err == nil {
+		return plain
+	}
+	return s
+}
+
+// weak reports whether a secret would damage ordinary text if it was replaced wherever it occurs.
+func weak(s string) bool { return len(s) < shortest || ordinary[strings.ToLower(s)] }
+
+// addText adds a secret in each of its forms.
+func (r *Redactor) addText(s string) {
+	if weak(s) {
+		return
+	}
+	forms := []string{s, url.QueryEscape(s), url.PathEscape(s), strings.TrimPrefix(url.UserPassword("", s).String(), ":")}
 	if quoted, err := json.Marshal(s); err == nil {
-		r.forms = append(r.forms, string(quoted[1:len(quoted)-1]))
+		forms = append(forms, string(quoted[1:len(quoted)-1]))
+	}
+	for _, form := range forms {
+		r.addForm(form, Mask, len(s) < longWord)
+	}
+}
+
+func (r *Redactor) addForm(text, with string, word bool) {
+	r.secrets = append(r.secrets, secret{text, with, word})
+}
+
+// index prepares the search. The longest come first, so that a secret that contains another is hidden whole.
+func (r *Redactor) index() {
+	slices.SortStableFunc(r.secrets, func(a, b secret) int {
+		if n := len(b.text) - len(a.text); n != 0 {
+			return n
+		}
+		return strings.Compare(a.text, b.text)
+	})
+	r.secrets = slices.Compact(r.secrets)
+	r.byFirst = [256][]secret{}
+	for _, s := range r.secrets {
+		r.byFirst[s.text[0]] = append(r.byFirst[s.text[0]], s)
 	}
 }
 
 // String returns s with every secret masked.
 func (r *Redactor) String(s string) string {
-	if r != nil {
-		r.mu.RLock()
-		replacer := r.replacer
-		r.mu.RUnlock()
-		if replacer != nil {
-			s = replacer.Replace(s)
-		}
+	var b strings.Builder
+	from := 0
+	for _, at := range example.FindAllStringIndex(s, -1) {
+		b.WriteString(r.mask(s[from:at[0]]))
+		b.WriteString(s[at[0]:at[1]])
+		from = at[1]
 	}
+	b.WriteString(r.mask(s[from:]))
+	return b.String()
+}
+
+func (r *Redactor) mask(s string) string {
+	if r != nil {
+		s = r.replace(s)
+	}
+	s = authorization.ReplaceAllStringFunc(s, func(found string) string {
+		m := authorization.FindStringSubmatch(found)
+		if m[1] == "" && plainWord.MatchString(m[4]) {
+			return found // "Basic authentication"
+		}
+		return m[1] + m[2] + m[3] + Mask
+	})
 	for _, p := range patterns {
 		s = p.re.ReplaceAllString(s, p.with)
 	}
 	return s
 }
 
-// Error returns err with a text that holds no secret; errors.Is and errors.As see through it.
-// It returns nil for nil.
+func (r *Redactor) replace(s string) string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if len(r.secrets) == 0 {
+		return s
+	}
+	var b strings.Builder
+next:
+	for i := 0; i < len(s); {
+		for _, secret := range r.byFirst[s[i]] {
+			if strings.HasPrefix(s[i:], secret.text) && (!secret.word || isWord(s, i, i+len(secret.text))) {
+				b.WriteString(secret.with)
+				i += len(secret.text)
+				continue next
+			}
+		}
+		b.WriteByte(s[i])
+		i++
+	}
+	return b.String()
+}
+
+// isWord reports whether s[from:to] is not a part of a longer word of ASCII letters and digits.
+func isWord(s string, from, to int) bool {
+	escaped := from >= 3 && s[from-3] == '%' && isHex(s[from-2]) && isHex(s[from-1]) // as in %20word
+	before := from == 0 || !isAlphanumeric(s[from-1]) || !isAlphanumeric(s[from]) || escaped
+	after := to == len(s) || !isAlphanumeric(s[to]) || !isAlphanumeric(s[to-1])
+	return before && after
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+}
+
+func isHex(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
+}
+
+// Error returns err with a text that holds no secret; errors.Is and errors.As see through it. It returns nil for nil.
 func (r *Redactor) Error(err error) error {
 	if err == nil {
 		return nil
@@ -135,8 +281,8 @@ type redacted struct {
 func (e *redacted) Error() string { return e.text }
 func (e *redacted) Unwrap() error { return e.err }
 
-// Writer returns a writer that masks secrets in what it passes on to w. Each Write must hold
-// whole lines, as a logger's do: a secret that is cut in two is not seen.
+// Writer returns a writer that masks secrets in what it writes to w. Each Write must hold whole lines, as a logger's do: a
+// secret that is split between two is not found.
 func (r *Redactor) Writer(w io.Writer) io.Writer { return &writer{r: r, w: w} }
 
 type writer struct {
@@ -151,43 +297,12 @@ func (w *writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Prompt returns s without the prompt, whole or JSON-escaped: an API that refuses a prompt likes
-// to quote it, and what a user asked for is nobody else's to read.
-func Prompt(s, prompt string) string {
-	if strings.TrimSpace(prompt) == "" {
-		return s
-	}
-	for _, form := range promptForms(prompt) {
-		s = strings.ReplaceAll(s, form, "[prompt]")
-	}
-	return s
-}
-
-func promptForms(prompt string) []string {
-	forms := []string{prompt}
-	for _, escapeHTML := range []bool{true, false} {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(escapeHTML)
-		if enc.Encode(prompt) == nil {
-			forms = append(forms, strings.Trim(strings.TrimSpace(b.String()), `"`))
-		}
-	}
-	if trimmed := strings.TrimSpace(prompt); trimmed != prompt {
-		forms = append(forms, trimmed)
-	}
-	return forms
-}
-
-// URL returns a URL as it may be shown: without its password, and without its user as well,
-// because a user name is often half of a login.
+// URL returns a URL without its login: the user name goes too, because it is often half of the secret.
 func URL(u *url.URL) string {
 	if u == nil {
 		return ""
 	}
 	shown := *u
-	if shown.User != nil {
-		shown.User = nil
-	}
+	shown.User = nil
 	return shown.String()
 }

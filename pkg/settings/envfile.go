@@ -57,6 +57,9 @@ func ParseEnv(text []byte) (map[string]string, error) {
 
 var envName = regexp.MustCompile(`^(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_.]*[ \t]*=`)
 
+// exportOnly is an export without a name, which the parser takes for an empty one.
+var exportOnly = regexp.MustCompile(`^export[ \t]+=`)
+
 // checkEnv refuses what the parser would accept and read in a way nobody meant: it takes a colon for an equals sign, and
 // spaces for a part of the name, so that `OPENAI_PROXY http://host` would set another variable.
 func checkEnv(text []byte) error {
@@ -70,7 +73,7 @@ func checkEnv(text []byte) error {
 		if len(statement) > 0 && statement[0] != '#' {
 			start := bytes.IndexByte(text, statement[0])
 			name := envName.Find(statement)
-			if name == nil {
+			if name == nil || exportOnly.Match(name) {
 				return fmt.Errorf("line %d is not NAME=value", line)
 			}
 			value := bytes.TrimLeft(text[start+len(name):end], " \t\v\f\u0085\u00a0")

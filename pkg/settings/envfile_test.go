@@ -75,6 +75,7 @@ func FuzzParseEnv(f *testing.F) {
 	f.Add([]byte("A=1\nexport B=\"${A}\"\n"))
 	f.Add([]byte("A='unterminated\n"))
 	f.Add([]byte("\xff=\\"))
+	f.Add([]byte("export ="))
 	f.Add([]byte("A=\u00a0'x\r\ny'\r\n\ufeffB=1"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		values, err := settings.ParseEnv(text)

@@ -1,5 +1,5 @@
-// Package settings is the one list of what an operator can set. Flags, environment variables and
-// the env file are three ways to write the same list; the README's table is a print of it.
+// Package settings reads and checks what an operator can set, by flags, environment variables and the env file. One list of all
+// settings is the source of the flags, of .env.example and of docs/configuration.md.
 package settings
 
 import (
@@ -9,13 +9,14 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 )
 
-// Settings are the values that the programs run by, checked.
+// Settings are the values of all settings, checked.
 type Settings struct {
 	DatabaseURL  string
 	TasksTable   string
@@ -31,7 +32,7 @@ type Settings struct {
 	ConnectTimeout   time.Duration
 	TLSTimeout       time.Duration
 	FirstByteTimeout time.Duration
-	Rate             int // requests a minute; 0: as many as there are
+	Rate             int // requests for pictures per minute; 0: no limit
 
 	ImageDir      string
 	ImageBaseURL  string
@@ -43,111 +44,70 @@ type Settings struct {
 	Lease          time.Duration
 	TaskTimeout    time.Duration
 	StuckAfter     time.Duration
-	PendingTimeout time.Duration // 0: a task may wait for ever
+	PendingTimeout time.Duration // 0: a task may wait without limit
 	HungAfter      time.Duration
 	ShutdownGrace  time.Duration
 
-	StatusAddr string
-	LogDir     string
-	LogLevel   string
-	LogFormat  string
+	StatusAddr  string
+	StatusHosts []string
+	LogDir      string
+	LogLevel    string
+	LogFormat   string
+
+	urls []string // as they were set, those that may hold a login
 }
 
-// Proxy is what the environment says of proxies, unparsed: package proxy knows their rules.
+// Proxy holds the proxy settings, unparsed: package proxy knows their rules.
 type Proxy struct {
 	OpenAI               []string
 	HTTPS, HTTP, All, No string
 }
 
-// Setting is one line of the list.
+// Setting is one setting that an operator can make.
 type Setting struct {
 	Env     string
 	Flag    string // empty: the environment and the env file only
 	Default string
-	Usage   string
-	Secret  bool
-	// Worker marks what only the processor reads, so that other programs don't offer its flag.
+	Group   Group
+	Usage   string // what it means, in English
+	UsageZH string // the same in Chinese
+	Secret  bool   // errors never quote the value
+	Login   bool   // a URL, or several, of which only the login is secret
+	// Worker: only the processor reads it, so that the other programs do not offer its flag.
 	Worker bool
 
 	set func(*Settings, string) error
 }
 
-// List returns every setting, in the order in which they are documented.
+// Group is what a setting is about.
+type Group string
+
+// The groups.
+const (
+	GroupDatabase  Group = "database"
+	GroupAPI       Group = "image API"
+	GroupProxy     Group = "proxy"
+	GroupPictures  Group = "pictures"
+	GroupProcessor Group = "processor"
+	GroupReporting Group = "reporting"
+)
+
+// List returns every setting, grouped, in the order in which the documents have them.
 func List() []Setting {
-	return []Setting{
-		{Env: "DATABASE_URL", Flag: "database-url", Secret: true, Usage: "PostgreSQL: postgres://user:password@host:5432/database",
-			set: text(func(s *Settings) *string { return &s.DatabaseURL })},
-		{Env: "TASKS_TABLE", Default: "image_tasks", Usage: "name of the table of tasks, with or without its schema",
-			set: table(func(s *Settings) *string { return &s.TasksTable })},
-		{Env: "CREDITS_TABLE", Default: "user_credits", Usage: "name of the table of credits",
-			set: table(func(s *Settings) *string { return &s.CreditsTable })},
-
-		{Env: "OPENAI_API_KEY", Secret: true, Usage: "key of the image API",
-			set: text(func(s *Settings) *string { return &s.APIKey })},
-		{Env: "OPENAI_BASE_URL", Default: "https://api.openai.com/v1", Usage: "root of the image API, with its /v1",
-			set: baseURL},
-		{Env: "OPENAI_MODEL", Default: "gpt-image-2", Usage: "model for tasks that name none",
-			set: text(func(s *Settings) *string { return &s.Model })},
-		{Env: "OPENAI_API_MODE", Default: "images", Usage: "way to ask for a picture: images",
-			set: apiMode},
-
-		{Env: "OPENAI_PROXY", Secret: true, Usage: "proxy to the API, or several with commas: http, https, socks5 or socks5h URLs; wins over the rest, no bypass",
-			set: proxies},
-		{Env: "HTTPS_PROXY", Secret: true, Usage: "proxy for https URLs (or https_proxy)",
-			set: text(func(s *Settings) *string { return &s.Proxy.HTTPS })},
-		{Env: "HTTP_PROXY", Secret: true, Usage: "proxy for http URLs (or http_proxy)",
-			set: text(func(s *Settings) *string { return &s.Proxy.HTTP })},
-		{Env: "ALL_PROXY", Secret: true, Usage: "proxy where the two above say nothing (or all_proxy)",
-			set: text(func(s *Settings) *string { return &s.Proxy.All })},
-		{Env: "NO_PROXY", Usage: "hosts, domain suffixes, host:port and CIDR ranges reached without a proxy (or no_proxy)",
-			set: text(func(s *Settings) *string { return &s.Proxy.No })},
-		{Env: "DIAL_TIMEOUT", Default: "10s", Usage: "bound for a TCP connection to the proxy, or to the API",
-			set: positive(func(s *Settings) *time.Duration { return &s.DialTimeout })},
-		{Env: "PROXY_CONNECT_TIMEOUT", Default: "15s", Usage: "bound for the proxy to answer CONNECT or SOCKS",
-			set: positive(func(s *Settings) *time.Duration { return &s.ConnectTimeout })},
-		{Env: "TLS_TIMEOUT", Default: "15s", Usage: "bound for a TLS handshake",
-			set: positive(func(s *Settings) *time.Duration { return &s.TLSTimeout })},
-		{Env: "FIRST_BYTE_TIMEOUT", Default: "5m", Usage: "bound for the API to begin its answer",
-			set: positive(func(s *Settings) *time.Duration { return &s.FirstByteTimeout })},
-
-		{Env: "API_RATE", Flag: "api-rate", Worker: true, Default: "off", Usage: "requests for pictures a minute, of this processor; off: no limit of ours",
-			set: orOff(count(func(s *Settings) *int { return &s.Rate }, 1, 1_000_000))},
-
-		{Env: "IMAGE_STORE", Flag: "image-store", Worker: true, Default: "images", Usage: "directory for the pictures",
-			set: imageStore},
-		{Env: "IMAGE_BASE_URL", Worker: true, Usage: "URL under which that directory is served; empty: image_url is the file's name",
-			set: imageBaseURL},
-		{Env: "IMAGE_MAX_BYTES", Worker: true, Default: "33554432", Usage: "largest picture accepted, in bytes",
-			set: imageMaxBytes},
-
-		{Env: "TASK_CONCURRENCY", Flag: "concurrency", Worker: true, Default: "3", Usage: "tasks worked at once",
-			set: count(func(s *Settings) *int { return &s.Concurrency }, 1, 1000)},
-		{Env: "MAX_ATTEMPTS", Flag: "max-attempts", Worker: true, Default: "3", Usage: "attempts before a task fails and is refunded",
-			set: count(func(s *Settings) *int { return &s.MaxAttempts }, 1, 100)},
-		{Env: "POLL_INTERVAL", Flag: "poll-interval", Worker: true, Default: "5s", Usage: "look for tasks at least this often, on top of NOTIFY",
-			set: positive(func(s *Settings) *time.Duration { return &s.PollInterval })},
-		{Env: "TASK_LEASE", Flag: "lease", Worker: true, Default: "60s", Usage: "a worker silent for this long has lost its task",
-			set: positive(func(s *Settings) *time.Duration { return &s.Lease })},
-		{Env: "TASK_TIMEOUT", Flag: "task-timeout", Worker: true, Default: "10m", Usage: "deadline of one attempt",
-			set: positive(func(s *Settings) *time.Duration { return &s.TaskTimeout })},
-		{Env: "STUCK_AFTER", Default: "20m", Usage: "a task processing for longer than this is stuck",
-			set: positive(func(s *Settings) *time.Duration { return &s.StuckAfter })},
-		{Env: "PENDING_TIMEOUT", Default: "off", Usage: "a task that was due for longer than this, and not begun, fails and is refunded; off: it waits for ever",
-			set: orOff(positive(func(s *Settings) *time.Duration { return &s.PendingTimeout }))},
-		{Env: "HUNG_AFTER", Default: "2m", Usage: "a processor that gave no sign of life for this long is hung",
-			set: positive(func(s *Settings) *time.Duration { return &s.HungAfter })},
-		{Env: "SHUTDOWN_GRACE", Flag: "shutdown-grace", Worker: true, Default: "30s", Usage: "time that tasks in hand get to finish at a stop",
-			set: positive(func(s *Settings) *time.Duration { return &s.ShutdownGrace })},
-
-		{Env: "STATUS_ADDR", Flag: "status-addr", Worker: true, Default: "127.0.0.1:9464", Usage: "address of the status page and metrics; off: none",
-			set: statusAddr},
-		{Env: "LOG_DIR", Flag: "log-dir", Default: ".", Usage: "directory of the log files",
-			set: logDir},
-		{Env: "LOG_LEVEL", Flag: "log-level", Default: "info", Usage: "debug, info, warn or error",
-			set: oneOf(func(s *Settings) *string { return &s.LogLevel }, "debug", "info", "warn", "error")},
-		{Env: "LOG_FORMAT", Flag: "log-format", Default: "text", Usage: "text or json",
-			set: oneOf(func(s *Settings) *string { return &s.LogFormat }, "text", "json")},
+	var all []Setting
+	for _, part := range []struct {
+		group    Group
+		settings []Setting
+	}{
+		{GroupDatabase, databaseSettings()}, {GroupAPI, apiSettings()}, {GroupProxy, proxySettings()},
+		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()}, {GroupReporting, reportingSettings()},
+	} {
+		for _, s := range part.settings {
+			s.Group = part.group
+			all = append(all, s)
+		}
 	}
+	return all
 }
 
 // Error is a setting that can't be used. It never quotes the value of a secret.
@@ -157,7 +117,7 @@ type Error struct {
 	Reason string
 }
 
-// Error says which setting, what stands in it and what is wrong with it.
+// Error returns the setting's name, its value unless that is secret, and what is wrong with it.
 func (e *Error) Error() string {
 	if e.Value == "" {
 		return e.Name + ": " + e.Reason
@@ -165,11 +125,11 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s=%q: %s", e.Name, e.Value, e.Reason)
 }
 
-// Source returns the value of a setting, and false where it has none.
+// Source returns the value of a setting; false where it has none.
 type Source func(Setting) (string, bool)
 
-// Load takes each setting from the first source that has it, else from its default. An empty value
-// counts as none. All faults are returned together, each an *Error.
+// Load takes each setting from the first source that has it, or else its default. An empty value counts as none. It returns
+// all errors together, each an *Error.
 func Load(sources ...Source) (Settings, error) {
 	var s Settings
 	var faults []error
@@ -183,6 +143,9 @@ func Load(sources ...Source) (Settings, error) {
 		}
 		if value == "" {
 			continue
+		}
+		if setting.Login {
+			s.urls = append(s.urls, value)
 		}
 		if err := setting.set(&s, value); err != nil {
 			fault := &Error{Name: setting.Env, Reason: err.Error()}
@@ -198,12 +161,12 @@ func Load(sources ...Source) (Settings, error) {
 	return s, errors.Join(faults...)
 }
 
-// check tests the rules that tie one setting to another.
+// check tests the rules between settings.
 func (s *Settings) check() []error {
 	var faults []error
 	if s.TaskTimeout >= s.StuckAfter {
 		faults = append(faults, &Error{Name: "TASK_TIMEOUT", Value: s.TaskTimeout.String(), Reason: fmt.Sprintf(
-			"must be less than STUCK_AFTER (%s), or a task at work would be taken for stuck", s.StuckAfter)})
+			"must be less than STUCK_AFTER (%s), or a running task would be considered stuck", s.StuckAfter)})
 	}
 	if s.Lease < time.Second {
 		faults = append(faults, &Error{Name: "TASK_LEASE", Value: s.Lease.String(), Reason: "must be 1s or more"})
@@ -214,12 +177,12 @@ func (s *Settings) check() []error {
 	return faults
 }
 
-// Secrets returns the values that must never be shown.
-func (s *Settings) Secrets() []string {
-	// The list as a whole too: a comma that stands in a password cuts that in two.
-	return append([]string{s.DatabaseURL, s.APIKey, strings.Join(s.Proxy.OpenAI, ","), s.Proxy.HTTPS, s.Proxy.HTTP, s.Proxy.All},
-		s.Proxy.OpenAI...)
-}
+// Secrets returns the values that are secret as a whole.
+func (s *Settings) Secrets() []string { return []string{s.APIKey} }
+
+// SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
+// proxies where nobody meant it. They are known even where Load returned an error.
+func (s *Settings) SecretURLs() []string { return append(slices.Clone(s.urls), s.Proxy.OpenAI...) }
 
 func text(field func(*Settings) *string) func(*Settings, string) error {
 	return func(s *Settings, v string) error { *field(s) = v; return nil }
@@ -251,7 +214,7 @@ func positive(field func(*Settings) *time.Duration) func(*Settings, string) erro
 	}
 }
 
-// orOff takes "off" for none.
+// orOff accepts "off", which sets nothing.
 func orOff(set func(*Settings, string) error) func(*Settings, string) error {
 	return func(s *Settings, v string) error {
 		if strings.EqualFold(v, "off") {
@@ -302,7 +265,7 @@ func baseURL(s *Settings, v string) error {
 func proxies(s *Settings, v string) error {
 	s.Proxy.OpenAI = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 	if len(s.Proxy.OpenAI) == 0 {
-		return errors.New("names no proxy")
+		return errors.New("contains no proxy")
 	}
 	return nil
 }
@@ -367,5 +330,28 @@ func statusAddr(s *Settings, v string) error {
 		return errors.New("must end in a port from 0 to 65535")
 	}
 	s.StatusAddr = v
+	return nil
+}
+
+func statusHosts(s *Settings, v string) error {
+	s.StatusHosts = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
+	for _, host := range s.StatusHosts {
+		if strings.ContainsAny(host, "/*@") {
+			return errors.New("must be host names with or without a port, such as status.example.com or status.example.com:8443, separated by commas")
+		}
+	}
+	return nil
+}
+
+// logLevel accepts a word, or a number: 0 error, 1 warn, 2 info, 3 debug.
+func logLevel(s *Settings, v string) error {
+	levels := []string{"error", "warn", "info", "debug"}
+	if n, err := strconv.Atoi(v); err == nil && n >= 0 && n < len(levels) {
+		s.LogLevel = levels[n]
+		return nil
+	}
+	if err := oneOf(func(s *Settings) *string { return &s.LogLevel }, "debug", "info", "warn", "error")(s, v); err != nil {
+		return fmt.Errorf("%w, or 0 (error) to 3 (debug)", err)
+	}
 	return nil
 }

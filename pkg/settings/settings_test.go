@@ -18,7 +18,7 @@ func from(values map[string]string) settings.Source {
 	}
 }
 
-func TestDefaultsAreTheContracts(t *testing.T) {
+func TestLoad_Defaults(t *testing.T) {
 	s, err := settings.Load()
 	require.NoError(t, err)
 	assert.Equal(t, "image_tasks", s.TasksTable)
@@ -34,7 +34,7 @@ func TestDefaultsAreTheContracts(t *testing.T) {
 	assert.Equal(t, "images", s.APIMode)
 }
 
-func TestTheFirstSourceThatHasAValueWins(t *testing.T) {
+func TestLoad_FirstSourceWins(t *testing.T) {
 	s, err := settings.Load(
 		from(map[string]string{"TASK_CONCURRENCY": "7", "LOG_LEVEL": ""}),
 		from(map[string]string{"TASK_CONCURRENCY": "8", "LOG_LEVEL": "WARN", "STATUS_ADDR": "off"}),
@@ -45,7 +45,7 @@ func TestTheFirstSourceThatHasAValueWins(t *testing.T) {
 	assert.Empty(t, s.StatusAddr)
 }
 
-func TestAListOfProxies(t *testing.T) {
+func TestLoad_ListOfProxies(t *testing.T) {
 	for text, want := range map[string][]string{
 		"http://one:1":                        {"http://one:1"},
 		" http://one:1 , socks5h://u:p@two:2": {"http://one:1", "socks5h://u:p@two:2"},
@@ -57,7 +57,21 @@ func TestAListOfProxies(t *testing.T) {
 	}
 }
 
-func TestOffIsNoLimit(t *testing.T) {
+func TestLoad_LogLevel(t *testing.T) {
+	for text, want := range map[string]string{"0": "error", "1": "warn", "2": "info", "3": "debug", "Debug": "debug", "": "info"} {
+		s, err := settings.Load(from(map[string]string{"LOG_LEVEL": text}))
+		require.NoError(t, err)
+		assert.Equal(t, want, s.LogLevel)
+	}
+}
+
+func TestLoad_StatusHosts(t *testing.T) {
+	s, err := settings.Load(from(map[string]string{"STATUS_HOSTS": "a.example, b.example:8443"}))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a.example", "b.example:8443"}, s.StatusHosts)
+}
+
+func TestLoad_RateOff(t *testing.T) {
 	for text, want := range map[string]int{"": 0, "off": 0, "OFF": 0, "60": 60} {
 		s, err := settings.Load(from(map[string]string{"API_RATE": text}))
 		require.NoError(t, err)
@@ -65,7 +79,7 @@ func TestOffIsNoLimit(t *testing.T) {
 	}
 }
 
-func TestEveryBadValueIsRefusedByName(t *testing.T) {
+func TestLoad_RefusesBadValues(t *testing.T) {
 	for name, values := range map[string][]string{
 		"TASKS_TABLE":      {"a b", "x;drop", "a.b.c", `"q"`, "1a", strings.Repeat("x", 60)},
 		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1?a=b", "http://[::1"},
@@ -79,7 +93,8 @@ func TestEveryBadValueIsRefusedByName(t *testing.T) {
 		"TASK_LEASE":       {"10ms"},
 		"TASK_TIMEOUT":     {"20m", "1h"},
 		"STATUS_ADDR":      {"9464", "localhost", "127.0.0.1:http", "127.0.0.1:70000"},
-		"LOG_LEVEL":        {"loud"},
+		"LOG_LEVEL":        {"loud", "4", "-1"},
+		"STATUS_HOSTS":     {"http://x", "*.example.com"},
 		"LOG_FORMAT":       {"xml"},
 		"DIAL_TIMEOUT":     {"soon"},
 		"API_RATE":         {"0", "-1", "60/m", "1000001"},
@@ -95,14 +110,14 @@ func TestEveryBadValueIsRefusedByName(t *testing.T) {
 	}
 }
 
-func TestAllFaultsAreToldTogether(t *testing.T) {
+func TestLoad_ReturnsAllErrors(t *testing.T) {
 	_, err := settings.Load(from(map[string]string{"LOG_LEVEL": "loud", "TASK_CONCURRENCY": "0"}))
 	require.Error(t, err)
 	assert.Contains(t, err.Error(), `LOG_LEVEL="loud": must be one of`)
 	assert.Contains(t, err.Error(), `TASK_CONCURRENCY="0": must be a whole number`)
 }
 
-func TestSecretsAreKnownAsSuch(t *testing.T) {
+func TestSecrets(t *testing.T) {
 	values := map[string]string{}
 	for _, s := range settings.List() {
 		if s.Secret {
@@ -112,6 +127,6 @@ func TestSecretsAreKnownAsSuch(t *testing.T) {
 	s, err := settings.Load(from(values))
 	require.NoError(t, err)
 	for _, v := range values {
-		assert.Contains(t, s.Secrets(), v)
+		assert.Contains(t, append(s.Secrets(), s.SecretURLs()...), v)
 	}
 }

@@ -154,27 +154,28 @@ type Server struct {
 	done     chan error
 }
 
-// Start serves a processor's pages on addr.
-func Start(addr string, s Source) (*Server, error) {
+// Start serves a processor's pages on addr; see Serve. An address in use is an error that names the setting.
+func Start(addr string, s Source, hosts []string) (*Server, error) {
 	handler, err := Handler(s)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server, err := Serve(addr, handler)
+	server, err := Serve(addr, handler, hosts)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}
 	return server, nil
 }
 
-// Serve serves pages on addr.
-func Serve(addr string, handler http.Handler) (*Server, error) {
+// Serve serves pages on addr. It refuses requests whose Host header is neither loopback, nor addr, nor one of hosts (names
+// with or without a port), nor the address of the connection itself.
+func Serve(addr string, handler http.Handler, hosts []string) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
 	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+		Handler: checkHost(addr, hosts, handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
 	go func() { server.done <- server.http.Serve(listener) }()
 	return server, nil
 }
@@ -182,7 +183,7 @@ func Serve(addr string, handler http.Handler) (*Server, error) {
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits for it.
+// Close stops the server and waits until it has stopped.
 func (s *Server) Close() error {
 	err := s.http.Close()
 	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {

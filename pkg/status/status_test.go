@@ -46,7 +46,7 @@ func TestHandler_Pages(t *testing.T) {
 		Queue: func(context.Context) (store.QueueStats, error) {
 			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},
-	})
+	}, nil)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, server.Close()) }()
 	root := "http://" + server.Addr()
@@ -89,7 +89,7 @@ func TestHandler_Pages(t *testing.T) {
 	assert.Equal(t, task.CodeProxyRefused, document.Processor.APIErrorCode)
 	assert.Equal(t, 7, document.Processor.Counts[processor.EventCompleted])
 
-	_, err = status.Start(server.Addr(), status.Source{})
+	_, err = status.Start(server.Addr(), status.Source{}, nil)
 	assert.ErrorContains(t, err, "address already in use")
 	assert.ErrorContains(t, err, "STATUS_ADDR")
 }

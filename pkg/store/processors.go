@@ -19,6 +19,10 @@ type Processor struct {
 	Report        json.RawMessage `json:"report"` // the processor's own status report
 }
 
+// Alive reports whether the last heartbeat is recent: this defines when a processor counts as running. What is known of a
+// process on this host beside that, package overview adds.
+func (p Processor) Alive(hungAfter time.Duration) bool { return p.HeartbeatAge <= hungAfter }
+
 // RecordHeartbeat records that a processor is running, with its report. It uses Worker, Host, PID, Version and Report.
 func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.Report == nil {

@@ -8,57 +8,66 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// Bounds that are the same for everyone.
 const (
-	DefaultStartTimeout = 30 * time.Second // for a start to become healthy
-	killBound           = 10 * time.Second // for the kernel to take a killed process away
-	pollEvery           = 50 * time.Millisecond
-	maxOut              = 1 << 20 // bytes kept of what the daemon said outside of its log
-	tailLines           = 15
+	startTimeout = 30 * time.Second // until a started processor is healthy
+	killTimeout  = 10 * time.Second // until a killed process is gone
+	pollInterval = 50 * time.Millisecond
+	maxOut       = 1 << 20 // bytes of output besides the log that are kept
+	tailLines    = 15      // of the log that an error quotes
 )
 
-// Daemon is the background processor of one host. Its methods may be called by many programs at once: they
-// wait for each other.
+// Daemon is the background processor of one host. Several programs may call its methods at the same time: they wait for each
+// other.
 type Daemon struct {
 	Dir     Dir
 	Program string   // path of task-processor
-	Args    []string // that make it run in the background
+	Args    []string // with which it runs in the background
 	Env     []string
 	WorkDir string
 
-	Grace time.Duration // that a stop allows before it is firm
-	// Healthy reports whether the process of that pid is up and works. It may be asked often.
+	Grace time.Duration // between SIGTERM and SIGKILL
+	// Healthy reports whether the process of that pid has a recent heartbeat. It is called repeatedly during a start.
 	Healthy func(ctx context.Context, pid int) (bool, error)
-	// StartTimeout is for a start to become healthy; 0: StartBound.
+	// Confirm reports whether a pid that the kernel does not confirm is the running processor's: its status address reports
+	// it, or its heartbeat after since. Without it, such a pid is never signalled.
+	Confirm func(ctx context.Context, pid int, since time.Time) bool
+	// StartTimeout is how long a start may take until the processor is healthy; 0: 30s.
 	StartTimeout time.Duration
-	// Redact is applied to the log's lines that an error quotes; nil: they are quoted as they are.
+	// Redact is applied to the lines of the log that an error quotes; nil: they are quoted as they are.
 	Redact func(string) string
+
+	holder holderLookup // nil: lockHolder
 }
 
-// StartError is a start that failed, with the last that the processor said.
+// Inspect returns the state of the processor. It locks the pid file for a moment if that is not locked.
+func (d *Daemon) Inspect() (State, error) {
+	if d.holder != nil {
+		return d.Dir.inspect(d.holder)
+	}
+	return d.Dir.Inspect()
+}
+
+// StartError is a start that failed, with the end of the processor's log.
 type StartError struct {
 	Reason string
-	Tail   string
+	Tail   string // empty: it logged nothing
 }
 
-// Error says why, and quotes the end of the log.
+// Error returns the reason and the end of the log.
 func (e *StartError) Error() string {
 	if e.Tail == "" {
-		return "the processor did not start: " + e.Reason + "; it said nothing"
+		return "the processor did not start: " + e.Reason + "; it logged nothing"
 	}
-	return "the processor did not start: " + e.Reason + "; the last it said:\n" + e.Tail
+	return "the processor did not start: " + e.Reason + "; the end of its log:\n" + e.Tail
 }
 
-// Start brings the processor up and returns its pid once it is healthy. One that runs already is left as it
-// is. The mark of a stop is taken away. A start that fails is a *StartError and leaves nothing running.
+// Start starts the processor and returns its pid once it is healthy. One that is already running is not changed. The stop
+// marker is removed. A start that fails is a *StartError and leaves no process running.
 func (d *Daemon) Start(ctx context.Context) (pid int, already bool, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {
@@ -72,49 +81,49 @@ func (d *Daemon) Start(ctx context.Context) (pid int, already bool, err error) {
 }
 
 func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
-	state, err := d.Dir.Inspect()
+	state, err := d.Inspect()
 	if err != nil {
 		return 0, false, err
 	}
 	if state.Running {
 		return state.PID, true, nil
 	}
-	said, err := d.openOut()
+	out, err := d.openOut()
 	if err != nil {
 		return 0, false, err
 	}
-	defer said.Close()
-	from := d.ends()
-	cmd, err := d.spawn(said)
+	defer out.Close()
+	from := d.logSizes()
+	cmd, err := d.spawn(out)
 	if err != nil {
 		return 0, false, err
 	}
 	ended := make(chan struct{})
-	// It reaps the daemon, which lives on when this program ends: then it is init's to reap.
+	// It reaps the daemon, which goes on running when this program exits; init reaps it then.
 	go func() { defer close(ended); _ = cmd.Wait() }()
 
 	bound := d.StartTimeout
 	if bound <= 0 {
-		bound = DefaultStartTimeout
+		bound = startTimeout
 	}
 	waiting, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	poll := time.NewTicker(pollEvery)
+	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
 		select {
 		case <-ended:
-			return 0, false, &StartError{Reason: "it ended at once (" + cmd.ProcessState.String() + ")", Tail: d.tail(from)}
+			return 0, false, &StartError{Reason: "it exited at once (" + cmd.ProcessState.String() + ")", Tail: d.tail(from)}
 		case <-waiting.Done():
 			reason := fmt.Sprintf("it was not healthy within %s", bound)
 			if ctx.Err() != nil {
-				reason = "the start was broken off"
+				reason = "the start was interrupted"
 			}
 			_ = cmd.Process.Kill()
 			<-ended
 			return 0, false, &StartError{Reason: reason, Tail: d.tail(from)}
 		case <-poll.C:
-			// What goes wrong here is a database that is away for a moment; the bound ends it.
+			// An error is a database that is unreachable for a moment; the timeout bounds it.
 			if healthy, err := d.Healthy(waiting, cmd.Process.Pid); err == nil && healthy {
 				return cmd.Process.Pid, false, nil
 			}
@@ -122,34 +131,17 @@ func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
 	}
 }
 
-// spawn starts the process in a session of its own, with nothing of ours but the environment.
-func (d *Daemon) spawn(said *os.File) (*exec.Cmd, error) {
-	if err := keepDescriptors(); err != nil {
-		return nil, err
-	}
+// spawn starts the process in its own session, with the environment and no descriptors of this program.
+func (d *Daemon) spawn(out *os.File) (*exec.Cmd, error) {
+	closeOnExec()
 	cmd := exec.Command(d.Program, d.Args...)
 	cmd.Dir, cmd.Env = d.WorkDir, d.Env
-	cmd.Stdout, cmd.Stderr = said, said // stdin is /dev/null
+	cmd.Stdout, cmd.Stderr = out, out // stdin is /dev/null
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start the processor: %w", err)
 	}
 	return cmd, nil
-}
-
-// keepDescriptors marks all descriptors but the first three as close-on-exec: those that this program
-// inherited from a shell or from cron would go on to the daemon otherwise, and keep their pipes and locks.
-func keepDescriptors() error {
-	names, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("list the open descriptors: %w", err)
-	}
-	for _, name := range names {
-		if fd, err := strconv.Atoi(name.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
 }
 
 func (d *Daemon) openOut() (*os.File, error) {
@@ -170,18 +162,18 @@ func (d *Daemon) openOut() (*os.File, error) {
 	return f, nil
 }
 
-// ends returns where the files end that a start writes to.
-func (d *Daemon) ends() map[string]int64 {
-	ends := map[string]int64{}
+// logSizes returns the sizes of the files that a start writes to.
+func (d *Daemon) logSizes() map[string]int64 {
+	sizes := map[string]int64{}
 	for _, path := range []string{d.Dir.Log(), d.Dir.path(".out")} {
 		if info, err := os.Stat(path); err == nil {
-			ends[path] = info.Size()
+			sizes[path] = info.Size()
 		}
 	}
-	return ends
+	return sizes
 }
 
-// tail returns the last lines that were written since.
+// tail returns the last lines that were written after the files had these sizes.
 func (d *Daemon) tail(since map[string]int64) string {
 	var lines []string
 	for _, path := range []string{d.Dir.Log(), d.Dir.path(".out")} {
@@ -191,7 +183,7 @@ func (d *Daemon) tail(since map[string]int64) string {
 		}
 		from := since[path]
 		if info, err := f.Stat(); err == nil && info.Size() < from {
-			from = 0 // it was rotated meanwhile
+			from = 0 // it was rotated
 		}
 		text, _ := io.ReadAll(io.NewSectionReader(f, from, maxOut))
 		_ = f.Close()
@@ -206,30 +198,31 @@ func (d *Daemon) tail(since map[string]int64) string {
 	return text
 }
 
-// StopResult is what a stop found and did.
+// StopResult is what a stop did.
 type StopResult struct {
 	WasRunning bool
 	PID        int
-	Killed     bool // it did not end within the grace
+	Killed     bool // it did not exit within the grace
 }
 
-// Stop ends the processor: gracefully, then firmly. It leaves the mark of by, so that the monitor does not
-// start it again. One that does not run gets the mark only.
+// Stop stops the processor with SIGTERM, and with SIGKILL after the grace. It writes a stop marker with the name by, so that the
+// monitor does not start it again; where no processor is running it writes the marker only.
 func (d *Daemon) Stop(ctx context.Context, by string) (s StopResult, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {
 		return s, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	// The mark first: a monitor that comes by in between must not take the processor for dead.
+	// The marker first: a monitor pass in between must not find a dead processor.
 	if err := d.Dir.markStopped(StopMark{At: time.Now(), By: by}); err != nil {
 		return s, err
 	}
 	return d.stop(ctx)
 }
 
-// ErrNoPID means that the processor runs and its pid can't be told: another user's, say.
-var ErrNoPID = errors.New("a processor holds the pid file, but which process that is can't be told; is it another user's?")
+// ErrNoPID means that a processor is running and its pid is unknown or could not be confirmed, so that it can't be signalled.
+var ErrNoPID = errors.New("a processor holds the lock on the pid file, but its pid is unknown or could not be confirmed by its status " +
+	"address or heartbeat; it may belong to another user; stop it by hand")
 
 func (d *Daemon) stop(ctx context.Context) (StopResult, error) {
 	state, err := d.runningState(ctx)
@@ -242,40 +235,43 @@ func (d *Daemon) stop(ctx context.Context) (StopResult, error) {
 		return s, err
 	}
 	s.Killed = true
-	gone, err = d.signal(ctx, state.PID, syscall.SIGKILL, killBound)
+	gone, err = d.signal(ctx, state.PID, syscall.SIGKILL, killTimeout)
 	if err == nil && !gone {
-		err = fmt.Errorf("process %d did not end after SIGKILL", state.PID)
+		err = fmt.Errorf("process %d did not exit after SIGKILL", state.PID)
 	}
 	return s, err
 }
 
-// runningState looks until a processor that runs has its pid written.
+// runningState returns the state once a running processor has written its pid, which is confirmed.
 func (d *Daemon) runningState(ctx context.Context) (State, error) {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
-		state, err := d.Dir.Inspect()
-		if err != nil || !state.Running || state.PID != 0 {
+		state, err := d.Inspect()
+		if err != nil || !state.Running || state.PIDConfirmed {
 			return state, err
+		}
+		if state.PID != 0 && d.Confirm != nil && d.Confirm(ctx, state.PID, state.Since) {
+			return state, nil
 		}
 		if time.Now().After(deadline) {
 			return state, ErrNoPID
 		}
-		if err := pause(ctx, pollEvery); err != nil {
+		if err := pause(ctx, pollInterval); err != nil {
 			return state, err
 		}
 	}
 }
 
-// signal sends a signal to the process that holds the pid file and reports whether it let go in time.
+// signal sends a signal to the process that holds the lock and reports whether the lock was released in time.
 func (d *Daemon) signal(ctx context.Context, pid int, sig syscall.Signal, bound time.Duration) (gone bool, err error) {
-	// The process is held first and looked at again afterwards, so that a number that passed on to another
-	// program in between is not signalled.
+	// The process is looked up first and its lock is tested again afterwards, so that a pid that another program got in
+	// between is not signalled (on Linux, FindProcess holds the process by a pidfd).
 	process, err := os.FindProcess(pid)
 	if err != nil {
 		return false, fmt.Errorf("process %d: %w", pid, err)
 	}
 	defer process.Release()
-	state, err := d.Dir.Inspect()
+	state, err := d.Inspect()
 	if err != nil {
 		return false, err
 	}
@@ -293,13 +289,13 @@ func (d *Daemon) signal(ctx context.Context, pid int, sig syscall.Signal, bound 
 		if time.Now().After(deadline) {
 			return false, nil
 		}
-		if err := pause(ctx, pollEvery); err != nil {
+		if err := pause(ctx, pollInterval); err != nil {
 			return false, err
 		}
 	}
 }
 
-// Restart stops a processor that runs and starts it again. The mark of a stop goes.
+// Restart stops a running processor and starts it again. The stop marker is removed.
 func (d *Daemon) Restart(ctx context.Context) (pid int, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {

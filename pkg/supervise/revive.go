@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// MaxRestarts is how often a processor is revived within RestartWindow before that is given up.
+// Revive restarts a processor at most MaxRestarts times within RestartWindow.
 const (
 	MaxRestarts   = 5
 	RestartWindow = time.Hour
@@ -28,16 +28,16 @@ func (e *CrashLoopError) Error() string {
 		e.Restarts, e.Log)
 }
 
-// Revive brings a dead processor up again, or ends a hung one first. One that isn't wanted in the background,
-// or was started by somebody in the meantime, is left alone: then pid is 0. Every try counts: after MaxRestarts
-// within RestartWindow it returns a *CrashLoopError and tries no more until the first of them is that old.
+// Revive starts a dead processor again; a hung one is stopped first. It does nothing, and returns pid 0, if no processor is
+// wanted in the background or another program has started one. Each try counts: after MaxRestarts within RestartWindow it
+// returns a *CrashLoopError until the first of them is older than that.
 func (d *Daemon) Revive(ctx context.Context, hung bool) (pid int, err error) {
 	release, err := d.Dir.control(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, release()) }()
-	state, err := d.Dir.Inspect()
+	state, err := d.Inspect()
 	if err != nil {
 		return 0, err
 	}
@@ -54,7 +54,7 @@ func (d *Daemon) Revive(ctx context.Context, hung bool) (pid int, err error) {
 	return pid, err
 }
 
-// Restarts returns when the processor was revived within the window.
+// Restarts returns when the processor was restarted within RestartWindow.
 func (d Dir) Restarts(now time.Time) ([]time.Time, error) {
 	text, err := os.ReadFile(d.path(".restarts"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -64,7 +64,7 @@ func (d Dir) Restarts(now time.Time) ([]time.Time, error) {
 		return nil, fmt.Errorf("read the restarts: %w", err)
 	}
 	var all, recent []time.Time
-	// A file that can't be read as that is begun anew.
+	// A file that can't be parsed counts as empty.
 	_ = json.Unmarshal(text, &all)
 	for _, at := range all {
 		if age := now.Sub(at); age < RestartWindow && age > -RestartWindow {
@@ -87,7 +87,7 @@ func (d Dir) countRestart(now time.Time) error {
 		err = WriteFileAtomic(d.path(".restarts"), string(text)+"\n")
 	}
 	if err != nil {
-		return fmt.Errorf("note the restart: %w", err)
+		return fmt.Errorf("record the restart: %w", err)
 	}
 	return nil
 }

@@ -6,18 +6,23 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
 
 // BackgroundFlag is the flag with which start runs `task-processor run` in the background.
 const BackgroundFlag = "background"
+
+// confirmTimeout bounds the question to the database whether a pid is a processor's.
+const confirmTimeout = 5 * time.Second
 
 // New returns this host's background processor. Without a store it can be stopped but not started.
 func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*supervise.Daemon, error) {
@@ -46,10 +51,11 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		Env:     env,
 		Grace:   s.ShutdownGrace + 2*processor.FinalWriteTimeout,
 		Redact:  a.Redact.String,
+		Confirm: func(ctx context.Context, pid int, since time.Time) bool { return confirm(ctx, a, s, st, pid, since) },
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			rows, err := st.Processors(ctx)
 			for _, p := range rows {
-				if p.Host == app.Hostname() && p.PID == pid && p.HeartbeatAge < s.HungAfter {
+				if p.Host == app.Hostname() && p.PID == pid && p.Alive(s.HungAfter) {
 					return true, nil
 				}
 			}
@@ -58,8 +64,31 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 	}, nil
 }
 
-// Supervisor is a Daemon with what the monitor needs of it.
-type Supervisor struct{ *supervise.Daemon }
-
-// Inspect returns the state of the daemon.
-func (s Supervisor) Inspect() (supervise.State, error) { return s.Dir.Inspect() }
+// confirm reports whether the processor with that pid runs on this host: its status address reports it, or a heartbeat of it
+// is younger than its pid file.
+func confirm(ctx context.Context, a *app.App, s settings.Settings, st *store.Store, pid int, since time.Time) bool {
+	if s.StatusAddr != "" {
+		if report := status.Live(ctx, s.StatusAddr)(); report != nil && report.PID == pid {
+			return true
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	if st == nil {
+		var err error
+		if st, err = a.NewStore(ctx, s); err != nil {
+			return false
+		}
+		defer st.Close()
+	}
+	rows, err := st.Processors(ctx)
+	if err != nil {
+		return false
+	}
+	for _, p := range rows {
+		if p.Host == app.Hostname() && p.PID == pid && p.HeartbeatAge <= time.Since(since) {
+			return true
+		}
+	}
+	return false
+}

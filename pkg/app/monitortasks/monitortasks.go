@@ -100,13 +100,13 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: daemon.Supervisor{Daemon: d}, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
+		Store: st, Supervisor: d, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
 	if c.Bool("watch") {
-		return w.watch(ctx, c)
+		return w.watch(ctx, c, s.StatusHosts)
 	}
 	report, err := w.pass(ctx)
 	if err != nil {

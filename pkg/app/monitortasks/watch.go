@@ -16,7 +16,7 @@ import (
 )
 
 // watch runs passes until a signal arrives. A pass that is running then is completed.
-func (w watcher) watch(ctx context.Context, c *cli.Context) (err error) {
+func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err error) {
 	var last atomic.Pointer[monitor.Report]
 	if addr := c.String("watch-addr"); addr != "off" {
 		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
@@ -26,7 +26,7 @@ func (w watcher) watch(ctx context.Context, c *cli.Context) (err error) {
 					return status.WatchedPass{}
 				}
 				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-			}}))
+			}}), hosts)
 		if err != nil {
 			return err
 		}

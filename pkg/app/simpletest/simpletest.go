@@ -77,6 +77,9 @@ func (a program) test(c *cli.Context) error {
 		conf.Image = func(ctx context.Context) (diagnosis.Detail, error) { return makePicture(ctx, s, client) }
 	}
 	report := diagnosis.Run(ctx, conf)
+	if ctx.Err() != nil {
+		return app.ErrInterrupted
+	}
 	if err := a.report(c, report, l); err != nil {
 		return err
 	}

@@ -144,7 +144,7 @@ func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.
 	if err != nil {
 		return err
 	}
-	r.Processors, r.Local, err = overview.Processors(ctx, overview.Config{Store: st, Inspector: daemon.Supervisor{Daemon: d},
+	r.Processors, r.Local, err = overview.Processors(ctx, overview.Config{Store: st, Inspector: d,
 		Host: r.Host, HungAfter: s.HungAfter, Live: status.Live(ctx, s.StatusAddr)})
 	if err != nil {
 		return err

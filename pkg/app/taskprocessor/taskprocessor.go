@@ -156,7 +156,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
-			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }})
+			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }}, s.StatusHosts)
 		if err != nil {
 			return err
 		}

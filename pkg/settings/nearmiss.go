@@ -1,0 +1,83 @@
+package settings
+
+import (
+	"slices"
+	"strings"
+)
+
+// NearMiss is a name that is nearly a setting's.
+type NearMiss struct {
+	Name    string // as it was written
+	Setting string // that was probably meant
+}
+
+// NearMisses returns those of the names of an env file that are no settings and nearly the name of one that the file does not
+// set, sorted. Names of other programs that resemble none are left out.
+func NearMisses(file map[string]string) []NearMiss {
+	known := map[string]bool{}
+	var all []string
+	for _, s := range List() {
+		all = append(all, s.Env)
+		known[s.Env] = true
+		if strings.HasSuffix(s.Env, "_PROXY") {
+			known[strings.ToLower(s.Env)] = true
+		}
+	}
+	// Variables of other programs whose names are close to ours.
+	for _, name := range []string{"FTP_PROXY", "ftp_proxy"} {
+		known[name] = true
+	}
+	var out []NearMiss
+	for name := range file {
+		if known[name] {
+			continue
+		}
+		best, least := "", maxEdits+1
+		for _, setting := range all {
+			if _, set := file[setting]; set {
+				continue
+			}
+			if d := nameDistance(name, setting); d < least {
+				best, least = setting, d
+			}
+		}
+		if best != "" {
+			out = append(out, NearMiss{Name: name, Setting: best})
+		}
+	}
+	slices.SortFunc(out, func(a, b NearMiss) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+const maxEdits = 2
+
+// nameDistance is the number of edits between two names, in any case and without underscores; a _URL at the end counts as none.
+func nameDistance(name, setting string) int {
+	plain := func(s string) string { return strings.ReplaceAll(strings.ToUpper(s), "_", "") }
+	a, b := plain(name), plain(setting)
+	if strings.TrimSuffix(a, "URL") == b {
+		return 1
+	}
+	return editDistance(a, b)
+}
+
+// editDistance is the Levenshtein distance.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			change := diagonal
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			diagonal = row[j]
+			row[j] = min(change, row[j]+1, row[j-1]+1)
+		}
+	}
+	return row[len(b)]
+}
