@@ -24,7 +24,8 @@ var layers = [][]string{
 	{"pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
 	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
-	{"pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress", "pkg/lang"},
+	{"pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress"},
+	{"pkg/lang"},
 }
 
 // layer returns the layer of a package, 0 being the top, and -1 for a package that the list lacks.

@@ -54,7 +54,7 @@ type Config struct {
 	Lang     lang.Lang
 	// API is the operator's own; nil: a simulated one behind a simulated proxy.
 	API      *imageapi.Client
-	APIRoute string // how API is reached, as text
+	APIRoute lang.Message // the route to API
 }
 
 // ErrUnexpected means that the demo ran, and its credits or pictures are not as expected.

@@ -241,7 +241,7 @@ func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	withDaemon(w)
 	w.env["HUNG_AFTER"], w.env["TASK_LEASE"], w.env["SHUTDOWN_GRACE"] = "3s", "1s", "1s"
 	w.grant(1)
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	w.run("task-processor", "start").ok()
 	w.enqueue("hung")
 	w.waitFor("the request", func() bool { return len(w.api.Calls()) == 1 })
@@ -268,7 +268,7 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 	withDaemon(w)
 	w.env["TASK_LEASE"] = "1s"
 	w.grant(1)
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	w.run("task-processor", "start").ok()
 	id := w.enqueue("late")[0]
 	w.waitFor("the request", func() bool { return len(w.api.Calls()) == 1 })

@@ -33,7 +33,7 @@ func peakMiB(b *testing.B, scheme string, picture []byte) float64 {
 	w := newFixture(b, through(scheme), func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return picture } })
 	w.grant(tasks)
 	w.enqueue("noise", "--count", fmt.Sprint(tasks))
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	p := w.start("task-processor", "run", "--concurrency", "50")
 	w.waitFor("50 requests", func() bool { return len(w.api.Calls()) == 50 })
 	release()

@@ -187,7 +187,7 @@ func TestStatusAddress_Pages(t *testing.T) {
 	w := newFixture(t)
 	w.grant(2)
 	w.enqueue("a page", "--count", "2")
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	p := w.start("task-processor", "run", "--status-addr", "127.0.0.1:0")
 	w.waitFor("tasks in flight", func() bool { return len(w.api.Calls()) == 2 })
 	report := w.statusOf(p)

@@ -66,7 +66,7 @@ func TestProcessList_NoSecrets(t *testing.T) {
 	w := newFixture(t)
 	w.grant(5)
 	w.enqueue("a lantern", "--count", "3")
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	database := w.env["DATABASE_URL"]
 	delete(w.env, "DATABASE_URL")
 	var running []*process
@@ -130,7 +130,7 @@ func TestRun_SIGTERM(t *testing.T) {
 	w.enqueue("a river", "--count", "40")
 	p := w.start("task-processor", "run", "--concurrency", "4", "--shutdown-grace", "200ms")
 	w.waitFor("some pictures", func() bool { return w.count("completed") >= 8 })
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	w.waitFor("all hands busy", func() bool {
 		return w.number(`select count(*) from image_tasks where current_stage = 'waiting for the API' or status = 'processing'`) >= 4
 	})
@@ -155,7 +155,7 @@ func TestRun_SecondSignal(t *testing.T) {
 	w := newFixture(t)
 	w.grant(1)
 	w.enqueue("a slow river")
-	defer w.api.Hold()()
+	defer w.api.BlockResponses()()
 	p := w.start("task-processor", "run", "--shutdown-grace", "1h")
 	w.waitFor("a request", func() bool { return len(w.api.Calls()) == 1 })
 	require.NoError(t, p.Process.Signal(os.Interrupt))
@@ -169,7 +169,7 @@ func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 	w := newFixture(t)
 	w.grant(6)
 	w.enqueue("a bridge", "--count", "6")
-	release := w.api.Hold()
+	release := w.api.BlockResponses()
 	p := w.start("task-processor", "run", "--lease", "2s", "--concurrency", "3")
 	w.waitFor("three requests", func() bool { return len(w.api.Calls()) == 3 })
 	p.stop(syscall.SIGKILL)

@@ -43,7 +43,7 @@ func start(t *testing.T, conf faultnet.Config) (*faultnet.Relay, net.Conn) {
 	return r, conn
 }
 
-func TestWhatIsSlicedAndDelayedComesThroughWhole(t *testing.T) {
+func TestConn_SlicesAndDelays(t *testing.T) {
 	r, conn := start(t, faultnet.Config{Slice: 100, Delay: time.Millisecond})
 	sent := bytes.Repeat([]byte("lantern "), 1000)
 	go func() { _, _ = conn.Write(sent); _ = conn.(*net.TCPConn).CloseWrite() }()
@@ -53,7 +53,7 @@ func TestWhatIsSlicedAndDelayedComesThroughWhole(t *testing.T) {
 	assert.Equal(t, map[faultnet.Fault]int{faultnet.Slice: 1}, r.Faults())
 }
 
-func TestAResetStrikesWithinItsBytes(t *testing.T) {
+func TestConn_ResetsWithinBytes(t *testing.T) {
 	r, conn := start(t, faultnet.Config{Reset: 100, Within: 1000})
 	go func() { _, _ = conn.Write(make([]byte, 5000)) }()
 	got, err := io.ReadAll(conn)
@@ -62,7 +62,7 @@ func TestAResetStrikesWithinItsBytes(t *testing.T) {
 	assert.Equal(t, 1, r.Faults()[faultnet.Reset])
 }
 
-func TestASilentConnectionStaysOpen(t *testing.T) {
+func TestConn_SilentStaysOpen(t *testing.T) {
 	r, conn := start(t, faultnet.Config{Drop: 100, Within: 1})
 	_, err := conn.Write([]byte("hello"))
 	require.NoError(t, err)

@@ -159,7 +159,7 @@ func (s *Server) Refuse(r *Refusal) {
 }
 
 // Hold makes answers wait until the function it returns is called, once.
-func (s *Server) Hold() (release func()) {
+func (s *Server) BlockResponses() (release func()) {
 	gate := make(chan struct{})
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -110,7 +110,7 @@ func (p *Proxy) Carried(remote string) bool {
 
 // Forget lets go of every tunnel made so far without a word: both sides find theirs open, and nothing comes through any
 // more, as when something between lost its memory of them. Later tunnels work.
-func (p *Proxy) Forget() {
+func (p *Proxy) ResetCounts() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.age++

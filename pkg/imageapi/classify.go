@@ -1,9 +1,11 @@
 package imageapi
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -11,88 +13,146 @@ import (
 	"time"
 
 	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
 )
 
-// verdict is what a failure means.
-type verdict struct {
-	code task.Code
-	do   task.Disposition
-	says string
+// outcome is the classification of an error response.
+type outcome struct {
+	code    task.Code
+	do      task.Disposition
+	message string
 }
 
-// any stands for every status or code in the table.
+// Wildcards of the table.
 const anyStatus, anyCode = 0, ""
 
-// table is the one place that says what becomes of a task when the API answers with an error: the
-// first line that matches. Status is the answer's; 200 is an error object in an answer that called
-// itself a success. code is compared with the error object's code, and with its type.
+// table classifies error responses: the first matching line applies. Status 200 is a response with an error object. code is
+// compared with the code and the type of the error object.
 var table = []struct {
 	status int
 	code   string
-	verdict
+	outcome
 }{
-	{anyStatus, "moderation_blocked", verdict{task.CodeModeration, task.Fail, "the prompt was refused by moderation"}},
-	{anyStatus, "content_policy_violation", verdict{task.CodeModeration, task.Fail, "the prompt was refused by moderation"}},
-	{anyStatus, "insufficient_quota", verdict{task.CodeNoQuota, task.Pause, "the API account has no quota left; add credit to it"}},
-	{anyStatus, "billing_hard_limit_reached", verdict{task.CodeNoQuota, task.Pause, "the API account's billing limit is reached; raise it"}},
-	{anyStatus, "unsupported_country_region_territory", verdict{task.CodeWrongCountry, task.Pause, "the API doesn't serve the country that the proxy's exit is in; use another exit"}},
-	{anyStatus, "invalid_api_key", verdict{task.CodeUnauthorized, task.Pause, "the API refuses the key; check OPENAI_API_KEY"}},
-	{200, anyCode, verdict{task.CodeBadAnswer, task.Fail, "the API answered 200 with an error"}},
-	{401, anyCode, verdict{task.CodeUnauthorized, task.Pause, "the API refuses the key (401); check OPENAI_API_KEY"}},
-	{403, anyCode, verdict{task.CodeForbidden, task.Pause, "the API refuses access (403)"}},
-	{404, "model_not_found", verdict{task.CodeBadRequest, task.Fail, "the API doesn't know the model"}},
-	{404, anyCode, verdict{task.CodeWrongAddress, task.Pause, "there is no Images API at this address (404); check OPENAI_BASE_URL, which ends in /v1"}},
-	{407, anyCode, verdict{task.CodeProxyLoginMissing, task.Pause, "the proxy wants a login (407), or refuses the one it was given"}},
-	{408, anyCode, verdict{task.CodeTimeout, task.Retry, "the API gave up waiting (408)"}},
-	{409, anyCode, verdict{task.CodeServer, task.Retry, "the API reports a conflict (409)"}},
-	{429, anyCode, verdict{task.CodeRateLimited, task.Release, "the API's rate limit is reached (429)"}},
+	{anyStatus, "moderation_blocked", outcome{task.CodeModeration, task.Fail, "moderation refused the prompt"}},
+	{anyStatus, "content_policy_violation", outcome{task.CodeModeration, task.Fail, "moderation refused the prompt"}},
+	{anyStatus, "insufficient_quota", outcome{task.CodeNoQuota, task.Pause, "the API account has no quota left; add credit to it"}},
+	{anyStatus, "billing_hard_limit_reached", outcome{task.CodeNoQuota, task.Pause, "the API account's billing limit is reached; raise it"}},
+	{anyStatus, "unsupported_country_region_territory", outcome{task.CodeWrongCountry, task.Pause, "the API does not serve the country of this IP address; use a proxy in another country"}},
+	{anyStatus, "invalid_api_key", outcome{task.CodeUnauthorized, task.Pause, "the API refuses the key; check OPENAI_API_KEY"}},
+	{200, anyCode, outcome{task.CodeBadAnswer, task.Fail, "the API returned an error with status 200"}},
+	{401, anyCode, outcome{task.CodeUnauthorized, task.Pause, "the API refuses the key (401); check OPENAI_API_KEY"}},
+	{403, anyCode, outcome{task.CodeForbidden, task.Pause, "the API refuses access (403)"}},
+	{404, "model_not_found", outcome{task.CodeBadRequest, task.Fail, "the API does not have this model"}},
+	{404, anyCode, outcome{task.CodeWrongAddress, task.Pause, "there is no Images API at this address (404); check OPENAI_BASE_URL, which ends in /v1"}},
+	{407, anyCode, outcome{task.CodeProxyLoginMissing, task.Pause, "the proxy requires a login or refuses it (407)"}},
+	{408, anyCode, outcome{task.CodeTimeout, task.Retry, "the API timed out (408)"}},
+	{409, anyCode, outcome{task.CodeServer, task.Retry, "the API reports a conflict (409)"}},
+	{429, anyCode, outcome{task.CodeRateLimited, task.Release, "the API's rate limit is reached (429)"}},
 }
 
-// classify looks an error answer up in the table.
-func classify(status int, problem apiProblem) verdict {
+// classify returns the outcome of an error response. It has no side effects.
+func classify(status int, e apiError) outcome {
 	for _, line := range table {
 		if (line.status == anyStatus || line.status == status) &&
-			(line.code == anyCode || line.code == problem.Code || line.code == problem.Type) {
-			return line.verdict
+			(line.code == anyCode || line.code == e.Code || line.code == e.Type) {
+			return line.outcome
 		}
 	}
 	switch {
 	case status >= 500:
-		return verdict{task.CodeServer, task.Retry, fmt.Sprintf("the API failed (%d)", status)}
+		return outcome{task.CodeServer, task.Retry, fmt.Sprintf("the API failed (%d)", status)}
 	case status >= 400:
-		return verdict{task.CodeBadRequest, task.Fail, fmt.Sprintf("the API refused the request (%d)", status)}
+		return outcome{task.CodeBadRequest, task.Fail, fmt.Sprintf("the API refused the request (%d)", status)}
 	}
-	// A redirect or the like is what a captive portal or a wrong address does.
-	return verdict{task.CodeWrongAddress, task.Pause, fmt.Sprintf("the API's address answers %d; check OPENAI_BASE_URL and the proxy", status)}
+	// Redirects and the like come from captive portals and wrong addresses.
+	return outcome{task.CodeWrongAddress, task.Pause, fmt.Sprintf("the API's address returned status %d; check OPENAI_BASE_URL and the proxy", status)}
 }
 
-// connectionError classifies a request that got no answer. One that never left, because no
-// connection could be made, says that the way is shut; one that did may have been worked (and paid
-// for), and uses up its attempt.
+// connectionError classifies a request without a response. If no connection could be made, the API is unreachable and the
+// request was not sent (Pause). Otherwise the API may have worked on it and billed it, so an attempt is used (Retry).
 func connectionError(ctx context.Context, err error) *task.Error {
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was broken off", Err: err}
+		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was interrupted", Err: err}
 	}
-	if fault, ok := errors.AsType[*proxy.Error](err); ok {
-		return &task.Error{Code: fault.Code(), Disposition: task.Pause, Message: fault.Error(), NotSent: true, Err: err}
+	if unreachable, ok := errors.AsType[*proxy.Error](err); ok {
+		return &task.Error{Code: unreachable.Code(), Disposition: task.Pause, Message: unreachable.Error(), NotSent: true, Err: err}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
-			Message: "the attempt took longer than TASK_TIMEOUT allows", Err: err}
+			Message: "the attempt exceeded TASK_TIMEOUT", Err: err}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
-			Message: "the API was too slow to answer: " + err.Error(), Err: err}
+			Message: "the API did not respond in time: " + err.Error(), Err: err}
 	}
 	return &task.Error{Code: task.CodeNetwork, Disposition: task.Retry,
 		Message: "the connection to the API broke: " + err.Error(), Err: err}
 }
 
-// maxRetryAfter bounds what the API may ask for: a day is a mistake, not a wait.
+// maxErrorBody bounds the body of an error response, in bytes.
+const maxErrorBody = 64 << 10
+
+// statusError classifies a response with a status other than 200. The API may quote the prompt: it is removed.
+func statusError(response *http.Response, prompt string) *task.Error {
+	// The body is read whole so that the connection can be reused.
+	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	parsed, _ := parseResponse(bytes.NewReader(content), io.Discard)
+	return responseError(response, parsed.apiError, prompt)
+}
+
+// responseError classifies an error response by its status and its error object. The prompt is removed from the API's text
+// before it becomes part of our own: a short prompt would damage that.
+func responseError(response *http.Response, e apiError, prompt string) *task.Error {
+	o := classify(response.StatusCode, e)
+	out := &task.Error{Code: o.code, Disposition: o.do, Message: o.message}
+	if e.Message != "" {
+		out.Message += ": " + oneLine(redact.Prompt(e.Message, prompt))
+	}
+	if o.do != task.Fail {
+		out.RetryAfter = retryAfter(response.Header, time.Now())
+	}
+	return out
+}
+
+// readError classifies a failure to read a picture from a response with status 200. network is the error of the connection,
+// if there was one.
+func readError(ctx context.Context, response *http.Response, network, err error) error {
+	if w, ok := errors.AsType[*writeError](err); ok {
+		return w.err
+	}
+	if network != nil {
+		e := connectionError(ctx, network)
+		if e.Code == task.CodeNetwork {
+			e.Code, e.Message = task.CodeCutOff, "the API's response was cut off: "+network.Error()
+		}
+		return e
+	}
+	e := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Err: err}
+	switch {
+	case errors.Is(err, errTooLong):
+		e.Message = "the API's response is larger than any picture allowed"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		e.Code, e.Message = task.CodeCutOff, "the API's response is incomplete"
+	case isWebPage(response):
+		e.Code, e.Message = task.CodeWebPage, webPageMessage
+	default:
+		e.Message = "the API's response can't be parsed: " + oneLine(err.Error())
+	}
+	return e
+}
+
+const webPageMessage = "the response is a web page: a device or page between this host and the API responded, or OPENAI_BASE_URL is wrong"
+
+func isWebPage(response *http.Response) bool {
+	contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(contentType), "text/html")
+}
+
+// maxRetryAfter bounds the wait that the API may ask for. A longer one is a mistake of the API.
 const maxRetryAfter = time.Hour
 
-// retryAfter reads Retry-After-Ms, or Retry-After in seconds or as a date (RFC 9110, section 10.2.3).
+// retryAfter parses Retry-After-Ms, or Retry-After in seconds or as a date (RFC 9110, section 10.2.3).
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	var wait time.Duration
 	text := strings.TrimSpace(h.Get("Retry-After"))
@@ -106,7 +166,7 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return min(max(wait, 0), maxRetryAfter)
 }
 
-// asDuration multiplies without overflow; what is no number is nothing.
+// asDuration multiplies without overflow, and returns 0 for NaN.
 func asDuration(n float64, unit time.Duration) time.Duration {
 	d := n * float64(unit)
 	switch {

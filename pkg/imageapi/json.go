@@ -9,15 +9,15 @@ import (
 	"unicode/utf8"
 )
 
-// The parser reads one JSON document (RFC 8259) from a stream and hands strings out as readers, so
-// that a picture of many megabytes passes through without being held. encoding/json holds every
-// string whole. Where both are asked, they agree on what is JSON (see the fuzz test).
+// The parser reads one JSON document (RFC 8259) from a stream and returns strings as readers, so that a picture of many
+// megabytes is not held in memory. encoding/json holds every string whole. A fuzz test checks that both accept the same
+// documents.
 
 var errSyntax = errors.New("not valid JSON")
 
 const (
 	maxDepth = 64
-	maxKey   = 256 // longer keys are none of ours
+	maxKey   = 256 // longer keys are unknown ones
 )
 
 type parser struct {
@@ -27,12 +27,12 @@ type parser struct {
 
 func newParser(r io.Reader) *parser { return &parser{r: bufio.NewReaderSize(r, 16<<10)} }
 
-// next returns the next byte that isn't white space, and leaves it to be read.
+// next returns the next byte that isn't white space, without consuming it.
 func (p *parser) next() (byte, error) {
 	for {
 		c, err := p.r.ReadByte()
 		if err != nil {
-			return 0, cutOff(err)
+			return 0, unexpectedEOF(err)
 		}
 		switch c {
 		case ' ', '\t', '\n', '\r':
@@ -42,8 +42,8 @@ func (p *parser) next() (byte, error) {
 	}
 }
 
-// cutOff tells the end of the input from other failures to read: within a document it is a fault.
-func cutOff(err error) error {
+// unexpectedEOF turns io.EOF into io.ErrUnexpectedEOF: within a document the end of the input is an error.
+func unexpectedEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
@@ -118,7 +118,7 @@ func (p *parser) list(open, end byte, each func() error) error {
 	}
 }
 
-// skip reads any value and forgets it.
+// skip reads and discards a value.
 func (p *parser) skip() error {
 	c, err := p.next()
 	if err != nil {
@@ -151,7 +151,7 @@ func (p *parser) word(word string) error {
 	for i := range len(word) {
 		c, err := p.r.ReadByte()
 		if err != nil {
-			return cutOff(err)
+			return unexpectedEOF(err)
 		}
 		if c != word[i] {
 			return errSyntax
@@ -175,11 +175,11 @@ func (p *parser) digits() error {
 		if err == nil && n == 0 {
 			return errSyntax
 		}
-		return cutOff(err)
+		return unexpectedEOF(err)
 	}
 }
 
-// optional reads the next byte where it is one of set.
+// optional consumes the next byte if it is one of set.
 func (p *parser) optional(set string) (bool, error) {
 	c, err := p.r.ReadByte()
 	if errors.Is(err, io.EOF) {
@@ -224,8 +224,7 @@ func (p *parser) number() error {
 	return p.digits()
 }
 
-// text returns a string value of at most limit bytes; of a longer one it returns the beginning, and
-// reads the rest.
+// text returns a string value, cut off after limit bytes.
 func (p *parser) text(limit int) (string, error) {
 	s, err := p.string()
 	if err != nil {
@@ -238,7 +237,7 @@ func (p *parser) text(limit int) (string, error) {
 	return string(head), err
 }
 
-// textOr is text, and "" for a value that is no string.
+// textOr is text, but returns "" for a value that is not a string.
 func (p *parser) textOr(limit int) (string, error) {
 	c, err := p.next()
 	if err != nil {
@@ -261,7 +260,7 @@ func (p *parser) string() (*stringReader, error) {
 // stringReader unescapes a JSON string as it is read.
 type stringReader struct {
 	r     *bufio.Reader
-	spare []byte // unescaped, not handed out yet
+	spare []byte // unescaped, not returned yet
 	err   error
 }
 
@@ -287,7 +286,7 @@ func (s *stringReader) Read(out []byte) (int, error) {
 	return 0, s.err
 }
 
-// plain moves what needs no thought from the buffer to out.
+// plain copies bytes that need no unescaping from the buffer to out.
 func (s *stringReader) plain(out []byte) int {
 	ready, _ := s.r.Peek(min(max(s.r.Buffered(), 1), len(out)))
 	n := 0
@@ -302,7 +301,7 @@ func (s *stringReader) plain(out []byte) int {
 func (s *stringReader) special() error {
 	c, err := s.r.ReadByte()
 	if err != nil {
-		return cutOff(err)
+		return unexpectedEOF(err)
 	}
 	switch {
 	case c == '"':
@@ -311,7 +310,7 @@ func (s *stringReader) special() error {
 		return errSyntax
 	}
 	if c, err = s.r.ReadByte(); err != nil {
-		return cutOff(err)
+		return unexpectedEOF(err)
 	}
 	switch c {
 	case '"', '\\', '/':
@@ -334,7 +333,7 @@ func (s *stringReader) special() error {
 	return nil
 }
 
-// unicode reads the rest of \uXXXX, and a second one where it takes two to make a character.
+// unicode reads the rest of \uXXXX, and the second half of a surrogate pair.
 func (s *stringReader) unicode() error {
 	r, err := s.hex()
 	if err != nil {
@@ -351,7 +350,7 @@ func (s *stringReader) unicode() error {
 	return nil
 }
 
-// low returns the second half of a pair, or 0 where what follows is none; that is left to be read.
+// low returns the second half of a surrogate pair. If another text follows, it returns 0 and consumes nothing.
 func (s *stringReader) low() (rune, error) {
 	ahead, err := s.r.Peek(6)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -374,7 +373,7 @@ func (s *stringReader) low() (rune, error) {
 func (s *stringReader) hex() (rune, error) {
 	var digits [4]byte
 	if _, err := io.ReadFull(s.r, digits[:]); err != nil {
-		return 0, cutOff(err)
+		return 0, unexpectedEOF(err)
 	}
 	return hexRune(digits[:])
 }

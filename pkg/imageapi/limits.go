@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// RateLimits is what the API last said of its rate limits, in its x-ratelimit-* headers
+// RateLimits holds the last x-ratelimit-* headers of the API
 // (https://platform.openai.com/docs/guides/rate-limits).
 type RateLimits struct {
 	At time.Time `json:"at,omitzero"`
-	// Headers are by what follows x-ratelimit-, in lower case: remaining-requests, say.
+	// Headers have the names without x-ratelimit-, in lower case, such as remaining-requests.
 	Headers map[string]string `json:"headers,omitempty"`
 }
 
-// IsZero reports whether the API said nothing of them.
+// IsZero reports whether the API has sent none.
 func (l RateLimits) IsZero() bool { return len(l.Headers) == 0 }
 
-// String returns the headers in the order of their names, as "limit-requests 60, remaining-requests 59".
+// String returns the headers sorted by name, such as "limit-requests 60, remaining-requests 59".
 func (l RateLimits) String() string {
 	var parts []string
 	for _, name := range slices.Sorted(maps.Keys(l.Headers)) {
@@ -29,7 +29,7 @@ func (l RateLimits) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// The bounds for what is kept of foreign headers.
+// The bounds for headers from the API.
 const (
 	maxLimits     = 16
 	maxLimitRunes = 40
@@ -40,22 +40,22 @@ type limits struct {
 	last RateLimits
 }
 
-// note keeps an answer's headers, where it has any: an answer of another kind may have none.
-func (l *limits) note(h http.Header, now time.Time) {
-	seen := map[string]string{}
+// update stores a response's headers. A response without any changes nothing, because only some endpoints send them.
+func (l *limits) update(h http.Header, now time.Time) {
+	headers := map[string]string{}
 	for name, values := range h {
 		short, ok := strings.CutPrefix(strings.ToLower(name), "x-ratelimit-")
-		if !ok || len(seen) == maxLimits {
+		if !ok || len(headers) == maxLimits {
 			continue
 		}
-		seen[cut(short)] = cut(values[0])
+		headers[cut(short)] = cut(values[0])
 	}
-	if len(seen) == 0 {
+	if len(headers) == 0 {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.last = RateLimits{At: now, Headers: seen}
+	l.last = RateLimits{At: now, Headers: headers}
 }
 
 func cut(s string) string {
@@ -63,7 +63,7 @@ func cut(s string) string {
 	return string(runes[:min(len(runes), maxLimitRunes)])
 }
 
-// RateLimits returns what the API last said of its rate limits; zero: nothing.
+// RateLimits returns the rate limits that the API sent last, or zero if it has sent none.
 func (c *Client) RateLimits() RateLimits {
 	c.limits.mu.Lock()
 	defer c.limits.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"net/textproto"
 	"regexp"
 	"strings"
+	"time"
 
 	"imagetasks/pkg/task"
 )
@@ -153,6 +154,7 @@ func (c *Client) send(ctx context.Context, method, path string, b body) (*http.R
 	if err != nil {
 		return nil, connectionError(ctx, withoutURL(err))
 	}
+	c.limits.update(response.Header, time.Now())
 	return response, nil
 }
 

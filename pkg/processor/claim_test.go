@@ -36,7 +36,7 @@ func TestClaim_PollsWithoutNotify(t *testing.T) {
 
 func TestClaim_ConcurrencyLimit(t *testing.T) {
 	f := newFixture(t)
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 4 }), f.client())
 	var prompts []string
 	for i := range 12 {

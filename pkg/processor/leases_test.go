@@ -77,7 +77,7 @@ func TestLeases_CancelledTaskAborted(t *testing.T) {
 
 func TestLeases_RenewedForLongTask(t *testing.T) {
 	f := newFixture(t)
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	id := f.enqueue("slow")[0]
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Second }), f.client())
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Second }), f.client())

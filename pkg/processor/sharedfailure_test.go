@@ -20,7 +20,7 @@ func TestSharedFailure_ProxyRestart(t *testing.T) {
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
 	client := f.client()
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), client)
 	for restart := range 2 {
 		require.Eventually(t, func() bool { return f.api.Busy() == 20 }, time.Minute, time.Millisecond)
@@ -48,7 +48,7 @@ func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, second.Close()) })
 	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
 	require.NoError(t, err)
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), f.client(second.URL()))
 	require.Eventually(t, func() bool { return f.api.Busy() == 20 }, time.Minute, time.Millisecond)
 	require.NoError(t, f.proxy.Close())

@@ -17,7 +17,7 @@ import (
 
 func TestShutdown_FinishesWithinGrace(t *testing.T) {
 	f := newFixture(t)
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	stop := f.run(f.config(), f.client())
 	ids := f.enqueue("a", "b", "c", "d", "e")
 	f.seen(processor.EventClaimed, 3)
@@ -42,7 +42,7 @@ func (f *fixture) stopping() {
 
 func TestShutdown_ReleasesAfterGrace(t *testing.T) {
 	f := newFixture(t)
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	defer release()
 	stop := f.run(f.config(func(c *processor.Config) { c.ShutdownGrace = time.Millisecond }), f.client())
 	ids := f.enqueue("a", "b", "c", "d", "e")
@@ -60,7 +60,7 @@ func TestShutdown_ReleasesAfterGrace(t *testing.T) {
 
 func TestStopNow_EndsGrace(t *testing.T) {
 	f := newFixture(t)
-	defer f.api.Hold()()
+	defer f.api.BlockResponses()()
 	p := f.processor(f.config(func(c *processor.Config) { c.ShutdownGrace = time.Hour }), f.client())
 	stop := f.start(p)
 	id := f.enqueue("a")[0]

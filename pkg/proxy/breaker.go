@@ -6,146 +6,136 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sony/gobreaker/v2"
-
 	"imagetasks/pkg/task"
 )
 
-// errNoVerdict is the outcome of a request that says nothing of its way.
-var errNoVerdict = errors.New("no verdict")
+// errNoOutcome is the outcome of a request that shows nothing about its upstream.
+var errNoOutcome = errors.New("no outcome")
 
-// brokenInARow is how many requests must break under way, one after another, before a proxy is left out for it:
-// the API breaks connections too. A connection that can't be made is enough by itself.
-const brokenInARow = 3
+// maxBroken is how many requests in a row may break after they were sent before their upstream is ejected: the API breaks
+// connections too. One connection that can't be made is enough.
+const maxBroken = 3
 
-// UpstreamState is how one way to the API stands.
+// UpstreamState is the state of one upstream.
 type UpstreamState struct {
 	Proxy   string    `json:"proxy"` // without its login; empty: a direct connection
 	Served  int       `json:"served"`
 	Ejected bool      `json:"ejected"`
-	Since   time.Time `json:"since,omitzero"`    // it is left out
+	Since   time.Time `json:"since,omitzero"`    // when it was ejected
 	RetryAt time.Time `json:"retry_at,omitzero"` // when it may be tried again
 	Code    task.Code `json:"code,omitempty"`    // why
 	Reason  string    `json:"reason,omitempty"`
 }
 
-// breaker leaves a way out for a while after it failed, then lets one request that costs nothing try it, and for longer
-// each time that fails as well. It is safe for concurrent use.
+// breaker is the circuit breaker of an upstream. Closed, it lets every request pass. After failures it ejects the upstream
+// (open) until RetryAt. Then it lets one request pass that costs nothing (half-open). If that fails, the next wait is longer.
+// It is safe for concurrent use.
 type breaker struct {
-	mu sync.Mutex
-	// cb is replaced at each trip: its wait can't be changed, and answers to requests from before the trip
-	// mustn't count.
-	cb      *gobreaker.TwoStepCircuitBreaker[struct{}]
-	trips   int // with nothing passed in between
-	says    UpstreamState
-	changed func(UpstreamState) // nil: nobody wants to know
+	onChange func(UpstreamState) // optional; called under the lock
+
+	mu         sync.Mutex
+	state      UpstreamState
+	failures   int  // consecutive, while closed
+	ejections  int  // consecutive, without a success in between
+	trying     bool // a request is trying the ejected upstream
+	generation int  // changes with state.Ejected and with each ejection: outcomes of earlier requests don't count
 }
 
-func newBreaker() *breaker { return &breaker{cb: newCircuit(time.Minute, brokenInARow)} }
-
-// newCircuit returns a closed circuit that so many failures in a row open for that wait.
-func newCircuit(wait time.Duration, failures uint32) *gobreaker.TwoStepCircuitBreaker[struct{}] {
-	return gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Timeout:     wait,
-		ReadyToTrip: func(c gobreaker.Counts) bool { return c.ConsecutiveFailures >= failures },
-		IsExcluded:  func(err error) bool { return errors.Is(err, errNoVerdict) },
-	})
-}
-
-// allow reports whether a request may go this way, and returns what is to be told how it went, once. trial: it costs
-// nothing, and may be the one that tries a way that is left out.
-func (b *breaker) allow(trial bool) (done func(error), ok bool) {
+// allow reports whether a request may use the upstream, and returns a function to call once with the request's outcome.
+// A request that is free of charge may be the one that tries an ejected upstream.
+func (b *breaker) allow(free bool) (done func(error), ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.says.Ejected && !trial {
+	if !b.state.Ejected {
+		return b.recorder(false), true
+	}
+	if !free || b.trying || time.Now().Before(b.state.RetryAt) {
 		return nil, false
 	}
-	cb := b.cb
-	tell, err := cb.Allow()
-	if err != nil {
-		return nil, false
-	}
+	b.trying = true
+	return b.recorder(true), true
+}
+
+// lastResort is allow for when every upstream is ejected. Its failure does not extend the wait.
+func (b *breaker) lastResort() (done func(error)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.recorder(false)
+}
+
+// recorder returns a function that records the outcome of a request that begins now.
+func (b *breaker) recorder(trial bool) func(error) {
+	generation := b.generation
 	return func(err error) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if b.cb != cb {
-			return
-		}
-		tell(err)
-		b.went(err)
-	}, true
-}
-
-// anyway is allow for a way that is left out while there is no other.
-func (b *breaker) anyway() (done func(error)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	cb := b.cb
-	return func(err error) {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		switch {
-		case b.cb != cb:
-		case err == nil:
-			b.went(nil)
-		case !errors.Is(err, errNoVerdict):
-			b.says.Code, b.says.Reason = reasonOf(err)
+		if b.generation == generation {
+			b.record(err, trial)
 		}
 	}
 }
 
-// went draws the conclusion from a request's end.
-func (b *breaker) went(err error) {
+func (b *breaker) record(err error, trial bool) {
+	if trial {
+		b.trying = false
+	}
 	_, unsent := errors.AsType[*Error](err)
 	switch {
 	case err == nil:
-		back := b.says.Ejected
-		b.says = UpstreamState{Served: b.says.Served + 1}
-		if back {
-			b.trips, b.cb = 0, newCircuit(time.Minute, brokenInARow)
-			b.tell()
+		b.succeed()
+	case errors.Is(err, errNoOutcome):
+	case b.state.Ejected && !trial:
+		b.state.Code, b.state.Reason = reasonOf(err)
+	default:
+		b.failures++
+		if unsent || trial || b.failures >= maxBroken {
+			code, reason := reasonOf(err)
+			b.eject(code, reason)
 		}
-	case errors.Is(err, errNoVerdict):
-	case unsent || b.cb.State() == gobreaker.StateOpen:
-		code, reason := reasonOf(err)
-		b.trip(code, reason)
 	}
 }
 
-// eject leaves the way out for a while, because of an answer that came by it.
-func (b *breaker) eject(code task.Code, reason string) {
+func (b *breaker) succeed() {
+	returned := b.state.Ejected
+	b.state = UpstreamState{Served: b.state.Served + 1}
+	b.failures = 0
+	if returned {
+		b.ejections = 0
+		b.changed(true)
+	}
+}
+
+// ejectFor ejects the upstream because of a response that came through it.
+func (b *breaker) ejectFor(code task.Code, reason string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.trip(code, reason)
+	b.eject(code, reason)
 }
 
-func (b *breaker) trip(code task.Code, reason string) {
-	b.trips++
+func (b *breaker) eject(code task.Code, reason string) {
 	now := time.Now()
-	wait := task.Backoff(b.trips, 0)
-	b.cb = newCircuit(wait, 1)
-	if open, err := b.cb.Allow(); err == nil {
-		open(errors.New(reason))
+	first := !b.state.Ejected
+	if first {
+		b.state.Since = now
 	}
-	news := !b.says.Ejected
-	if news {
-		b.says.Since = now
-	}
-	b.says.Ejected, b.says.RetryAt, b.says.Code, b.says.Reason = true, now.Add(wait), code, reason
-	if news {
-		b.tell()
-	}
+	b.ejections++
+	b.state.Ejected, b.state.RetryAt = true, now.Add(task.Backoff(b.ejections, 0))
+	b.state.Code, b.state.Reason = code, reason
+	b.changed(first)
 }
 
-func (b *breaker) tell() {
-	if b.changed != nil {
-		b.changed(b.says)
+// changed begins a new generation, and reports it if asked to.
+func (b *breaker) changed(report bool) {
+	b.failures, b.trying = 0, false
+	b.generation++
+	if report && b.onChange != nil {
+		b.onChange(b.state)
 	}
 }
 
 func reasonOf(err error) (task.Code, string) {
-	if fault, ok := errors.AsType[*Error](err); ok {
-		return fault.Code(), fault.Error()
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code(), e.Error()
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return task.CodeTimeout, err.Error()
@@ -153,8 +143,8 @@ func reasonOf(err error) (task.Code, string) {
 	return task.CodeNetwork, err.Error()
 }
 
-func (b *breaker) state() UpstreamState {
+func (b *breaker) snapshot() UpstreamState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.says
+	return b.state
 }

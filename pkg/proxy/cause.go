@@ -12,7 +12,7 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// Code says why the connection could not be made.
+// Code returns why the connection could not be made.
 func (e *Error) Code() task.Code {
 	switch e.Op {
 	case OpResolve:
@@ -46,7 +46,7 @@ func (e *Error) dialCode() task.Code {
 	return codes.failed
 }
 
-// socksReplies are the texts that golang.org/x/net/proxy has for a SOCKS proxy's replies.
+// socksReplies maps the error texts of golang.org/x/net/proxy for a SOCKS proxy's replies.
 var socksReplies = []struct {
 	text string
 	code task.Code
@@ -63,14 +63,14 @@ var socksReplies = []struct {
 	{"unexpected protocol version", task.CodeProxyNoProxy},
 }
 
-// connectCode is the code of a proxy that was reached and gave no tunnel.
+// connectCode is the code for a proxy that was reached and opened no tunnel.
 func (e *Error) connectCode() task.Code {
 	switch {
 	case e.Timeout():
 		return task.CodeProxyNoAnswer
-	case wantsLogin(e.Status) && e.Login:
+	case needsLogin(e.Status) && e.Login:
 		return task.CodeProxyLoginRefused
-	case wantsLogin(e.Status):
+	case needsLogin(e.Status):
 		return task.CodeProxyLoginMissing
 	case e.Status >= 500:
 		return task.CodeProxyTarget
@@ -122,16 +122,16 @@ func tlsCode(err error) task.Code {
 	return task.CodeTLSFailed
 }
 
-// Issuer returns who issued the certificate that was refused, empty where none was.
+// Issuer returns the issuer of the certificate that was refused, or "" if none was.
 func (e *Error) Issuer() string {
-	refused, ok := errors.AsType[*tls.CertificateVerificationError](e.Err)
-	if !ok || len(refused.UnverifiedCertificates) == 0 {
+	invalid, ok := errors.AsType[*tls.CertificateVerificationError](e.Err)
+	if !ok || len(invalid.UnverifiedCertificates) == 0 {
 		return ""
 	}
-	return IssuerOf(refused.UnverifiedCertificates[0])
+	return IssuerOf(invalid.UnverifiedCertificates[0])
 }
 
-// IssuerOf names a certificate's issuer in a few words.
+// IssuerOf returns a short name of a certificate's issuer: common name and organizations.
 func IssuerOf(c *x509.Certificate) string {
 	var parts []string
 	if c.Issuer.CommonName != "" {

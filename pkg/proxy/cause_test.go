@@ -78,7 +78,7 @@ func replies(code byte) func(net.Conn) {
 	}
 }
 
-func TestEveryCauseHasItsCode(t *testing.T) {
+func TestError_Code(t *testing.T) {
 	a := startAPI(t)
 	trusted := a.roots()
 	plain := httptest.NewServer(http.NotFoundHandler())

@@ -1,6 +1,5 @@
-// Package proxy is the only one that knows how a proxy is dialled. Its Transport takes requests to
-// the API through the first proxy in working order that the settings name, or directly where they name none.
-// A proxy that is set and doesn't work is an error that names it, never a direct connection.
+// Package proxy connects to the API. Its Transport sends requests through the first working proxy of the settings, or
+// directly if no proxy is set. A proxy that is set and doesn't work is an error that names it, never a direct connection.
 package proxy
 
 import (
@@ -14,28 +13,20 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"imagetasks/pkg/redact"
+	"imagetasks/pkg/settings"
 )
 
-// Env is what the settings say of proxies, each empty where unset.
+// Env holds the proxy settings. Each is empty if unset.
 type Env struct {
-	OpenAI []string // in order of preference; win over the rest, for every host, loopback included
+	OpenAI []string // in order of preference; if set, the others are ignored, for every host, loopback included
 	HTTPS  string   // for https URLs
 	HTTP   string   // for http URLs
-	All    string   // where HTTPS or HTTP is empty
+	All    string   // used if HTTPS or HTTP is empty
 	No     string   // hosts that HTTPS, HTTP and All don't apply to
 }
 
-// SettingError is a proxy setting that can't be used. It never quotes a login.
-type SettingError struct {
-	Name   string // the environment variable
-	Reason string
-}
-
-// Error says which setting and why.
-func (e *SettingError) Error() string { return e.Name + ": " + e.Reason }
-
-// Parse parses a proxy URL: http, https, socks5 or socks5h, with or without a login. A bare
-// host:port is taken for http, as curl takes it. The errors don't quote the text.
+// Parse parses a proxy URL: http, https, socks5 or socks5h, with or without a login. host:port
+// without a scheme is an http proxy, as in curl. The errors don't quote the text, which may hold a password.
 func Parse(text string) (*url.URL, error) {
 	text = strings.TrimSpace(text)
 	if !strings.Contains(text, "://") {
@@ -53,7 +44,7 @@ func Parse(text string) (*url.URL, error) {
 	case !known:
 		return nil, fmt.Errorf("unknown kind of proxy %q; use http, https, socks5 or socks5h", u.Scheme)
 	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;"):
-		return nil, errors.New("names no host; a proxy looks like http://host:port")
+		return nil, errors.New("it has no host; a proxy looks like http://host:port")
 	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("a proxy has no path, query or fragment; it looks like http://host:port")
 	}
@@ -65,27 +56,27 @@ func Parse(text string) (*url.URL, error) {
 	}
 	if password, _ := u.User.Password(); strings.HasPrefix(u.Scheme, "socks5") &&
 		(len(u.User.Username()) > 255 || len(password) > 255) {
-		return nil, errors.New("SOCKS takes user and password of at most 255 bytes each")
+		return nil, errors.New("the user and password of a SOCKS proxy have at most 255 bytes each")
 	}
 	u.Host = net.JoinHostPort(u.Hostname(), port)
 	u.Path = ""
 	return u, nil
 }
 
-// route says which proxy a request to a URL takes; nil: none.
+// route returns the proxy for a request to a URL; nil: none.
 type route func(*url.URL) (*url.URL, error)
 
-// newRoutes returns the routes of env in their order of preference. It checks every proxy URL, so that a bad
-// one is refused at start and not at the first request that would use it.
+// newRoutes returns the routes of env in order of preference. It checks every proxy URL, so that an invalid one is refused
+// at start and not at the first request that uses it. Its error holds a *settings.Error for each.
 func newRoutes(env Env) ([]route, error) {
-	var faults []error
+	var errs []error
 	check := func(name, text string) *url.URL {
 		if strings.TrimSpace(text) == "" {
 			return nil
 		}
 		u, err := Parse(text)
 		if err != nil {
-			faults = append(faults, &SettingError{Name: name, Reason: err.Error()})
+			errs = append(errs, &settings.Error{Name: name, Reason: err.Error()})
 		}
 		return u
 	}
@@ -102,7 +93,7 @@ func newRoutes(env Env) ([]route, error) {
 		}
 	}
 	https, http, all := check("HTTPS_PROXY", env.HTTPS), check("HTTP_PROXY", env.HTTP), check("ALL_PROXY", env.All)
-	if err := errors.Join(faults...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	if len(listed) > 0 {
@@ -119,7 +110,7 @@ func newRoutes(env Env) ([]route, error) {
 	}}, nil
 }
 
-// firstOf returns the first of the URLs that there is, as text.
+// firstOf returns the first URL that is not nil, as text.
 func firstOf(urls ...*url.URL) string {
 	for _, u := range urls {
 		if u != nil {
@@ -129,29 +120,29 @@ func firstOf(urls ...*url.URL) string {
 	return ""
 }
 
-// Op is the step of making a connection that failed.
+// Op is a step of making a connection.
 type Op string
 
-// The steps, in their order.
+// The steps, in order.
 const (
-	OpResolve Op = "look up"  // a name, before a socks5 proxy is asked for an address
-	OpDial    Op = "reach"    // TCP to the proxy, or to the API where there is none
+	OpResolve Op = "look up"  // DNS, before a socks5 proxy is given an address
+	OpDial    Op = "reach"    // TCP to the proxy, or to the API without a proxy
 	OpProxy   Op = "TLS with" // the TLS handshake with an https proxy
 	OpConnect Op = "ask"      // CONNECT or SOCKS
 	OpTLS     Op = "TLS to"   // the TLS handshake with the API
 )
 
-// Error is a connection that could not be made: no byte of the request was sent.
+// Error is a failure to make a connection: no byte of the request was sent.
 type Error struct {
 	Op     Op
 	Proxy  string // its URL without the login; empty: a direct connection
 	Login  bool   // whether the proxy's URL has a login
 	Target string // host:port of the API
-	Status int    // the proxy's answer to CONNECT; 0: none
+	Status int    // of the proxy's response to CONNECT; 0: none
 	Err    error
 }
 
-// Error names the proxy and the target, without a login.
+// Error returns a message with the proxy and the target, without a login.
 func (e *Error) Error() string {
 	via := "without a proxy"
 	if e.Proxy != "" {
@@ -167,15 +158,15 @@ func (e *Error) Error() string {
 	case e.Proxy == "":
 		return fmt.Sprintf("connect to %s without a proxy: %v", e.Target, e.Err)
 	case e.Op == OpDial:
-		return fmt.Sprintf("%s can't be reached: %v", via, e.Err)
+		return fmt.Sprintf("%s is unreachable: %v", via, e.Err)
 	}
-	return fmt.Sprintf("%s, asked for %s: %v", via, e.Target, e.Err)
+	return fmt.Sprintf("%s, tunnel to %s: %v", via, e.Target, e.Err)
 }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether a bound ran out.
+// Timeout reports whether a time limit was exceeded.
 func (e *Error) Timeout() bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(e.Err, &timeout) && timeout.Timeout()

@@ -6,90 +6,90 @@ import (
 	"sync"
 )
 
-// connPool are the connections of a way. Each carries one request at a time and is used again for the next, the one used
-// last first. HTTP/2 could carry all requests on one connection; but what it carries takes a minute each, is paid
-// for, and on a bad line comes no faster than that connection does. So one that breaks breaks one request, and none waits
-// for the lost packets of another.
+// connPool holds the connections of an upstream, one per http.Transport. A connection carries one request at a time and is
+// reused for the next, the one used last first. HTTP/2 could carry all requests on one connection. But each request takes a
+// minute and is billed, and all of them would fail with that connection, or wait for its lost packets. With one connection
+// per request only one request is affected.
 type connPool struct {
-	make func() *http.Transport
+	newTransport func() *http.Transport
 
 	mu   sync.Mutex
-	free []*http.Transport
+	idle []*http.Transport
 }
 
-// mostFree bounds the lanes that are kept while nobody uses them.
-const mostFree = 128
+// maxIdleConns bounds the connections that are kept without a request.
+const maxIdleConns = 128
 
-func (l *connPool) take() *http.Transport {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.free); n > 0 {
-		lane := l.free[n-1]
-		l.free = l.free[:n-1]
-		return lane
+func (p *connPool) get() *http.Transport {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.idle); n > 0 {
+		t := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		return t
 	}
-	return l.make()
+	return p.newTransport()
 }
 
-func (l *connPool) put(lane *http.Transport) {
-	l.mu.Lock()
-	kept := len(l.free) < mostFree
+func (p *connPool) put(t *http.Transport) {
+	p.mu.Lock()
+	kept := len(p.idle) < maxIdleConns
 	if kept {
-		l.free = append(l.free, lane)
+		p.idle = append(p.idle, t)
 	}
-	l.mu.Unlock()
+	p.mu.Unlock()
 	if !kept {
-		lane.CloseIdleConnections()
+		t.CloseIdleConnections()
 	}
 }
 
-// closeIdle closes the connections that no request uses.
-func (l *connPool) closeIdle() {
-	l.mu.Lock()
-	free := l.free
-	l.free = nil
-	l.mu.Unlock()
-	for _, lane := range free {
-		lane.CloseIdleConnections()
+// closeIdle closes the connections that carry no request.
+func (p *connPool) closeIdle() {
+	p.mu.Lock()
+	idle := p.idle
+	p.idle = nil
+	p.mu.Unlock()
+	for _, t := range idle {
+		t.CloseIdleConnections()
 	}
 }
 
-// roundTrip sends a request on a lane, which is its own until the answer's body is closed. A lane whose answer did
-// not come whole is not used again: its connection may be open still, and lead nowhere.
-func (l *connPool) roundTrip(r *http.Request) (*http.Response, error) {
-	lane := l.take()
-	answer, err := lane.RoundTrip(r)
+// roundTrip sends a request on a connection that carries nothing else until the response's body is closed. A connection
+// whose response was not read to its end is not reused: it may be open and still broken.
+func (p *connPool) roundTrip(r *http.Request) (*http.Response, error) {
+	t := p.get()
+	response, err := t.RoundTrip(r)
 	if err != nil {
-		lane.CloseIdleConnections()
+		t.CloseIdleConnections()
 		return nil, err
 	}
-	body := &pooledBody{ReadCloser: answer.Body}
-	body.end = sync.OnceFunc(func() {
-		if body.whole {
-			l.put(lane)
+	body := &pooledBody{ReadCloser: response.Body}
+	body.release = sync.OnceFunc(func() {
+		if body.complete {
+			p.put(t)
 			return
 		}
-		lane.CloseIdleConnections()
+		t.CloseIdleConnections()
 	})
-	answer.Body = body
-	return answer, nil
+	response.Body = body
+	return response, nil
 }
 
-// pooledBody gives its lane back when it is closed. Like any body it is for one goroutine.
+// pooledBody returns its connection to the pool when it is closed. Like any body it is for one goroutine.
 type pooledBody struct {
 	io.ReadCloser
-	whole bool
-	end   func()
+	complete bool // it was read to its end
+	release  func()
 }
 
 func (b *pooledBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	b.whole = b.whole || err == io.EOF
+	b.complete = b.complete || err == io.EOF
 	return n, err
 }
 
 func (b *pooledBody) Close() error {
 	err := b.ReadCloser.Close()
-	b.end()
+	b.release()
 	return err
 }

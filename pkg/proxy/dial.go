@@ -11,25 +11,23 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"syscall"
 	"time"
 
 	socks "golang.org/x/net/proxy"
-	"golang.org/x/sys/unix"
 )
 
-var errNotHTTP = errors.New("the answer is not HTTP; is this an http proxy?")
+var errNotHTTP = errors.New("the response is not HTTP; is this an http proxy?")
 
-// connect returns a connection that ends at addr, by the route of that scheme.
-func (w *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
-	proxy, err := w.route(&url.URL{Scheme: scheme, Host: addr})
+// connect returns a connection that ends at addr, by the route for URLs of that scheme.
+func (up *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
+	proxy, err := up.route(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
 	}
 	if proxy == nil {
 		began := time.Now()
-		conn, err := w.dial(ctx, addr)
+		conn, err := up.dial(ctx, addr)
 		if err != nil {
 			return nil, newError(OpDial, nil, addr, err)
 		}
@@ -38,31 +36,31 @@ func (w *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, 
 	}
 	switch proxy.Scheme {
 	case "socks5", "socks5h":
-		return w.dialSOCKS(ctx, proxy, addr)
+		return up.dialSOCKS(ctx, proxy, addr)
 	}
-	return w.dialCONNECT(ctx, proxy, addr)
+	return up.dialCONNECT(ctx, proxy, addr)
 }
 
-// dialTLS is connect with a TLS handshake of its own, so that its failure is told from that of a
-// request which may have been sent.
-func (w *upstream) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
-	raw, err := w.connect(ctx, "https", addr)
+// dialTLS is connect followed by a TLS handshake. Doing the handshake here, not in http.Transport, makes its failure an
+// *Error, distinct from the failure of a request that may have been sent.
+func (up *upstream) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
+	raw, err := up.connect(ctx, "https", addr)
 	if err != nil {
 		return nil, err
 	}
-	config := w.newTLS()
+	config := up.newTLS()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	began := time.Now()
-	conn, err := w.handshake(ctx, raw, addr, config)
+	conn, err := up.handshake(ctx, raw, addr, config)
 	if err != nil {
-		proxy, _ := w.route(&url.URL{Scheme: "https", Host: addr})
+		proxy, _ := up.route(&url.URL{Scheme: "https", Host: addr})
 		return nil, newError(OpTLS, proxy, addr, err)
 	}
 	record(ctx, OpTLS, began)
 	return conn, nil
 }
 
-func (w *upstream) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
+func (up *upstream) handshake(ctx context.Context, raw net.Conn, addr string, config *tls.Config) (*tls.Conn, error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, errors.Join(err, raw.Close())
@@ -70,7 +68,7 @@ func (w *upstream) handshake(ctx context.Context, raw net.Conn, addr string, con
 	if config.ServerName == "" {
 		config.ServerName = host
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.conf.TLSTimeout)
+	ctx, cancel := context.WithTimeout(ctx, up.conf.TLSTimeout)
 	defer cancel()
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -80,14 +78,15 @@ func (w *upstream) handshake(ctx context.Context, raw net.Conn, addr string, con
 	return conn, nil
 }
 
-// dial makes a TCP connection whose other end, the proxy or the API, is known to be gone within half a minute.
-func (w *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
+// dial makes a TCP connection to the proxy or the API. The kernel closes it within half a minute after the other end became
+// unreachable, where the platform allows that (see setUserTimeout).
+func (up *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
 	d := net.Dialer{
-		Timeout:         w.conf.DialTimeout,
+		Timeout:         up.conf.DialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
 		Control: func(_, _ string, raw syscall.RawConn) error {
 			var err error
-			if e := raw.Control(func(fd uintptr) { err = setUserTimeout(int(fd), 30*time.Second) }); e != nil {
+			if e := raw.Control(func(fd uintptr) { err = setUserTimeout(fd, 30*time.Second) }); e != nil {
 				return e
 			}
 			return err
@@ -96,15 +95,10 @@ func (w *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-// setUserTimeout bounds how long what was sent may stay unacknowledged: while it does, no keep-alives are sent (tcp(7)).
-func setUserTimeout(fd int, d time.Duration) error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds())))
-}
-
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
-func (w *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+func (up *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	began := time.Now()
-	conn, err := w.dial(ctx, proxy.Host)
+	conn, err := up.dial(ctx, proxy.Host)
 	if err != nil {
 		return nil, newError(OpDial, proxy, target, err)
 	}
@@ -113,7 +107,7 @@ func (w *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string)
 		return conn, nil
 	}
 	began = time.Now()
-	secure, err := w.handshake(ctx, conn, proxy.Host, w.newTLS())
+	secure, err := up.handshake(ctx, conn, proxy.Host, up.newTLS())
 	if err != nil {
 		return nil, newError(OpProxy, proxy, target, err)
 	}
@@ -121,19 +115,19 @@ func (w *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string)
 	return secure, nil
 }
 
-// dialForward returns the dial of plain http through a proxy of that scheme: addr is the proxy's.
-func (w *upstream) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
+// dialForward returns the dial function for plain http through a proxy of that scheme. Its addr is the proxy's.
+func (up *upstream) dialForward(scheme string) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, addr string) (net.Conn, error) {
-		return w.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
+		return up.dialProxy(ctx, &url.URL{Scheme: scheme, Host: addr}, "")
 	}
 }
 
-// maxConnectHead bounds a proxy's answer to CONNECT, in bytes.
+// maxConnectHead bounds a proxy's response to CONNECT, in bytes.
 const maxConnectHead = 64 << 10
 
 // dialCONNECT opens a tunnel through an http proxy (RFC 9110, section 9.3.6).
-func (w *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
-	conn, err := w.dialProxy(ctx, proxy, target)
+func (up *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
+	conn, err := up.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, err
 	}
@@ -143,54 +137,54 @@ func (w *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target strin
 		}
 	}()
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, w.conf.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, up.conf.ConnectTimeout)
 	defer cancel()
-	// Reads and writes don't know of ctx: its end moves the deadline into the past.
+	// Reads and writes take no context. When ctx ends, a deadline in the past ends them.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	first := &firstBytes{r: io.LimitReader(conn, maxConnectHead)}
 	reader := bufio.NewReader(first)
-	answer, err := askCONNECT(conn, reader, proxy, target)
+	response, err := sendCONNECT(conn, reader, proxy, target)
 	if err != nil && !first.canBegin("HTTP/") {
-		err = errNotHTTP // whatever came after it, a reset say
+		err = errNotHTTP // whatever followed, a reset for example
 	}
 	if !stop() || ctx.Err() != nil {
-		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no answer: %w", context.Cause(ctx)))
+		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no response: %w", context.Cause(ctx)))
 	}
 	if err != nil {
 		return nil, newError(OpConnect, proxy, target, err)
 	}
-	if answer.StatusCode != http.StatusOK {
-		return nil, refusal(proxy, target, answer.StatusCode)
+	if response.StatusCode != http.StatusOK {
+		return nil, refusal(proxy, target, response.StatusCode)
 	}
 	record(ctx, OpConnect, began)
 	if n := reader.Buffered(); n > 0 {
-		// What was read beyond the head is the target's already.
-		early, _ := reader.Peek(n)
-		return &prefixConn{Conn: conn, early: early}, nil
+		// The bytes after the head come from the target.
+		prefix, _ := reader.Peek(n)
+		return &prefixConn{Conn: conn, prefix: prefix}, nil
 	}
 	return conn, nil
 }
 
-// refusal is a proxy's answer that carries nothing.
+// refusal returns the error for a proxy's response that opened no tunnel or forwarded nothing.
 func refusal(proxy *url.URL, target string, status int) *Error {
-	e := newError(OpConnect, proxy, target, fmt.Errorf("the proxy answered %d %s", status, http.StatusText(status)))
+	e := newError(OpConnect, proxy, target, fmt.Errorf("the proxy responded %d %s", status, http.StatusText(status)))
 	e.Status = status
 	switch {
-	case !wantsLogin(status):
+	case !needsLogin(status):
 	case e.Login:
 		e.Err = fmt.Errorf("the proxy refuses the login (%d)", status)
 	default:
-		e.Err = fmt.Errorf("the proxy wants a login (%d)", status)
+		e.Err = fmt.Errorf("the proxy requires a login (%d)", status)
 	}
 	return e
 }
 
-// wantsLogin reports whether a proxy's answer is about the login: 407, or tinyproxy's 401.
-func wantsLogin(status int) bool {
+// needsLogin reports whether a status is about the proxy's login: 407, or tinyproxy's 401.
+func needsLogin(status int) bool {
 	return status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized
 }
 
-func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target string) (*http.Response, error) {
+func sendCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target string) (*http.Response, error) {
 	request := &http.Request{
 		Method: http.MethodConnect,
 		URL:    &url.URL{Opaque: target},
@@ -206,21 +200,21 @@ func askCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target stri
 	if err := request.Write(conn); err != nil {
 		return nil, err
 	}
-	answer, err := http.ReadResponse(reader, request)
+	response, err := http.ReadResponse(reader, request)
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, errors.New("the proxy closed the connection without an answer")
+			return nil, errors.New("the proxy closed the connection without a response")
 		}
 		if netErr, ok := errors.AsType[net.Error](err); ok {
 			return nil, netErr
 		}
-		// The parser's error quotes what came, which is foreign text of any length.
+		// The parser's error quotes the input, which is untrusted and of any length.
 		return nil, errNotHTTP
 	}
-	return answer, nil
+	return response, nil
 }
 
-// firstBytes remembers how what was read begins.
+// firstBytes is a reader that keeps the first bytes read through it.
 type firstBytes struct {
 	r   io.Reader
 	got []byte
@@ -232,34 +226,34 @@ func (f *firstBytes) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// canBegin reports whether what was read so far may be the beginning of something that begins so.
-func (f *firstBytes) canBegin(with string) bool {
-	n := min(len(with), len(f.got))
-	return string(f.got[:n]) == with[:n]
+// canBegin reports whether the input begins with prefix, or may once more of it is read.
+func (f *firstBytes) canBegin(prefix string) bool {
+	n := min(len(prefix), len(f.got))
+	return string(f.got[:n]) == prefix[:n]
 }
 
-// prefixConn gives back bytes that were read too far.
+// prefixConn is a connection whose first bytes were read already.
 type prefixConn struct {
 	net.Conn
-	early []byte
+	prefix []byte
 }
 
 func (c *prefixConn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
+	if len(c.prefix) > 0 {
+		n := copy(p, c.prefix)
+		c.prefix = c.prefix[n:]
 		return n, nil
 	}
 	return c.Conn.Read(p)
 }
 
-// dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves the
-// target's name to the proxy; socks5 looks it up here, as curl has it.
-func (w *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+// dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves
+// name resolution to the proxy; socks5 resolves the target's name here, as in curl.
+func (up *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	targets := []string{target}
 	if proxy.Scheme == "socks5" {
 		var err error
-		if targets, err = w.resolve(ctx, target); err != nil {
+		if targets, err = up.resolve(ctx, target); err != nil {
 			return nil, newError(OpResolve, proxy, target, err)
 		}
 	}
@@ -270,7 +264,7 @@ func (w *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string)
 	}
 	var last error
 	for _, addr := range targets {
-		conn, err := w.askSOCKS(ctx, proxy, login, addr, target)
+		conn, err := up.dialSOCKSAddr(ctx, proxy, login, addr, target)
 		if err == nil {
 			return conn, nil
 		}
@@ -282,9 +276,9 @@ func (w *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string)
 	return nil, last
 }
 
-// askSOCKS asks the proxy for a tunnel to addr, which is target or one of its addresses.
-func (w *upstream) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
-	raw, err := w.dialProxy(ctx, proxy, target)
+// dialSOCKSAddr opens a tunnel to addr, which is target or one of its addresses.
+func (up *upstream) dialSOCKSAddr(ctx context.Context, proxy *url.URL, login *socks.Auth, addr, target string) (net.Conn, *Error) {
+	raw, err := up.dialProxy(ctx, proxy, target)
 	if err != nil {
 		return nil, asError(err, OpDial, proxy, target)
 	}
@@ -294,7 +288,7 @@ func (w *upstream) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Au
 		return nil, newError(OpConnect, proxy, target, err)
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, w.conf.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, up.conf.ConnectTimeout)
 	defer cancel()
 	conn, err := dialContext(ctx, dialer, addr)
 	if err == nil {
@@ -303,10 +297,10 @@ func (w *upstream) askSOCKS(ctx context.Context, proxy *url.URL, login *socks.Au
 	}
 	_ = raw.Close()
 	if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {
-		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no answer: %w", context.DeadlineExceeded))
+		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no response: %w", context.DeadlineExceeded))
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok {
-		err = op.Err // the rest of its text names the proxy and the target again
+		err = op.Err // the rest of its text repeats the proxy and the target
 	}
 	return nil, newError(OpConnect, proxy, target, err)
 }
@@ -326,8 +320,7 @@ func asError(err error, op Op, proxy *url.URL, target string) *Error {
 	return newError(op, proxy, target, err)
 }
 
-// fixedDialer hands the SOCKS client a connection to its proxy that was made already, under a bound
-// of its own.
+// fixedDialer is a dialer that returns an existing connection. The connection to the proxy was made under its own time limit.
 type fixedDialer struct{ net.Conn }
 
 func (c fixedDialer) Dial(_, _ string) (net.Conn, error) { return c.Conn, nil }
@@ -336,8 +329,8 @@ func (c fixedDialer) DialContext(context.Context, string, string) (net.Conn, err
 	return c.Conn, nil
 }
 
-// resolve returns target with each of its host's addresses in the host's place.
-func (w *upstream) resolve(ctx context.Context, target string) ([]string, error) {
+// resolve returns target once for each address of its host, with the address instead of the host.
+func (up *upstream) resolve(ctx context.Context, target string) ([]string, error) {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
 		return nil, err
@@ -345,13 +338,13 @@ func (w *upstream) resolve(ctx context.Context, target string) ([]string, error)
 	if _, err := netip.ParseAddr(host); err == nil {
 		return []string{target}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.conf.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, up.conf.DialTimeout)
 	defer cancel()
 	addrs, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
 		return nil, err
 	}
-	// A few are enough: each may cost the whole bound.
+	// A few are enough: each may take the whole time limit.
 	addrs = addrs[:min(len(addrs), 3)]
 	for i, a := range addrs {
 		addrs[i] = net.JoinHostPort(a, port)

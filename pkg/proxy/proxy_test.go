@@ -22,6 +22,7 @@ import (
 	"imagetasks/internal/realproxy"
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/settings"
 )
 
 const (
@@ -94,7 +95,7 @@ func post(tr *proxy.Transport, url string) (string, *http.Response, error) {
 	return string(body), answer, err
 }
 
-func TestEveryKindOfProxyCarriesEveryKindOfRequest(t *testing.T) {
+func TestTransport_ProxyKinds(t *testing.T) {
 	a := startAPI(t)
 	for _, scheme := range []string{"http", "https", "socks5", "socks5h"} {
 		for _, login := range []bool{false, true} {
@@ -139,7 +140,7 @@ func (a *api) carries(t *testing.T, env proxy.Env, carried func(remote string) b
 	a.remotes = nil
 }
 
-func TestRealProxiesFromDebian(t *testing.T) {
+func TestTransport_RealProxies(t *testing.T) {
 	a := startAPI(t)
 	for name, address := range map[string]string{
 		"tinyproxy open":        realproxy.Tinyproxy(t, realproxy.Config{}),
@@ -172,7 +173,7 @@ func TestRealProxiesFromDebian(t *testing.T) {
 	})
 }
 
-func TestWhatGoesWrongIsNamedWithItsStepAndWithoutItsLogin(t *testing.T) {
+func TestError_NamesStepWithoutLogin(t *testing.T) {
 	a := startAPI(t)
 	down := startProxy(t, simproxy.Config{})
 	require.NoError(t, down.Close())
@@ -192,8 +193,8 @@ func TestWhatGoesWrongIsNamedWithItsStepAndWithoutItsLogin(t *testing.T) {
 		status int
 		says   string
 	}{
-		"down":                   {"http://" + login + down.Addr(), proxy.OpDial, 0, "can't be reached"},
-		"down, socks":            {"socks5h://" + login + down.Addr(), proxy.OpDial, 0, "can't be reached"},
+		"down":                   {"http://" + login + down.Addr(), proxy.OpDial, 0, "is unreachable"},
+		"down, socks":            {"socks5h://" + login + down.Addr(), proxy.OpDial, 0, "is unreachable"},
 		"unknown name":           {"http://" + login + "proxy.invalid:1", proxy.OpDial, 0, "proxy.invalid"},
 		"wrong login":            {"http://" + login + locked.Addr(), proxy.OpConnect, 407, "login"},
 		"no login":               {"http://" + locked.Addr(), proxy.OpConnect, 407, "login"},
@@ -201,15 +202,15 @@ func TestWhatGoesWrongIsNamedWithItsStepAndWithoutItsLogin(t *testing.T) {
 		"no login, socks":        {"socks5://" + lockedSOCKS.Addr(), proxy.OpConnect, 0, "authentication"},
 		"refused":                {withMode("http", simproxy.Refuse), proxy.OpConnect, 403, "403"},
 		"refused, socks":         {withMode("socks5", simproxy.Refuse), proxy.OpConnect, 0, "not allowed"},
-		"never answers":          {withMode("http", simproxy.Hang), proxy.OpConnect, 0, "no answer"},
-		"never answers, socks":   {withMode("socks5", simproxy.Hang), proxy.OpConnect, 0, "no answer"},
-		"accepts, says nothing":  {"http://" + login + silent, proxy.OpConnect, 0, "no answer"},
+		"never answers":          {withMode("http", simproxy.Hang), proxy.OpConnect, 0, "no response"},
+		"never answers, socks":   {withMode("socks5", simproxy.Hang), proxy.OpConnect, 0, "no response"},
+		"accepts, says nothing":  {"http://" + login + silent, proxy.OpConnect, 0, "no response"},
 		"not a proxy":            {withMode("http", simproxy.Garbage), proxy.OpConnect, 0, "not HTTP"},
 		"https, but it is plain": {"https://" + login + locked.Addr(), proxy.OpProxy, 0, "TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			conf := proxy.Config{Env: proxy.Env{OpenAI: []string{c.proxy}}, RootCAs: a.roots()}
-			if c.says == "no answer" {
+			if c.says == "no response" {
 				conf.ConnectTimeout = 200 * time.Millisecond // for the rest a busy machine has time
 			}
 			tr := transport(t, conf)
@@ -240,7 +241,7 @@ func listen(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func TestTheAPIsOwnFaultsAreToldFromTheProxys(t *testing.T) {
+func TestError_NotForAPIFailures(t *testing.T) {
 	a := startAPI(t)
 	p := startProxy(t, simproxy.Config{})
 	env := proxy.Env{OpenAI: []string{p.URL()}}
@@ -265,7 +266,7 @@ func TestTheAPIsOwnFaultsAreToldFromTheProxys(t *testing.T) {
 	assert.Empty(t, fault.Proxy)
 }
 
-func TestAnAnswerThatNeverBeginsIsBounded(t *testing.T) {
+func TestFirstByteTimeout(t *testing.T) {
 	release := make(chan struct{})
 	hanging := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer hanging.Close()
@@ -292,8 +293,8 @@ func TestRoutes(t *testing.T) {
 		{"all fills in", proxy.Env{All: p3, HTTPS: p1}, "http://api.example/v1", p3},
 		{"the special one wins", proxy.Env{All: p3, HTTPS: p1}, "https://api.example/v1", p1},
 		{"OPENAI_PROXY wins", proxy.Env{OpenAI: []string{p3}, All: p1, HTTPS: p2, HTTP: p2}, "https://api.example", p3},
-		{"several", proxy.Env{OpenAI: []string{p1, p3}}, "https://api.example", p1 + ", else " + p3},
-		{"the same twice", proxy.Env{OpenAI: []string{p1, p3, "one:1"}}, "https://api.example", p1 + ", else " + p3},
+		{"several", proxy.Env{OpenAI: []string{p1, p3}}, "https://api.example", p1 + p3},
+		{"the same twice", proxy.Env{OpenAI: []string{p1, p3, "one:1"}}, "https://api.example", p1 + p3},
 		{"OPENAI_PROXY has no bypass", proxy.Env{OpenAI: []string{p3}, No: "*"}, "https://api.example", p3},
 		{"not even for loopback", proxy.Env{OpenAI: []string{p3}, No: "localhost,127.0.0.1"}, "http://localhost:8080", p3},
 		{"the others have, for loopback", proxy.Env{HTTP: p1}, "http://127.0.0.1:8080", "directly"},
@@ -312,12 +313,12 @@ func TestRoutes(t *testing.T) {
 	} {
 		u, err := url.Parse(c.target)
 		require.NoError(t, err)
-		got := transport(t, proxy.Config{Env: c.env}).Describe(u)
-		assert.Equal(t, strings.TrimPrefix(got, "through "), strings.Replace(c.want, "directly", "directly, without a proxy", 1), c.name)
+		via := transport(t, proxy.Config{Env: c.env}).Via(u)
+		assert.Equal(t, strings.Replace(c.want, "directly", "", 1), strings.Join(via, ""), c.name)
 	}
 }
 
-func TestABadProxyURLIsRefusedAtStartAndNotQuoted(t *testing.T) {
+func TestNew_InvalidProxyURL(t *testing.T) {
 	for _, bad := range []string{
 		"ftp://u:hunter2@h:1", "socks4://u:hunter2@h:1", "http://u:hunter2@:1", "http://u:hunter2@h:port",
 		"http://u:hunter2@h:99999", "http://u:hunt%zzer2@h:1", "http://u:hunter2@h:1/path", "http://u:hunter2@h:1?x=1",
@@ -327,7 +328,7 @@ func TestABadProxyURLIsRefusedAtStartAndNotQuoted(t *testing.T) {
 			"OPENAI_PROXY": {OpenAI: []string{bad}}, "HTTPS_PROXY": {HTTPS: bad}, "HTTP_PROXY": {HTTP: bad}, "ALL_PROXY": {All: bad},
 		} {
 			_, err := proxy.New(proxy.Config{Env: env})
-			var fault *proxy.SettingError
+			var fault *settings.Error
 			if assert.ErrorAs(t, err, &fault, bad) {
 				assert.Equal(t, name, fault.Name)
 				assert.NotContains(t, err.Error(), "hunter2")
@@ -366,9 +367,9 @@ func FuzzNoProxy(f *testing.F) {
 		}
 		tr, err := proxy.New(proxy.Config{Env: proxy.Env{HTTPS: "http://one:1", No: no}})
 		require.NoError(t, err)
-		_ = tr.Describe(u)
+		_ = tr.Via(u)
 		tr, err = proxy.New(proxy.Config{Env: proxy.Env{OpenAI: []string{"http://one:1"}, No: no}})
 		require.NoError(t, err)
-		assert.Equal(t, "through http://one:1", tr.Describe(u))
+		assert.Equal(t, []string{"http://one:1"}, tr.Via(u))
 	})
 }

@@ -13,23 +13,23 @@ import (
 	"imagetasks/pkg/redact"
 )
 
-// Step is a part of making a connection that was done.
+// Step is a completed step of making a connection.
 type Step struct {
 	Op   Op
 	Took time.Duration
 }
 
-// Trace is how a connection was made, as far as it got.
+// Trace describes how a connection was made, up to the step that failed.
 type Trace struct {
 	Proxy    string // without its login; empty: a direct connection
 	Login    bool   // whether the proxy's URL has a login
-	Host     string // that was looked up: the proxy's, or the target's
+	Host     string // that was resolved: the proxy's, or the target's
 	Resolved []string
-	Steps    []Step // in their order
+	Steps    []Step // in order
 	TLS      *tls.ConnectionState
 }
 
-// Took returns how long a step took, and whether it was done.
+// Took returns the duration of a step, and false if it was not completed.
 func (t Trace) Took(op Op) (time.Duration, bool) {
 	for _, s := range t.Steps {
 		if s.Op == op {
@@ -41,13 +41,13 @@ func (t Trace) Took(op Op) (time.Duration, bool) {
 
 type recorderKey struct{}
 
-// recorder notes the steps of one connection.
+// recorder collects the steps of one connection.
 type recorder struct {
 	mu    sync.Mutex
 	steps []Step
 }
 
-// record notes that a step which began then is done, where someone wants to know.
+// record adds a completed step to the recorder in ctx, if there is one.
 func record(ctx context.Context, op Op, began time.Time) {
 	if r, ok := ctx.Value(recorderKey{}).(*recorder); ok {
 		r.mu.Lock()
@@ -56,14 +56,14 @@ func record(ctx context.Context, op Op, began time.Time) {
 	}
 }
 
-// Probe makes a connection for u by the first route and closes it again, and returns how that went. No request is
-// sent. Its error is an *Error.
+// Probe makes a connection for u through the first upstream, closes it, and returns its trace. No request is sent. The
+// error is an *Error.
 func (t *Transport) Probe(ctx context.Context, u *url.URL) (Trace, error) {
-	return t.upstreams[0].try(ctx, u)
+	return t.upstreams[0].trace(ctx, u)
 }
 
-func (w *upstream) try(ctx context.Context, u *url.URL) (trace Trace, err error) {
-	proxy, err := w.route(u)
+func (up *upstream) trace(ctx context.Context, u *url.URL) (trace Trace, err error) {
+	proxy, err := up.route(u)
 	if err != nil {
 		return trace, err
 	}
@@ -72,20 +72,20 @@ func (w *upstream) try(ctx context.Context, u *url.URL) (trace Trace, err error)
 	if proxy != nil {
 		trace.Proxy, trace.Login, first = redact.URL(proxy), proxy.User != nil, proxy.Host
 	}
-	seen := &recorder{}
-	ctx = context.WithValue(ctx, recorderKey{}, seen)
-	defer func() { trace.Steps = seen.steps }()
-	if trace.Host, trace.Resolved, err = w.lookUp(ctx, first); err != nil {
+	steps := &recorder{}
+	ctx = context.WithValue(ctx, recorderKey{}, steps)
+	defer func() { trace.Steps = steps.steps }()
+	if trace.Host, trace.Resolved, err = up.lookUp(ctx, first); err != nil {
 		return trace, newError(OpDial, proxy, target, err)
 	}
 	var conn net.Conn
 	switch {
 	case u.Scheme == "https":
-		conn, err = w.dialTLS(ctx, "tcp", target)
+		conn, err = up.dialTLS(ctx, "tcp", target)
 	case proxy != nil && strings.HasPrefix(proxy.Scheme, "http"):
-		conn, err = w.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
+		conn, err = up.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
 	default:
-		conn, err = w.connect(ctx, u.Scheme, target)
+		conn, err = up.connect(ctx, u.Scheme, target)
 	}
 	if err != nil {
 		return trace, err
@@ -98,8 +98,8 @@ func (w *upstream) try(ctx context.Context, u *url.URL) (trace Trace, err error)
 	return trace, nil
 }
 
-// lookUp looks a host up for the trace: the dial does so again, by itself.
-func (w *upstream) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
+// lookUp resolves a host for the trace. The dial resolves it again.
+func (up *upstream) lookUp(ctx context.Context, hostPort string) (host string, addrs []string, err error) {
 	host, _, err = net.SplitHostPort(hostPort)
 	if err != nil {
 		return "", nil, err
@@ -107,7 +107,7 @@ func (w *upstream) lookUp(ctx context.Context, hostPort string) (host string, ad
 	if _, err := netip.ParseAddr(host); err == nil {
 		return host, []string{host}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, w.conf.DialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, up.conf.DialTimeout)
 	defer cancel()
 	began := time.Now()
 	addrs, err = net.DefaultResolver.LookupHost(ctx, host)

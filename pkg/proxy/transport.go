@@ -1,25 +1,25 @@
 package proxy
 
 import (
-	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
+
+	"imagetasks/pkg/task"
 )
 
-// Config says which way requests go and how long each step may take. A zero bound is its default.
+// Config gives the routes and the time limit of each step. A limit of 0 is the default.
 type Config struct {
 	Env              Env
 	DialTimeout      time.Duration  // TCP, to the proxy or directly; 10s
-	ConnectTimeout   time.Duration  // the proxy's answer to CONNECT or SOCKS; 15s
+	ConnectTimeout   time.Duration  // the proxy's response to CONNECT or SOCKS; 15s
 	TLSTimeout       time.Duration  // a TLS handshake; 15s
-	FirstByteTimeout time.Duration  // from the request's end to the answer's head; 5m
-	PingAfter        time.Duration  // an HTTP/2 connection that was silent for so long is pinged; 20s
-	PingTimeout      time.Duration  // without an answer to the ping the connection is dead; 15s
-	IdleTimeout      time.Duration  // a connection unused for so long is closed: HTTP/1.1 has no ping; 30s
+	FirstByteTimeout time.Duration  // from the end of the request to the head of the response; 5m
+	PingAfter        time.Duration  // an HTTP/2 connection without traffic for this long is pinged; 20s
+	PingTimeout      time.Duration  // without a response to the ping the connection is closed; 15s
+	IdleTimeout      time.Duration  // a connection without a request for this long is closed, because HTTP/1.1 has no ping; 30s
 	RootCAs          *x509.CertPool // nil: the system's
 }
 
@@ -42,15 +42,15 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Transport is an http.RoundTripper. Connections are kept and reused; HTTP/2 is spoken where the
-// API does. Of several proxies the first that works serves; one that fails is left out for a while, and may be tried
-// again after a wait that grows (see Due). It is safe for concurrent use.
+// Transport is an http.RoundTripper. It reuses connections, and uses HTTP/2 where the API supports it. Of several upstreams
+// the first that is not ejected serves. One that fails is ejected, and may be tried again after a wait that grows (see
+// RetryableUpstreams). A Transport is safe for concurrent use.
 type Transport struct {
 	conf      Config
-	upstreams []*upstream // one at least
+	upstreams []*upstream // at least one
 }
 
-// New returns a Transport, or a *SettingError for each proxy URL that can't be used.
+// New returns a Transport. Each proxy URL that can't be used is a *settings.Error in the error.
 func New(conf Config) (*Transport, error) {
 	conf.setDefaults()
 	routes, err := newRoutes(conf.Env)
@@ -64,130 +64,136 @@ func New(conf Config) (*Transport, error) {
 	return t, nil
 }
 
-// OnChange has tell called when a proxy of several is left out and when it serves again. tell must neither block
-// nor call back. OnChange is called before the first request.
-func (t *Transport) OnChange(tell func(UpstreamState)) {
+// OnChange sets a function that is called when one of several upstreams is ejected and when it serves again. The function
+// must not block and must not use the Transport. Call OnChange before the first request.
+func (t *Transport) OnChange(f func(UpstreamState)) {
 	if len(t.upstreams) < 2 {
-		return // there is no other to serve meanwhile
+		return // a single upstream is used even while it is ejected
 	}
-	for _, w := range t.upstreams {
-		w.breaker.changed = func(s UpstreamState) {
-			s.Proxy = w.via(&url.URL{}) // a proxy of a list serves every URL
-			tell(s)
+	for _, up := range t.upstreams {
+		up.breaker.onChange = func(s UpstreamState) {
+			s.Proxy = up.via(&url.URL{}) // a proxy of a list serves every URL
+			f(s)
 		}
 	}
 }
 
-// RetryableUpstreams returns a Transport for each proxy of several that is left out and may be tried again by now. What a GET comes to
-// that goes through it decides whether the proxy serves again; other requests may cost something, and try none.
+// RetryableUpstreams returns, if there are several upstreams, a Transport for each one that is ejected and may be tried
+// again by now. A GET through it decides whether the upstream serves again. Other requests don't try it, because they may be
+// billed.
 func (t *Transport) RetryableUpstreams() []*Transport {
 	if len(t.upstreams) < 2 {
-		return nil // it is asked all the same
+		return nil // a single upstream is used even while it is ejected
 	}
 	var out []*Transport
-	for _, w := range t.upstreams {
-		if s := w.breaker.state(); s.Ejected && time.Now().After(s.RetryAt) {
-			out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{w}})
+	for _, up := range t.upstreams {
+		if s := up.breaker.snapshot(); s.Ejected && time.Now().After(s.RetryAt) {
+			out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{up}})
 		}
 	}
 	return out
 }
 
-// Upstreams returns a Transport for each way of this one, in their order.
+// Upstreams returns a new Transport for each upstream, in their order. They share no state with t.
 func (t *Transport) Upstreams() []*Transport {
 	var out []*Transport
-	for _, w := range t.upstreams {
-		out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{newUpstream(t.conf, w.route)}})
+	for _, up := range t.upstreams {
+		out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{newUpstream(t.conf, up.route)}})
 	}
 	return out
 }
 
-// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, the last proxy's where
-// there are several. A request goes to the next proxy only while none of its bytes was sent: one that may
-// have reached the API is never repeated.
+// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
+// A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
+// repeated, because every picture is billed.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	var leftOut []*upstream
+	var ejected []*upstream
 	var last error
-	for _, w := range t.upstreams {
-		done, ok := w.breaker.allow(r.Method == http.MethodGet)
+	for _, up := range t.upstreams {
+		done, ok := up.breaker.allow(r.Method == http.MethodGet)
 		if !ok {
-			leftOut = append(leftOut, w)
+			ejected = append(ejected, up)
 			continue
 		}
-		answer, err, next := t.send(w, done, r, last)
+		response, err, next := t.send(up, done, r, last)
 		if !next {
-			return answer, err
+			return response, err
 		}
 		last = err
 	}
-	// Nothing is lost by asking those that failed lately, now that the others have failed as well.
-	for _, w := range leftOut {
-		answer, err, next := t.send(w, w.breaker.anyway(), r, last)
+	// All others have failed, so trying the ejected ones loses nothing.
+	for _, up := range ejected {
+		response, err, next := t.send(up, up.breaker.lastResort(), r, last)
 		if !next {
-			return answer, err
+			return response, err
 		}
 		last = err
 	}
 	return nil, last
 }
 
-// send sends a request one way; failed is how the last way failed, nil for the first. It reports whether the next
-// way may be tried.
-func (t *Transport) send(w *upstream, done func(error), r *http.Request, failed error) (answer *http.Response, err error, next bool) {
-	if failed != nil && r.Body != nil && r.Body != http.NoBody {
+// send sends a request through an upstream. previous is the error of the upstream tried before, nil for the first. next
+// reports whether another upstream may be tried.
+func (t *Transport) send(up *upstream, done func(error), r *http.Request, previous error) (response *http.Response, err error, next bool) {
+	if previous != nil && r.Body != nil && r.Body != http.NoBody {
 		if r.GetBody == nil {
-			done(errNoVerdict)
-			return nil, failed, false
+			done(errNoOutcome)
+			return nil, previous, false
 		}
 		body, err := r.GetBody()
 		if err != nil {
-			done(errNoVerdict)
-			return nil, errors.Join(failed, err), false
+			done(errNoOutcome)
+			return nil, errors.Join(previous, err), false
 		}
 		again := *r
 		again.Body = body
 		r = &again
 	}
-	answer, err = w.send(r.WithContext(context.WithValue(r.Context(), carrierKey{}, carrier{t, w})), done)
-	_, unsent := errors.AsType[*Error](err)
-	return answer, err, unsent && r.Context().Err() == nil
+	response, err = up.send(r, done)
+	if err != nil {
+		_, unsent := errors.AsType[*Error](err)
+		return nil, err, unsent && r.Context().Err() == nil
+	}
+	if body, ok := response.Body.(*responseBody); ok {
+		body.eject = func(code task.Code, reason string) bool { return t.eject(up, code, reason) }
+	}
+	return response, nil, false
 }
 
-// CloseIdleConnections closes what no request uses.
+// eject ejects an upstream and reports whether there is another that is not ejected.
+func (t *Transport) eject(up *upstream, code task.Code, reason string) (another bool) {
+	up.breaker.ejectFor(code, reason)
+	for _, other := range t.upstreams {
+		another = another || !other.breaker.snapshot().Ejected
+	}
+	return another
+}
+
+// CloseIdleConnections closes the connections that carry no request.
 func (t *Transport) CloseIdleConnections() {
-	for _, w := range t.upstreams {
-		w.closeIdle()
+	for _, up := range t.upstreams {
+		up.closeIdle()
 	}
 }
 
-// Via returns the proxies for requests to u in their order, without their logins; none: a direct connection.
+// Via returns the proxies for requests to u in order of preference, without their logins. It is empty for a direct
+// connection.
 func (t *Transport) Via(u *url.URL) []string {
 	var out []string
-	for _, w := range t.upstreams {
-		if via := w.via(u); via != "" {
+	for _, up := range t.upstreams {
+		if via := up.via(u); via != "" {
 			out = append(out, via)
 		}
 	}
 	return out
 }
 
-// Describe says which way requests to u go, for people, without a login.
-func (t *Transport) Describe(u *url.URL) string {
-	if _, err := t.upstreams[0].route(u); err != nil {
-		return err.Error()
-	}
-	if via := t.Via(u); len(via) > 0 {
-		return "through " + strings.Join(via, ", else ")
-	}
-	return "directly, without a proxy"
-}
-
-// States returns how each way to u stands, in their order.
+// States returns the state of each upstream for requests to u, in order of preference.
 func (t *Transport) States(u *url.URL) []UpstreamState {
 	out := make([]UpstreamState, 0, len(t.upstreams))
-	for _, w := range t.upstreams {
-		s := w.breaker.state()
-		s.Proxy = w.via(u)
+	for _, up := range t.upstreams {
+		s := up.breaker.snapshot()
+		s.Proxy = up.via(u)
 		out = append(out, s)
 	}
 	return out

@@ -14,100 +14,100 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// upstream is one way to the API, with connections of its own: through a proxy of the list, or, where there is no
-// list, as the other settings say.
+// upstream is one route to the API with its own connections: one proxy of the list, or, without a list, the route that the
+// other settings give.
 type upstream struct {
 	conf    Config
 	route   route
-	breaker *breaker
-	// pool carry https, and http that goes directly or through SOCKS: all of them need a
-	// connection that ends at the API.
+	breaker breaker
+	// pool carries https, and http that goes directly or through SOCKS: the connections end at the API.
 	pool connPool
-	// forward carries http through an http proxy, which wants the whole URL and no tunnel.
+	// forward carries http through an http proxy, which takes the whole URL and opens no tunnel.
 	forward *http.Transport
 }
 
 func newUpstream(conf Config, r route) *upstream {
-	w := &upstream{conf: conf, route: r, breaker: newBreaker()}
-	w.pool.make = func() *http.Transport {
-		lane := w.newHTTP()
-		lane.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return w.connect(ctx, "http", addr) }
-		lane.DialTLSContext = w.dialTLS
-		return lane
+	up := &upstream{conf: conf, route: r}
+	up.pool.newTransport = func() *http.Transport {
+		t := up.newHTTP()
+		t.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return up.connect(ctx, "http", addr) }
+		t.DialTLSContext = up.dialTLS
+		return t
 	}
-	w.forward = w.newHTTP()
-	// Some proxies (tinyproxy) close after each plain request without saying so; a POST sent on such
-	// a connection is lost, and can't be repeated safely.
-	w.forward.DisableKeepAlives = true
-	w.forward.Proxy = func(r *http.Request) (*url.URL, error) { return w.route(r.URL) }
-	w.forward.DialContext = w.dialForward("http")
-	w.forward.DialTLSContext = w.dialForward("https")
-	return w
+	up.forward = up.newHTTP()
+	// Some proxies (tinyproxy) close the connection after each plain request without announcing it. A POST sent on such a
+	// connection is lost and can't be repeated safely.
+	up.forward.DisableKeepAlives = true
+	up.forward.Proxy = func(r *http.Request) (*url.URL, error) { return up.route(r.URL) }
+	up.forward.DialContext = up.dialForward("http")
+	up.forward.DialTLSContext = up.dialForward("https")
+	return up
 }
 
-func (w *upstream) newHTTP() *http.Transport {
+func (up *upstream) newHTTP() *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	return &http.Transport{
-		TLSClientConfig:        w.newTLS(),
-		TLSHandshakeTimeout:    w.conf.TLSTimeout,
-		ResponseHeaderTimeout:  w.conf.FirstByteTimeout,
-		IdleConnTimeout:        w.conf.IdleTimeout,
+		TLSClientConfig:        up.newTLS(),
+		TLSHandshakeTimeout:    up.conf.TLSTimeout,
+		ResponseHeaderTimeout:  up.conf.FirstByteTimeout,
+		IdleConnTimeout:        up.conf.IdleTimeout,
 		MaxResponseHeaderBytes: 64 << 10,
-		// Pictures come as base64; nothing is won by another layer around them.
+		// Pictures come as base64; another layer of compression gains nothing.
 		DisableCompression: true,
 		Protocols:          protocols,
 		HTTP2: &http.HTTP2Config{
 			MaxReceiveBufferPerStream:     256 << 10,
 			MaxReceiveBufferPerConnection: 4 << 20,
-			// A connection that fell silent is found by a ping, not by a task that hangs.
-			SendPingTimeout: w.conf.PingAfter,
-			PingTimeout:     w.conf.PingTimeout,
+			// A ping detects a dead connection before the task's timeout does.
+			SendPingTimeout: up.conf.PingAfter,
+			PingTimeout:     up.conf.PingTimeout,
 		},
 	}
 }
 
-func (w *upstream) newTLS() *tls.Config {
-	return &tls.Config{RootCAs: w.conf.RootCAs, MinVersion: tls.VersionTLS12}
+func (up *upstream) newTLS() *tls.Config {
+	return &tls.Config{RootCAs: up.conf.RootCAs, MinVersion: tls.VersionTLS12}
 }
 
-func (w *upstream) closeIdle() {
-	w.pool.closeIdle()
-	w.forward.CloseIdleConnections()
+func (up *upstream) closeIdle() {
+	up.pool.closeIdle()
+	up.forward.CloseIdleConnections()
 }
 
-// via returns the proxy for requests to u, without its login; empty: none.
-func (w *upstream) via(u *url.URL) string {
-	proxy, err := w.route(u)
+// via returns the proxy for requests to u without its login; empty: none.
+func (up *upstream) via(u *url.URL) string {
+	proxy, err := up.route(u)
 	if err != nil {
 		return ""
 	}
 	return redact.URL(proxy)
 }
 
-// send sends a request this way and, at its end, tells the breaker what came of it. A connection that can't be
-// made is an *Error, and then no byte of the request was sent.
-func (w *upstream) send(r *http.Request, done func(error)) (*http.Response, error) {
-	ctx := r.Context()
-	answer, err := w.roundTrip(r)
+// send sends a request through the upstream and reports the outcome to done once: on failure, or when the response's body
+// ends. A connection that can't be made is an *Error: no byte of the request was sent. The body of the response is a
+// *responseBody.
+func (up *upstream) send(r *http.Request, done func(error)) (*http.Response, error) {
+	canceled := func() bool { return errors.Is(r.Context().Err(), context.Canceled) }
+	response, err := up.roundTrip(r)
 	if err != nil {
-		done(verdict(ctx, err))
-		if fault, ok := errors.AsType[*Error](err); ok && fault.Op == OpDial {
-			w.closeIdle() // what is left of them leads nowhere
+		done(outcome(err, canceled))
+		if e, ok := errors.AsType[*Error](err); ok && e.Op == OpDial {
+			up.closeIdle() // the remaining connections are dead, too
 		}
 		return nil, err
 	}
-	watched := &watchedBody{ReadCloser: answer.Body, ctx: ctx, done: done}
-	if answer.StatusCode == http.StatusForbidden {
-		watched.passed = errNoVerdict // the API may refuse the proxy's address
+	body := &responseBody{ReadCloser: response.Body, canceled: canceled, done: done}
+	if response.StatusCode == http.StatusForbidden {
+		body.success = errNoOutcome // the API may refuse the proxy's address
 	}
-	answer.Body = watched
-	return answer, nil
+	response.Body = body
+	return response, nil
 }
 
-func (w *upstream) roundTrip(r *http.Request) (*http.Response, error) {
-	proxy, err := w.route(r.URL)
+func (up *upstream) roundTrip(r *http.Request) (*http.Response, error) {
+	proxy, err := up.route(r.URL)
 	if err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close()
@@ -115,77 +115,61 @@ func (w *upstream) roundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
-		return w.sendForward(r, proxy)
+		return up.sendForward(r, proxy)
 	}
-	return w.pool.roundTrip(r)
+	return up.pool.roundTrip(r)
 }
 
-// sendForward has an http proxy carry a plain request. A proxy that wants another login carried nothing.
-func (w *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
-	answer, err := w.forward.RoundTrip(r)
-	if err != nil || answer.StatusCode != http.StatusProxyAuthRequired {
-		return answer, err
+// sendForward sends a plain request through an http proxy. A proxy that refuses the login has forwarded nothing.
+func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
+	response, err := up.forward.RoundTrip(r)
+	if err != nil || response.StatusCode != http.StatusProxyAuthRequired {
+		return response, err
 	}
-	_ = answer.Body.Close()
-	return nil, refusal(proxy, r.URL.Host, answer.StatusCode)
+	_ = response.Body.Close()
+	return nil, refusal(proxy, r.URL.Host, response.StatusCode)
 }
 
-// verdict is what a failed request says of its way: nothing, where the caller broke it off.
-func verdict(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return errNoVerdict
+// outcome is what a failed request shows about its upstream: nothing if the caller canceled it.
+func outcome(err error, canceled func() bool) error {
+	if canceled() {
+		return errNoOutcome
 	}
 	return err
 }
 
-// watchedBody tells how the reading of an answer ended.
-type watchedBody struct {
+// responseBody reports how reading a response ended, and can eject the upstream that the response came through.
+type responseBody struct {
 	io.ReadCloser
-	ctx    context.Context
-	once   sync.Once
-	done   func(error)
-	passed error // the verdict of an answer that came whole
+	canceled func() bool
+	once     sync.Once
+	done     func(error)
+	success  error // the outcome of a response that was received whole
+	eject    func(code task.Code, reason string) (another bool)
 }
 
-func (b *watchedBody) Read(p []byte) (int, error) {
+func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	switch {
 	case err == io.EOF:
-		b.end(b.passed)
+		b.end(b.success)
 	case err != nil:
-		b.end(verdict(b.ctx, err))
+		b.end(outcome(err, b.canceled))
 	}
 	return n, err
 }
 
-func (b *watchedBody) Close() error {
-	b.end(b.passed)
+func (b *responseBody) Close() error {
+	b.end(b.success)
 	return b.ReadCloser.Close()
 }
 
-func (b *watchedBody) end(verdict error) { b.once.Do(func() { b.done(verdict) }) }
+func (b *responseBody) end(outcome error) { b.once.Do(func() { b.done(outcome) }) }
 
-// carrier is what carried a request, as its context knows it.
-type carrier struct {
-	transport *Transport
-	way       *upstream
-}
-
-type carrierKey struct{}
-
-// EjectUpstream leaves out the proxy that an answer came through, because the API won't serve who comes from there, and
-// reports whether another of the list serves meanwhile. It does nothing for an answer that is none of a Transport's.
-func EjectUpstream(answer *http.Response, code task.Code, reason string) (another bool) {
-	if answer.Request == nil {
-		return false
-	}
-	by, ok := answer.Request.Context().Value(carrierKey{}).(carrier)
-	if !ok {
-		return false
-	}
-	by.way.breaker.eject(code, reason)
-	for _, w := range by.transport.upstreams {
-		another = another || !w.breaker.state().Ejected
-	}
-	return another
+// EjectUpstream ejects the upstream that a response came through, because the API refuses the address of its exit. It
+// reports whether the Transport has another upstream that is not ejected. It does nothing and returns false if the response
+// is not from a Transport or its body was wrapped.
+func EjectUpstream(response *http.Response, code task.Code, reason string) (another bool) {
+	body, ok := response.Body.(*responseBody)
+	return ok && body.eject(code, reason)
 }

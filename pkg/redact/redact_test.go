@@ -183,13 +183,13 @@ func TestWriter_MasksAndReportsFailure(t *testing.T) {
 	assert.Equal(t, 14, n)
 	assert.Equal(t, "x "+redact.Mask+" y\n", b.String())
 
-	_, err = redact.New().Writer(broken{}).Write([]byte("x"))
+	_, err = redact.New().Writer(failingWriter{}).Write([]byte("x"))
 	assert.Error(t, err)
 }
 
-type broken struct{}
+type failingWriter struct{}
 
-func (broken) Write([]byte) (int, error) { return 0, errors.New("full") }
+func (failingWriter) Write([]byte) (int, error) { return 0, errors.New("full") }
 
 func TestPrompt(t *testing.T) {
 	const prompt = "a \"quoted\" <cat>\non a mat"

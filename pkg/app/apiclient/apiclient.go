@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/imageapi"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 )
@@ -83,8 +85,8 @@ func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle fun
 // reviveBound is how long a proxy that is left out may take over a trial.
 const reviveBound = time.Minute
 
-// RetryEjected tries the proxies that are left out and due, each by a question to the API that costs nothing. What came of it
-// shows in Ways.
+// RetryEjected retries the ejected proxies that are due, each with a request that is free of charge. Upstreams shows the
+// result.
 func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) {
 	ctx, cancel := context.WithTimeout(ctx, reviveBound)
 	defer cancel()
@@ -95,7 +97,7 @@ func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) 
 	}
 }
 
-// Upstreams says how the ways to the API stand.
+// Upstreams returns the state of each upstream, in order of preference.
 func Upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
 	u, err := url.Parse(s.BaseURL)
 	if err != nil {
@@ -104,11 +106,11 @@ func Upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
 	return t.States(u)
 }
 
-// Route says which way the API is reached.
-func Route(t *proxy.Transport, s settings.Settings) string {
+// Route describes the route to the API, without logins.
+func Route(t *proxy.Transport, s settings.Settings) lang.Message {
 	u, err := url.Parse(s.BaseURL)
 	if err != nil {
-		return "at an address that is none"
+		u = &url.URL{} // settings.Load refuses such a URL
 	}
-	return t.Describe(u)
+	return render.Route(t.Via(u))
 }

@@ -100,9 +100,7 @@ func (a program) report(c *cli.Context, report diagnosis.Report, l lang.Lang) er
 // badSettings reports settings that can't be used as a failed step. The report contains the reason, so nothing is left to
 // print on stderr.
 func (a program) badSettings(c *cli.Context, err error, l lang.Lang) error {
-	_, bad := errors.AsType[*settings.Error](err)
-	_, badProxy := errors.AsType[*proxy.SettingError](err)
-	if bad || badProxy {
+	if _, ok := errors.AsType[*settings.Error](err); ok {
 		if reportErr := a.report(c, diagnosis.BadSettings(a.Redact.String(err.Error())), l); reportErr != nil {
 			return errors.Join(err, reportErr)
 		}

@@ -2,7 +2,6 @@ package taskprocessor
 
 import (
 	"context"
-	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
-	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/finding"
@@ -159,16 +157,12 @@ func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.
 
 // route describes the route to the API as the settings have it.
 func (a program) route(s settings.Settings) lang.Message {
-	base, err := url.Parse(s.BaseURL)
-	if err == nil {
-		_, transport, newErr := apiclient.New(s)
-		if newErr == nil {
-			defer transport.CloseIdleConnections()
-			return render.Route(transport.Via(base))
-		}
-		err = newErr
+	_, transport, err := apiclient.New(s)
+	if err != nil {
+		return lang.NewMessage(textNoRoute, a.Redact.String(err.Error()))
 	}
-	return lang.NewMessage(textNoRoute, a.Redact.String(err.Error()))
+	defer transport.CloseIdleConnections()
+	return apiclient.Route(transport, s)
 }
 
 // projectDir returns the project's directory: the programs are in its bin/.

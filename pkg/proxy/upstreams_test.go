@@ -63,7 +63,7 @@ func get(tr *proxy.Transport, url string) error {
 	return errors.Join(err, answer.Body.Close())
 }
 
-func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
+func TestUpstreams_FirstWorkingServes(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
 	var mu sync.Mutex
@@ -116,7 +116,7 @@ func TestTheFirstProxyInWorkingOrderServes(t *testing.T) {
 	}
 }
 
-func TestWhereAllProxiesFailTheLastOneIsToBlameAndEachIsAskedAgain(t *testing.T) {
+func TestUpstreams_AllFailing(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
 	p.second.SetMode(simproxy.Refuse)
@@ -137,7 +137,7 @@ func TestWhereAllProxiesFailTheLastOneIsToBlameAndEachIsAskedAgain(t *testing.T)
 }
 
 // What may have reached the API may have been paid for.
-func TestARequestThatWasSentIsNeverRepeated(t *testing.T) {
+func TestUpstreams_SentRequestIsNotRepeated(t *testing.T) {
 	var seen atomic.Int64
 	breaks := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -171,7 +171,7 @@ func TestARequestThatWasSentIsNeverRepeated(t *testing.T) {
 	}
 }
 
-func TestABodyThatCannotBeRewoundIsNotSentTwice(t *testing.T) {
+func TestUpstreams_BodyWithoutGetBody(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	require.NoError(t, p.first.Close())
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
@@ -184,7 +184,7 @@ func TestABodyThatCannotBeRewoundIsNotSentTwice(t *testing.T) {
 	assert.Empty(t, p.second.Targets())
 }
 
-func TestWhoGivesUpBlamesNobody(t *testing.T) {
+func TestUpstreams_CanceledRequestHasNoOutcome(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	p.first.SetMode(simproxy.Hang)
 	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
@@ -203,7 +203,7 @@ func TestWhoGivesUpBlamesNobody(t *testing.T) {
 	assert.Empty(t, p.second.Targets(), "and it asks nobody else")
 }
 
-func TestAProxyThatTheAPIRefusesIsLeftOut(t *testing.T) {
+func TestEjectUpstream(t *testing.T) {
 	p := startPair(t)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if p.first.Carried(r.RemoteAddr) {
@@ -228,7 +228,7 @@ func TestAProxyThatTheAPIRefusesIsLeftOut(t *testing.T) {
 }
 
 // A proxy that wants another login for a plain request has carried nothing: the next one may.
-func TestALoginRefusedForAPlainRequestIsAFaultOfTheProxy(t *testing.T) {
+func TestUpstreams_LoginRefusedForPlainHTTP(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	p.env.OpenAI[0] = "http://u:wrong-password@" + p.first.Addr()
 	tr := transport(t, proxy.Config{Env: p.env})
@@ -244,7 +244,7 @@ func TestALoginRefusedForAPlainRequestIsAFaultOfTheProxy(t *testing.T) {
 }
 
 // Under load, with the first proxy killed and started over and over, no request arrives twice.
-func TestNoRequestArrivesTwiceWhileAProxyComesAndGoes(t *testing.T) {
+func TestUpstreams_NoRequestTwiceWhileProxyRestarts(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int{}
 	api := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

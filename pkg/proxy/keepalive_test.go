@@ -34,7 +34,7 @@ func startHTTP2(t *testing.T, handler http.HandlerFunc) *simAPI {
 }
 
 // A request whose connection went half-open ends long before its own bound: the connection is pinged.
-func TestAHalfOpenConnectionUnderARequestIsFoundByAPing(t *testing.T) {
+func TestPing_FindsHalfOpenConnection(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release })
 	defer close(release)
@@ -46,7 +46,7 @@ func TestAHalfOpenConnectionUnderARequestIsFoundByAPing(t *testing.T) {
 		failed <- err
 	}()
 	<-arrived
-	p.Forget()
+	p.ResetCounts()
 	err := <-failed
 	require.Error(t, err)
 	var fault *proxy.Error
@@ -54,7 +54,7 @@ func TestAHalfOpenConnectionUnderARequestIsFoundByAPing(t *testing.T) {
 }
 
 // One that nobody uses is found as well, so that the next request has another.
-func TestAnIdleHalfOpenConnectionIsReplaced(t *testing.T) {
+func TestIdleConnection_HalfOpenIsReplaced(t *testing.T) {
 	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) {})
 	p := startProxy(t, simproxy.Config{})
 	tr := transport(t, hasty(p, a))
@@ -65,7 +65,7 @@ func TestAnIdleHalfOpenConnectionIsReplaced(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, p.Targets(), 1, "kept and used again")
 
-	p.Forget()
+	p.ResetCounts()
 	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Minute, time.Millisecond, "nobody asked for anything")
 	_, _, err = post(tr, a.URL)
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func TestAnIdleHalfOpenConnectionIsReplaced(t *testing.T) {
 
 // Each request has a connection of its own while it is under way, over HTTP/2 too; afterwards the connections are used
 // again, but not one whose answer was not read to its end.
-func TestARequestHasItsConnectionToItself(t *testing.T) {
+func TestConnPool_OneRequestPerConnection(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	a := startHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/hold" {
@@ -115,7 +115,7 @@ func TestARequestHasItsConnectionToItself(t *testing.T) {
 }
 
 // What can't be pinged is watched by the kernel.
-func TestTheKernelWatchesEveryConnection(t *testing.T) {
+func TestDial_SocketOptions(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())
 	defer plain.Close()
 	tr := transport(t, proxy.Config{})

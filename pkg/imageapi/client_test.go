@@ -48,7 +48,7 @@ func client(t *testing.T, baseURL, withKey string, conf proxy.Config) *imageapi.
 	return c
 }
 
-func TestAPictureIsMadeThroughAProxyOverTLS(t *testing.T) {
+func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	authority, err := simapi.NewAuthority()
 	require.NoError(t, err)
 	api := startAPI(t, simapi.Config{TLS: authority})
@@ -74,7 +74,7 @@ func TestAPictureIsMadeThroughAProxyOverTLS(t *testing.T) {
 	assert.Equal(t, 1, api.Probes())
 }
 
-func TestAnInputPictureIsEdited(t *testing.T) {
+func TestGenerate_InputPicture(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	input := simapi.Draw("before")
@@ -103,7 +103,7 @@ func TestAnInputPictureIsEdited(t *testing.T) {
 
 // The table, case by case, as the API says it on the wire. Each failure takes one call: nothing below
 // the queue retries.
-func TestWhatBecomesOfATask(t *testing.T) {
+func TestGenerate_Disposition(t *testing.T) {
 	const prompt = "a secret wish"
 	for behaviour, want := range map[string]struct {
 		code task.Code
@@ -175,7 +175,7 @@ func answering(t *testing.T, status int, header http.Header, body string) *image
 	return client(t, s.URL+"/v1", key, proxy.Config{})
 }
 
-func TestErrorBodiesInEveryShape(t *testing.T) {
+func TestGenerate_ErrorBodies(t *testing.T) {
 	for _, c := range []struct {
 		status int
 		body   string
@@ -215,7 +215,7 @@ func TestErrorBodiesInEveryShape(t *testing.T) {
 	}
 }
 
-func TestRetryAfterInEveryForm(t *testing.T) {
+func TestGenerate_RetryAfter(t *testing.T) {
 	for _, c := range []struct {
 		name, value string
 		least, most time.Duration
@@ -239,7 +239,7 @@ func TestRetryAfterInEveryForm(t *testing.T) {
 	}
 }
 
-func TestAPictureLeftAtAURLIsFetchedWithoutTheKey(t *testing.T) {
+func TestGenerate_DownloadsURLWithoutKey(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	var b bytes.Buffer
 	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
@@ -247,7 +247,7 @@ func TestAPictureLeftAtAURLIsFetchedWithoutTheKey(t *testing.T) {
 	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
 }
 
-func TestAWriterThatFailsIsNotTheAPIsFault(t *testing.T) {
+func TestGenerate_WriterFails(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
@@ -263,7 +263,7 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
+func TestProbe_Unreachable(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	down, err := simproxy.Start(simproxy.Config{User: "u", Password: "hunter2"})
 	require.NoError(t, err)
@@ -283,7 +283,7 @@ func TestTheWayBeingShutIsToldWithItsReason(t *testing.T) {
 	}
 }
 
-func TestAnAPIWithoutAListOfModelsIsToldFromAWrongAddress(t *testing.T) {
+func TestListModels_NoListOrWrongAddress(t *testing.T) {
 	relay := startAPI(t, simapi.Config{NoModels: true})
 	ids, err := client(t, relay.URL(), key, proxy.Config{}).ListModels(t.Context())
 	assert.NoError(t, err)
@@ -304,7 +304,7 @@ func TestAnAPIWithoutAListOfModelsIsToldFromAWrongAddress(t *testing.T) {
 }
 
 // The API may refuse the proxy's exit: then another of the list serves, and only where there is none is the way shut.
-func TestAnExitThatTheAPIRefusesIsLeftForAnother(t *testing.T) {
+func TestGenerate_EjectsRefusedProxy(t *testing.T) {
 	first, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
 	defer first.Close()
@@ -341,7 +341,7 @@ func TestAnExitThatTheAPIRefusesIsLeftForAnother(t *testing.T) {
 	assert.Error(t, c.Probe(t.Context()))
 }
 
-func TestBrokenOffIsNotFailed(t *testing.T) {
+func TestGenerate_Canceled(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -354,7 +354,7 @@ func TestBrokenOffIsNotFailed(t *testing.T) {
 	assert.Equal(t, task.Release, task.AsError(err).Disposition)
 }
 
-func TestNewRefusesWhatCantWork(t *testing.T) {
+func TestNew_InvalidConfig(t *testing.T) {
 	for _, conf := range []imageapi.Config{{}, {Key: "a b", BaseURL: "http://x"}, {Key: "k", BaseURL: "http://[::1"}} {
 		_, err := imageapi.New(conf)
 		assert.Error(t, err)

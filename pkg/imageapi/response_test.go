@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestThePictureIsFoundWhereverItStands(t *testing.T) {
+func TestParseResponse_FindsPicture(t *testing.T) {
 	for _, body := range []string{
 		`{"data":[{"b64_json":"aGVsbG8="}]}`,
 		` { "created" : 1.5e-7 , "data" : [ { "revised_prompt" : "\ud83d\ude00 \"x\"" , "b64_json" : "aGVsbG8=" } ] } `,
@@ -27,7 +27,7 @@ func TestThePictureIsFoundWhereverItStands(t *testing.T) {
 			"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "data with EOF": iotest.DataErrReader,
 		} {
 			var b bytes.Buffer
-			a, err := readAnswer(read(strings.NewReader(body)), &b)
+			a, err := parseResponse(read(strings.NewReader(body)), &b)
 			require.NoError(t, err, "%s: %s", name, body)
 			assert.True(t, a.wrote)
 			assert.False(t, a.failed)
@@ -36,19 +36,19 @@ func TestThePictureIsFoundWhereverItStands(t *testing.T) {
 	}
 }
 
-func TestAReadThatFailsIsReportedAsItself(t *testing.T) {
-	broken := errors.New("the wire broke")
+func TestParseResponse_ReadError(t *testing.T) {
+	fault := errors.New("the connection broke")
 	body := `{"data":[{"b64_json":"aGVsbG8="}]}`
 	for cut := range len(body) {
-		_, err := readAnswer(io.MultiReader(strings.NewReader(body[:cut]), iotest.ErrReader(broken)), io.Discard)
-		assert.ErrorIs(t, err, broken, "after %q", body[:cut])
-		_, err = readAnswer(strings.NewReader(body[:cut]), io.Discard)
+		_, err := parseResponse(io.MultiReader(strings.NewReader(body[:cut]), iotest.ErrReader(fault)), io.Discard)
+		assert.ErrorIs(t, err, fault, "after %q", body[:cut])
+		_, err = parseResponse(strings.NewReader(body[:cut]), io.Discard)
 		assert.Error(t, err, "after %q", body[:cut])
 	}
 }
 
 // Our parser and encoding/json must agree on what is JSON, and on the picture in it.
-func FuzzReadAnswer(f *testing.F) {
+func FuzzParseResponse(f *testing.F) {
 	for _, seed := range []string{
 		`{"data":[{"b64_json":"aGVsbG8="}]}`, `{"data":[{"b64_json":"a\/b+"}]}`, `{"a":"\ud800\u0041","b":[-0.5E+3,01]}`,
 		`{"data":[{"url":"http://x"}],"error":{"code":"c","message":17}}`, `{}`, `{"data":[null]}`, "{\"a\":\"\x01\"}", `{"a":1}{`,
@@ -58,7 +58,7 @@ func FuzzReadAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var b bytes.Buffer
-		a, err := readAnswer(bytes.NewReader(body), &b)
+		a, err := parseResponse(bytes.NewReader(body), &b)
 		if !json.Valid(body) {
 			assert.Error(t, err)
 			return

@@ -9,18 +9,16 @@ import (
 	"strings"
 )
 
-// answer is what an Images API answer holds besides the picture.
-type answer struct {
-	images  int
-	wrote   bool   // a picture in base64 went to the writer
-	url     string // where the picture is, where it isn't in the answer
-	problem apiProblem
-	failed  bool // there is an error object
+// imageResponse is a response of the Images API without the picture.
+type imageResponse struct {
+	wrote    bool   // a picture in base64 was written
+	url      string // of the picture, if the response doesn't contain it
+	apiError apiError
+	failed   bool // there is an error object
 }
 
-// apiProblem is the API's error object
-// (https://platform.openai.com/docs/guides/error-codes).
-type apiProblem struct {
+// apiError is the API's error object (https://platform.openai.com/docs/guides/error-codes).
+type apiError struct {
 	Code, Type, Message string
 }
 
@@ -29,54 +27,54 @@ const (
 	maxMessage = 1 << 10
 )
 
-// errPicture wraps failures that the picture's writer, not the answer, is to blame for.
-type errPicture struct{ err error }
+// writeError is an error of the writer that a picture is written to.
+type writeError struct{ err error }
 
-func (e *errPicture) Error() string { return e.err.Error() }
-func (e *errPicture) Unwrap() error { return e.err }
+func (e *writeError) Error() string { return e.err.Error() }
+func (e *writeError) Unwrap() error { return e.err }
 
-// readAnswer reads an answer of the Images API to its end and writes the first picture to w.
-func readAnswer(r io.Reader, w io.Writer) (answer, error) {
-	var a answer
+// parseResponse reads a response of the Images API to its end and writes the first picture to w. With an error it returns
+// what was read until then.
+func parseResponse(r io.Reader, w io.Writer) (imageResponse, error) {
+	var resp imageResponse
 	p := newParser(r)
 	err := p.object(func(key string) error {
 		switch key {
 		case "data":
-			return a.readData(p, w)
+			return resp.parseData(p, w)
 		case "error":
-			return a.readProblem(p)
+			return resp.parseError(p)
 		}
 		return p.skip()
 	})
 	if err != nil {
-		return a, err
+		return resp, err
 	}
-	// The rest must be white space; reading it also lets the connection be used again.
+	// The rest must be white space. Reading it also allows the connection to be reused.
 	if _, err := p.next(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		if err == nil {
 			err = fmt.Errorf("%w: more than one document", errSyntax)
 		}
-		return a, err
+		return resp, err
 	}
-	return a, nil
+	return resp, nil
 }
 
-func (a *answer) readData(p *parser, w io.Writer) error {
+func (resp *imageResponse) parseData(p *parser, w io.Writer) error {
 	if c, err := p.next(); err != nil || c != '[' {
 		return orElse(err, p.skip)
 	}
 	return p.array(func(i int) error {
-		a.images++
 		if c, err := p.next(); err != nil || c != '{' || i > 0 {
 			return orElse(err, p.skip)
 		}
 		return p.object(func(key string) error {
 			switch {
-			case key == "b64_json" && !a.wrote:
-				return a.readPicture(p, w)
+			case key == "b64_json" && !resp.wrote:
+				return resp.parsePicture(p, w)
 			case key == "url":
 				var err error
-				a.url, err = p.textOr(maxURL)
+				resp.url, err = p.textOr(maxURL)
 				return err
 			}
 			return p.skip()
@@ -91,7 +89,7 @@ func orElse(err error, next func() error) error {
 	return next()
 }
 
-func (a *answer) readPicture(p *parser, w io.Writer) error {
+func (resp *imageResponse) parsePicture(p *parser, w io.Writer) error {
 	if c, err := p.next(); err != nil || c != '"' {
 		return orElse(err, p.skip)
 	}
@@ -100,7 +98,7 @@ func (a *answer) readPicture(p *parser, w io.Writer) error {
 		return err
 	}
 	n, err := decodeBase64(w, s)
-	a.wrote = n > 0
+	resp.wrote = n > 0
 	return err
 }
 
@@ -109,7 +107,7 @@ func decodeBase64(w io.Writer, r io.Reader) (int64, error) {
 	marked := &errReader{r: r}
 	n, err := io.Copy(pictureWriter{w}, base64.NewDecoder(base64.RawStdEncoding, &unpadded{r: marked}))
 	if marked.err != nil {
-		return n, marked.err // the stream broke, whatever the decoder made of that
+		return n, marked.err // the decoder may hide the error of its source
 	}
 	if corrupt := base64.CorruptInputError(0); errors.As(err, &corrupt) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return n, fmt.Errorf("the picture is not base64 near its byte %d", n)
@@ -117,7 +115,7 @@ func decodeBase64(w io.Writer, r io.Reader) (int64, error) {
 	return n, err
 }
 
-// errReader remembers how its source failed.
+// errReader is a reader that keeps the error of its source.
 type errReader struct {
 	r   io.Reader
 	err error
@@ -131,7 +129,7 @@ func (m *errReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unpadded takes the padding off the end of base64, and refuses it anywhere else.
+// unpadded removes the padding from the end of base64, and refuses it anywhere else.
 type unpadded struct {
 	r       io.Reader
 	padding int
@@ -163,25 +161,25 @@ type pictureWriter struct{ w io.Writer }
 func (p pictureWriter) Write(b []byte) (int, error) {
 	n, err := p.w.Write(b)
 	if err != nil {
-		err = &errPicture{err}
+		err = &writeError{err}
 	}
 	return n, err
 }
 
-func (a *answer) readProblem(p *parser) error {
+func (resp *imageResponse) parseError(p *parser) error {
 	c, err := p.next()
 	switch {
 	case err != nil:
 		return err
-	case c == '"': // some relays say no more
-		a.failed = true
-		a.problem.Message, err = p.text(maxMessage)
+	case c == '"': // some relays return a string only
+		resp.failed = true
+		resp.apiError.Message, err = p.text(maxMessage)
 		return err
 	case c != '{':
 		return p.skip()
 	}
-	a.failed = true
-	fields := map[string]*string{"code": &a.problem.Code, "type": &a.problem.Type, "message": &a.problem.Message}
+	resp.failed = true
+	fields := map[string]*string{"code": &resp.apiError.Code, "type": &resp.apiError.Type, "message": &resp.apiError.Message}
 	return p.object(func(key string) error {
 		if field := fields[key]; field != nil {
 			var err error
@@ -192,18 +190,12 @@ func (a *answer) readProblem(p *parser) error {
 	})
 }
 
-// readProblem returns the error object of a body of status 400 and above, and false where there is none.
-func readProblem(body io.Reader) (apiProblem, bool) {
-	a, err := readAnswer(body, io.Discard)
-	return a.problem, err == nil && a.failed
-}
-
 // inputBytes decodes an input picture: base64, or a data: URL with base64 in it (RFC 2397).
 func inputBytes(text string) ([]byte, error) {
 	if rest, ok := strings.CutPrefix(text, "data:"); ok {
 		_, encoded, found := strings.Cut(rest, ";base64,")
 		if !found {
-			return nil, errors.New("a data: URL without base64")
+			return nil, errors.New("the data: URL has no base64")
 		}
 		text = encoded
 	}

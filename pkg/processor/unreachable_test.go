@@ -18,7 +18,7 @@ func TestDatabase_Outage(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, cluster.Stop()) })
 	require.NoError(t, migrate(t.Context(), cluster.URL("postgres")))
 	f := newFixtureOn(t, cluster.URL("postgres"))
-	release := f.api.Hold()
+	release := f.api.BlockResponses()
 	ids := f.enqueue("a", "b", "c", "d", "e", "f", "g")
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Minute }), f.client())
 	f.seen(processor.EventClaimed, 3)

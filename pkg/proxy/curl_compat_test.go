@@ -21,7 +21,7 @@ import (
 )
 
 // docs/proxies.md says how curl and Go's own defaults differ from what is done here. This is what they do.
-func TestTheDifferencesToOthersAreAsDocumented(t *testing.T) {
+func TestCurlCompat_DocumentedDifferences(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)
 	documented := func(row string) {

@@ -1,0 +1,267 @@
+// Package imageapi generates pictures through an OpenAI-compatible Images API
+// (https://platform.openai.com/docs/api-reference/images). It never retries: each error has the disposition of its task (see
+// classify.go), and the queue retries.
+package imageapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/task"
+)
+
+// Config configures a Client.
+type Config struct {
+	BaseURL   string // with its /v1
+	Key       string
+	Model     string // for requests without a model
+	Transport http.RoundTripper
+	MaxBytes  int64  // the largest picture accepted
+	UserAgent string // of every request; empty: imagetasks
+}
+
+// Client generates pictures. It is safe for concurrent use.
+type Client struct {
+	conf   Config
+	http   *http.Client
+	limits limits
+}
+
+// New returns a client, or an error for a missing key or an invalid base URL.
+func New(conf Config) (*Client, error) {
+	if conf.Key == "" {
+		return nil, errors.New("no API key is set; set OPENAI_API_KEY")
+	}
+	if strings.ContainsAny(conf.Key, " \t\r\n") {
+		return nil, errors.New("OPENAI_API_KEY contains white space; copy it again")
+	}
+	if _, err := url.Parse(conf.BaseURL); err != nil {
+		return nil, errors.New("OPENAI_BASE_URL is not a URL")
+	}
+	if conf.UserAgent == "" {
+		conf.UserAgent = "imagetasks"
+	}
+	return &Client{conf: conf, http: &http.Client{
+		Transport: conf.Transport,
+		// A redirect would turn a POST into a GET, or send the key to another host.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// Result is what the API returned besides the picture.
+type Result struct {
+	RequestID string // empty if the API gave none
+}
+
+// Generate writes the picture for r to w as it arrives, at most Config.MaxBytes. The caller must check that it is a
+// picture. Every error is a *task.Error and does not contain the prompt. If the API refuses the address of the proxy that
+// the request was sent through, Generate ejects that proxy.
+func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, error) {
+	path, b, err := r.encode(c.conf.Model)
+	if err != nil {
+		return Result{}, err
+	}
+	var result Result
+	response, err := c.send(ctx, http.MethodPost, path, b)
+	if err == nil {
+		defer response.Body.Close()
+		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
+		if response.StatusCode == http.StatusOK {
+			err = c.readPicture(ctx, response, r.Prompt, w)
+		} else {
+			err = statusError(response, r.Prompt)
+		}
+		err = ejectUpstream(response, err)
+	}
+	return result, withRequestID(err, result.RequestID)
+}
+
+// withRequestID adds the request's ID to an error. The wrapped error remains for errors.As; its text must not be shown.
+func withRequestID(err error, requestID string) error {
+	if err == nil {
+		return nil
+	}
+	e := *task.AsError(err)
+	e.RequestID = requestID
+	return &e
+}
+
+// withoutURL removes the URL that net/http puts before its errors.
+func withoutURL(err error) error {
+	if wrapped, ok := errors.AsType[*url.Error](err); ok {
+		return wrapped.Err
+	}
+	return err
+}
+
+// ejectUpstream ejects the proxy that a response came through if err means that the API refuses the proxy's address: another
+// proxy may have its exit elsewhere. If there is another, it returns err with the disposition Release, because the task can
+// be retried at once and nothing has to pause.
+func ejectUpstream(response *http.Response, err error) error {
+	if err == nil {
+		return nil
+	}
+	e := task.AsError(err)
+	switch e.Code {
+	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
+		if proxy.EjectUpstream(response, e.Code, e.Message) {
+			released := *e
+			released.Disposition = task.Release
+			return &released
+		}
+	}
+	return err
+}
+
+// oneLine makes text from the API fit for a log line.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
+	if runes := []rune(s); len(runes) > 300 {
+		s = string(runes[:300]) + "…"
+	}
+	return s
+}
+
+// maxEnvelope bounds a response without its picture, in bytes.
+const maxEnvelope = 1 << 20
+
+var errTooLong = errors.New("the response exceeds the size limit")
+
+// maxReader is a reader that fails at its limit. io.LimitReader would end there without an error.
+type maxReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (m *maxReader) Read(p []byte) (int, error) {
+	if m.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := m.r.Read(p[:min(int64(len(p)), m.left)])
+	m.left -= int64(n)
+	return n, err
+}
+
+// readPicture streams the picture of a response with status 200 to w. Its error is a *task.Error.
+func (c *Client) readPicture(ctx context.Context, response *http.Response, prompt string, w io.Writer) error {
+	network := &errReader{r: response.Body}
+	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
+	switch {
+	case err != nil:
+		return readError(ctx, response, network.err, err)
+	case parsed.wrote:
+		return nil
+	case parsed.failed:
+		return responseError(response, parsed.apiError, prompt)
+	case parsed.url != "":
+		return c.download(ctx, parsed.url, w)
+	}
+	return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
+}
+
+// download fetches a picture from the URL that the API returned, through the same transport, without the key. Its error is a
+// *task.Error.
+func (c *Client) download(ctx context.Context, address string, w io.Writer) error {
+	bad := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the URL in the API's response is not an https URL"}
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || strings.HasPrefix(c.conf.BaseURL, "https"))) {
+		return bad
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return bad
+	}
+	request.Header.Set("User-Agent", c.conf.UserAgent)
+	response, err := c.http.Do(request)
+	if err != nil {
+		return connectionError(ctx, withoutURL(err))
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		do := task.Fail
+		if response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests {
+			do = task.Retry
+		}
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: do,
+			Message: fmt.Sprintf("the download of the picture failed (%d)", response.StatusCode)}
+	}
+	network := &errReader{r: response.Body}
+	if _, err := io.Copy(pictureWriter{w}, network); err != nil {
+		return readError(ctx, response, network.err, err)
+	}
+	return nil
+}
+
+// Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An
+// API without such a list can be used. If the connection breaks, Probe tries once more, because one broken connection shows
+// little about the next.
+func (c *Client) Probe(ctx context.Context) error {
+	_, err := c.ListModels(ctx)
+	if broken, ok := errors.AsType[*task.Error](err); ok && (broken.Code == task.CodeNetwork || broken.Code == task.CodeCutOff) {
+		_, err = c.ListModels(ctx)
+	}
+	if e, ok := errors.AsType[*task.Error](err); ok && e.Disposition == task.Fail {
+		return nil
+	}
+	return err
+}
+
+// maxModels bounds the list of models, in bytes.
+const maxModels = 4 << 20
+
+// ListModels returns the IDs of the API's models. If the API has no such list, ListModels checks that its endpoint for
+// pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
+// address the API refuses.
+func (c *Client) ListModels(ctx context.Context) ([]string, error) {
+	response, err := c.send(ctx, http.MethodGet, "/models", body{})
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	switch {
+	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
+		return nil, c.checkEndpoint(ctx)
+	case response.StatusCode >= 300:
+		return nil, ejectUpstream(response, statusError(response, ""))
+	case isWebPage(response):
+		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: webPageMessage})
+	}
+	var list struct {
+		Data []struct {
+			ID string `json:"id"`
+		} `json:"data"`
+	}
+	// A relay's list may have another form; a response is enough. It is read to its end so that the connection can be reused.
+	content := io.LimitReader(response.Body, maxModels)
+	_ = json.NewDecoder(content).Decode(&list)
+	_, _ = io.Copy(io.Discard, content)
+	var ids []string
+	for _, m := range list.Data {
+		ids = append(ids, oneLine(m.ID))
+	}
+	return ids, nil
+}
+
+// checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
+// the endpoint does not exist.
+func (c *Client) checkEndpoint(ctx context.Context) error {
+	response, err := c.send(ctx, http.MethodPost, "/images/generations", body{"application/json", [][]byte{[]byte("{}")}})
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode < 300 {
+		return nil
+	}
+	if e := statusError(response, ""); e.Code != task.CodeBadRequest {
+		return ejectUpstream(response, e)
+	}
+	return nil
+}
