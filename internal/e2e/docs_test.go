@@ -37,32 +37,6 @@ func blocks(doc, language string) []string {
 	return out
 }
 
-func code(text string) string {
-	if text == "" {
-		return ""
-	}
-	return "`" + text + "`"
-}
-
-func TestSettings_Documented(t *testing.T) {
-	example := readDoc(t, ".env.example")
-	for _, s := range settings.List() {
-		flag := s.Flag
-		if flag != "" {
-			flag = "--" + flag
-		}
-		row := fmt.Sprintf("| `%s` | %s | %s | ", s.Env, code(flag), code(s.Default))
-		assert.Contains(t, readDoc(t, "README.md"), row+s.Usage+" |\n")
-		assert.Contains(t, readDoc(t, "README.zh-CN.md"), row)
-		assert.Regexp(t, "(?m)^# "+regexp.QuoteMeta(s.Usage)+"\n#?"+s.Env+"="+regexp.QuoteMeta(s.Default)+"$", example)
-	}
-	for _, name := range readmes {
-		assert.Len(t, regexp.MustCompile("(?m)^\\| `[A-Z_]+` \\|").FindAllString(readDoc(t, name), -1), len(settings.List()), name)
-	}
-	_, err := settings.ParseEnv([]byte(example))
-	assert.NoError(t, err)
-}
-
 func TestReadmes_SameContent(t *testing.T) {
 	english, chinese := readDoc(t, readmes[0]), readDoc(t, readmes[1])
 	for _, language := range []string{"sh", "sql", "text"} {

@@ -108,9 +108,9 @@ func (p *Proxy) Carried(remote string) bool {
 	return p.outbound[remote]
 }
 
-// Forget lets go of every tunnel made so far without a word: both sides find theirs open, and nothing comes through any
-// more, as when something between lost its memory of them. Later tunnels work.
-func (p *Proxy) ResetCounts() {
+// SilenceTunnels makes every tunnel opened so far silent: both sides still see an open connection, and no byte passes any
+// more, as if a NAT device had lost its state. Later tunnels work.
+func (p *Proxy) SilenceTunnels() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.age++

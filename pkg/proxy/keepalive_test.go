@@ -46,7 +46,7 @@ func TestPing_FindsHalfOpenConnection(t *testing.T) {
 		failed <- err
 	}()
 	<-arrived
-	p.ResetCounts()
+	p.SilenceTunnels()
 	err := <-failed
 	require.Error(t, err)
 	var fault *proxy.Error
@@ -65,7 +65,7 @@ func TestIdleConnection_HalfOpenIsReplaced(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, p.Targets(), 1, "kept and used again")
 
-	p.ResetCounts()
+	p.SilenceTunnels()
 	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Minute, time.Millisecond, "nobody asked for anything")
 	_, _, err = post(tr, a.URL)
 	require.NoError(t, err)
