@@ -50,7 +50,7 @@ func TestImports_OneWay(t *testing.T) {
 		pkg, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
 		pkg = strings.TrimPrefix(pkg, "imagetasks/")
 		require.GreaterOrEqual(t, layer(pkg), 0, "%s is in no layer", pkg)
-		for _, imported := range strings.Fields(imports) {
+		for imported := range strings.FieldsSeq(imports) {
 			importers[imported] = append(importers[imported], pkg)
 			own, ok := strings.CutPrefix(imported, "imagetasks/")
 			if !ok {

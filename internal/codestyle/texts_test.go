@@ -56,7 +56,7 @@ func textLiteral(n ast.Node) map[string]string {
 
 func TestTexts_SameArgumentsInBothLanguages(t *testing.T) {
 	n := 0
-	goFiles(t, func(path string, fset *token.FileSet, file *ast.File) {
+	goFiles(t, func(_ string, fset *token.FileSet, file *ast.File) {
 		ast.Inspect(file, func(node ast.Node) bool {
 			text := textLiteral(node)
 			if text == nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -91,8 +92,8 @@ func Run(ctx context.Context, conf Config) (err error) {
 
 	d := &demo{conf: conf, user: uuid.NewString(), began: time.Now()}
 	defer func() {
-		for i := len(d.cleanups) - 1; i >= 0; i-- {
-			err = errors.Join(err, d.cleanups[i]())
+		for _, v := range slices.Backward(d.cleanups) {
+			err = errors.Join(err, v())
 		}
 	}()
 	if err := d.setUp(ctx); err != nil {

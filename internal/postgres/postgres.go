@@ -9,6 +9,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -180,9 +181,7 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		// lease epochs that fencing depends on.
 		conf["fsync"], conf["full_page_writes"] = "off", "off"
 	}
-	for name, value := range c.conf.Settings {
-		conf[name] = value
-	}
+	maps.Copy(conf, c.conf.Settings)
 	var lines strings.Builder
 	for name, value := range conf {
 		fmt.Fprintf(&lines, "%s = %s\n", name, value)

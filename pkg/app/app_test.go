@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,9 +26,7 @@ func run(t *testing.T, env map[string]string, program app.Program, args ...strin
 	t.Helper()
 	t.Chdir(t.TempDir())
 	all := map[string]string{"LANG": "zh_CN.UTF-8", "DATABASE_URL": "postgres://u:secretpass@127.0.0.1:1/x", "LOG_DIR": t.TempDir()}
-	for k, v := range env {
-		all[k] = v
-	}
+	maps.Copy(all, env)
 	var out, errs bytes.Buffer
 	a := &app.App{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs,
 		Env: func(name string) (string, bool) { v, ok := all[name]; return v, ok }}

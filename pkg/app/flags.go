@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -43,10 +44,8 @@ func settingFlags(worker bool) []cli.Flag {
 // FlagValue returns the value of a flag that was given after or before the command.
 func FlagValue(c *cli.Context, name string) (string, bool) {
 	for _, level := range c.Lineage() {
-		for _, given := range level.LocalFlagNames() {
-			if given == name {
-				return level.String(name), true
-			}
+		if slices.Contains(level.LocalFlagNames(), name) {
+			return level.String(name), true
 		}
 	}
 	return "", false

@@ -13,7 +13,7 @@ import (
 func TestFixStuckTasks_LinksNoHTTP(t *testing.T) {
 	out, err := exec.Command("go", "list", "-deps", "imagetasks/cmd/fix-stuck-tasks").CombinedOutput()
 	require.NoError(t, err, string(out))
-	for _, pkg := range strings.Fields(string(out)) {
+	for pkg := range strings.FieldsSeq(string(out)) {
 		assert.NotEqual(t, "net/http", pkg)
 	}
 }

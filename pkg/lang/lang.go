@@ -122,7 +122,7 @@ func Duration(d time.Duration, l Lang) string {
 	}{{time.Hour, "小时"}, {time.Minute, "分"}} {
 		if n := d / unit.size; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", n, unit.name))
-			d -= n * unit.size
+			d %= unit.size
 		}
 	}
 	if d > 0 || len(parts) == 0 {

@@ -13,7 +13,7 @@ var (
 	start    = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	refused  = &task.Error{Code: task.CodeUnauthorized, Disposition: task.Pause}
 	unsent   = &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, NotSent: true}
-	limitFor = &task.Error{Code: task.CodeNoQuota, Disposition: task.Pause, RetryAfter: time.Minute}
+	noQuota = &task.Error{Code: task.CodeNoQuota, Disposition: task.Pause, RetryAfter: time.Minute}
 )
 
 func TestBreaker_ProbeWaits(t *testing.T) {
@@ -22,7 +22,7 @@ func TestBreaker_ProbeWaits(t *testing.T) {
 	assert.Zero(t, wait)
 	assert.False(t, probe, "closed")
 	assert.True(t, b.open(start, refused))
-	assert.False(t, b.open(start, limitFor), "already open")
+	assert.False(t, b.open(start, noQuota), "already open")
 	assert.Same(t, refused, b.reason())
 	wait, probe = b.wait(start)
 	assert.Equal(t, firstProbeWait, wait)
@@ -35,12 +35,12 @@ func TestBreaker_ProbeWaits(t *testing.T) {
 		assert.Equal(t, want, b.probeFailed(now, refused))
 		now = now.Add(want)
 	}
-	assert.Equal(t, time.Minute, b.probeFailed(now, limitFor), "Retry-After wins")
+	assert.Equal(t, time.Minute, b.probeFailed(now, noQuota), "Retry-After wins")
 }
 
 func TestBreaker_RetryAfterDelaysFirstProbe(t *testing.T) {
 	var b apiBreaker
-	b.open(start, limitFor)
+	b.open(start, noQuota)
 	wait, _ := b.wait(start)
 	assert.Equal(t, time.Minute, wait)
 }

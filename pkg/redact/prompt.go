@@ -41,7 +41,7 @@ func promptForms(prompt string) []string {
 		var b bytes.Buffer
 		enc := json.NewEncoder(&b)
 		enc.SetEscapeHTML(escapeHTML)
-		if enc.Encode(prompt) == nil {
+		if err := enc.Encode(prompt); err == nil {
 			forms = append(forms, strings.Trim(strings.TrimSpace(b.String()), `"`))
 		}
 	}

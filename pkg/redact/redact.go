@@ -52,7 +52,7 @@ var ordinary = wordSet(`access account admin answer api apikey authentication be
 
 func wordSet(text string) map[string]bool {
 	words := map[string]bool{}
-	for _, w := range strings.Fields(text) {
+	for w := range strings.FieldsSeq(text) {
 		words[w] = true
 	}
 	return words

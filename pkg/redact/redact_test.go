@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,10 +161,8 @@ func TestString_HintsSurviveEverySecret(t *testing.T) {
 
 // isWholeWord reports whether a password that is not an ordinary word happens to stand in a hint as a word.
 func isWholeWord(hint, password string) bool {
-	for _, w := range word.FindAllString(hint, -1) {
-		if w == password {
-			return len(password) < 8 && password != "password" && password != "proxy" && password != "host" && password != "user" && password != "port"
-		}
+	if slices.Contains(word.FindAllString(hint, -1), password) {
+		return len(password) < 8 && password != "password" && password != "proxy" && password != "host" && password != "user" && password != "port"
 	}
 	return strings.Contains(hint, password) && !regexp.MustCompile(`^[A-Za-z0-9]+$`).MatchString(password)
 }

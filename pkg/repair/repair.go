@@ -45,7 +45,7 @@ type Report struct {
 }
 
 // Rate returns how many tasks were closed per second.
-func (r Report) Rate() float64 {
+func (r *Report) Rate() float64 {
 	if r.Duration <= 0 {
 		return 0
 	}
@@ -135,10 +135,10 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 	return done, ctx.Err()
 }
 
-func withTimeout(ctx context.Context, close func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
+func withTimeout(ctx context.Context, batch func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	return close(ctx)
+	return batch(ctx)
 }
 
 func logRepair(log logrus.FieldLogger, r task.Refund, requeued bool) {

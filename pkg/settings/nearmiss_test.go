@@ -12,7 +12,7 @@ func TestNearMisses(t *testing.T) {
 	for name, want := range map[string]string{
 		"STUCK_AFTR": "STUCK_AFTER", "stuck_after": "STUCK_AFTER", "STUCKAFTER": "STUCK_AFTER", "OPENAI_PROXY_URL": "OPENAI_PROXY",
 		"OPENAI_APIKEY": "OPENAI_API_KEY", "DATABASE_URI": "DATABASE_URL", "TASK_LEASES": "TASK_LEASE", "OPEN_AI_PROXY": "OPENAI_PROXY",
-		"LOG_LEVLE": "LOG_LEVEL",
+		"LOG_LEVLE": "LOG_LEVEL", //nolint:misspell // that is the point
 	} {
 		assert.Equal(t, []settings.NearMiss{{Name: name, Setting: want}}, settings.NearMisses(map[string]string{name: "x"}), name)
 	}

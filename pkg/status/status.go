@@ -170,7 +170,7 @@ func Start(addr string, s Source, hosts []string) (*Server, error) {
 // Serve serves pages on addr. It refuses requests whose Host header is neither loopback, nor addr, nor one of hosts (names
 // with or without a port), nor the address of the connection itself.
 func Serve(addr string, handler http.Handler, hosts []string) (*Server, error) {
-	listener, err := net.Listen("tcp", addr)
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}

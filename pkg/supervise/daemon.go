@@ -134,7 +134,7 @@ func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
 // spawn starts the process in its own session, with the environment and no descriptors of this program.
 func (d *Daemon) spawn(out *os.File) (*exec.Cmd, error) {
 	closeOnExec()
-	cmd := exec.Command(d.Program, d.Args...)
+	cmd := exec.Command(d.Program, d.Args...) //nolint:noctx // the daemon outlives the program that starts it
 	cmd.Dir, cmd.Env = d.WorkDir, d.Env
 	cmd.Stdout, cmd.Stderr = out, out // stdin is /dev/null
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -24,7 +24,7 @@ func closeOnExec() {
 	last := uint64(maxDescriptors)
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
-		last = min(last, uint64(limit.Cur))
+		last = min(last, uint64(limit.Cur)) //nolint:unconvert // signed on FreeBSD
 	}
 	for fd := 3; fd < int(last); fd++ {
 		unix.CloseOnExec(fd)

@@ -126,7 +126,7 @@ func (d Dir) inspect(holder holderLookup) (State, error) {
 	}
 	file, err := os.Stat(d.PidFile())
 	if err != nil {
-		return s, nil // removed meanwhile
+		return s, nil //nolint:nilerr // the file was removed in the meantime
 	}
 	s.Since = file.ModTime()
 	pid := d.writtenPID()

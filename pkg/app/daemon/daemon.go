@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -41,7 +42,7 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 			continue
 		}
 		if value, given := app.FlagValue(c, setting.Flag); given {
-			env = append(env[:len(env):len(env)], setting.Env+"="+value)
+			env = append(slices.Clip(env), setting.Env+"="+value)
 		}
 	}
 	return &supervise.Daemon{

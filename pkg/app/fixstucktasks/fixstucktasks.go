@@ -186,28 +186,28 @@ func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepai
 }
 
 func (a program) print(done repair.Report, unrepaired []unrepairedTask, l lang.Lang) {
-	println := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
+	line := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
 	if done.DryRun {
 		for _, r := range done.Tasks {
-			println(textWould, r.TaskID, r.UserID, r.Age.Round(time.Second), lang.NewMessage(textCredits, r.Credits))
+			line(textWould, r.TaskID, r.UserID, r.Age.Round(time.Second), lang.NewMessage(textCredits, r.Credits))
 		}
 	}
 	n := len(done.Tasks)
 	switch {
 	case done.DryRun && done.Requeued:
-		println(textWouldRequeue, n)
+		line(textWouldRequeue, n)
 	case done.DryRun:
-		println(textWouldFail, n, lang.NewMessage(textCredits, done.Credits))
+		line(textWouldFail, n, lang.NewMessage(textCredits, done.Credits))
 	case done.Requeued:
-		println(textRequeued, n, done.Remaining)
+		line(textRequeued, n, done.Remaining)
 	default:
-		println(textFailed, n, lang.NewMessage(textCredits, done.Credits), done.Remaining)
+		line(textFailed, n, lang.NewMessage(textCredits, done.Credits), done.Remaining)
 	}
 	if n > 0 && !done.DryRun {
-		println(textRate, done.Duration, done.Rate())
+		line(textRate, done.Duration, done.Rate())
 	}
 	for _, u := range unrepaired {
-		println(textNotRepaired, u.TaskID, u.Reason)
+		line(textNotRepaired, u.TaskID, u.Reason)
 	}
 }
 

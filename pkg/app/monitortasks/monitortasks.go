@@ -88,7 +88,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer closeLog()
+	defer func() { err = errors.Join(err, closeLog()) }()
 	st, err := a.openStore(ctx, s, c.Bool("watch"))
 	if err != nil {
 		log.WithError(err).Error("the monitor pass was not completed")

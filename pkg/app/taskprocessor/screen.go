@@ -189,14 +189,12 @@ func (s screen) apiState(r statusReport) string {
 
 // localProcessor describes this host's processor.
 func (s screen) localProcessor(r statusReport) string {
-	color := ""
+	color := green
 	switch r.Local.Verdict {
 	case supervise.StoppedByOperator, supervise.NeverStarted:
 		return summary.LocalProcessor(r.Local).In(s.Lang)
 	case supervise.Dead, supervise.Hung:
 		color = red
-	default:
-		color = green
 	}
 	state := s.color(color, summary.LocalProcessor(r.Local).In(s.Lang))
 	if r.Local.Verdict == supervise.Dead {
