@@ -1,5 +1,5 @@
-// Package realproxy starts the proxies that Debian ships, tinyproxy (http) and microsocks (socks5),
-// for tests: each on a free port of the loopback interface, gone with the test.
+// Package realproxy runs the proxies that Debian ships, tinyproxy (http) and microsocks (socks5), for tests: each on a free
+// loopback port, stopped at the end of the test.
 package realproxy
 
 import (
@@ -9,17 +9,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"imagetasks/internal/postgres"
 )
 
-// Config says what login a proxy wants, and what it refuses.
+// Config is the login that a proxy requires, and what it refuses.
 type Config struct {
 	User, Password string
-	// RefuseHosts are patterns of hosts that tinyproxy answers with 403.
+	// RefuseHosts are patterns of hosts for which tinyproxy returns 403.
 	RefuseHosts []string
 	// ConnectPorts are the ports that tinyproxy opens tunnels to; none: any.
 	ConnectPorts []int
@@ -122,11 +123,11 @@ func start(tb testing.TB, scheme string, conf Config, command func(dir string, p
 		tb.Cleanup(p.Kill)
 		return p
 	}
-	tb.Fatalf("the proxy does not start: %s", last)
+	tb.Fatalf("the proxy did not start: %s", last)
 	return nil
 }
 
-// try starts a program and waits until it listens; it returns what ends it, or what went wrong.
+// try starts a program and waits until it listens. It returns a function that ends it, or what went wrong.
 func try(tb testing.TB, args []string, addr string) (stop func(), fault string) {
 	tb.Helper()
 	program, err := exec.LookPath(args[0])
@@ -136,19 +137,8 @@ func try(tb testing.TB, args []string, addr string) (stop func(), fault string) 
 	var out strings.Builder
 	cmd := exec.Command(program, args[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // Pdeathsig is sent when the starting thread ends
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-		}
-		close(exited)
-	}()
-	if err := <-started; err != nil {
+	exited, err := postgres.StartChild(cmd, syscall.SIGKILL)
+	if err != nil {
 		tb.Fatal(err)
 	}
 	stop = func() { _ = cmd.Process.Kill(); <-exited }
@@ -165,7 +155,7 @@ func try(tb testing.TB, args []string, addr string) (stop func(), fault string) 
 		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
-	return nil, "no answer on " + addr
+	return nil, "no response on " + addr
 }
 
 func freePort(tb testing.TB) int {

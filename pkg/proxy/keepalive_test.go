@@ -2,17 +2,14 @@ package proxy_test
 
 import (
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httptrace"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/proxy"
@@ -112,30 +109,4 @@ func TestConnPool_OneRequestPerConnection(t *testing.T) {
 		require.NoError(t, answer.Body.Close())
 	}
 	assert.Len(t, p.Targets(), 6, "the last of them needed another")
-}
-
-// What can't be pinged is watched by the kernel.
-func TestDial_SocketOptions(t *testing.T) {
-	plain := httptest.NewServer(http.NotFoundHandler())
-	defer plain.Close()
-	tr := transport(t, proxy.Config{})
-	seen := 0
-	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
-		raw, err := info.Conn.(*net.TCPConn).SyscallConn()
-		require.NoError(t, err)
-		require.NoError(t, raw.Control(func(fd uintptr) {
-			for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 30_000, unix.TCP_KEEPIDLE: 15, unix.TCP_KEEPINTVL: 5, unix.TCP_KEEPCNT: 3} {
-				got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option)
-				assert.NoError(t, err)
-				assert.Equal(t, want, got)
-				seen++
-			}
-		}))
-	}})
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, plain.URL, nil)
-	require.NoError(t, err)
-	answer, err := tr.RoundTrip(r)
-	require.NoError(t, err)
-	require.NoError(t, answer.Body.Close())
-	assert.Equal(t, 4, seen)
 }
