@@ -10,9 +10,9 @@ import (
 )
 
 var (
-	start    = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	refused  = &task.Error{Code: task.CodeUnauthorized, Disposition: task.Pause}
-	unsent   = &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, NotSent: true}
+	start   = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	refused = &task.Error{Code: task.CodeUnauthorized, Disposition: task.Pause}
+	unsent  = &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, NotSent: true}
 	noQuota = &task.Error{Code: task.CodeNoQuota, Disposition: task.Pause, RetryAfter: time.Minute}
 )
 
