@@ -57,7 +57,7 @@ esac
 began=$SECONDS
 need_go
 if have_modules; then need postgres=postgresql; else need certificates=ca-certificates postgres=postgresql; fi
-[[ -x bin/task-processor ]] || echo "Building the four programs; the first time this takes one to two minutes"
+[[ -x bin/task-processor ]] || echo "Building the four programs; the first time this takes about two minutes"
 build bin
 built=$SECONDS
 status=0
