@@ -30,7 +30,7 @@ func TestSweep_OverdueTasks(t *testing.T) {
 		assert.Equal(t, task.CodePendingTimeout, r.ErrorCode)
 		assert.Equal(t, 1, r.Refunded)
 	}
-	assert.Equal(t, "nobody began it within 1h0m0s (PENDING_TIMEOUT); the proxy was down", f.row(ids[2]).Error)
+	assert.Equal(t, "not started within 1h0m0s (PENDING_TIMEOUT); the proxy was down", f.row(ids[2]).Error)
 	require.Eventually(t, func() bool { // a processor that has claimed it releases it first
 		f.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id = $1 and status = 'pending'`, ids[3])
 		return f.count(processor.EventOverdue) == 4
