@@ -137,14 +137,14 @@ func (s *Server) Probes() int {
 	return s.probes
 }
 
-// Busiest returns the largest number of requests that were in hand at once.
+// Busiest returns the largest number of requests in flight at the same time.
 func (s *Server) Busiest() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.most
 }
 
-// Busy returns how many requests for pictures are in hand.
+// Busy returns how many requests for pictures are in flight.
 func (s *Server) Busy() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
