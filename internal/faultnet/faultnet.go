@@ -1,6 +1,6 @@
-// Package faultnet is a TCP relay for tests that treats what goes through it as a bad line does: it delays, cuts into
-// slices, resets at a random byte, and lets a connection fall silent. What it does to the nth connection depends on its
-// seed and on n alone.
+// Package faultnet is a TCP relay for tests that simulates a bad network: it delays bytes, cuts them into slices, resets
+// connections at a random byte, and makes connections silent. The fault of the nth connection depends only on the seed and
+// on n.
 package faultnet
 
 import (
@@ -13,7 +13,7 @@ import (
 	"imagetasks/internal/conns"
 )
 
-// Config says where to relay to, and how badly. Shares are percents of the connections; the rest is left alone.
+// Config is the target of a relay and its faults, as percentages of the connections. The remaining connections have no fault.
 type Config struct {
 	Target string // host:port
 	Seed   uint64
@@ -24,7 +24,7 @@ type Config struct {
 	Delay  time.Duration // at most, before each piece, on every connection
 }
 
-// Fault is what becomes of a connection.
+// Fault is what the relay does to a connection.
 type Fault string
 
 // The faults.
@@ -60,7 +60,7 @@ func Start(conf Config) (*Relay, error) {
 // Addr returns the relay's host:port.
 func (r *Relay) Addr() string { return r.listener.Addr().String() }
 
-// Faults returns how often each fault came to pass.
+// Faults returns how often each fault occurred.
 func (r *Relay) Faults() map[Fault]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -71,7 +71,7 @@ func (r *Relay) Faults() map[Fault]int {
 	return out
 }
 
-// Close cuts every connection and waits until they are gone.
+// Close cuts every connection and waits until they are closed.
 func (r *Relay) Close() error {
 	r.conns.Cut()
 	err := r.listener.Close()
@@ -142,7 +142,7 @@ func (r *Relay) note(f Fault) {
 	r.faults[f]++
 }
 
-// carry copies one way until either side ends.
+// carry copies in one direction until either side ends.
 func (l *line) carry(to, from net.Conn, chance *rand.Rand) {
 	buffer := make([]byte, 16<<10)
 	for {
@@ -170,7 +170,7 @@ func (l *line) carry(to, from net.Conn, chance *rand.Rand) {
 	}
 }
 
-// pass hands a piece on as far as the fault lets it, and reports whether more may follow.
+// pass forwards a piece as far as the fault allows, and reports whether more may follow.
 func (l *line) pass(to io.Writer, piece []byte) bool {
 	if l.fault == Reset || l.fault == Drop {
 		l.mu.Lock()

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// Authority is a self-signed certificate for the loopback interface, made anew each time.
+// Authority is a self-signed certificate authority for the loopback interface.
 type Authority struct {
 	Certificate tls.Certificate
 	Pool        *x509.CertPool // what a client trusts it by
 	PEM         []byte         // the same for a file
 }
 
-// NewAuthority makes a certificate for localhost and 127.0.0.1, good for a day.
+// NewAuthority makes a certificate for localhost and 127.0.0.1, valid for a day.
 func NewAuthority() (*Authority, error) { return NewAuthorityOf("imagetasks simulated API") }
 
 // NewAuthorityOf is NewAuthority for an organization of that name.
@@ -58,7 +58,7 @@ func NewAuthorityOf(organization string) (*Authority, error) {
 	return a, nil
 }
 
-// Issue signs a certificate for a host, name or address, as an inspecting firewall does while it reads along.
+// Issue signs a certificate for a host name or address, as a firewall does that intercepts TLS.
 func (a *Authority) Issue(host string) (tls.Certificate, error) {
 	authority, err := x509.ParseCertificate(a.Certificate.Certificate[0])
 	if err != nil {

@@ -16,8 +16,7 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// Draw returns a PNG that is made from the prompt and from nothing else: a sky, hills and a sun by the
-// prompt's hash, and the prompt's words below.
+// Draw returns a PNG that depends only on the prompt: sky, hills and sun from its hash, and its words below.
 func Draw(prompt string) []byte {
 	const width, height = 256, 256
 	sum := sha256.Sum256([]byte(prompt))
@@ -62,7 +61,7 @@ func encode(m image.Image) []byte {
 	return b.Bytes()
 }
 
-// shade returns a colour by hue, saturation and value, each from 0 to 1.
+// shade returns a color for hue, saturation and value, each from 0 to 1.
 func shade(h, s, v float64) color.RGBA {
 	channel := func(n float64) uint8 {
 		k := math.Mod(n+math.Mod(h, 1)*6, 6)
@@ -71,7 +70,7 @@ func shade(h, s, v float64) color.RGBA {
 	return color.RGBA{channel(5), channel(3), channel(1), 255}
 }
 
-// write puts the prompt's words on the picture, broken into lines.
+// write writes the words of the prompt on the picture, in several lines.
 func write(m *image.RGBA, text string) {
 	face := basicfont.Face7x13
 	const perLine = 34
@@ -90,7 +89,7 @@ func write(m *image.RGBA, text string) {
 	flush()
 }
 
-// Noise returns a PNG of about size bytes that doesn't compress, for measuring.
+// Noise returns a PNG of about size bytes that can't be compressed, for benchmarks.
 func Noise(size int) []byte {
 	side := int(math.Sqrt(float64(size) / 4))
 	m := image.NewNRGBA(image.Rect(0, 0, max(side, 1), max(side, 1)))

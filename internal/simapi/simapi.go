@@ -1,22 +1,22 @@
-// Package simapi is an Images API for tests and the demo: it speaks
-// https://platform.openai.com/docs/api-reference/images and draws each picture from its prompt, so
-// that they differ. A prompt that begins with a behaviour in square brackets gets it:
+// Package simapi simulates an Images API (https://platform.openai.com/docs/api-reference/images) for tests and the demo,
+// including its failures. Each picture is drawn from its prompt, so that pictures differ. A prompt may begin with a behaviour
+// in square brackets:
 //
-//	[moderation] [400] [401] [403] [404] [408] [409] [429] [500] [503]   that error, each time
+//	[moderation] [400] [401] [403] [404] [408] [409] [429] [500] [503]   this error, each time
 //	[quota]       429 with insufficient_quota
-//	[hang]        no answer until the caller gives up
+//	[hang]        no response until the client gives up
 //	[html]        a web page with status 200
-//	[text]        base64 of something that is no picture
-//	[zero]        an answer without pictures
+//	[text]        base64 of data that is not a picture
+//	[zero]        a response without pictures
 //	[null]        a picture that is null
 //	[error]       an error object with status 200
-//	[truncated]   half of the JSON, as though it were whole
+//	[truncated]   half of the JSON, with a matching length
 //	[cut]         half of the JSON, then a broken connection
-//	[break]       a broken connection instead of an answer
-//	[endless]     JSON that doesn't end
-//	[url]         a URL where the picture is, instead of the picture
+//	[break]       a broken connection instead of a response
+//	[endless]     JSON that never ends
+//	[url]         the URL of the picture instead of the picture
 //
-// With "once" ("[500 once] a cat") only the first call for that prompt gets it.
+// With "once" ("[500 once] a cat") only the first request with that prompt is affected.
 package simapi
 
 import (
@@ -35,7 +35,7 @@ import (
 	"time"
 )
 
-// Config says how the API behaves. The zero value is a fast API over plain http that takes any key.
+// Config configures the API. The zero value is a fast API over plain HTTP that accepts any key.
 type Config struct {
 	Key      string        // empty: any key will do
 	TLS      *Authority    // nil: plain http
@@ -71,7 +71,7 @@ type Server struct {
 	gate    chan struct{} // closed: answers may go out
 }
 
-// Refusal is an error answer that everyone gets.
+// Refusal is an error response to every request.
 type Refusal struct {
 	Status     int
 	Code       string
@@ -130,7 +130,7 @@ func (s *Server) Calls() []Call {
 	return append([]Call(nil), s.calls...)
 }
 
-// Probes returns how often the list of models was asked for.
+// Probes returns how often the list of models was requested.
 func (s *Server) Probes() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,14 +151,14 @@ func (s *Server) Busy() int {
 	return s.busy
 }
 
-// Refuse makes every request fail, the list of models too; nil ends that.
+// Refuse makes every request fail, the list of models too; nil makes them succeed again.
 func (s *Server) Refuse(r *Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refusal = r
 }
 
-// Hold makes answers wait until the function it returns is called, once.
+// BlockResponses makes responses wait until the returned function is called, once.
 func (s *Server) BlockResponses() (release func()) {
 	gate := make(chan struct{})
 	s.mu.Lock()
@@ -239,7 +239,7 @@ func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
 	s.serve(w, r, Call{Prompt: r.FormValue("prompt"), Model: r.FormValue("model"), Size: r.FormValue("size"), Input: input})
 }
 
-// serve notes a call and answers it by its prompt's behaviour.
+// serve records a request and responds with the behaviour of its prompt.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call) {
 	c.Path, c.Remote = r.URL.Path, r.RemoteAddr
 	s.mu.Lock()
@@ -272,7 +272,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call) {
 	s.behave(w, r, c, behaviour(c.Prompt, nth))
 }
 
-// behaviour returns what a prompt asks for in brackets.
+// behaviour returns the behaviour in brackets at the start of a prompt.
 func behaviour(prompt string, nth int) string {
 	inside, ok := strings.CutPrefix(prompt, "[")
 	if !ok {

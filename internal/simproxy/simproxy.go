@@ -1,5 +1,5 @@
 // Package simproxy is a proxy for tests and the demo: http (forwarding and CONNECT), https or socks5,
-// with or without a login, which keeps account of what it carried and can be told to misbehave.
+// with or without a login. It records the connections that it carried, and can misbehave.
 package simproxy
 
 import (
@@ -17,15 +17,14 @@ import (
 	"imagetasks/internal/conns"
 )
 
-// Config says what kind of proxy to be. The zero value is an open http proxy.
+// Config configures a proxy. The zero value is an http proxy without a login.
 type Config struct {
 	Scheme   string // http (the default), https, or socks5
 	User     string
 	Password string
 	TLS      *tls.Config // for https
-	// Intercept makes a certificate for a host: the proxy then ends the TLS inside its tunnels itself, reads
-	// along and speaks to the target on a connection of its own, as an inspecting firewall does. Nil: tunnels
-	// are left alone.
+	// Intercept issues a certificate for a host: the proxy then terminates the TLS inside its tunnels and opens another
+	// TLS connection to the target, as an intercepting firewall does. Nil: tunnels are not intercepted.
 	Intercept func(host string) (tls.Certificate, error)
 }
 
@@ -44,10 +43,10 @@ type Proxy struct {
 	read     int // bytes that went through in clear, where it intercepts
 }
 
-// Mode is how the proxy treats those who ask it.
+// Mode is how the proxy handles requests.
 type Mode int
 
-// The ways to treat them.
+// The modes.
 const (
 	Serve   Mode = iota
 	Refuse       // 403, or SOCKS "not allowed by ruleset"
@@ -58,7 +57,7 @@ const (
 // Start starts a proxy.
 func Start(conf Config) (*Proxy, error) { return StartAt(conf, "127.0.0.1:0") }
 
-// StartAt starts a proxy on a given address, so that one that was closed can come back.
+// StartAt starts a proxy on a given address, so that a closed proxy can be restarted.
 func StartAt(conf Config, addr string) (*Proxy, error) {
 	if conf.Scheme == "" {
 		conf.Scheme = "http"
@@ -87,14 +86,14 @@ func (p *Proxy) URL() string {
 // Addr returns the proxy's host:port.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// SetMode changes how the proxy treats those who ask from now on.
+// SetMode changes how the proxy handles later requests.
 func (p *Proxy) SetMode(m Mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mode = m
 }
 
-// Targets returns what it was asked for, in order.
+// Targets returns the requested targets, in order.
 func (p *Proxy) Targets() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -116,17 +115,17 @@ func (p *Proxy) SilenceTunnels() {
 	p.age++
 }
 
-// Open returns how many connections it holds, those to clients and those to targets.
+// Open returns the number of open connections, to clients and to targets.
 func (p *Proxy) Open() int { return p.conns.Len() }
 
-// ReadAlong returns how many bytes of intercepted tunnels the proxy saw in clear.
+// ReadAlong returns how many bytes of intercepted tunnels the proxy decrypted.
 func (p *Proxy) ReadAlong() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.read
 }
 
-// Close stops listening, cuts every connection and waits until they are gone. It is safe to repeat.
+// Close stops listening, cuts every connection and waits until they are closed. It may be called again.
 func (p *Proxy) Close() error {
 	if !p.conns.Cut() {
 		return nil
@@ -156,7 +155,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// asked notes a request and returns how to treat it.
+// asked records a request and returns the mode to handle it with.
 func (p *Proxy) asked(target string) Mode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -202,7 +201,7 @@ func (p *Proxy) pipe(client net.Conn, fromClient io.Reader, target net.Conn) {
 	<-done
 }
 
-// carry copies until either side ends. What comes for a forgotten tunnel vanishes.
+// carry copies until either side ends. Bytes of a silenced tunnel are dropped.
 func carry(to io.Writer, from io.Reader, forgotten func() bool) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -218,14 +217,14 @@ func carry(to io.Writer, from io.Reader, forgotten func() bool) {
 	}
 }
 
-// intercept ends the client's TLS here and carries what is inside to the target over another.
+// intercept terminates the client's TLS and forwards the content to the target over another TLS connection.
 func (p *Proxy) intercept(client net.Conn, fromClient io.Reader, host string, target net.Conn) {
 	certificate, err := p.conf.Intercept(host)
 	if err != nil {
 		return
 	}
 	inner := tls.Server(&readerConn{Conn: client, r: fromClient}, &tls.Config{Certificates: []tls.Certificate{certificate}})
-	// An inspector trusts whom it likes; here it is about what the client trusts.
+	// The tests are about what the client trusts, so the proxy verifies nothing.
 	outer := tls.Client(target, &tls.Config{InsecureSkipVerify: true})
 	if inner.Handshake() != nil || outer.Handshake() != nil {
 		return
@@ -233,7 +232,7 @@ func (p *Proxy) intercept(client net.Conn, fromClient io.Reader, host string, ta
 	p.pipe(inner, io.TeeReader(inner, counter{p}), outer)
 }
 
-// counter counts what was read along.
+// counter counts decrypted bytes.
 type counter struct{ p *Proxy }
 
 func (c counter) Write(b []byte) (int, error) {
@@ -243,7 +242,7 @@ func (c counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// readerConn is a connection of which some was read into a buffer already.
+// readerConn is a connection whose first bytes are in a buffer.
 type readerConn struct {
 	net.Conn
 	r io.Reader
@@ -289,7 +288,7 @@ func (p *Proxy) serveHTTP(conn net.Conn) {
 	}
 }
 
-// treat answers what isn't to be served and reports whether to go on.
+// treat responds to requests that are not served, and reports whether to continue.
 func (p *Proxy) treat(conn net.Conn, r *http.Request, mode Mode) bool {
 	switch mode {
 	case Hang:
@@ -311,7 +310,7 @@ func (p *Proxy) treat(conn net.Conn, r *http.Request, mode Mode) bool {
 	return true
 }
 
-// forward carries one plain request and reports whether another may follow.
+// forward forwards one plain request, and reports whether another may follow.
 func (p *Proxy) forward(conn net.Conn, r *http.Request, upstream net.Conn) bool {
 	r.Header.Del("Proxy-Authorization")
 	r.Header.Del("Proxy-Connection")

@@ -15,7 +15,7 @@ import (
 	"imagetasks/pkg/settings"
 )
 
-// newTransport returns a transport for requests to the API, with the bounds of the settings.
+// newTransport returns a transport for requests to the API, with the timeouts of the settings.
 func newTransport(s settings.Settings, env proxy.Env) (*proxy.Transport, error) {
 	return proxy.New(proxy.Config{
 		Env:         env,
@@ -30,12 +30,12 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := NewOver(s, transport)
+	client, err := NewWithTransport(s, transport)
 	return client, transport, err
 }
 
-// NewOver returns the image API's client over a transport.
-func NewOver(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
+// NewWithTransport returns the image API's client over a transport.
+func NewWithTransport(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
 		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version})
 	if err != nil {
@@ -47,8 +47,8 @@ func NewOver(s settings.Settings, transport *proxy.Transport) (*imageapi.Client,
 // localProxy is where the common local proxies (Clash and its like) listen.
 const localProxy = "127.0.0.1:7890"
 
-// AlternativeRoutes returns the way to the API without a proxy, and, where the settings take none, the way through one: one that
-// NO_PROXY keeps out, or one that listens where local proxies do. other is nil where there is none.
+// AlternativeRoutes returns the route to the API without a proxy and, if the settings use no proxy, a route through one: a
+// proxy that NO_PROXY bypasses, or one on the usual port of local proxies. other is nil if there is none.
 func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy.Transport, err error) {
 	if direct, err = newTransport(s, proxy.Env{}); err != nil {
 		return nil, nil, err
@@ -72,8 +72,8 @@ func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy
 	return direct, other, err
 }
 
-// Prober returns what asks the API for its health, and what ends it. Where the settings don't allow that, asking
-// returns the reason: what else a program does must not depend on the API's settings.
+// Prober returns a function that checks the API, and one that closes its connections. If the settings of the API are invalid, the
+// check returns the reason: the rest of a program must not depend on them.
 func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle func()) {
 	client, transport, err := New(s)
 	if err != nil {
@@ -82,16 +82,16 @@ func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle fun
 	return client.Probe, transport.CloseIdleConnections
 }
 
-// reviveBound is how long a proxy that is left out may take over a trial.
-const reviveBound = time.Minute
+// retryTimeout bounds the retry of all ejected proxies.
+const retryTimeout = time.Minute
 
 // RetryEjected retries the ejected proxies that are due, each with a request that is free of charge. Upstreams shows the
 // result.
 func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) {
-	ctx, cancel := context.WithTimeout(ctx, reviveBound)
+	ctx, cancel := context.WithTimeout(ctx, retryTimeout)
 	defer cancel()
 	for _, due := range t.RetryableUpstreams() {
-		if client, err := NewOver(s, due); err == nil {
+		if client, err := NewWithTransport(s, due); err == nil {
 			_ = client.Probe(ctx)
 		}
 	}

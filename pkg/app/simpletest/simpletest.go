@@ -117,7 +117,7 @@ func atV1(s settings.Settings) settings.Settings {
 // newAPI returns a function that makes a client of the API over a transport.
 func newAPI(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 	return func(by *proxy.Transport) diagnosis.API {
-		client, err := apiclient.NewOver(s, by)
+		client, err := apiclient.NewWithTransport(s, by)
 		if err != nil {
 			return brokenAPI{err}
 		}
