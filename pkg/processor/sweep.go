@@ -51,8 +51,12 @@ func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, b
 			return
 		}
 		for _, r := range refunds {
+			outcome := "failed"
+			if r.Credits > 0 { // a task that was not charged is not refunded
+				outcome = "failed and refunded"
+			}
 			s.log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits, "age": r.Age.Round(time.Second)}).
-				Warn("failed and refunded: " + reason)
+				Warn(outcome + ": " + reason)
 			s.events.record(Event{Kind: kind, Task: r.TaskID})
 		}
 		closed = len(refunds)
