@@ -95,13 +95,13 @@ func nextForCause(code task.Code) Command {
 
 var (
 	textDatabase = lang.Text{EN: "the database is unavailable: %s", ZH: "数据库不可用：%s"}
-	textAPI      = lang.Text{EN: "the image API is unreachable since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起不可达，暂停领取任务：%s"}
+	textAPI      = lang.Text{EN: "the image API has been unreachable since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起不可达，暂停领取任务：%s"}
 	textProxy    = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
 
 	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}
 	textHung           = lang.Text{EN: "the processor (pid %d) is hung: no heartbeat for %s", ZH: "处理器（进程 %d）已挂起：%s没有心跳"}
 	textForegroundHung = lang.Text{
-		EN: "the processor (pid %d) is hung: no heartbeat for %s. It was not started by task-processor start: end the process and start it the way you did",
+		EN: "the processor (pid %d) is hung: no heartbeat for %s. It was not started by task-processor start: end the process and start it again as before",
 		ZH: "处理器（进程 %d）已挂起：%s没有心跳。它不是由 task-processor start 启动的：请结束该进程，并用原来的方式启动"}
 	textRestartFailed = lang.Text{EN: "the processor could not be restarted: %s", ZH: "处理器重启失败：%s"}
 	textRestartLimit  = lang.Text{

@@ -13,7 +13,7 @@ func groupTitle(g Group) lang.Text {
 	case GroupDatabase:
 		return lang.Text{EN: "Database", ZH: "数据库"}
 	case GroupAPI:
-		return lang.Text{EN: "Image API", ZH: "图片 API"}
+		return lang.Text{EN: "Image API", ZH: "图像 API"}
 	case GroupProxy:
 		return lang.Text{EN: "Proxy", ZH: "代理"}
 	case GroupPictures:

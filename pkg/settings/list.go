@@ -23,11 +23,11 @@ func apiSettings() []Setting {
 	return []Setting{
 		{Env: "OPENAI_API_KEY", Secret: true,
 			Usage:   "key of the image API",
-			UsageZH: "图片 API 的密钥",
+			UsageZH: "图像 API 的密钥",
 			set:     text(func(s *Settings) *string { return &s.APIKey })},
 		{Env: "OPENAI_BASE_URL", Default: "https://api.openai.com/v1",
 			Usage:   "base URL of the image API, including /v1",
-			UsageZH: "图片 API 的根地址，包含 /v1",
+			UsageZH: "图像 API 的根地址，包含 /v1",
 			set:     baseURL},
 		{Env: "OPENAI_MODEL", Default: "gpt-image-2",
 			Usage:   "model for tasks that name none",
