@@ -1,4 +1,4 @@
-// Package conns keeps the connections of a simulator, so that they end with it.
+// Package conns tracks the connections of a simulator, so that they can be closed together.
 package conns
 
 import (
@@ -6,14 +6,14 @@ import (
 	"sync"
 )
 
-// Set is connections that are cut together. The zero value is ready; it is safe for concurrent use.
+// Set is a set of connections that are closed together. The zero value is ready; it is safe for concurrent use.
 type Set struct {
 	mu     sync.Mutex
 	closed bool
 	conns  map[net.Conn]struct{}
 }
 
-// Keep takes a connection in. Where the set was cut already the connection is closed, and Keep returns false.
+// Keep adds a connection. If the set was cut before, Keep closes the connection and returns false.
 func (s *Set) Keep(c net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,7 +28,7 @@ func (s *Set) Keep(c net.Conn) bool {
 	return true
 }
 
-// Drop closes a connection and forgets it.
+// Drop closes a connection and removes it from the set.
 func (s *Set) Drop(c net.Conn) {
 	_ = c.Close()
 	s.mu.Lock()
@@ -36,14 +36,14 @@ func (s *Set) Drop(c net.Conn) {
 	delete(s.conns, c)
 }
 
-// Len returns how many connections there are.
+// Len returns the number of connections.
 func (s *Set) Len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.conns)
 }
 
-// Cut closes every connection, and those that come later. It returns false where that was done before.
+// Cut closes every connection; connections that are added later are closed too. It returns false if the set was cut before.
 func (s *Set) Cut() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

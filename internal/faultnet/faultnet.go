@@ -43,7 +43,7 @@ type Relay struct {
 	conns    conns.Set
 
 	mu     sync.Mutex
-	faults map[Fault]int // that came to pass
+	faults map[Fault]int // how often each occurred
 }
 
 // Start starts a relay.
@@ -100,12 +100,12 @@ func (r *Relay) accept() {
 
 // line is one connection through the relay.
 type line struct {
-	relay  *Relay
-	fault  Fault
-	ends   []*net.TCPConn
-	mu     sync.Mutex
-	left   int // bytes until the fault
-	struck bool
+	relay   *Relay
+	fault   Fault
+	ends    []*net.TCPConn
+	mu      sync.Mutex
+	left    int // bytes until the fault
+	applied bool
 }
 
 func (r *Relay) relay(client, target net.Conn, chance *rand.Rand) {
@@ -176,15 +176,15 @@ func (l *line) pass(to io.Writer, piece []byte) bool {
 		l.mu.Lock()
 		allowed := min(len(piece), l.left)
 		l.left -= allowed
-		strikes := l.left == 0 && !l.struck
-		l.struck = l.struck || strikes
+		apply := l.left == 0 && !l.applied
+		l.applied = l.applied || apply
 		l.mu.Unlock()
-		if strikes {
+		if apply {
 			l.relay.note(l.fault)
 		}
 		whole := allowed == len(piece)
 		piece = piece[:allowed]
-		if l.fault == Reset && (strikes || !whole) {
+		if l.fault == Reset && (apply || !whole) {
 			_, _ = to.Write(piece)
 			for _, end := range l.ends {
 				_ = end.SetLinger(0)

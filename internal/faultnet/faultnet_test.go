@@ -13,7 +13,7 @@ import (
 	"imagetasks/internal/faultnet"
 )
 
-// echo returns the address of a server that says back what it hears.
+// echo returns the address of a server that returns what it receives.
 func echo(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

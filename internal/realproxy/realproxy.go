@@ -32,7 +32,7 @@ func Tinyproxy(tb testing.TB, conf Config) string {
 	return StartTinyproxy(tb, conf).URL
 }
 
-// Proxy is a proxy that can be killed and come back.
+// Proxy is a proxy that can be killed and restarted.
 type Proxy struct {
 	URL string
 
@@ -42,19 +42,19 @@ type Proxy struct {
 	stop func()
 }
 
-// Kill kills it, which resets what goes through it. It is safe to repeat.
+// Kill kills the process, which resets its connections. It may be called again.
 func (p *Proxy) Kill() {
 	p.stop()
 	p.stop = func() {}
 }
 
-// Restart brings it back on its port.
+// Restart starts it again on the same port.
 func (p *Proxy) Restart() {
 	p.tb.Helper()
 	p.Kill()
 	stop, fault := try(p.tb, p.args, p.addr)
 	if fault != "" {
-		p.tb.Fatalf("the proxy does not come back: %s", fault)
+		p.tb.Fatalf("the proxy did not restart: %s", fault)
 	}
 	p.stop = stop
 }
@@ -103,7 +103,7 @@ func write(tb testing.TB, path, text string) {
 	}
 }
 
-// start runs a proxy; a port that somebody else took in the meantime is replaced by another.
+// start runs a proxy. If its port was taken by another process in the meantime, it uses another.
 func start(tb testing.TB, scheme string, conf Config, command func(dir string, port int) []string) *Proxy {
 	tb.Helper()
 	var last string

@@ -37,11 +37,11 @@ import (
 
 // Config configures the API. The zero value is a fast API over plain HTTP that accepts any key.
 type Config struct {
-	Key      string        // empty: any key will do
+	Key      string        // empty: any key is accepted
 	TLS      *Authority    // nil: plain http
 	Delay    time.Duration // before each answer
 	Picture  func(prompt string) []byte
-	NoModels bool // /models answers 404, as some relays do
+	NoModels bool // /models returns 404, as some relays do
 }
 
 // Call is one request for a picture.
@@ -68,7 +68,7 @@ type Server struct {
 	refusal *Refusal
 	busy    int
 	most    int
-	gate    chan struct{} // closed: answers may go out
+	gate    chan struct{} // closed: responses are sent
 }
 
 // Refusal is an error response to every request.
@@ -190,7 +190,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 			page(w, refusal.Status)
 			return false
 		}
-		fail(w, refusal.Status, refusal.Code, "refused, as told")
+		fail(w, refusal.Status, refusal.Code, "refused by configuration")
 		return false
 	}
 	key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -217,7 +217,7 @@ func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 	var body struct{ Prompt, Model, Size string }
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Prompt == "" {
 		if s.authorized(w, r) {
-			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is wanted")
+			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is required")
 		}
 		return
 	}
@@ -227,7 +227,7 @@ func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
 	file, _, err := r.FormFile("image")
 	if err != nil {
-		fail(w, http.StatusBadRequest, "invalid_request", "a picture is wanted")
+		fail(w, http.StatusBadRequest, "invalid_request", "a picture is required")
 		return
 	}
 	defer file.Close()
@@ -306,7 +306,7 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	case "html":
 		page(w, http.StatusOK)
 	case "text":
-		send(w, whole(base64.StdEncoding.EncodeToString([]byte("this is no picture, whatever it says"))))
+		send(w, whole(base64.StdEncoding.EncodeToString([]byte("this is not a picture"))))
 	case "zero":
 		send(w, []byte(`{"created":1767225600,"data":[]}`))
 	case "null":
@@ -342,14 +342,14 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 		if status == http.StatusTooManyRequests {
 			w.Header().Set("Retry-After", "1")
 		}
-		fail(w, status, "", "the simulated API answers "+behaviour)
+		fail(w, status, "", "the simulated API returns "+behaviour)
 	}
 }
 
 func (s *Server) picture(w http.ResponseWriter, r *http.Request) {
 	prompt, err := base64.URLEncoding.DecodeString(r.PathValue("prompt"))
 	if err != nil || r.Header.Get("Authorization") != "" {
-		http.Error(w, "no such picture, or one that wants no key", http.StatusBadRequest)
+		http.Error(w, "no such picture, or a key was sent", http.StatusBadRequest)
 		return
 	}
 	w.Header().Set("Content-Type", "image/png")

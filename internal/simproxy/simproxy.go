@@ -39,8 +39,8 @@ type Proxy struct {
 	outbound map[string]bool // local addresses of the connections made to targets
 	targets  []string
 	mode     Mode
-	age      int // grows with each Forget
-	read     int // bytes that went through in clear, where it intercepts
+	age      int // incremented by SilenceTunnels
+	read     int // decrypted bytes of intercepted tunnels
 }
 
 // Mode is how the proxy handles requests.
@@ -50,8 +50,8 @@ type Mode int
 const (
 	Serve   Mode = iota
 	Refuse       // 403, or SOCKS "not allowed by ruleset"
-	Hang         // never answers
-	Garbage      // answers with something that is no protocol of a proxy
+	Hang         // never responds
+	Garbage      // responds with bytes of no proxy protocol
 )
 
 // Start starts a proxy.

@@ -148,6 +148,16 @@ func AbortWhenIdle(ctx context.Context, st *store.Store, inFlight func() int) (s
 
 // WithStore calls do with the database that the settings name; its context ends at the first signal.
 func (a *App) WithStore(c *cli.Context, do func(context.Context, settings.Settings, *store.Store) error) error {
+	return a.withStore(c, a.OpenStore, do)
+}
+
+// WithAnySchema is WithStore for a database whose schema may be missing or of another version.
+func (a *App) WithAnySchema(c *cli.Context, do func(context.Context, settings.Settings, *store.Store) error) error {
+	return a.withStore(c, a.ConnectStore, do)
+}
+
+func (a *App) withStore(c *cli.Context, open func(context.Context, settings.Settings) (*store.Store, error),
+	do func(context.Context, settings.Settings, *store.Store) error) error {
 	if err := NoArguments(c); err != nil {
 		return err
 	}
@@ -157,7 +167,7 @@ func (a *App) WithStore(c *cli.Context, do func(context.Context, settings.Settin
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
-	st, err := a.OpenStore(ctx, s)
+	st, err := open(ctx, s)
 	if err != nil {
 		return err
 	}

@@ -276,7 +276,7 @@ func subject(c *x509.Certificate) string {
 	return c.Subject.String()
 }
 
-// compare tries another route and notes the result: it tells whether the proxy is at fault.
+// compare tries another route and notes the result: it shows whether the proxy is at fault.
 func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
 	if fault.Proxy != "" {
 		if _, err := d.Direct.Probe(ctx, d.BaseURL); err != nil {

@@ -20,7 +20,7 @@ const (
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
 	ProcessorHung         Code = "processor_hung"
-	ForegroundHung        Code = "foreground_processor_hung" // nobody can restart it: it was not started by the daemon commands
+	ForegroundHung        Code = "foreground_processor_hung" // not started by the daemon commands, so the monitor can't restart it
 	RestartFailed         Code = "restart_failed"
 	RestartLimit          Code = "restart_limit_reached"
 	StoppedWithDueTasks   Code = "stopped_with_due_tasks"
@@ -32,7 +32,7 @@ const (
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"
 )
 
-// Finding is one problem. Which fields are set depends on the code; texts in it are redacted by whoever creates it.
+// Finding is one problem. Which fields are set depends on the code; its texts are redacted by the code that creates it.
 type Finding struct {
 	Code    Code      `json:"code"`
 	Count   int       `json:"count,omitempty"`

@@ -40,7 +40,7 @@ func codes(t *testing.T) []task.Code {
 }
 
 func TestHintFor_EveryCodeInBothLanguages(t *testing.T) {
-	// What becomes of a task for reasons that are no link of the way to the API.
+	// Codes of tasks that have nothing to do with the connection to the API.
 	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge}
 	table, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)

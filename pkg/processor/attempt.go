@@ -102,7 +102,7 @@ type attemptRunner struct {
 	outcomes *outcomes
 	events   *eventRecorder
 	log      logrus.FieldLogger
-	wake     func() // the claim loop, when there is room again
+	wake     func() // the claim loop, when another task may start
 }
 
 // start works a claimed task in a goroutine that inFlight.running waits for. The work is cancelled with work; its outcome is

@@ -12,7 +12,7 @@ import (
 // minClaimWait keeps the loop from spinning when a task that is due can't be claimed.
 const minClaimWait = 100 * time.Millisecond
 
-// claimLoop claims tasks as there is room for them.
+// claimLoop claims as many tasks as may be in flight.
 type claimLoop struct {
 	queue        Queue
 	worker       string
@@ -63,7 +63,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 	}
 }
 
-// claim claims what there is room for, and returns how long to wait before the next claim.
+// claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
 	c.sweeper.sweep(ctx)
 	if wait := c.api.tryReopen(ctx); wait > 0 {

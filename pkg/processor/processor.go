@@ -1,4 +1,4 @@
-// Package processor is the queue engine. It claims tasks as there is room for them, runs a Worker on each, renews their
+// Package processor is the queue engine. It claims as many tasks as may be in flight, runs a Worker on each, renews their
 // leases, and records the outcome. It stops claiming while the image API is unreachable and waits while the database is
 // unavailable. At a stop, tasks in flight may finish within a grace period; the rest are released without using an attempt.
 package processor

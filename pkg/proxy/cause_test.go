@@ -39,13 +39,13 @@ func wire(t *testing.T, serve func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// resets reads the beginning of a conversation and resets the connection, as a filter does.
+// resets reads some bytes and resets the connection, as a filter does.
 func resets(conn net.Conn) {
 	_, _ = conn.Read(make([]byte, 64))
 	_ = conn.(*net.TCPConn).SetLinger(0)
 }
 
-// blackhole returns an address where packets vanish: a listener whose queue is full drops what asks for a connection.
+// blackhole returns an address that drops packets: a listener with a full queue drops connection requests.
 func blackhole(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
@@ -67,7 +67,7 @@ func blackhole(t *testing.T) string {
 	return ""
 }
 
-// replies is a SOCKS proxy whose answer to every request is that code.
+// replies is a SOCKS proxy that responds to every request with this code.
 func replies(code byte) func(net.Conn) {
 	return func(conn net.Conn) {
 		_, _ = io.ReadFull(conn, make([]byte, 3)) // version, one method: none

@@ -20,7 +20,7 @@ import (
 	"imagetasks/pkg/proxy"
 )
 
-// docs/proxies.md says how curl and Go's own defaults differ from what is done here. This is what they do.
+// docs/proxies.md documents how curl and Go's defaults differ from imagetasks. This test runs all three.
 func TestCurlCompat_DocumentedDifferences(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)

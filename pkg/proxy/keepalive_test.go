@@ -15,7 +15,7 @@ import (
 	"imagetasks/pkg/proxy"
 )
 
-// hasty finds dead connections sooner than a test's patience ends; everything else has its defaults, minutes.
+// hasty detects dead connections within seconds; all other timeouts keep their defaults of minutes.
 func hasty(p *simproxy.Proxy, a *simAPI) proxy.Config {
 	return proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: a.roots(),
 		PingAfter: 50 * time.Millisecond, PingTimeout: 500 * time.Millisecond, IdleTimeout: time.Hour}
@@ -30,7 +30,7 @@ func startHTTP2(t *testing.T, handler http.HandlerFunc) *simAPI {
 	return &simAPI{s}
 }
 
-// A request whose connection went half-open ends long before its own bound: the connection is pinged.
+// A request on a half-open connection ends long before its timeout, because the connection is pinged.
 func TestPing_FindsHalfOpenConnection(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) { arrived <- struct{}{}; <-release })
@@ -50,7 +50,7 @@ func TestPing_FindsHalfOpenConnection(t *testing.T) {
 	assert.False(t, errors.As(err, &fault), "it was sent: %v", err)
 }
 
-// One that nobody uses is found as well, so that the next request has another.
+// An idle half-open connection is detected too, so that the next request uses another.
 func TestIdleConnection_HalfOpenIsReplaced(t *testing.T) {
 	a := startHTTP2(t, func(http.ResponseWriter, *http.Request) {})
 	p := startProxy(t, simproxy.Config{})
@@ -60,17 +60,17 @@ func TestIdleConnection_HalfOpenIsReplaced(t *testing.T) {
 	require.Equal(t, 2, answer.ProtoMajor)
 	_, _, err = post(tr, a.URL)
 	require.NoError(t, err)
-	require.Len(t, p.Targets(), 1, "kept and used again")
+	require.Len(t, p.Targets(), 1, "reused")
 
 	p.SilenceTunnels()
-	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Minute, time.Millisecond, "nobody asked for anything")
+	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Minute, time.Millisecond, "without a request")
 	_, _, err = post(tr, a.URL)
 	require.NoError(t, err)
 	assert.Len(t, p.Targets(), 2)
 }
 
-// Each request has a connection of its own while it is under way, over HTTP/2 too; afterwards the connections are used
-// again, but not one whose answer was not read to its end.
+// Each request has its own connection until its end, over HTTP/2 too. Then the connection is reused, unless the response was
+// not read to its end.
 func TestConnPool_OneRequestPerConnection(t *testing.T) {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	a := startHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
@@ -99,7 +99,7 @@ func TestConnPool_OneRequestPerConnection(t *testing.T) {
 		_, _, err := post(tr, a.URL)
 		require.NoError(t, err)
 	}
-	assert.Len(t, p.Targets(), 5, "kept and used again")
+	assert.Len(t, p.Targets(), 5, "reused")
 
 	for range 6 {
 		r, err := http.NewRequest(http.MethodGet, a.URL, nil)
@@ -108,5 +108,5 @@ func TestConnPool_OneRequestPerConnection(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, answer.Body.Close())
 	}
-	assert.Len(t, p.Targets(), 6, "the last of them needed another")
+	assert.Len(t, p.Targets(), 6, "the last request needed a new connection")
 }

@@ -30,7 +30,7 @@ const (
 	password = `hunter2:@/%?&`
 )
 
-// api is a server that tells who asked, over http and over https.
+// api is a server over http and https that records its clients.
 type api struct {
 	plain, secure *httptest.Server
 	mu            sync.Mutex
@@ -116,7 +116,7 @@ func TestTransport_ProxyKinds(t *testing.T) {
 	}
 }
 
-// carries sends requests by http and https, and checks who carried them.
+// carries sends requests by http and https, and checks which proxy carried them.
 func (a *api) carries(t *testing.T, env proxy.Env, carried func(remote string) bool) {
 	t.Helper()
 	tr := transport(t, proxy.Config{Env: env, RootCAs: a.roots()})
@@ -233,7 +233,7 @@ func TestError_NamesStepWithoutLogin(t *testing.T) {
 	assert.Empty(t, a.remotes, "a proxy that fails is never bypassed")
 }
 
-// listen returns the address of something that accepts and stays silent.
+// listen returns an address that accepts connections and stays silent.
 func listen(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -274,7 +274,7 @@ func TestFirstByteTimeout(t *testing.T) {
 	_, _, err := post(transport(t, proxy.Config{FirstByteTimeout: 50 * time.Millisecond}), hanging.URL)
 	require.Error(t, err)
 	var fault *proxy.Error
-	assert.NotErrorAs(t, err, &fault, "the request was sent: this is no fault of the connection")
+	assert.NotErrorAs(t, err, &fault, "the request was sent: this is not a connection error")
 }
 
 func TestRoutes(t *testing.T) {
@@ -355,7 +355,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// Whatever stands in NO_PROXY, nothing panics, and OPENAI_PROXY goes on regardless.
+// No value of NO_PROXY causes a panic or affects OPENAI_PROXY.
 func FuzzNoProxy(f *testing.F) {
 	for _, seed := range []string{"*", "a,b", "10.0.0.0/8", "[::1]:80", ".x.", "999.1.1.1/99", ",,,:,", "a:b:c"} {
 		f.Add(seed, "api.example")

@@ -23,7 +23,7 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// pair is two proxies in order of preference, the first behind an address that may come and go.
+// pair is two proxies in order of preference; the first can be stopped and restarted.
 type pair struct {
 	first, second *simproxy.Proxy
 	env           proxy.Env
@@ -98,13 +98,13 @@ func TestUpstreams_FirstWorkingServes(t *testing.T) {
 	require.Eventually(t, func() bool { return len(tr.RetryableUpstreams()) == 1 }, time.Minute, time.Millisecond)
 	_, _, err := post(tr, a.secure.URL)
 	require.NoError(t, err)
-	assert.Empty(t, p.first.Targets(), "what may cost something tries none")
+	assert.Empty(t, p.first.Targets(), "a request that may be billed tries no ejected proxy")
 	require.NoError(t, get(tr.RetryableUpstreams()[0], a.secure.URL))
 	assert.False(t, states(t, tr)[0].Ejected)
 	assert.Empty(t, tr.RetryableUpstreams())
 	_, _, err = post(tr, a.secure.URL)
 	require.NoError(t, err)
-	assert.NotEmpty(t, p.first.Targets(), "it goes first again")
+	assert.NotEmpty(t, p.first.Targets(), "the first serves again")
 	mu.Lock()
 	defer mu.Unlock()
 	require.Len(t, told, 2)
@@ -136,7 +136,7 @@ func TestUpstreams_AllFailing(t *testing.T) {
 	assert.False(t, states(t, tr)[0].Ejected)
 }
 
-// What may have reached the API may have been paid for.
+// A request that may have reached the API may have been billed.
 func TestUpstreams_SentRequestIsNotRepeated(t *testing.T) {
 	var seen atomic.Int64
 	breaks := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -158,11 +158,11 @@ func TestUpstreams_SentRequestIsNotRepeated(t *testing.T) {
 				_, _, err := post(tr, api.URL)
 				require.Error(t, err)
 				var fault *proxy.Error
-				assert.False(t, errors.As(err, &fault), "that would say that nothing was sent")
+				assert.False(t, errors.As(err, &fault), "an *Error means that nothing was sent")
 			}
 			assert.EqualValues(t, 3, seen.Load())
 			assert.Empty(t, p.second.Targets())
-			assert.True(t, states(t, tr)[0].Ejected, "a proxy under which three requests in a row break is left out")
+			assert.True(t, states(t, tr)[0].Ejected, "three broken requests in a row eject a proxy")
 			_, _, err := post(tr, api.URL)
 			require.Error(t, err)
 			assert.EqualValues(t, 4, seen.Load())
@@ -200,7 +200,7 @@ func TestUpstreams_CanceledRequestHasNoOutcome(t *testing.T) {
 	_, err = tr.RoundTrip(r)
 	require.Error(t, err)
 	assert.False(t, states(t, tr)[0].Ejected)
-	assert.Empty(t, p.second.Targets(), "and it asks nobody else")
+	assert.Empty(t, p.second.Targets(), "no other proxy is tried")
 }
 
 func TestEjectUpstream(t *testing.T) {
@@ -224,10 +224,10 @@ func TestEjectUpstream(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, http.StatusOK, answer.StatusCode)
 	assert.False(t, proxy.EjectUpstream(answer, task.CodeWrongCountry, "nor that one"), "there is none left")
-	assert.False(t, proxy.EjectUpstream(&http.Response{}, "", ""), "none of ours: nothing happens")
+	assert.False(t, proxy.EjectUpstream(&http.Response{}, "", ""), "a response of another transport")
 }
 
-// A proxy that wants another login for a plain request has carried nothing: the next one may.
+// A proxy that rejects the login of a plain request has forwarded nothing: the next proxy is tried.
 func TestUpstreams_LoginRefusedForPlainHTTP(t *testing.T) {
 	a, p := startAPI(t), startPair(t)
 	p.env.OpenAI[0] = "http://u:wrong-password@" + p.first.Addr()
@@ -243,7 +243,7 @@ func TestUpstreams_LoginRefusedForPlainHTTP(t *testing.T) {
 	assert.Equal(t, task.CodeProxyLoginMissing, fault.Code())
 }
 
-// Under load, with the first proxy killed and started over and over, no request arrives twice.
+// Under load, while the first proxy is killed and restarted repeatedly, no request arrives twice.
 func TestUpstreams_NoRequestTwiceWhileProxyRestarts(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int{}

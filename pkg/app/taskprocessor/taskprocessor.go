@@ -242,44 +242,37 @@ func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
 }
 
 func (a program) migrate(c *cli.Context) error {
-	if err := app.NoArguments(c); err != nil {
-		return err
-	}
-	s, err := a.Load(c)
-	if err != nil {
-		return err
-	}
-	ctx, stop := a.UntilSignal(c.Context, nil)
-	defer stop()
-	st, err := a.ConnectStore(ctx, s)
-	if err != nil {
-		return err
-	}
-	defer st.Close()
-	if c.Bool("plan") {
-		plan, err := st.Plan(ctx)
+	return a.WithAnySchema(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		if c.Bool("plan") {
+			return a.printPlan(ctx, st)
+		}
+		done, err := st.Migrate(ctx)
 		if err != nil {
 			return err
 		}
-		if len(plan) == 0 {
-			a.Printf("-- The schema is up to date: there is nothing to do.\n")
+		for _, m := range done {
+			a.Printf("applied %s\n", m.Name)
 		}
-		for _, m := range plan {
-			a.Printf("-- %s\n%s\n", m.Name, m.SQL)
+		if err := st.CheckSchema(ctx); err != nil {
+			return err
 		}
-		return nil
-	}
-	done, err := st.Migrate(ctx)
+		return a.Print(c, textSchema)
+	})
+}
+
+// printPlan prints the SQL that migrate would run.
+func (a program) printPlan(ctx context.Context, st *store.Store) error {
+	plan, err := st.Plan(ctx)
 	if err != nil {
 		return err
 	}
-	for _, m := range done {
-		a.Printf("applied %s\n", m.Name)
+	if len(plan) == 0 {
+		a.Printf("-- The schema is up to date: there is nothing to do.\n")
 	}
-	if err := st.CheckSchema(ctx); err != nil {
-		return err
+	for _, m := range plan {
+		a.Printf("-- %s\n%s\n", m.Name, m.SQL)
 	}
-	return a.Print(c, textSchema)
+	return nil
 }
 
 // workerName returns the name of this process in leased_by.
