@@ -35,14 +35,25 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// The demo's timeouts: what takes minutes in production takes seconds here.
 const (
 	granted     = 30
-	taskTimeout = 6 * time.Second
 	stuckAfter  = 10 * time.Second
 	concurrency = 4
-	timeout     = 110 * time.Second
 )
+
+// pace is how long the demo and its tasks may take. A zero task timeout or lease is the engine's default.
+type pace struct {
+	timeout, taskTimeout, lease time.Duration
+}
+
+// pace returns the timeouts: with the simulated API, what takes minutes in production takes seconds. A real API needs the
+// time of production: an attempt that is cut off is repeated, and each picture is billed.
+func (c *Config) pace() pace {
+	if c.API != nil {
+		return pace{timeout: 15 * time.Minute}
+	}
+	return pace{timeout: 110 * time.Second, taskTimeout: 6 * time.Second, lease: 6 * time.Second}
+}
 
 // Config configures the demo.
 type Config struct {
@@ -75,7 +86,7 @@ type demo struct {
 
 // Run runs the demo. It leaves pictures, contact sheet and log, and no process.
 func Run(ctx context.Context, conf Config) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errors.New("the demo took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, conf.pace().timeout, errors.New("the demo took too long"))
 	defer cancel()
 	if err := os.MkdirAll(conf.Dir, 0o755); err != nil {
 		return err
@@ -211,8 +222,9 @@ func (d *demo) run(ctx context.Context) (before int, err error) {
 
 	bar := progress.New(d.conf.Out, d.conf.Terminal, total)
 	defer bar.Close()
+	limits := d.conf.pace()
 	p := processor.New(processor.Config{
-		Worker: "demo", Concurrency: concurrency, TaskTimeout: taskTimeout, Lease: 6 * time.Second,
+		Worker: "demo", Concurrency: concurrency, TaskTimeout: limits.taskTimeout, Lease: limits.lease,
 		Log: d.conf.Log, Redact: d.conf.Redact.String,
 		Observe: func(e processor.Event) {
 			if e.Kind == processor.EventCompleted || e.Kind == processor.EventFailed {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -89,4 +90,13 @@ func TestDemo_OwnAPI(t *testing.T) {
 	for _, part := range []string{"演示将使用真实的 API", "审计通过", "总览图", "用时"} {
 		assert.Contains(t, output, part)
 	}
+}
+
+// A picture of a real API takes longer than the simulated pace of the demo: each is requested, and paid for, once.
+func TestDemo_SlowOwnAPI(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t, slow(8*time.Second))
+	delete(w.env, "DATABASE_URL")
+	assert.Contains(t, w.run("task-processor", "demo").ok(), "the audit passes")
+	assert.Len(t, w.api.Calls(), 3)
 }
