@@ -41,18 +41,18 @@ const (
 	concurrency = 4
 )
 
-// pace is how long the demo and its tasks may take. A zero task timeout or lease is the engine's default.
-type pace struct {
-	timeout, taskTimeout, lease time.Duration
+// timeouts is how long the demo and its tasks may take. A zero task timeout or lease is the engine's default.
+type timeouts struct {
+	total, task, lease time.Duration
 }
 
-// pace returns the timeouts: with the simulated API, what takes minutes in production takes seconds. A real API needs the
+// timeouts returns the time limits: with the simulated API, what takes minutes in production takes seconds. A real API needs the
 // time of production: an attempt that is cut off is repeated, and each picture is billed.
-func (c *Config) pace() pace {
+func (c *Config) timeouts() timeouts {
 	if c.API != nil {
-		return pace{timeout: 15 * time.Minute}
+		return timeouts{total: 15 * time.Minute}
 	}
-	return pace{timeout: 110 * time.Second, taskTimeout: 6 * time.Second, lease: 6 * time.Second}
+	return timeouts{total: 110 * time.Second, task: 6 * time.Second, lease: 6 * time.Second}
 }
 
 // Config configures the demo.
@@ -86,7 +86,7 @@ type demo struct {
 
 // Run runs the demo. It leaves pictures, contact sheet and log, and no process.
 func Run(ctx context.Context, conf Config) (err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, conf.pace().timeout, errors.New("the demo took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, conf.timeouts().total, errors.New("the demo took too long"))
 	defer cancel()
 	if err := os.MkdirAll(conf.Dir, 0o755); err != nil {
 		return err
@@ -222,9 +222,9 @@ func (d *demo) run(ctx context.Context) (before int, err error) {
 
 	bar := progress.New(d.conf.Out, d.conf.Terminal, total)
 	defer bar.Close()
-	limits := d.conf.pace()
+	limits := d.conf.timeouts()
 	p := processor.New(processor.Config{
-		Worker: "demo", Concurrency: concurrency, TaskTimeout: limits.taskTimeout, Lease: limits.lease,
+		Worker: "demo", Concurrency: concurrency, TaskTimeout: limits.task, Lease: limits.lease,
 		Log: d.conf.Log, Redact: d.conf.Redact.String,
 		Observe: func(e processor.Event) {
 			if e.Kind == processor.EventCompleted || e.Kind == processor.EventFailed {
