@@ -10,6 +10,8 @@ source scripts/lib.sh
 # run_tests ARG...: go test, with a report that is easy to read; its status is go test's.
 run_tests() {
 	local option verbose='' helper status
+	# go test stops a package after 10 minutes. With -count=2 the end-to-end tests need more on two CPUs.
+	set -- -timeout=45m "$@"
 	for option in "$@"; do
 		[[ $option != -v && $option != --v && $option != -v=true ]] || verbose=-v
 		case $option in -json | --json | -json=true) verbose=json ;; esac

@@ -192,7 +192,14 @@ func (r *report) printFailure(p *packageRun, failedBuild string) {
 	}
 	blamed := slices.ContainsFunc(p.tests, func(t *testRun) bool { return t.name != "" && t.result != "pass" && t.result != "skip" })
 	for _, t := range p.tests {
-		if t.name == "" || (blamed && (t.result == "pass" || t.result == "skip")) {
+		if t.name == "" {
+			continue
+		}
+		if blamed && (t.result == "pass" || t.result == "skip") {
+			// When the test process dies, go test adds its last output to the test that ended last.
+			if at := crash.FindStringIndex(t.output.String()); at != nil {
+				r.printf("%s", t.output.String()[at[0]:])
+			}
 			continue
 		}
 		text := withoutRunLines(t.output.String())
@@ -207,6 +214,9 @@ func (r *report) printFailure(p *packageRun, failedBuild string) {
 		r.printf("FAIL\t%s\n", p.name)
 	}
 }
+
+// crash matches the first line that the Go runtime, or the testing package, prints when the test process dies.
+var crash = regexp.MustCompile(`(?m)^(panic: |fatal error: |SIGQUIT: |\*\*\* Test killed)`)
 
 var runLine = regexp.MustCompile(`(?m)^=== (RUN|PAUSE|CONT|NAME) .*\n`)
 

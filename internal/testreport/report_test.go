@@ -148,3 +148,23 @@ func TestSkipReason(t *testing.T) {
 		assert.Equal(t, want, skipReason(output))
 	}
 }
+
+// A test process that dies, by the timeout of go test say, writes its reason after the end of another test.
+func TestReport_CrashAfterAPassedTest(t *testing.T) {
+	var text strings.Builder
+	r := newReport(&text, false)
+	for _, line := range []string{
+		`{"Action":"run","Package":"p","Test":"TestSlow"}`,
+		`{"Action":"run","Package":"p","Test":"TestQuick"}`,
+		`{"Action":"output","Package":"p","Test":"TestQuick","Output":"quiet\n"}`,
+		`{"Action":"pass","Package":"p","Test":"TestQuick"}`,
+		`{"Action":"output","Package":"p","Test":"TestQuick","Output":"panic: test timed out after 10m0s\n"}`,
+		`{"Action":"output","Package":"p","Test":"TestQuick","Output":"goroutine 1 [running]:\n"}`,
+		`{"Action":"fail","Package":"p","Elapsed":600}`,
+	} {
+		require.NoError(t, r.read(strings.NewReader(line+"\n")))
+	}
+	assert.Contains(t, text.String(), "panic: test timed out after 10m0s\ngoroutine 1 [running]:\n")
+	assert.Contains(t, text.String(), "--- NOT ENDED: TestSlow\n")
+	assert.NotContains(t, text.String(), "quiet")
+}
