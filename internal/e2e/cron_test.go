@@ -192,7 +192,7 @@ func TestCron_StartsRepairsAndRestarts(t *testing.T) {
 	pass := w.cron(spool, entries)
 	w.waitFor("the start at boot", func() bool { return w.lockHolder() != 0 })
 	first := w.lockHolder()
-	w.waitFor("it is healthy", func() bool { return w.number(`select count(*) from imagetasks_processors`) == 1 })
+	w.waitFor("it is healthy", func() bool { return w.number(`select count(*) from imagetasks.processors`) == 1 })
 	w.insertStuck(1, 21)
 	require.NoError(t, syscall.Kill(first, syscall.SIGKILL))
 	w.waitFor("it is gone", func() bool { return w.lockHolder() != first })

@@ -124,7 +124,7 @@ func TestStartStopRestart_Repeat(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "stop").ok(), "has stopped")
 	assert.Contains(t, w.run("task-processor", "stop").ok(), "was not running")
 	assert.Zero(t, w.lockHolder())
-	assert.Equal(t, 0, w.number(`select count(*) from imagetasks_processors`), "a processor that stops deregisters")
+	assert.Equal(t, 0, w.number(`select count(*) from imagetasks.processors`), "a processor that stops deregisters")
 	assert.Contains(t, w.run("task-processor", "restart", "--if-running").ok(), "not restarted")
 	assert.Contains(t, w.run("task-processor", "start", "--unless-stopped").ok(), "not started: the processor was stopped by")
 	w.run("task-processor", "restart").ok()
@@ -249,7 +249,7 @@ func TestMonitor_ReplacesHungProcessor(t *testing.T) {
 	require.NoError(t, syscall.Kill(hung, syscall.SIGSTOP))
 	release()
 	w.waitFor("silence", func() bool {
-		return w.number(`select count(*) from imagetasks_processors where beat_at < now() - interval '3500 ms'`) == 1
+		return w.number(`select count(*) from imagetasks.processors where beat_at < now() - interval '3500 ms'`) == 1
 	})
 	assert.Contains(t, w.run("task-processor", "status").is(3), "hung")
 	report := w.monitorPass(0)
@@ -275,16 +275,16 @@ func TestLateWorker_ChangesNothing(t *testing.T) {
 	pid := w.pid()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	w.waitFor("the lease has run out", func() bool {
-		return w.number(`select count(*) from image_tasks where lease_expires_at < now()`) == 1
+		return w.number(`select count(*) from imagetasks.tasks where lease_expires_at < now()`) == 1
 	})
-	_, err := w.db.Exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
+	_, err := w.db.Exec(`update imagetasks.tasks set processing_started_at = now() - interval '21 minutes'`)
 	require.NoError(t, err)
 	assert.Len(t, w.monitorPass(0).Repair.Tasks, 1)
 	assert.Equal(t, pid, w.pid(), "silent for less than HUNG_AFTER: not restarted")
 	release()
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
 	w.waitFor("the loss is logged", func() bool { return strings.Contains(w.file("task-processor.log"), "the lease was lost") })
-	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where task_id = $1 and status = 'failed' and credits_refunded = 1`, id))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where task_id = $1 and status = 'failed' and credits_refunded = 1`, id))
 	assert.Equal(t, 1, w.credits())
 	assert.Empty(t, w.pictures())
 	w.audit()

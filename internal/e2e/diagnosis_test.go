@@ -134,7 +134,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			w.grant(1)
 			w.enqueue("a lantern")
 			w.run("task-processor", "run", "--once").is(3)
-			assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0 and error_code = $1`, c.code))
+			assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0 and error_code = $1`, c.code))
 		})
 	}
 	t.Run("an open proxy", func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		w.grant(1)
 		w.enqueue("a lantern")
 		w.run("task-processor", "run", "--once").is(3)
-		assert.Equal(t, 1, w.number(`select count(*) from image_tasks where attempt_count = 0 and error_code = 'tls_unknown_authority'`))
+		assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where attempt_count = 0 and error_code = 'tls_unknown_authority'`))
 		assert.Zero(t, w.proxy.ReadAlong(), "no request was readable")
 
 		// The fix, as the hint describes it.
@@ -252,7 +252,7 @@ func TestProxyList_Failover(t *testing.T) {
 	w.enqueue("a river", "--count", "2")
 	w.waitFor("the second serves", func() bool { return w.count("completed") == 4 })
 	assert.NotEmpty(t, second.Targets())
-	assert.Zero(t, w.number(`select count(*) from image_tasks where error_code is not null`))
+	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where error_code is not null`))
 	w.waitFor("the ejection is shown", func() bool {
 		return strings.Contains(w.run("task-processor", "status").stdout, "ejected since")
 	})
@@ -268,7 +268,7 @@ func TestProxyList_Failover(t *testing.T) {
 	// It becomes a problem after a minute, with the command to run next.
 	assert.Contains(t, screen, "All is well.")
 	w.waitFor("the problem", func() bool {
-		_, err := w.db.Exec(`update imagetasks_processors set report = jsonb_set(report, '{upstreams,0,since}', to_jsonb(now() - interval '2 minutes'))`)
+		_, err := w.db.Exec(`update imagetasks.processors set report = jsonb_set(report, '{upstreams,0,since}', to_jsonb(now() - interval '2 minutes'))`)
 		require.NoError(t, err)
 		r := w.run("task-processor", "status") // between two heartbeats
 		return r.code == 3 && strings.Contains(r.stdout, "! proxy http://"+w.proxy.Addr()+" has been ejected since") &&

@@ -154,7 +154,7 @@ func (w *fixture) requireNoSecrets() {
 		}
 	}
 	var rows string
-	if assert.NoError(w.t, w.db.QueryRow(`select coalesce(string_agg(t::text, E'\n'), '') from image_tasks t`).Scan(&rows)) {
+	if assert.NoError(w.t, w.db.QueryRow(`select coalesce(string_agg(t::text, E'\n'), '') from imagetasks.tasks t`).Scan(&rows)) {
 		places["the table of tasks"] = rows
 	}
 	for place, text := range places {
@@ -289,7 +289,7 @@ func (w *fixture) number(query string, args ...any) int {
 
 func (w *fixture) count(status string) int {
 	w.t.Helper()
-	return w.number(`select count(*) from image_tasks where status = $1`, status)
+	return w.number(`select count(*) from imagetasks.tasks where status = $1`, status)
 }
 
 func (w *fixture) credits() int {

@@ -238,7 +238,7 @@ func TestInterrupt_DatabaseHangsInAStatement(t *testing.T) {
 		// A statement of each command waits for this lock, and its cancel request is lost.
 		tx, err := w.db.Begin()
 		require.NoError(t, err)
-		_, err = tx.Exec(`lock table image_tasks, user_credits, imagetasks_schema_version in access exclusive mode`)
+		_, err = tx.Exec(`lock table imagetasks.tasks, imagetasks.credits, imagetasks_schema_version in access exclusive mode`)
 		require.NoError(t, err)
 		p := w.start(command[0], command[1:]...)
 		w.waitFor("a statement waits", func() bool { return waiting() > 0 })
@@ -256,7 +256,7 @@ func TestInterrupt_IdleProcessor(t *testing.T) {
 	g := newGateway(t, databaseSocket())
 	g.through(t, w, "")
 	p := w.start("task-processor", "run")
-	w.waitFor("it sent a heartbeat", func() bool { return w.number(`select count(*) from imagetasks_processors`) > 0 })
+	w.waitFor("it sent a heartbeat", func() bool { return w.number(`select count(*) from imagetasks.processors`) > 0 })
 	g.freeze()
 	time.Sleep(300 * time.Millisecond) // longer than POLL_INTERVAL: a statement is waiting
 	checkInterrupted(t, []string{"task-processor", "run"}, p, syscall.SIGINT)

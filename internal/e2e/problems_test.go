@@ -128,7 +128,7 @@ func TestMonitor_UsesTheProcessorsStateOfTheAPI(t *testing.T) {
 	w.grant(1)
 	w.enqueue("a lantern")
 	w.waitFor("the processor to pause", func() bool {
-		return w.number(`select count(*) from imagetasks_processors where report ? 'api_unreachable_since'`) == 1
+		return w.number(`select count(*) from imagetasks.processors where report ? 'api_unreachable_since'`) == 1
 	})
 	report := w.monitorPass(3)
 	require.Len(t, report.Problems, 1)
@@ -140,7 +140,7 @@ func TestMonitor_UsesTheProcessorsStateOfTheAPI(t *testing.T) {
 	w.api.Refuse(nil)
 	w.waitFor("the picture", func() bool { return w.count("completed") == 1 })
 	w.waitFor("a heartbeat", func() bool {
-		return w.number(`select count(*) from imagetasks_processors where report ? 'api_unreachable_since'`) == 0
+		return w.number(`select count(*) from imagetasks.processors where report ? 'api_unreachable_since'`) == 0
 	})
 	assert.Contains(t, w.monitorPass(0).Summary, "API responded")
 	w.run("task-processor", "stop").ok()

@@ -56,7 +56,7 @@ func TestUsageErrors(t *testing.T) {
 		{"a time without a unit", with("STUCK_AFTER", "20"), []string{"monitor-tasks"}, "STUCK_AFTER"},
 		{"an attempt longer than stuck", nil, []string{"task-processor", "run", "--task-timeout", "20m"}, "TASK_TIMEOUT"},
 		{"no concurrency", nil, []string{"task-processor", "run", "--concurrency", "0"}, "TASK_CONCURRENCY"},
-		{"SQL injection", with("TASKS_TABLE", "t; drop table image_tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
+		{"SQL injection", with("TASKS_TABLE", "t; drop table imagetasks.tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
 		{"a missing env file", nil, []string{"simple-test", "--env-file", "nowhere.env"}, "nowhere.env"},
 		{"a user that is none", nil, []string{"task-processor", "credits", "grant", "--user", "bob", "--credits", "1"}, `"bob"`},
 		{"a negative grant", nil, append([]string{"task-processor", "credits", "grant", "--credits", "-5"}, user...), "--credits"},
@@ -85,7 +85,7 @@ func TestUsageErrors(t *testing.T) {
 			assert.NotContains(t, r.stderr, databasePassword)
 		})
 	}
-	assert.Zero(t, w.number(`select (select count(*) from image_tasks) + (select count(*) from user_credits) + (select count(*) from credit_ledger)`))
+	assert.Zero(t, w.number(`select (select count(*) from imagetasks.tasks) + (select count(*) from imagetasks.credits) + (select count(*) from imagetasks.ledger)`))
 	files, err := os.ReadDir(w.dir)
 	require.NoError(t, err)
 	assert.Empty(t, files, "wrong usage creates no files")
@@ -213,7 +213,7 @@ func TestStatusAddress_Pages(t *testing.T) {
 	_, status := w.get(p, "/healthz")
 	assert.Equal(t, http.StatusOK, status)
 	p.stop(syscall.SIGTERM).ok()
-	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0`))
 }
 
 func TestRunOnce_APIUnreachable(t *testing.T) {
@@ -227,6 +227,6 @@ func TestRunOnce_APIUnreachable(t *testing.T) {
 	assert.Contains(t, r.stderr, "the image API is unreachable")
 	assert.Contains(t, r.stderr, w.proxy.Addr())
 	assert.Empty(t, w.api.Calls(), "a direct connection")
-	assert.Equal(t, 2, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+	assert.Equal(t, 2, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0`))
 	w.audit()
 }

@@ -31,8 +31,8 @@ func TestProxyDownForAMinute(t *testing.T) {
 	})
 	w.waitFor("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
-	assert.Equal(t, 500, completed+w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
-	assert.Positive(t, w.number(`select count(*) from image_tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
+	assert.Equal(t, 500, completed+w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0`))
+	assert.Positive(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
 	time.Sleep(time.Until(killed.Add(10 * time.Second))) // responses under way have arrived
 	calls := len(w.api.Calls())
 	time.Sleep(time.Until(killed.Add(time.Minute))) // the outage
@@ -52,7 +52,7 @@ func TestProxyDownForAMinute(t *testing.T) {
 	r := processor.stop(syscall.SIGTERM)
 	r.ok()
 	assert.NotContains(t, r.stderr, "proxypass")
-	assert.Equal(t, 500, w.number(`select count(*) from image_tasks where status = 'completed' and attempt_count = 1 and credits_refunded = 0`))
+	assert.Equal(t, 500, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1 and credits_refunded = 0`))
 	require.Len(t, w.pictures(), 500)
 	assert.Zero(t, w.credits())
 	w.audit()

@@ -21,17 +21,17 @@ import (
 func (w *fixture) insertStuck(n, minutes int) {
 	w.t.Helper()
 	user := uuid.NewString()
-	_, err := w.db.Exec(`with balance as (insert into user_credits (user_id, credits) values ($1, 0))
-		insert into credit_ledger (user_id, kind, amount, balance_after) values ($1, 'grant', $2, $2)`, user, n)
+	_, err := w.db.Exec(`with balance as (insert into imagetasks.credits (user_id, credits) values ($1, 0))
+		insert into imagetasks.ledger (user_id, kind, amount, balance_after) values ($1, 'grant', $2, $2)`, user, n)
 	require.NoError(w.t, err)
 	_, err = w.db.Exec(`with made as (
-			insert into image_tasks (task_id, user_id, prompt, credits_deducted, status, attempt_count, lease_epoch,
+			insert into imagetasks.tasks (task_id, user_id, prompt, credits_deducted, status, attempt_count, lease_epoch,
 				lease_expires_at, processing_started_at)
 			select 'stuck-' || gen_random_uuid(), $1, 'stuck', 1, 'processing', 1, 1, now() + interval '1 hour', now() - $3 * interval '1 minute'
 			from generate_series(1, $2)
 			returning task_id
 		)
-		insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+		insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
 		select $1, task_id, 'charge', -1, $2 - row_number() over () from made`, user, n, minutes)
 	require.NoError(w.t, err)
 }
@@ -56,9 +56,9 @@ func TestRepair_ConcurrentMonitorsAndFixers(t *testing.T) {
 	}
 	assert.Equal(t, 300, w.count("failed"))
 	assert.Equal(t, 100, w.count("processing"))
-	assert.Equal(t, 300, w.number(`select count(*) from credit_ledger where kind = 'refund'`))
-	assert.Equal(t, 300, w.number(`select count(distinct task_id) from credit_ledger where kind = 'refund'`))
-	assert.Equal(t, 300, w.number(`select sum(credits)::int from user_credits`))
+	assert.Equal(t, 300, w.number(`select count(*) from imagetasks.ledger where kind = 'refund'`))
+	assert.Equal(t, 300, w.number(`select count(distinct task_id) from imagetasks.ledger where kind = 'refund'`))
+	assert.Equal(t, 300, w.number(`select sum(credits)::int from imagetasks.credits`))
 	w.audit()
 	lines := 0
 	logs, err := filepath.Glob(filepath.Join(w.dir, "host *", "*.log"))
@@ -178,7 +178,7 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 	w.insertStuck(3, 21)
 	w.insertStuck(2, 10)
 	ids := func(where string) []string {
-		rows, err := w.db.Query(`select task_id from image_tasks where ` + where + ` order by task_id`)
+		rows, err := w.db.Query(`select task_id from imagetasks.tasks where ` + where + ` order by task_id`)
 		require.NoError(t, err)
 		defer rows.Close()
 		var out []string
@@ -192,7 +192,7 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 	old := ids(`processing_started_at < now() - interval '20 minutes'`)
 	young := ids(`processing_started_at > now() - interval '20 minutes'`)
 	var youngUser string
-	require.NoError(t, w.db.QueryRow(`select user_id from image_tasks where task_id = $1`, young[0]).Scan(&youngUser))
+	require.NoError(t, w.db.QueryRow(`select user_id from imagetasks.tasks where task_id = $1`, young[0]).Scan(&youngUser))
 
 	output := w.run("fix-stuck-tasks", "--dry-run").is(3)
 	assert.Contains(t, output, "3 stuck tasks would fail, 3 credits would be refunded; nothing was changed")
@@ -212,8 +212,8 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 
 	// Requeued: nothing is refunded, no attempt is used, and the task is due at once.
 	w.run("fix-stuck-tasks", "--user", youngUser, "--older-than", "5m", "--requeue").ok()
-	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0 and task_id = $1`, young[1]))
-	assert.Equal(t, 0, w.number(`select count(*) from credit_ledger where kind = 'refund' and task_id = $1`, young[1]))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0 and task_id = $1`, young[1]))
+	assert.Equal(t, 0, w.number(`select count(*) from imagetasks.ledger where kind = 'refund' and task_id = $1`, young[1]))
 	assert.Equal(t, 1, w.count("processing"), "the other user's task is unchanged")
 	w.audit()
 	w.run("fix-stuck-tasks").ok()
@@ -229,19 +229,19 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	const many = 100_000
 	w := newFixture(t)
 	_, err := w.db.Exec(`with users as (
-			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 500) returning user_id
+			insert into imagetasks.credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 500) returning user_id
 		), numbered as (select user_id, row_number() over () - 1 as u from users
 		), made as (
-			insert into image_tasks (task_id, user_id, prompt, credits_deducted, status, processing_started_at, lease_epoch, attempt_count)
+			insert into imagetasks.tasks (task_id, user_id, prompt, credits_deducted, status, processing_started_at, lease_epoch, attempt_count)
 			select 'stuck-' || n, user_id, 'x', 1, 'processing', now() - interval '1 hour', 1, 1
 			from generate_series(1, $1) n join numbered on u = n % 500
 			returning user_id
 		)
-		insert into credit_ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id`, many)
+		insert into imagetasks.ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id`, many)
 	require.NoError(t, err)
-	_, err = w.db.Exec(`insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+	_, err = w.db.Exec(`insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
 		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id)
-		from image_tasks order by user_id, task_id`)
+		from imagetasks.tasks order by user_id, task_id`)
 	require.NoError(t, err)
 	interrupted := w.start("fix-stuck-tasks")
 	w.waitFor("some", func() bool { return w.count("failed") > 0 })
@@ -261,7 +261,7 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	assert.Contains(t, output, "100%")
 	assert.NotContains(t, output, "stuck: failed and refunded", "the lines are in the log, not on the terminal")
 	assert.Equal(t, many, w.count("failed"))
-	assert.Equal(t, many, w.number(`select sum(credits)::int from user_credits`))
+	assert.Equal(t, many, w.number(`select sum(credits)::int from imagetasks.credits`))
 	w.audit()
 }
 
@@ -285,7 +285,7 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	w.insertStuck(1, 30)
 	tx, err := w.db.Begin()
 	require.NoError(t, err)
-	_, err = tx.Exec(`select 1 from user_credits for update`)
+	_, err = tx.Exec(`select 1 from imagetasks.credits for update`)
 	require.NoError(t, err)
 	p := w.start("monitor-tasks")
 	w.waitFor("a lock wait", func() bool {
@@ -299,7 +299,7 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	})
 	w.run("monitor-tasks").ok()
 	assert.Equal(t, 1, w.count("failed"))
-	assert.Equal(t, 1, w.number(`select count(*) from credit_ledger where kind = 'refund'`))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.ledger where kind = 'refund'`))
 	w.audit()
 }
 
@@ -309,8 +309,8 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	w := newFixture(t)
 	w.grant(4)
 	w.enqueue("a lantern", "--count", "4")
-	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours'
-		where task_id in (select task_id from image_tasks limit 3)`)
+	_, err := w.db.Exec(`update imagetasks.tasks set run_after = now() - interval '2 hours'
+		where task_id in (select task_id from imagetasks.tasks limit 3)`)
 	require.NoError(t, err)
 	w.run("monitor-tasks").is(3) // no processor is running
 	assert.Equal(t, 4, w.count("pending"), "off")
@@ -319,7 +319,7 @@ func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "3 overdue tasks would fail")
 	assert.Equal(t, 4, w.count("pending"))
 	assert.Contains(t, w.run("monitor-tasks").is(3), "3 credits refunded, 0 remaining, 3 overdue tasks failed")
-	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and credits_refunded = 1`))
+	assert.Equal(t, 3, w.number(`select count(*) from imagetasks.tasks where status = 'failed' and error_code = 'pending_timeout' and credits_refunded = 1`))
 	assert.Equal(t, 1, w.count("pending"))
 	assert.Equal(t, 3, w.credits())
 	assert.Equal(t, 3, strings.Count(w.file("task-monitor.log"), "due for longer than PENDING_TIMEOUT"))
@@ -336,10 +336,10 @@ func TestRun_RateAndPendingTimeout(t *testing.T) {
 	p := w.start("task-processor", "run", "--api-rate", "1", "--lease", "3s", "--status-addr", "127.0.0.1:0")
 	w.waitFor("the first picture", func() bool { return w.count("completed") == 1 })
 	assert.Equal(t, 1, w.statusOf(p).Processor.Rate)
-	_, err := w.db.Exec(`update image_tasks set run_after = now() - interval '2 hours' where status = 'pending'`)
+	_, err := w.db.Exec(`update imagetasks.tasks set run_after = now() - interval '2 hours' where status = 'pending'`)
 	require.NoError(t, err)
 	w.waitFor("the rest is refunded", func() bool {
-		return w.number(`select count(*) from image_tasks where status = 'failed' and error_code = 'pending_timeout' and attempt_count = 0`) == 2
+		return w.number(`select count(*) from imagetasks.tasks where status = 'failed' and error_code = 'pending_timeout' and attempt_count = 0`) == 2
 	})
 	p.stop(syscall.SIGTERM).ok()
 	assert.Len(t, w.api.Calls(), 1)

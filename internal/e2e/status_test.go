@@ -21,7 +21,7 @@ func TestStatus_Screen(t *testing.T) {
 	w.waitFor("all tasks to close", func() bool { return w.count("completed") == 3 && w.count("failed") == 1 })
 	w.monitorPass(0)
 	w.waitFor("the health checks", func() bool {
-		return w.number(`select count(*) from imagetasks_processors 
+		return w.number(`select count(*) from imagetasks.processors 
 			where jsonb_array_length(report->'health_checks') = 2 and (report->>'in_flight')::int = 0 and (report->'counts'->>'completed')::int = 3`) == 1
 	})
 

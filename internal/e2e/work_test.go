@@ -95,7 +95,7 @@ func TestEnqueue_InsufficientCredits(t *testing.T) {
 	assert.Empty(t, r.is(1))
 	assert.Contains(t, r.stderr, "nothing was enqueued or charged")
 	assert.Contains(t, r.stderr, "the user has 5")
-	assert.Zero(t, w.number(`select count(*) from image_tasks`))
+	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks`))
 	assert.Equal(t, 5, w.credits())
 	assert.Len(t, w.enqueue("just enough", "--count", "5"), 5)
 	assert.Equal(t, 0, w.credits())
@@ -115,7 +115,7 @@ func TestRun_FourProcesses(t *testing.T) {
 	for _, p := range four {
 		p.result().ok()
 	}
-	assert.Equal(t, 2000, w.number(`select count(*) from image_tasks where status = 'completed' and attempt_count = 1 and lease_epoch = 1`))
+	assert.Equal(t, 2000, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1 and lease_epoch = 1`))
 	assert.Len(t, w.api.Calls(), 2000)
 	assert.Len(t, w.pictures(), 2000)
 	assert.Zero(t, w.directCalls())
@@ -132,19 +132,19 @@ func TestRun_SIGTERM(t *testing.T) {
 	w.waitFor("some pictures", func() bool { return w.count("completed") >= 8 })
 	release := w.api.BlockResponses()
 	w.waitFor("all hands busy", func() bool {
-		return w.number(`select count(*) from image_tasks where current_stage = 'waiting for the API' or status = 'processing'`) >= 4
+		return w.number(`select count(*) from imagetasks.tasks where current_stage = 'waiting for the API' or status = 'processing'`) >= 4
 	})
 	p.stop(syscall.SIGTERM).ok()
 	release()
 
 	assert.Zero(t, w.count("processing"))
 	assert.Equal(t, 40, w.count("completed")+w.count("pending"))
-	assert.Zero(t, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count <> 0`), "an attempt was used")
+	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count <> 0`), "an attempt was used")
 	assert.Equal(t, w.count("completed"), len(w.pictures()))
 	w.audit()
 
 	w.run("task-processor", "run", "--once", "--concurrency", "4").ok()
-	assert.Equal(t, 40, w.number(`select count(*) from image_tasks where status = 'completed' and attempt_count = 1`))
+	assert.Equal(t, 40, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1`))
 	assert.Equal(t, 0, w.credits())
 	assert.Len(t, w.pictures(), 40)
 	w.audit()
@@ -161,7 +161,7 @@ func TestRun_SecondSignal(t *testing.T) {
 	require.NoError(t, p.Process.Signal(os.Interrupt))
 	w.waitFor("it stops", func() bool { return strings.Contains(p.stderr.String(), "stop") })
 	p.stop(os.Interrupt.(syscall.Signal)).ok()
-	assert.Equal(t, 1, w.number(`select count(*) from image_tasks where status = 'pending' and attempt_count = 0`))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0`))
 }
 
 func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
@@ -177,7 +177,7 @@ func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 	next := w.start("task-processor", "run", "--lease", "2s", "--concurrency", "3")
 	w.waitFor("all pictures", func() bool { return w.count("completed") == 6 })
 	next.stop(syscall.SIGTERM).ok()
-	assert.Equal(t, 3, w.number(`select count(*) from image_tasks where attempt_count = 2 and lease_epoch = 2`))
+	assert.Equal(t, 3, w.number(`select count(*) from imagetasks.tasks where attempt_count = 2 and lease_epoch = 2`))
 	assert.Len(t, w.pictures(), 6, "a draft was left behind")
 	assert.Equal(t, 0, w.credits())
 	w.audit()
@@ -213,8 +213,8 @@ func TestRepair_MonitorAndFixStuckTasks(t *testing.T) {
 	w.grant(3)
 	w.enqueue("stuck", "--count", "3")
 	age := func(n int, minutes int) {
-		_, err := w.db.Exec(`update image_tasks set status = 'processing', processing_started_at = now() - $2 * interval '1 minute'
-			where task_id in (select task_id from image_tasks where status = 'pending' limit $1)`, n, minutes)
+		_, err := w.db.Exec(`update imagetasks.tasks set status = 'processing', processing_started_at = now() - $2 * interval '1 minute'
+			where task_id in (select task_id from imagetasks.tasks where status = 'pending' limit $1)`, n, minutes)
 		require.NoError(t, err)
 	}
 	age(1, 21)
@@ -250,7 +250,7 @@ func TestAudit_Violations(t *testing.T) {
 	w := newFixture(t)
 	w.grant(3)
 	id := w.enqueue("unlucky")[0]
-	_, err := w.db.Exec(`update image_tasks set status = 'failed' where task_id = $1`, id)
+	_, err := w.db.Exec(`update imagetasks.tasks set status = 'failed' where task_id = $1`, id)
 	require.NoError(t, err)
 	assert.Contains(t, w.run("fix-stuck-tasks", "audit").is(3), id)
 	var found struct {

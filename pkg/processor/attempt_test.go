@@ -18,7 +18,7 @@ func TestAttempt_Timeout(t *testing.T) {
 	f.run(f.config(func(c *processor.Config) { c.TaskTimeout = 2 * time.Second }), f.client())
 	f.seen(processor.EventRetried, 1)
 	assert.Equal(t, task.CodeTimeout, f.row(id).ErrorCode)
-	f.exec(`update image_tasks set run_after = now()`)
+	f.exec(`update imagetasks.tasks set run_after = now()`)
 	f.seen(processor.EventCompleted, 1)
 }
 

@@ -92,7 +92,7 @@ func overBadNetwork(t *testing.T, tasks int, http2 bool) {
 	}
 	var uncaused, unknown int
 	require.NoError(t, f.raw.QueryRow(`select count(*) filter (where error_code is null or error_message is null or credits_refunded <> 1),
-		count(*) filter (where error_code in ('internal', 'stuck', 'lease_expired')) from image_tasks where status = 'failed'`).Scan(&uncaused, &unknown))
+		count(*) filter (where error_code in ('internal', 'stuck', 'lease_expired')) from imagetasks.tasks where status = 'failed'`).Scan(&uncaused, &unknown))
 	assert.Zero(t, uncaused)
 	assert.Zero(t, unknown)
 	balance, err := f.Balance(t.Context(), f.user)
@@ -101,7 +101,7 @@ func overBadNetwork(t *testing.T, tasks int, http2 bool) {
 	for _, secret := range []string{prompt, "must stay private"} {
 		assert.False(t, strings.Contains(f.log.String(), secret), "the prompt is in the log")
 		var stored int
-		require.NoError(t, f.raw.QueryRow(`select count(*) from image_tasks where strpos(error_message, $1) > 0`, secret).Scan(&stored))
+		require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks where strpos(error_message, $1) > 0`, secret).Scan(&stored))
 		assert.Zero(t, stored)
 	}
 	f.requireAudit()

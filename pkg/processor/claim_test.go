@@ -73,7 +73,7 @@ func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 	assert.Equal(t, 2000, f.count(processor.EventClaimed))
 	assert.Equal(t, 2000, f.count(processor.EventCompleted))
 	var unexpected int
-	require.NoError(t, f.raw.QueryRow(`select count(*) from image_tasks
+	require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks
 		where status <> 'completed' or attempt_count <> 1 or lease_epoch <> 1`).Scan(&unexpected))
 	assert.Zero(t, unexpected)
 	assert.Len(t, f.files(), 2000)

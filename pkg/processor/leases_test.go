@@ -35,7 +35,7 @@ func TestLeases_LateResultDiscarded(t *testing.T) {
 	t.Cleanup(resume)
 	id := f.enqueue("x")[0]
 	f.seen(processor.EventClaimed, 1)
-	f.exec(`update image_tasks set lease_expires_at = now() - interval '1 second'`)
+	f.exec(`update imagetasks.tasks set lease_expires_at = now() - interval '1 second'`)
 	other := newFixtureBeside(f)
 	require.NoError(t, f.processor(other.config(func(c *processor.Config) { c.Worker = "other" }), client).
 		RunOnce(stopWhenCompleted(other)))

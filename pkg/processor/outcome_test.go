@@ -20,7 +20,7 @@ func TestOutcome_FailsAfterLastAttempt(t *testing.T) {
 	f.run(f.config(), f.client())
 	for n := range 2 {
 		f.seen(processor.EventRetried, n+1)
-		f.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
+		f.exec(`update imagetasks.tasks set run_after = now()`) // sooner than the backoff
 	}
 	f.seen(processor.EventFailed, 1)
 	r := f.row(id)

@@ -35,7 +35,7 @@ func TestSharedFailure_ProxyRestart(t *testing.T) {
 	assert.Zero(t, f.count(processor.EventFailed))
 	assert.Zero(t, f.count(processor.EventRetried))
 	var unexpected int
-	require.NoError(t, f.raw.QueryRow(`select count(*) from image_tasks where status <> 'completed' or attempt_count <> 1`).Scan(&unexpected))
+	require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks where status <> 'completed' or attempt_count <> 1`).Scan(&unexpected))
 	assert.Zero(t, unexpected)
 	f.requireAudit()
 }
@@ -74,7 +74,7 @@ func TestSharedFailure_EveryRequestCutOff(t *testing.T) {
 	f.seen(processor.EventReleased, 3)
 	for n := range 2 {
 		f.seen(processor.EventRetried, 3*(n+1))
-		f.exec(`update image_tasks set run_after = now()`) // sooner than the backoff
+		f.exec(`update imagetasks.tasks set run_after = now()`) // sooner than the backoff
 	}
 	f.seen(processor.EventFailed, 3)
 	assert.LessOrEqual(t, len(f.api.Calls()), 3*(3+3))

@@ -18,8 +18,8 @@ func TestSweep_OverdueTasks(t *testing.T) {
 	f := newFixture(t)
 	f.api.Refuse(&simapi.Refusal{Status: 401})
 	ids := f.enqueue("a", "b", "c", "d")
-	f.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id <> $1`, ids[3])
-	f.exec(`update image_tasks set run_after = now() - interval '3 hours', error_message = 'the proxy was down' where task_id = $1`, ids[2])
+	f.exec(`update imagetasks.tasks set run_after = now() - interval '2 hours' where task_id <> $1`, ids[3])
+	f.exec(`update imagetasks.tasks set run_after = now() - interval '3 hours', error_message = 'the proxy was down' where task_id = $1`, ids[2])
 	client := f.client()
 	f.run(f.config(func(c *processor.Config) { c.PendingTimeout, c.Concurrency = time.Hour, 1 }), client)
 	f.seen(processor.EventOverdue, 3)
@@ -32,7 +32,7 @@ func TestSweep_OverdueTasks(t *testing.T) {
 	}
 	assert.Equal(t, "not started within 1h0m0s (PENDING_TIMEOUT); the proxy was down", f.row(ids[2]).Error)
 	require.Eventually(t, func() bool { // a processor that has claimed it releases it first
-		f.exec(`update image_tasks set run_after = now() - interval '2 hours' where task_id = $1 and status = 'pending'`, ids[3])
+		f.exec(`update imagetasks.tasks set run_after = now() - interval '2 hours' where task_id = $1 and status = 'pending'`, ids[3])
 		return f.count(processor.EventOverdue) == 4
 	}, time.Minute, 10*time.Millisecond)
 	assert.Equal(t, task.Failed, f.row(ids[3]).State)
@@ -45,7 +45,7 @@ func TestSweep_AbandonedTasks(t *testing.T) {
 	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "killed", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
 	require.NoError(t, err)
 	require.Len(t, claimed, 2)
-	f.exec(`update image_tasks set attempt_count = 3 where task_id = $1`, ids[1])
+	f.exec(`update imagetasks.tasks set attempt_count = 3 where task_id = $1`, ids[1])
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Second }), f.client())
 	f.seen(processor.EventCompleted, 1)
 	f.seen(processor.EventAbandoned, 1)

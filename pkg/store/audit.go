@@ -3,7 +3,12 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+
+	"github.com/google/uuid"
+
+	"imagetasks/pkg/task"
 )
 
 // Violation is one row that violates a money rule.
@@ -63,4 +68,21 @@ func CountViolations(rules []Rule) int {
 		n += r.Count
 	}
 	return n
+}
+
+// RepairRefunds pays up to limit refunds that are owed (rule missing_refund), and returns them. A repeat with the same call id
+// returns the first result.
+func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([]task.Refund, error) {
+	return s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
+}
+
+// Resolve settles a task that says it was charged and has no charge in the ledger (rule missing_charge): it gives the user credits,
+// 0 or more, with an "adjust" entry, and the task no longer says that it was charged. It returns task.ErrWrongState if the task is
+// not such a task.
+func (s *Store) Resolve(ctx context.Context, taskID string, credits int64, reason string) (userID string, balance int64, err error) {
+	err = s.queryRow(ctx, s.sql.resolve, []any{taskID, credits, reason}, &userID, &balance)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", 0, fmt.Errorf("task %q has no missing charge: %w", taskID, task.ErrWrongState)
+	}
+	return userID, balance, err
 }

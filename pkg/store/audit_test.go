@@ -11,30 +11,33 @@ import (
 
 // Each money rule, violated by direct changes of the tables, is reported under its code.
 func TestAudit_FindsEveryViolation(t *testing.T) {
-	const unprotect = `alter table credit_ledger disable trigger append_only;`
+	const unprotect = `alter table imagetasks.ledger disable trigger append_only;`
 	for name, fault := range map[string]struct{ code, do string }{
-		"index dropped": {"duplicate_charge_or_refund", `alter table credit_ledger drop constraint credit_ledger_once`},
-		"charged twice": {"duplicate_charge_or_refund", `alter table credit_ledger drop constraint credit_ledger_once;
-			insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
-			select user_id, task_id, kind, amount, 0 from credit_ledger where kind = 'charge'`},
-		"refund without charge": {"refund_without_charge", `insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
-			select user_id, 'ghost', 'refund', 1, 1 from user_credits`},
-		"refund of another amount": {"refund_without_charge", unprotect + `update credit_ledger set amount = 3 where kind = 'refund'`},
-		"refund to another user":   {"refund_without_charge", unprotect + `update credit_ledger set user_id = gen_random_uuid() where kind = 'refund'`},
-		"refund of a completed task": {"refund_without_failure", `update image_tasks set status = 'completed'
+		"index dropped": {"duplicate_charge_or_refund", `alter table imagetasks.ledger drop constraint ledger_once`},
+		"charged twice": {"duplicate_charge_or_refund", `alter table imagetasks.ledger drop constraint ledger_once;
+			insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+			select user_id, task_id, run, kind, amount, 0 from imagetasks.ledger where kind = 'charge'`},
+		"refund without charge": {"refund_without_charge", `insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+			select user_id, 'ghost', 1, 'refund', 1, 1 from imagetasks.credits`},
+		"refund of another amount": {"refund_without_charge", unprotect + `update imagetasks.ledger set amount = 3 where kind = 'refund'`},
+		"refund to another user":   {"refund_without_charge", unprotect + `update imagetasks.ledger set user_id = gen_random_uuid() where kind = 'refund'`},
+		"refund of a completed task": {"refund_without_failure", `update imagetasks.tasks set status = 'completed'
 			where status = 'cancelled'`},
-		"failed without refund":          {"missing_refund", `update image_tasks set status = 'failed' where status = 'pending'`},
-		"column without ledger":          {"task_columns_mismatch", `update image_tasks set credits_refunded = 9`},
-		"balance changed without ledger": {"balance_mismatch", `update user_credits set credits = credits + 1`},
-		"user deleted":                   {"balance_mismatch", `delete from user_credits`},
-		"rows that cancel out": {"broken_ledger_chain", unprotect + `update credit_ledger set balance_after = balance_after + 1
+		"failed without refund": {"missing_refund", `update imagetasks.tasks set status = 'failed' where status = 'pending'`},
+		"charge missing": {"missing_charge", unprotect + `delete from imagetasks.ledger where kind = 'charge' and task_id =
+			(select task_id from imagetasks.tasks where status = 'pending')`},
+		"refund of a later run":          {"refund_without_failure", unprotect + `update imagetasks.ledger set run = 2 where kind in ('charge', 'refund')`},
+		"column without ledger":          {"task_columns_mismatch", `update imagetasks.tasks set credits_refunded = 9`},
+		"balance changed without ledger": {"balance_mismatch", `update imagetasks.credits set credits = credits + 1`},
+		"user deleted":                   {"balance_mismatch", `delete from imagetasks.credits`},
+		"rows that cancel out": {"broken_ledger_chain", unprotect + `update imagetasks.ledger set balance_after = balance_after + 1
 			where kind = 'grant'`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := fresh(t)
 			user := b.user(10)
 			ids := b.enqueue(user, 2, 2)
-			noErr(t)(b.Cancel(b.ctx, ids[0], ""))
+			b.cancel(ids[0])
 			b.requireAudit()
 			b.exec(fault.do)
 			rules, err := b.Audit(b.ctx)

@@ -36,20 +36,20 @@ func durable(b *testing.B) *testStore {
 func (b *testStore) fill(n int) {
 	b.tb.Helper()
 	b.exec(`with users as (
-			insert into user_credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 1000) returning user_id
+			insert into imagetasks.credits (user_id, credits) select gen_random_uuid()::text, 0 from generate_series(1, 1000) returning user_id
 		), numbered as (select user_id, row_number() over () - 1 as u from users
 		), made as (
-			insert into image_tasks (task_id, user_id, prompt, credits_deducted)
-			select to_char(n, 'FM000000000') || right(gen_random_uuid()::text, 27), user_id, 'a lantern by a river', 1
+			insert into imagetasks.tasks (task_id, user_id, prompt, waits_for, slot, backlog, credits_cost, credits_deducted)
+			select to_char(n, 'FM000000000') || right(gen_random_uuid()::text, 27), user_id, 'a lantern by a river', null, 1 + (n - 1) / 1000, 1, 1, 1
 			from generate_series(1, $1) n join numbered on u = n % 1000 order by n
 			returning task_id, user_id
 		), granted as (
-			insert into credit_ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id
+			insert into imagetasks.ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id
 		)
-		insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
-		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id) from made
+		insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+		select user_id, task_id, 1, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id) from made
 		order by user_id, task_id`, n)
-	b.exec(`vacuum analyze image_tasks, user_credits, credit_ledger`)
+	b.exec(`vacuum analyze imagetasks.tasks, imagetasks.credits, imagetasks.ledger`)
 }
 
 // perSecond reports the number of tasks per second.
@@ -116,7 +116,7 @@ func BenchmarkClaim(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -134,11 +134,11 @@ func BenchmarkComplete(b *testing.B) {
 			var claimedBatches [][]task.Task
 			var next atomic.Int64
 			refill := func() {
-				s.exec(`truncate image_tasks`)
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls`)
 				s.fill(refillSize)
 				tasks, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)
-				s.exec(`vacuum analyze image_tasks`)
+				s.exec(`vacuum analyze imagetasks.tasks`)
 				claimedBatches = nil
 				next.Store(0)
 				for ; len(tasks) > 0; tasks = tasks[size.batch:] {
@@ -161,7 +161,7 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate image_tasks`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -180,13 +180,13 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 // same tables, without a Go program.
 func BenchmarkPgbenchClaimAndComplete(b *testing.B) {
 	const script = `with claimed as (
-	update image_tasks set status = 'processing', attempt_count = attempt_count + 1, lease_epoch = lease_epoch + 1,
+	update imagetasks.tasks set status = 'processing', attempt_count = attempt_count + 1, lease_epoch = lease_epoch + 1,
 		leased_by = 'bench', lease_expires_at = now() + interval '1 hour', processing_started_at = now()
-	where task_id = any (array(select task_id from image_tasks where status = 'pending' and run_after <= now()
-		order by run_after, task_id limit 100 for update skip locked))
+	where task_id = any (array(select task_id from imagetasks.tasks where status = 'pending' and waits_for is null
+		order by (- priority), slot, backlog, run_after, task_id limit 100 for update skip locked))
 	returning task_id
 ) select array_agg(task_id) as ids from claimed \gset
-update image_tasks set status = 'completed', lease_expires_at = null, completed_at = now()
+update imagetasks.tasks set status = 'completed', lease_expires_at = null, completed_at = now()
 where task_id = any (:ids::text[]) and lease_epoch = 1 and status = 'processing';
 `
 	pgbench, err := exec.LookPath("pgbench")
@@ -223,18 +223,18 @@ func BenchmarkEnqueueWithCharge(b *testing.B) {
 			users := make(chan string, size.workers)
 			for range size.workers {
 				user := uuid.NewString()
-				_, err := s.GrantCredits(b.Context(), user, 2_000_000_000, "bench")
+				_, err := s.GrantCredits(b.Context(), user, 2_000_000_000, "bench", user)
 				require.NoError(b, err)
 				users <- user
 			}
 			parallel(b, size.workers, size.batch, func() {}, func(ctx context.Context) int {
 				user := <-users
 				defer func() { users <- user }()
-				ids, err := s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "a lantern by a river", Cost: 1, Count: size.batch})
+				done, err := s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "a lantern by a river", Cost: 1, Count: size.batch})
 				if err != nil {
 					b.Error(err)
 				}
-				return len(ids)
+				return len(done.TaskIDs)
 			})
 		})
 	}
@@ -245,12 +245,12 @@ func BenchmarkSweepWithRefund(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			refill := func() {
-				s.exec(`truncate image_tasks`)
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls`)
 				s.fill(refillSize)
 				_, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)
-				s.exec(`update image_tasks set processing_started_at = now() - interval '1 hour'`)
-				s.exec(`vacuum analyze image_tasks`)
+				s.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`)
+				s.exec(`vacuum analyze imagetasks.tasks`)
 			}
 			parallel(b, size.workers, size.batch, refill, func(ctx context.Context) int {
 				closed, err := s.Sweep(ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: size.batch})

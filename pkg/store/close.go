@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"imagetasks/pkg/task"
 )
@@ -16,6 +18,7 @@ type Completion struct {
 	Lease     task.Lease
 	ImageURL  string
 	RequestID string
+	Endpoint  string // of the API that made the picture; may be empty
 }
 
 // Complete closes tasks as completed and returns the leases it accepted. The other leases were lost, and their
@@ -26,12 +29,13 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 		return nil, nil
 	}
 	leases := make([]task.Lease, len(completions))
-	urls, requests := make([]string, len(completions)), make([]string, len(completions))
+	n := len(completions)
+	urls, requests, endpoints := make([]string, n), make([]string, n), make([]string, n)
 	for i, c := range completions {
-		leases[i], urls[i], requests[i] = c.Lease, c.ImageURL, c.RequestID
+		leases[i], urls[i], requests[i], endpoints[i] = c.Lease, c.ImageURL, c.RequestID, c.Endpoint
 	}
 	ids, epochs := leaseColumns(leases)
-	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests))
+	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests), pq.Array(endpoints))
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +49,7 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 // Fail closes a leased task as failed and refunds it. It returns task.ErrLeaseLost if the lease is not held. If the
 // result of a call was lost, the task shows whether it succeeded: it is failed under that epoch.
 func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error) {
-	closed, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID)
+	closed, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
 	if err != nil {
 		return task.Refund{}, err
 	}
@@ -55,33 +59,56 @@ func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error) (task
 	return closed[0], nil
 }
 
-// Cancel closes a pending or processing task as cancelled and refunds it. A worker that holds its lease loses it.
-// Cancel returns task.ErrNotFound if there is no such task, and task.ErrFinished if it is already closed.
-func (s *Store) Cancel(ctx context.Context, taskID, reason string) (task.Refund, error) {
-	closed, err := s.queryRefunds(ctx, s.sql.cancel, taskID, string(task.CodeCancelled), reason)
-	if err != nil {
-		return task.Refund{}, err
-	}
-	if len(closed) == 0 {
-		row, err := s.Task(ctx, taskID)
-		if err != nil {
-			return task.Refund{}, err
-		}
-		return task.Refund{}, fmt.Errorf("task %q is %s: %w", taskID, row.State, task.ErrFinished)
-	}
-	return closed[0], nil
+// Cancelled is the result of Cancel.
+type Cancelled struct {
+	TaskID        string     `json:"task_id"`
+	State         task.State `json:"status"`
+	Refunded      int64      `json:"refunded"` // of the task's run, by this call or an earlier one
+	Balance       int64      `json:"balance"`  // of the task's user
+	MissingCharge bool       `json:"missing_charge,omitempty"`
 }
 
-// FailAbandoned fails and refunds up to limit tasks whose lease expired during their last attempt.
-func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error) {
-	return s.queryRefunds(ctx, s.sql.failAbandoned, maxAttempts, limit, string(task.CodeLeaseExpired),
+// Cancel closes a pending or processing task as cancelled and refunds it. A worker that holds its lease loses it. A task that is
+// closed already keeps its state, which the result shows: a repeat returns the same. With userID, only a task of that user. Cancel
+// returns task.ErrNotFound if there is no such task.
+func (s *Store) Cancel(ctx context.Context, taskID, userID string) (Cancelled, error) {
+	c := Cancelled{TaskID: taskID}
+	err := s.queryRow(ctx, s.sql.cancel, []any{taskID, nullable(userID)}, &c.State, &c.Refunded, &c.Balance, &c.MissingCharge)
+	return c, err
+}
+
+// Redriven is the result of Redrive.
+type Redriven struct {
+	TaskID  string `json:"task_id"`
+	Run     int    `json:"run"`     // the new run
+	Balance int64  `json:"balance"` // of the task's user, after the charge
+}
+
+// Redrive begins the next run of a failed task: the user is charged again, and the task is pending. run is the number of the run
+// that failed; a repeat with the same number returns the first result. 0 means the current run. Its errors wrap task.ErrNotFound,
+// task.ErrWrongState, task.ErrInsufficientCredits or task.ErrTooManyWaiting.
+func (s *Store) Redrive(ctx context.Context, taskID string, run int) (Redriven, error) {
+	r := Redriven{TaskID: taskID}
+	var failed any
+	if run != 0 {
+		failed = run
+	}
+	err := s.queryRow(ctx, s.sql.redrive, []any{taskID, failed}, &r.Run, &r.Balance)
+	return r, err
+}
+
+// FailAbandoned fails and refunds up to limit tasks whose lease expired during their last attempt. A repeat with the same call id
+// returns the first result.
+func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error) {
+	return s.queryRecorded(ctx, call, s.sql.failAbandoned, maxAttempts, limit, string(task.CodeLeaseExpired),
 		"the lease expired during the last attempt")
 }
 
 // FailOverdue fails and refunds up to limit tasks that have been due for longer than after and were not started, the
-// oldest first. In the result, Refund.Age is the time since the task was due. Concurrent calls share the work.
-func (s *Store) FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error) {
-	return s.queryRefunds(ctx, s.sql.failOverdue, after.Milliseconds(), limit, string(task.CodePendingTimeout),
+// oldest first. In the result, Refund.Age is the time since the task was due. Concurrent calls share the work. A repeat with the
+// same call id returns the first result.
+func (s *Store) FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error) {
+	return s.queryRecorded(ctx, call, s.sql.failOverdue, after.Milliseconds(), limit, string(task.CodePendingTimeout),
 		fmt.Sprintf("not started within %s (PENDING_TIMEOUT)", after))
 }
 
@@ -99,6 +126,7 @@ type Sweep struct {
 	Tasks     []string      // only these tasks; nil: all
 	UserID    string        // only this user's tasks; empty: all
 	Requeue   bool          // return the tasks to the queue instead of failing and refunding them
+	CallID    uuid.UUID     // of this call, the same for its repeats, which return the first result; zero: a new one
 }
 
 func (w Sweep) filters() (tasks, user any) {
@@ -119,7 +147,7 @@ func (s *Store) Sweep(ctx context.Context, w Sweep) ([]task.Refund, error) {
 		st = s.sql.requeue
 	}
 	tasks, user := w.filters()
-	return s.queryRefunds(ctx, st, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
+	return s.queryRecorded(ctx, w.CallID, st, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
 		fmt.Sprintf("processing for longer than %s", w.OlderThan), tasks, user)
 }
 
@@ -137,19 +165,30 @@ func (s *Store) CountStuck(ctx context.Context, w Sweep) (int, error) {
 	return n, err
 }
 
-// queryRefunds runs a statement that returns task, user, credits refunded, balance after it, and age in ms.
+// queryRecorded runs a statement that records its result under the id of the call, as its last argument. A repeat whose first
+// call took effect is rolled back by the primary key of "calls", and returns the recorded result.
+func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement, args ...any) ([]task.Refund, error) {
+	id := callID(call)
+	refunds, err := s.queryRefunds(ctx, st, append(args, id)...)
+	if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr != nil && pqErr.Table == "calls" {
+		return s.queryRefunds(ctx, s.sql.recordedResult, id)
+	}
+	return refunds, err
+}
+
+// queryRefunds runs a statement that returns task, user, credits refunded, balance after it, age in ms, and whether a charge is
+// missing.
 func (s *Store) queryRefunds(ctx context.Context, st statement, args ...any) ([]task.Refund, error) {
 	var out []task.Refund
 	err := s.query(ctx, st, func(rows *sql.Rows) error {
 		var r task.Refund
 		var balance sql.NullInt64
 		var age int64
-		if err := rows.Scan(&r.TaskID, &r.UserID, &r.Credits, &balance, &age); err != nil {
+		if err := rows.Scan(&r.TaskID, &r.UserID, &r.Credits, &balance, &age, &r.MissingCharge); err != nil {
 			return err
 		}
 		if balance.Valid {
-			b := int(balance.Int64)
-			r.Balance = &b
+			r.Balance = &balance.Int64
 		}
 		r.Age = time.Duration(age) * time.Millisecond
 		out = append(out, r)

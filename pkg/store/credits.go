@@ -3,51 +3,47 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 	"time"
-
-	"imagetasks/pkg/task"
 )
 
-// GrantCredits adds credits, 1 or more, to a user's balance and returns the new balance.
-func (s *Store) GrantCredits(ctx context.Context, userID string, credits int, reason string) (int, error) {
-	if credits < 1 {
-		return 0, fmt.Errorf("grant %d credits: must be 1 or more", credits)
-	}
-	var balance int
-	err := s.queryRow(ctx, s.sql.grantCredits, []any{userID, credits, reason}, &balance)
+// GrantCredits adds credits, 1 to MaxCost, to a user's balance and returns it. The key is required and kept for ever: a repeat
+// returns the first result. Its errors wrap task.ErrInvalid, task.ErrKeyReused or task.ErrBalanceLimit.
+func (s *Store) GrantCredits(ctx context.Context, userID string, credits int64, reason, key string) (int64, error) {
+	var balance int64
+	err := s.queryRow(ctx, s.sql.grantCredits, []any{userID, credits, reason, nullable(key)}, &balance)
 	return balance, err
 }
 
-// Balance returns a user's credits, or task.ErrNotFound for a user without a balance.
-func (s *Store) Balance(ctx context.Context, userID string) (int, error) {
-	var credits int
+// Balance returns a user's credits, 0 for a user who never had any.
+func (s *Store) Balance(ctx context.Context, userID string) (int64, error) {
+	var credits int64
 	err := s.queryRow(ctx, s.sql.balance, []any{userID}, &credits)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("user %s: %w", userID, task.ErrNotFound)
-	}
 	return credits, err
 }
 
 // LedgerEntry is one row of the ledger.
 type LedgerEntry struct {
-	Kind         string    `json:"kind"`
-	Amount       int       `json:"amount"` // signed: the change of the balance
-	BalanceAfter int       `json:"balance_after"`
+	Kind         string    `json:"kind"`   // grant, charge, refund or adjust
+	Amount       int64     `json:"amount"` // signed: the change of the balance
+	BalanceAfter int64     `json:"balance_after"`
 	TaskID       string    `json:"task_id,omitempty"`
+	Run          int       `json:"run,omitempty"`
 	Reason       string    `json:"reason"`
 	CreatedAt    time.Time `json:"created_at"`
 }
 
 // Ledger returns up to limit ledger entries of a user, the newest first.
 func (s *Store) Ledger(ctx context.Context, userID string, limit int) ([]LedgerEntry, error) {
+	return s.queryLedger(ctx, s.sql.ledger, userID, limit)
+}
+
+func (s *Store) queryLedger(ctx context.Context, st statement, args ...any) ([]LedgerEntry, error) {
 	var out []LedgerEntry
-	err := s.query(ctx, s.sql.ledger, func(rows *sql.Rows) error {
+	err := s.query(ctx, st, func(rows *sql.Rows) error {
 		var e LedgerEntry
-		err := rows.Scan(&e.Kind, &e.Amount, &e.BalanceAfter, &e.TaskID, &e.Reason, &e.CreatedAt)
+		err := rows.Scan(&e.Kind, &e.Amount, &e.BalanceAfter, &e.TaskID, &e.Run, &e.Reason, &e.CreatedAt)
 		out = append(out, e)
 		return err
-	}, userID, limit)
+	}, args...)
 	return out, err
 }

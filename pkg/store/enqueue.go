@@ -2,57 +2,87 @@ package store
 
 import (
 	"context"
-	"errors"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/lib/pq"
 
 	"imagetasks/pkg/task"
 )
 
-// EnqueueRequest describes the tasks to enqueue.
+// EnqueueRequest describes the tasks to enqueue. The database checks it (task.ErrInvalid).
 type EnqueueRequest struct {
-	UserID      string
-	Prompt      string
-	Style       string
-	AspectRatio string
-	Model       string // empty: the processor's default
-	Input       string // an input picture in base64
-	Cost        int    // credits per task, 1 or more
-	Count       int    // number of tasks; 0 means 1
-	MaxAttempts int    // 0: the processor's MAX_ATTEMPTS
+	UserID   string
+	Prompt   string
+	Options  json.RawMessage // an object, model included; nil: none
+	Inputs   []task.Input
+	Cost     int64     // credits per task; 0: the tasks are not charged
+	Priority int       // 0 to 9, higher first
+	RunAt    time.Time // zero: now
+	Count    int       // number of tasks, at most MaxTasks; 0 means 1
+	Key      string    // idempotency key; empty: none
 }
 
-// Enqueue charges the user and inserts the tasks in one statement, and returns the task ids. If the balance does not
-// cover all tasks, Enqueue changes nothing and returns task.ErrInsufficientCredits.
-func (s *Store) Enqueue(ctx context.Context, r EnqueueRequest) ([]string, error) {
-	r.Count = max(r.Count, 1)
-	if r.Cost < 1 {
-		return nil, fmt.Errorf("enqueue: the cost of a task must be 1 credit or more, not %d", r.Cost)
-	}
-	if r.Prompt == "" {
-		return nil, errors.New("enqueue: the prompt is empty")
-	}
-	ids := make([]string, r.Count)
-	for i := range ids {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return nil, fmt.Errorf("enqueue: %w", err)
-		}
-		ids[i] = id.String()
-	}
-	inserted, err := s.queryTexts(ctx, s.sql.enqueue, r.UserID, pq.Array(ids), r.Cost, r.Prompt, r.Style, r.AspectRatio,
-		r.Model, r.Input, r.MaxAttempts)
+// Enqueued is the result of Enqueue.
+type Enqueued struct {
+	TaskIDs []string `json:"task_ids"`
+	Balance int64    `json:"balance"` // the user's credits after it
+}
+
+// Enqueue charges the user and inserts the tasks, all or none. Its errors wrap task.ErrInsufficientCredits, task.ErrInvalid,
+// task.ErrKeyReused or task.ErrTooManyWaiting; none of them changes anything. With a key, a repeat returns the first result.
+func (s *Store) Enqueue(ctx context.Context, r EnqueueRequest) (Enqueued, error) {
+	tasks, err := r.tasks()
 	if err != nil {
-		return nil, err
+		return Enqueued{}, err
 	}
-	if len(inserted) == 0 {
-		balance, err := s.Balance(ctx, r.UserID)
-		if err != nil && !errors.Is(err, task.ErrNotFound) {
-			return nil, err
-		}
-		return nil, fmt.Errorf("enqueue %d tasks at %d: the user has %d: %w", r.Count, r.Cost, balance, task.ErrInsufficientCredits)
+	var out Enqueued
+	err = s.queryRow(ctx, s.sql.enqueue, []any{r.UserID, tasks, nullable(r.Key)}, pq.Array(&out.TaskIDs), &out.Balance)
+	return out, err
+}
+
+// tasks returns the tasks as the argument of enqueue_many.
+func (r EnqueueRequest) tasks() (string, error) {
+	type input struct {
+		Base64 string `json:"base64,omitempty"`
+		URL    string `json:"url,omitempty"`
+		Mask   bool   `json:"mask,omitempty"`
 	}
-	return inserted, nil
+	one := struct {
+		Prompt   string          `json:"prompt"`
+		Options  json.RawMessage `json:"options,omitempty"`
+		Cost     int64           `json:"cost"`
+		Priority int             `json:"priority,omitempty"`
+		RunAt    *time.Time      `json:"run_at,omitempty"`
+		Inputs   []input         `json:"inputs,omitempty"`
+	}{Prompt: r.Prompt, Options: r.Options, Cost: r.Cost, Priority: r.Priority}
+	if !r.RunAt.IsZero() {
+		one.RunAt = &r.RunAt
+	}
+	for _, in := range r.Inputs {
+		one.Inputs = append(one.Inputs, input{Base64: base64.StdEncoding.EncodeToString(in.Content), URL: in.URL, Mask: in.Mask})
+	}
+	count := max(r.Count, 1)
+	if count > MaxTasks {
+		return "", fmt.Errorf("enqueue %d tasks: at most %d at once: %w", count, MaxTasks, task.ErrInvalid)
+	}
+	all := make([]any, count)
+	for i := range all {
+		all[i] = one
+	}
+	text, err := json.Marshal(all)
+	if err != nil {
+		return "", fmt.Errorf("enqueue: the options are not valid JSON: %w", task.ErrInvalid)
+	}
+	return string(text), nil
+}
+
+// nullable returns nil for an empty text.
+func nullable(text string) any {
+	if text == "" {
+		return nil
+	}
+	return text
 }

@@ -20,14 +20,14 @@ func TestEnqueue_ChargesAndWritesLedger(t *testing.T) {
 	for _, id := range ids {
 		r := b.row(id)
 		assert.Equal(t, task.Pending, r.State)
-		assert.Equal(t, 2, r.Deducted)
+		assert.EqualValues(t, 2, r.Deducted)
 	}
 	moves, err := b.Ledger(b.ctx, user, 10)
 	require.NoError(t, err)
 	require.Len(t, moves, 4)
 	assert.Equal(t, "charge", moves[0].Kind)
-	assert.Equal(t, -2, moves[0].Amount)
-	assert.Equal(t, 4, moves[0].BalanceAfter)
+	assert.EqualValues(t, -2, moves[0].Amount)
+	assert.EqualValues(t, 4, moves[0].BalanceAfter)
 	assert.Equal(t, ids[2], moves[0].TaskID)
 	assert.Equal(t, "grant", moves[3].Kind)
 	b.requireAudit()
@@ -39,25 +39,24 @@ func TestEnqueue_InsufficientCreditsChangesNothing(t *testing.T) {
 	for _, n := range []store.EnqueueRequest{
 		{UserID: user, Prompt: "x", Cost: 2, Count: 3},
 		{UserID: user, Prompt: "x", Cost: 6},
-		{UserID: user, Prompt: "x", Cost: 1 << 30, Count: 1 << 10},
+		{UserID: user, Prompt: "x", Cost: 1 << 20, Count: 1000},
 		{UserID: uuid.NewString(), Prompt: "x", Cost: 1},
 	} {
 		_, err := b.Enqueue(b.ctx, n)
 		assert.ErrorIs(t, err, task.ErrInsufficientCredits)
 	}
 	for _, n := range []store.EnqueueRequest{
-		{UserID: user, Prompt: "x"},
 		{UserID: user, Prompt: "x", Cost: -1},
 		{UserID: user, Cost: 1},
-		{UserID: "nobody", Prompt: "x", Cost: 1},
+		{UserID: user, Prompt: "x", Cost: 1 << 30, Count: 1001},
 		{UserID: user, Prompt: "a\x00b", Cost: 1},
 	} {
 		_, err := b.Enqueue(b.ctx, n)
-		assert.Error(t, err)
+		assert.Error(t, err, "%+v", n)
 	}
 	assert.Equal(t, 5, b.balance(user))
-	assert.Zero(t, b.number("select count(*) from image_tasks"))
-	assert.Equal(t, 1, b.number("select count(*) from credit_ledger"))
+	assert.Zero(t, b.number("select count(*) from imagetasks.tasks"))
+	assert.Equal(t, 1, b.number("select count(*) from imagetasks.ledger"))
 }
 
 func TestEnqueue_ConcurrentNeverOverdraws(t *testing.T) {
@@ -76,6 +75,6 @@ func TestEnqueue_ConcurrentNeverOverdraws(t *testing.T) {
 	}
 	wg.Wait()
 	assert.Zero(t, b.balance(user))
-	assert.Equal(t, 25, b.number("select count(*) from image_tasks"))
+	assert.Equal(t, 25, b.number("select count(*) from imagetasks.tasks"))
 	b.requireAudit()
 }

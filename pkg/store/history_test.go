@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 
 	"imagetasks/pkg/store"
@@ -25,7 +26,7 @@ func TestRandomHistory_PassesAudit(t *testing.T) {
 			var claimed []task.Task
 			for range 150 {
 				err := act(b, random, users[random.IntN(len(users))], &claimed)
-				if err != nil && !errors.Is(err, task.ErrLeaseLost) && !errors.Is(err, task.ErrFinished) &&
+				if err != nil && !errors.Is(err, task.ErrLeaseLost) && !errors.Is(err, task.ErrWrongState) &&
 					!errors.Is(err, task.ErrInsufficientCredits) {
 					t.Errorf("actor %d: %v", actor, err)
 				}
@@ -34,12 +35,12 @@ func TestRandomHistory_PassesAudit(t *testing.T) {
 	}
 	wg.Wait()
 	b.requireAudit()
-	completed := b.number(`select count(*) from image_tasks where status = 'completed'`)
-	refunded := b.number(`select count(*) from credit_ledger where kind = 'refund'`)
+	completed := b.number(`select count(*) from imagetasks.tasks where status = 'completed'`)
+	refunded := b.number(`select count(*) from imagetasks.ledger where kind = 'refund'`)
 	assert.Positive(t, completed)
 	assert.Positive(t, refunded)
 	assert.Equal(t, 180, b.balance(users[0])+b.balance(users[1])+b.balance(users[2])+
-		b.number(`select coalesce(sum(credits_deducted), 0) from image_tasks where status not in ('failed', 'cancelled')`))
+		b.number(`select coalesce(sum(credits_deducted), 0) from imagetasks.tasks where status not in ('failed', 'cancelled')`))
 }
 
 func act(b *testStore, random *rand.Rand, user string, claimed *[]task.Task) error {
@@ -47,9 +48,9 @@ func act(b *testStore, random *rand.Rand, user string, claimed *[]task.Task) err
 	if len(*claimed) > 0 {
 		mine = (*claimed)[random.IntN(len(*claimed))]
 	}
-	switch n := random.IntN(12); {
+	switch n := random.IntN(13); {
 	case n < 3:
-		_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1 + random.IntN(3), Count: 1 + random.IntN(3)})
+		_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: int64(random.IntN(4)), Count: 1 + random.IntN(3)})
 		return err
 	case n < 5 || mine.ID == "":
 		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 3, Lease: time.Duration(random.IntN(5)) * time.Millisecond, MaxAttempts: 2})
@@ -69,8 +70,11 @@ func act(b *testStore, random *rand.Rand, user string, claimed *[]task.Task) err
 	case n == 9:
 		_, err := b.Sweep(b.ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 2})
 		return err
+	case n == 11:
+		_, err := b.Redrive(b.ctx, mine.ID, random.IntN(2)*mine.Run)
+		return err
 	case n == 10:
-		_, err := b.FailAbandoned(b.ctx, 2, 2)
+		_, err := b.FailAbandoned(b.ctx, 2, 2, uuid.Nil)
 		return err
 	default:
 		_, err := b.Complete(b.ctx, store.Completion{Lease: mine.Lease()})

@@ -3,10 +3,9 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/lib/pq"
 
 	"imagetasks/pkg/task"
@@ -18,38 +17,57 @@ type ClaimRequest struct {
 	Limit       int           // maximum number of tasks
 	Lease       time.Duration // time until the leases expire unless renewed
 	MaxAttempts int           // for tasks without their own
+	CallID      uuid.UUID     // of this call, the same for its repeats; zero: a new one
 }
 
 // Claim claims up to r.Limit tasks and raises their lease_epoch: tasks with an expired lease first, then tasks that
-// are due. It returns no error when there are none.
+// may start, by priority and turn. It returns no error when there are none, or while claiming is paused. A repeat with the same
+// CallID returns the same leases, as far as they still hold.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) {
 	var tasks []task.Task
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
-		err := rows.Scan(&t.ID, &t.UserID, &t.Prompt, &t.Style, &t.AspectRatio, &t.Model,
-			&t.HasInput, &t.Attempt, &t.MaxAttempts, &t.Epoch)
+		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch)
 		tasks = append(tasks, t)
 		return err
-	}, r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts)
+	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts)
 	return tasks, err
 }
 
-// Input returns the input picture of a leased task as base64. It returns task.ErrLeaseLost if the lease is not held,
-// and a *task.Error if the picture has more than limit bytes of base64.
-func (s *Store) Input(ctx context.Context, l task.Lease, limit int) (string, error) {
-	var size int
-	var picture sql.NullString
-	err := s.queryRow(ctx, s.sql.input, []any{l.TaskID, l.Epoch, limit}, &size, &picture)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return "", task.ErrLeaseLost
-	case err != nil:
-		return "", err
-	case !picture.Valid:
-		return "", &task.Error{Code: task.CodeInputTooLarge, Disposition: task.Fail,
-			Message: fmt.Sprintf("the input picture has %d bytes of base64, more than the %d allowed", size, limit)}
+// callID returns the id of a call.
+func callID(given uuid.UUID) string {
+	if given == uuid.Nil {
+		given = uuid.New()
 	}
-	return picture.String, nil
+	return given.String()
+}
+
+// Admit lets the next tasks of these users start, as far as USER_CONCURRENCY allows, and returns how many; nil: of all users. It is
+// called after tasks of a user left the state processing.
+func (s *Store) Admit(ctx context.Context, users []string) (int, error) {
+	var arg any
+	if users != nil {
+		arg = pq.Array(users)
+	}
+	var n int
+	err := s.queryRow(ctx, s.sql.admit, []any{arg}, &n)
+	return n, err
+}
+
+// Inputs returns the input pictures of a leased task, the mask included. It returns task.ErrLeaseLost if there are none, because
+// only a task that is not held any more has lost its inputs.
+func (s *Store) Inputs(ctx context.Context, l task.Lease) ([]task.Input, error) {
+	var out []task.Input
+	err := s.query(ctx, s.sql.inputs, func(rows *sql.Rows) error {
+		var in task.Input
+		err := rows.Scan(&in.Mask, &in.Content, &in.URL)
+		out = append(out, in)
+		return err
+	}, l.TaskID, l.Epoch)
+	if err == nil && len(out) == 0 {
+		err = task.ErrLeaseLost
+	}
+	return out, err
 }
 
 // LeaseRenewal renews the lease of one task and reports its progress.
@@ -78,7 +96,7 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 // not held.
 func (s *Store) Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error {
 	ids, err := s.queryTexts(ctx, s.sql.retry, l.TaskID, l.Epoch, wait.Milliseconds(),
-		string(cause.Code), cause.Error(), cause.RequestID)
+		string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
 	if err == nil && len(ids) == 0 {
 		return task.ErrLeaseLost
 	}
@@ -100,14 +118,17 @@ func (s *Store) Release(ctx context.Context, requests ...ReleaseRequest) ([]task
 	n := len(requests)
 	leases, waits := make([]task.Lease, n), make([]int64, n)
 	codes, messages := make([]string, n), make([]string, n)
+	requestIDs, endpoints := make([]string, n), make([]string, n)
 	for i, r := range requests {
 		leases[i], waits[i] = r.Lease, r.Wait.Milliseconds()
 		if r.Cause != nil {
 			codes[i], messages[i] = string(r.Cause.Code), r.Cause.Error()
+			requestIDs[i], endpoints[i] = r.Cause.RequestID, r.Cause.Endpoint
 		}
 	}
 	ids, epochs := leaseColumns(leases)
-	return s.queryLeases(ctx, s.sql.release, ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages))
+	return s.queryLeases(ctx, s.sql.release, ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages),
+		pq.Array(requestIDs), pq.Array(endpoints))
 }
 
 // leaseColumns returns the leases as two array parameters.

@@ -1,11 +1,13 @@
 package store_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -13,12 +15,12 @@ import (
 	"imagetasks/pkg/task"
 )
 
-func TestClaim_OldestDueFirstWithNewEpoch(t *testing.T) {
+func TestClaim_InTurnWithNewEpoch(t *testing.T) {
 	b := fresh(t)
 	user := b.user(10)
 	ids := b.enqueue(user, 4, 1)
-	b.exec(`update image_tasks set run_after = now() - interval '1 hour' where task_id = $1`, ids[2])
-	b.exec(`update image_tasks set run_after = now() + interval '1 hour' where task_id = $1`, ids[0])
+	b.exec(`update imagetasks.tasks set slot = 0 where task_id = $1`, ids[2])
+	b.exec(`update imagetasks.tasks set run_after = now() + interval '1 hour', waits_for = 'time' where task_id = $1`, ids[0])
 
 	first := b.claim(1)
 	require.Len(t, first, 1)
@@ -28,7 +30,9 @@ func TestClaim_OldestDueFirstWithNewEpoch(t *testing.T) {
 	assert.Equal(t, 1, first[0].Attempt)
 	assert.Equal(t, 3, first[0].MaxAttempts)
 	assert.EqualValues(t, 1, first[0].Epoch)
-	assert.False(t, first[0].HasInput)
+	assert.Zero(t, first[0].Inputs)
+	assert.Equal(t, 1, first[0].Run)
+	assert.JSONEq(t, `{}`, string(first[0].Options))
 
 	assert.Len(t, b.claim(10), 2, "the task that is due later is not claimed")
 	assert.Empty(t, b.claim(10))
@@ -58,25 +62,25 @@ func TestClaim_ExpiredLeasesFirstWhileAttemptsRemain(t *testing.T) {
 	for _, other := range b.claim(5) {
 		assert.NotEqual(t, lost.ID, other.ID, "no attempts remain")
 	}
-	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10, uuid.Nil)
 	require.NoError(t, err)
 	require.Len(t, reaped, 1)
 	assert.Equal(t, lost.ID, reaped[0].TaskID)
-	assert.Equal(t, 1, reaped[0].Credits)
+	assert.EqualValues(t, 1, reaped[0].Credits)
 	assert.Equal(t, task.CodeLeaseExpired, b.row(lost.ID).ErrorCode)
 	b.requireAudit()
 }
 
 func TestClaim_MaxAttemptsOfTaskTakesPrecedence(t *testing.T) {
 	b := fresh(t)
-	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Prompt: "x", Cost: 1, MaxAttempts: 1})
+	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Prompt: "x", Cost: 1, Options: json.RawMessage(`{"max_attempts": 1}`)})
 	require.NoError(t, err)
 	claimed := b.claim(1)
 	require.Len(t, claimed, 1)
 	assert.True(t, claimed[0].LastAttempt())
 	b.expireLeases()
 	assert.Empty(t, b.claim(1))
-	reaped, err := b.FailAbandoned(b.ctx, 3, 10)
+	reaped, err := b.FailAbandoned(b.ctx, 3, 10, uuid.Nil)
 	require.NoError(t, err)
 	assert.Len(t, reaped, 1)
 }
@@ -130,8 +134,8 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 			_, err := b.Fail(b.ctx, l, errServer)
 			return err
 		},
-		"input": func(b *testStore, l task.Lease) error {
-			_, err := b.Input(b.ctx, l, 100)
+		"inputs": func(b *testStore, l task.Lease) error {
+			_, err := b.Inputs(b.ctx, l)
 			return err
 		},
 	}
@@ -141,16 +145,16 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 			requireHeld(b.tb)(b.Release(b.ctx, store.ReleaseRequest{Lease: held.Lease()}))
 		},
 		"retried":   func(b *testStore, held task.Task) { require.NoError(b.tb, b.Retry(b.ctx, held.Lease(), 0, errServer)) },
-		"cancelled": func(b *testStore, held task.Task) { noErr(b.tb)(b.Cancel(b.ctx, held.ID, "by the user")) },
-		"failed":    func(b *testStore, held task.Task) { noErr(b.tb)(b.Fail(b.ctx, held.Lease(), errServer)) },
+		"cancelled": func(b *testStore, held task.Task) { b.cancel(held.ID) },
+		"failed":    func(b *testStore, held task.Task) { noErr[task.Refund](b.tb)(b.Fail(b.ctx, held.Lease(), errServer)) },
 		"swept": func(b *testStore, held task.Task) {
-			b.exec(`update image_tasks set processing_started_at = now() - interval '21 minutes'`)
+			b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '21 minutes'`)
 			swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
 			require.NoError(b.tb, err)
 			require.Len(b.tb, swept, 1)
 		},
 		"never held": func(b *testStore, held task.Task) {
-			b.exec(`update image_tasks set lease_epoch = lease_epoch + 7`)
+			b.exec(`update imagetasks.tasks set lease_epoch = lease_epoch + 7`)
 		},
 	}
 	b := fresh(t)
@@ -159,7 +163,7 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 			t.Run(loss+"/"+name, func(t *testing.T) {
 				b := &testStore{Store: b.Store, tb: t, ctx: t.Context(), raw: b.raw}
 				held := b.claimOne(2)
-				b.exec(`update image_tasks set image_base64 = 'eA==' where task_id = $1`, held.ID)
+				b.exec(`insert into imagetasks.inputs (task_id, position, content) values ($1, 1, 'x')`, held.ID)
 				lose(b, held)
 				before := b.row(held.ID)
 				assert.ErrorIs(t, call(b, held.Lease()), task.ErrLeaseLost)
@@ -167,7 +171,7 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 				b.requireAudit()
 				// Keep the task out of the next subtest.
 				if s := b.row(held.ID).State; s == task.Pending || s == task.Processing {
-					noErr(t)(b.Cancel(b.ctx, held.ID, "end of test"))
+					b.cancel(held.ID)
 				}
 			})
 		}
@@ -187,7 +191,7 @@ func TestRenewLeases_ReturnsLeasesStillHeld(t *testing.T) {
 	tasks := b.claim(5)
 	require.Len(t, tasks, 5)
 	b.expireLeases()
-	noErr(t)(b.Cancel(b.ctx, tasks[3].ID, "x"))
+	b.cancel(tasks[3].ID)
 	var beats []store.LeaseRenewal
 	for i, tk := range tasks {
 		beats = append(beats, store.LeaseRenewal{Lease: tk.Lease(), Progress: 10 * i, Stage: "generating"})
@@ -227,7 +231,7 @@ func TestRenewLeases_NoDeadlockWithComplete(t *testing.T) {
 		}
 	})
 	wg.Wait()
-	assert.Equal(t, 60, b.number("select count(*) from image_tasks where status = 'completed'"))
+	assert.Equal(t, 60, b.number("select count(*) from imagetasks.tasks where status = 'completed'"))
 }
 
 func TestRetry_UsesAttemptAndReleaseDoesNot(t *testing.T) {
@@ -240,7 +244,7 @@ func TestRetry_UsesAttemptAndReleaseDoesNot(t *testing.T) {
 	assert.Equal(t, task.CodeServer, r.ErrorCode)
 	assert.Empty(t, b.claim(1), "it is not due")
 
-	b.exec(`update image_tasks set run_after = now()`)
+	b.exec(`update imagetasks.tasks set run_after = now()`)
 	again := b.claim(1)
 	require.Len(t, again, 1)
 	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: again[0].Lease(), Cause: &task.Error{Code: task.CodeShutdown, Message: "stopped"}}))
@@ -251,16 +255,66 @@ func TestRetry_UsesAttemptAndReleaseDoesNot(t *testing.T) {
 	assert.Len(t, b.claim(1), 1)
 }
 
-func TestInput_WithinLimit(t *testing.T) {
+func TestInputs_PicturesAndMask(t *testing.T) {
 	b := fresh(t)
-	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Prompt: "x", Cost: 1, Input: "aGVsbG8="})
+	given := []task.Input{{Content: []byte("one")}, {URL: "https://example.com/two.png?sig=1"}, {Content: []byte("mask"), Mask: true}}
+	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: b.user(1), Cost: 1, Inputs: given})
 	require.NoError(t, err)
 	held := b.claim(1)[0]
-	assert.True(t, held.HasInput)
-	text, err := b.Input(b.ctx, held.Lease(), 8)
+	assert.Equal(t, 3, held.Inputs)
+	inputs, err := b.Inputs(b.ctx, held.Lease())
 	require.NoError(t, err)
-	assert.Equal(t, "aGVsbG8=", text)
-	_, err = b.Input(b.ctx, held.Lease(), 7)
-	require.Error(t, err)
-	assert.Equal(t, task.Fail, task.AsError(err).Disposition)
+	require.Len(t, inputs, 3)
+	for i := range given {
+		assert.Equal(t, given[i].URL, inputs[i].URL)
+		assert.Equal(t, string(given[i].Content), string(inputs[i].Content))
+		assert.Equal(t, given[i].Mask, inputs[i].Mask)
+	}
+	requireHeld(t)(b.Complete(b.ctx, store.Completion{Lease: held.Lease()}))
+	assert.Zero(t, b.number(`select count(*) from imagetasks.inputs`))
+}
+
+// A claim that is repeated because its answer was lost returns the same leases, as far as they still hold, also while the first
+// call is still running.
+func TestClaim_RepeatedCallReturnsSameLeases(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(40), 40, 1)
+	request := store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, CallID: uuid.New()}
+	var wg sync.WaitGroup
+	results := make([][]task.Task, 4)
+	for i := range results {
+		wg.Go(func() {
+			var err error
+			results[i], err = b.Claim(b.ctx, request)
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	for _, r := range results {
+		assert.ElementsMatch(t, results[0], r)
+		assert.Len(t, r, 10)
+	}
+	assert.Equal(t, 10, b.number(`select count(*) from imagetasks.tasks where status = 'processing'`))
+
+	requireHeld(t)(b.Complete(b.ctx, store.Completion{Lease: results[0][0].Lease()}))
+	again, err := b.Claim(b.ctx, request)
+	require.NoError(t, err)
+	assert.Len(t, again, 9)
+}
+
+func TestClaim_Paused(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(1), 1, 1)
+	c, err := b.Pause(b.ctx, "operator", "maintenance")
+	require.NoError(t, err)
+	assert.True(t, c.Paused())
+	again, err := b.Pause(b.ctx, "somebody else", "")
+	require.NoError(t, err)
+	assert.Equal(t, c, again, "a pause that is in force stays as it is")
+	assert.Empty(t, b.claim(1))
+	_, due, err := b.NextDue(b.ctx)
+	require.NoError(t, err)
+	assert.False(t, due)
+	require.NoError(t, b.Resume(b.ctx))
+	assert.Len(t, b.claim(1), 1)
 }

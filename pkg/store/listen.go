@@ -20,7 +20,7 @@ func (s *Store) Listen(ctx context.Context, wake func()) {
 	go func() {
 		defer close(subscribed)
 		// This waits for the first connection and fails only after the listener is closed.
-		_ = listener.Listen(channel)
+		_ = listener.Listen(s.names.Channel)
 	}()
 	defer func() {
 		_ = listener.Close()

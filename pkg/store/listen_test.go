@@ -27,8 +27,8 @@ func TestListen_WakesOnEnqueueAndRelease(t *testing.T) {
 	held = b.claim(1)
 	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease()}))
 	<-woken
-	b.exec(`insert into image_tasks (task_id, user_id, prompt, status) values ('done', $1, 'x', 'completed')`, user)
-	b.exec(`select pg_notify('imagetasks', '')`)
+	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status) values ('done', $1, 'x', 'completed')`, user)
+	b.exec(`select pg_notify('imagetasks_tasks', '')`)
 	<-woken
 	cancel()
 	wg.Wait()

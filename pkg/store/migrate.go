@@ -6,182 +6,475 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
+	"hash/fnv"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
-	"github.com/pressly/goose/v3"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
-const (
-	versionTable = "imagetasks_schema_version"
-	// migrateLock is the key of the advisory lock that migrations take: "imgtasks" in ASCII.
-	migrateLock = 0x696d677461736b73
-)
+// migrateLockTimeout bounds how long a migration waits for a lock: statements of the application queue up behind it.
+const migrateLockTimeout = 5 * time.Second
 
-// ErrSchema means that the database schema has a different version than this program needs.
-var ErrSchema = errors.New("the database schema has the wrong version")
+// minServer is the oldest version of PostgreSQL that the schema works with.
+const minServer = 140000
 
 // Migration is one change of the schema.
 type Migration struct {
-	Version int64  `json:"version"`
+	Version int    `json:"version"`
 	Name    string `json:"name"`
-	SQL     string `json:"-"`
+	// CompatibleWith is the oldest version whose programs work with the schema after this migration.
+	CompatibleWith int    `json:"compatible_with"`
+	SQL            string `json:"-"`
 }
 
-// Migrate applies the pending migrations and returns them. Of several concurrent calls, one applies the migrations and
-// the others wait for it.
-func (s *Store) Migrate(ctx context.Context) ([]Migration, error) {
-	files, err := s.migrations()
-	if err != nil {
-		return nil, err
+// MigrateResult is what Migrate did, or what Plan would do.
+type MigrateResult struct {
+	Schema     string      `json:"schema"`
+	Version    int         `json:"version"`    // before it; 0: there was no schema
+	Migrations []Migration `json:"migrations"` // those that ran
+	Steps      []Step      `json:"steps"`      // every statement that ran, in order
+	Supabase   bool        `json:"supabase"`   // the database has Supabase's roles
+	Revoked    []string    `json:"revoked"`    // roles that default privileges had granted something on new objects
+	Roles      Roles       `json:"roles"`      // the roles that have privileges now
+}
+
+// Step is one statement, or one migration, with what it is for.
+type Step struct {
+	What string `json:"what"`
+	SQL  string `json:"sql"`
+}
+
+// MigrateError means that a step of a migration failed. Everything before it was rolled back.
+type MigrateError struct {
+	Step Step
+	Err  error
+	Hint string // what to do; may be empty
+}
+
+// Error implements error.
+func (e *MigrateError) Error() string {
+	text := fmt.Sprintf("migrate: %s: %v; nothing was changed", e.Step.What, e.Err)
+	if e.Hint != "" {
+		text += "; " + e.Hint
 	}
-	// The lock belongs to a separate transaction, so that it also works behind a transaction pooler and is released
-	// even if this process crashes.
+	return text
+}
+
+// Unwrap returns the database's error.
+func (e *MigrateError) Unwrap() error { return e.Err }
+
+// Migrate creates the schema or brings it to this program's version, and grants the roles what they need, all in one transaction.
+// Roles that were named in earlier calls keep their privileges, and get those on new objects. Of several concurrent calls, one
+// works and the others wait for it. A schema that is newer is not changed.
+func (s *Store) Migrate(ctx context.Context, roles Roles) (MigrateResult, error) {
+	return s.migrate(ctx, roles, true)
+}
+
+// Plan runs what Migrate would run and rolls it back: the result is exactly what Migrate would do now, and an error is the one that
+// it would meet. It takes the same locks for that moment.
+func (s *Store) Plan(ctx context.Context, roles Roles) (MigrateResult, error) {
+	return s.migrate(ctx, roles, false)
+}
+
+func (s *Store) migrate(ctx context.Context, roles Roles, commit bool) (MigrateResult, error) {
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
+		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
 	}
 	defer tx.Rollback()
-	if _, err := tx.ExecContext(ctx, "select pg_advisory_xact_lock($1)", int64(migrateLock)); err != nil {
-		return nil, fmt.Errorf("migrate: wait for another migration: %w", err)
+	m := migrator{tx: tx, names: s.names, result: MigrateResult{Schema: s.schemaName(), Migrations: []Migration{}, Steps: []Step{}, Revoked: []string{}}}
+	if err := m.run(ctx, roles); err != nil {
+		return m.result, err
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, s.db, files,
-		goose.WithTableName(versionTable), goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
+	if !commit {
+		return m.result, nil
 	}
-	results, err := provider.Up(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
+	if err := tx.Commit(); err != nil {
+		return m.result, fmt.Errorf("migrate: commit: %w", err)
 	}
-	done := make([]Migration, 0, len(results))
-	for _, r := range results {
-		done = append(done, Migration{Version: r.Source.Version, Name: path.Base(r.Source.Path)})
-	}
-	return done, nil
+	return m.result, nil
 }
 
-// Plan returns the migrations that Migrate would apply, with their SQL. It changes nothing, even in a database that was
-// never migrated.
-func (s *Store) Plan(ctx context.Context) ([]Migration, error) {
-	have, err := s.version(ctx)
-	if err != nil {
-		return nil, err
+// schemaName returns the schema's name without quotes.
+func (s *Store) schemaName() string { return strings.TrimSuffix(s.names.Channel, channelSuffix) }
+
+// migrator runs the steps of a migration in a transaction.
+type migrator struct {
+	tx     *sql.Tx
+	names  names
+	result MigrateResult
+}
+
+func (m *migrator) run(ctx context.Context, roles Roles) error {
+	if err := m.prepare(ctx); err != nil {
+		return err
 	}
-	files, err := s.migrations()
-	if err != nil {
-		return nil, err
+	var err error
+	if m.result.Version, err = m.version(ctx); err != nil {
+		return err
 	}
-	all, err := listMigrations(files)
+	all, err := loadMigrations(migrationFiles, m.names)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var plan []Migration
-	for _, m := range all {
-		if m.Version > have {
-			plan = append(plan, m)
+	before, err := m.objects(ctx)
+	if err != nil {
+		return err
+	}
+	if m.result.Version == 0 {
+		if err := m.createSchema(ctx, before); err != nil {
+			return err
 		}
 	}
-	return plan, nil
+	for _, migration := range all {
+		if migration.Version <= m.result.Version {
+			continue
+		}
+		if err := m.step(ctx, "migration "+migration.Name, migration.SQL, ""); err != nil {
+			return err
+		}
+		record := fmt.Sprintf("insert into %s.schema_versions (version, name, compatible_with) values (%d, %s, %d)", m.names.Schema,
+			migration.Version, pq.QuoteLiteral(migration.Name), migration.CompatibleWith)
+		if err := m.step(ctx, "record the version", record, ""); err != nil {
+			return err
+		}
+		m.result.Migrations = append(m.result.Migrations, migration)
+	}
+	if err := m.revokeDefaults(ctx, before); err != nil {
+		return err
+	}
+	return m.grantRoles(ctx, roles)
 }
 
-// CheckSchema returns ErrSchema if the schema is older or newer than this program needs.
-func (s *Store) CheckSchema(ctx context.Context) error {
-	have, err := s.version(ctx)
-	if err != nil {
-		return err
+// prepare checks the server and takes the lock against concurrent migrations.
+func (m *migrator) prepare(ctx context.Context) error {
+	var server int
+	var recovery bool
+	var readOnly, versionText string
+	err := m.tx.QueryRowContext(ctx, `select current_setting('server_version_num')::int, current_setting('server_version'),
+		pg_is_in_recovery(), current_setting('default_transaction_read_only')`).Scan(&server, &versionText, &recovery, &readOnly)
+	switch {
+	case err != nil:
+		return fmt.Errorf("migrate: %w", err)
+	case server < minServer:
+		return fmt.Errorf("migrate: the server is PostgreSQL %s; version 14 or later is needed", versionText)
+	case recovery:
+		return &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
+	case readOnly == "on": // lib/pq's transactions would override it
+		return &AccessError{"transactions of this role are read-only",
+			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", m.currentRole(ctx))}
 	}
-	all, err := listMigrations(migrationFiles)
-	if err != nil {
-		return err
+	if _, err := m.tx.ExecContext(ctx, fmt.Sprintf("set local lock_timeout = %d", migrateLockTimeout.Milliseconds())); err != nil {
+		return fmt.Errorf("migrate: %w", err)
 	}
-	switch want := all[len(all)-1].Version; {
-	case have < want:
-		return fmt.Errorf("%w: it is %d, this program needs %d; run: task-processor migrate", ErrSchema, have, want)
-	case have > want:
-		return fmt.Errorf("%w: it is %d, this program needs %d; install a newer imagetasks", ErrSchema, have, want)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("imagetasks migrate " + m.names.Schema))
+	if _, err := m.tx.ExecContext(ctx, "select pg_advisory_xact_lock($1)", int64(h.Sum64())); err != nil {
+		return fmt.Errorf("migrate: wait for another migration: %w", err)
 	}
 	return nil
 }
 
-// version returns the schema's version, 0 if there is no schema yet. It writes nothing.
-func (s *Store) version(ctx context.Context) (int64, error) {
+// version returns the schema's version, 0 if there is none.
+func (m *migrator) version(ctx context.Context) (int, error) {
 	var exists bool
-	if err := s.db.QueryRowContext(ctx, "select to_regclass($1) is not null", versionTable).Scan(&exists); err != nil {
-		return 0, fmt.Errorf("read the schema version: %w", err)
-	}
-	if !exists {
-		return 0, nil
+	err := m.tx.QueryRowContext(ctx, `select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relname = 'schema_versions')`, m.result.Schema).Scan(&exists)
+	if err != nil || !exists {
+		return 0, wrapMigrate("read the version", err)
 	}
 	var version sql.NullInt64
-	err := s.db.QueryRowContext(ctx, "select max(version_id) from "+versionTable+" where is_applied").Scan(&version)
-	if err != nil {
-		return 0, fmt.Errorf("read the schema version: %w", err)
-	}
-	return version.Int64, nil
+	err = m.tx.QueryRowContext(ctx, "select max(version) from "+m.names.Schema+".schema_versions").Scan(&version)
+	return int(version.Int64), wrapMigrate("read the version", err)
 }
 
-// migrations returns the embedded migrations with the tables' names filled in.
-func (s *Store) migrations() (fs.FS, error) {
-	files, err := fs.Sub(migrationFiles, "migrations")
-	return templateFS{files: files, names: s.names}, err
-}
-
-// templateFS is a file system of SQL templates, which are executed when they are opened.
-type templateFS struct {
-	files fs.FS
-	names names
-}
-
-// Open implements fs.FS.
-func (f templateFS) Open(name string) (fs.File, error) {
-	file, err := f.files.Open(name)
-	if err != nil || path.Ext(name) != ".sql" {
-		return file, err
-	}
-	text, err := io.ReadAll(file)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	filled, err := fill(name, string(text), f.names)
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return templateFile{File: file, text: strings.NewReader(filled)}, nil
-}
-
-type templateFile struct {
-	fs.File
-	text io.Reader
-}
-
-func (f templateFile) Read(p []byte) (int, error) { return f.text.Read(p) }
-
-// listMigrations returns the migrations ordered by version.
-func listMigrations(files fs.FS) ([]Migration, error) {
-	var all []Migration
-	err := fs.WalkDir(files, ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		number, _, _ := strings.Cut(path.Base(name), "_")
-		version, err := strconv.ParseInt(number, 10, 64)
-		if err != nil {
-			return fmt.Errorf("migration %s: %w", name, err)
-		}
-		text, err := fs.ReadFile(files, name)
-		if err != nil {
-			return err
-		}
-		up, _, _ := strings.Cut(string(text), "-- +goose Down")
-		all = append(all, Migration{Version: version, Name: path.Base(name), SQL: strings.TrimSpace(up) + "\n"})
+func wrapMigrate(what string, err error) error {
+	if err == nil {
 		return nil
-	})
-	return all, err
+	}
+	return fmt.Errorf("migrate: %s: %w", what, err)
+}
+
+// createSchema creates the schema, or uses an empty one that an administrator created.
+func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]bool) error {
+	if len(existing) > 0 {
+		return &AccessError{fmt.Sprintf("the schema %s exists and holds %d objects of something else", m.names.Schema, len(existing)),
+			"set DATABASE_SCHEMA to another name"}
+	}
+	var exists bool
+	if err := m.tx.QueryRowContext(ctx, "select exists (select from pg_namespace where nspname = $1)", m.result.Schema).Scan(&exists); err != nil {
+		return wrapMigrate("look for the schema", err)
+	}
+	if !exists {
+		hint := "run as the database's owner: grant create on database " + m.currentDatabase(ctx) + " to " + m.currentRole(ctx)
+		if err := m.step(ctx, "create the schema", "create schema "+m.names.Schema, hint); err != nil {
+			return err
+		}
+	}
+	return m.step(ctx, "create the table of versions", "create table "+m.names.Schema+`.schema_versions (
+    version         integer primary key,
+    name            text not null,
+    compatible_with integer not null, -- the oldest version whose programs work with this schema
+    applied_at      timestamptz not null default now()
+)`, fmt.Sprintf("run as the schema's owner: grant create on schema %s to %s", m.names.Schema, m.currentRole(ctx)))
+}
+
+// currentRole and currentDatabase return quoted names for hints.
+func (m *migrator) currentRole(ctx context.Context) string {
+	var name string
+	if err := m.tx.QueryRowContext(ctx, "select quote_ident(current_user)").Scan(&name); err != nil {
+		return "this role"
+	}
+	return name
+}
+
+func (m *migrator) currentDatabase(ctx context.Context) string {
+	var name string
+	if err := m.tx.QueryRowContext(ctx, "select quote_ident(current_database())").Scan(&name); err != nil {
+		return "this database"
+	}
+	return name
+}
+
+// step runs a statement and notes it.
+func (m *migrator) step(ctx context.Context, what, text, hint string) error {
+	step := Step{What: what, SQL: text}
+	m.result.Steps = append(m.result.Steps, step)
+	if _, err := m.tx.ExecContext(ctx, text); err != nil {
+		if pqErr := pq.As(err, pqerror.LockNotAvailable); pqErr != nil {
+			hint = "another transaction holds a lock on the table; run it again when that has ended"
+		} else if pq.As(err, pqerror.InsufficientPrivilege) == nil && pq.As(err, pqerror.UndefinedObject) == nil {
+			hint = ""
+		}
+		return &MigrateError{Step: step, Err: err, Hint: hint}
+	}
+	return nil
+}
+
+// schemaObject is a table, view, sequence or function of the schema.
+type schemaObject struct{ kind, name string }
+
+// objects returns the objects of the schema.
+func (m *migrator) objects(ctx context.Context) (map[schemaObject]bool, error) {
+	rows, err := m.tx.QueryContext(ctx, `
+		select case c.relkind when 'S' then 'sequence' else 'table' end, quote_ident(c.relname)
+		from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relkind in ('r', 'v', 'm', 'S', 'p', 'f')
+		union all
+		select 'function', quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')'
+		from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1`, m.result.Schema)
+	if err != nil {
+		return nil, wrapMigrate("list the objects", err)
+	}
+	defer rows.Close()
+	out := map[schemaObject]bool{}
+	for rows.Next() {
+		var o schemaObject
+		if err := rows.Scan(&o.kind, &o.name); err != nil {
+			return nil, wrapMigrate("list the objects", err)
+		}
+		out[o] = true
+	}
+	return out, wrapMigrate("list the objects", rows.Err())
+}
+
+// revokeDefaults revokes what default privileges granted on new objects to anybody but the owner: execute on functions to PUBLIC
+// everywhere, and all on everything to anon and authenticated in databases with Supabase's older grants.
+func (m *migrator) revokeDefaults(ctx context.Context, before map[schemaObject]bool) error {
+	rows, err := m.tx.QueryContext(ctx, `
+		with acls as (
+			select case c.relkind when 'S' then 'sequence' else 'table' end as kind, quote_ident(c.relname) as name, c.relowner as owner, c.relacl as acl
+			from pg_class c join pg_namespace n on n.oid = c.relnamespace
+			where n.nspname = $1 and c.relkind in ('r', 'v', 'm', 'S', 'p', 'f')
+			union all
+			select 'function', quote_ident(p.proname) || '(' || pg_get_function_identity_arguments(p.oid) || ')', p.proowner,
+			       coalesce(p.proacl, acldefault('f', p.proowner))
+			from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = $1
+		)
+		select kind, name, case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+		from acls, lateral (select distinct grantee from aclexplode(acl)) a
+		where grantee <> owner order by 1, 3, 2`, m.result.Schema)
+	if err != nil {
+		return wrapMigrate("read privileges", err)
+	}
+	defer rows.Close()
+	type key struct{ kind, grantee string }
+	var keys []key
+	granted := map[key][]string{}
+	for rows.Next() {
+		var o schemaObject
+		var grantee string
+		if err := rows.Scan(&o.kind, &o.name, &grantee); err != nil {
+			return wrapMigrate("read privileges", err)
+		}
+		if before[o] {
+			continue
+		}
+		k := key{o.kind, grantee}
+		if granted[k] == nil {
+			keys = append(keys, k)
+		}
+		granted[k] = append(granted[k], m.names.Schema+"."+o.name)
+		if grantee != "public" && !slices.Contains(m.result.Revoked, grantee) {
+			m.result.Revoked = append(m.result.Revoked, grantee)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return wrapMigrate("read privileges", err)
+	}
+	for _, k := range keys {
+		text := fmt.Sprintf("revoke all on %s %s from %s", k.kind, strings.Join(granted[k], ",\n    "), k.grantee)
+		if err := m.step(ctx, "revoke default privileges of "+k.grantee, text, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// grantRoles grants the named roles, and those named earlier, what they need.
+func (m *migrator) grantRoles(ctx context.Context, roles Roles) error {
+	err := m.tx.QueryRowContext(ctx, "select count(*) = 3 from pg_roles where rolname in ('anon', 'authenticated', 'service_role')").Scan(&m.result.Supabase)
+	if err != nil {
+		return wrapMigrate("look for roles", err)
+	}
+	app, worker, err := m.earlierRoles(ctx)
+	if err != nil {
+		return err
+	}
+	changed := len(m.result.Migrations) > 0
+	for _, kind := range []struct {
+		kind           string
+		named, earlier []string
+		objects        []object
+		all            *[]string
+	}{
+		{"app", roles.App, app, appObjects(), &m.result.Roles.App},
+		{"worker", roles.Worker, worker, workerObjects(), &m.result.Roles.Worker},
+	} {
+		*kind.all = append([]string{}, kind.earlier...)
+		due := slices.Clone(kind.named)
+		if changed {
+			due = append(due, kind.earlier...)
+		}
+		slices.Sort(due)
+		for _, role := range slices.Compact(due) {
+			if err := m.grantRole(ctx, role, kind.kind, kind.objects); err != nil {
+				return err
+			}
+			if !slices.Contains(*kind.all, role) {
+				*kind.all = append(*kind.all, role)
+			}
+		}
+	}
+	return nil
+}
+
+func (m *migrator) earlierRoles(ctx context.Context) (app, worker []string, err error) {
+	rows, err := m.tx.QueryContext(ctx, "select r.role, r.kind from "+m.names.Schema+".roles r join pg_roles p on p.rolname = r.role order by 1")
+	if err != nil {
+		return nil, nil, wrapMigrate("read the roles", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var role, kind string
+		if err := rows.Scan(&role, &kind); err != nil {
+			return nil, nil, wrapMigrate("read the roles", err)
+		}
+		if kind == "app" {
+			app = append(app, role)
+		} else {
+			worker = append(worker, role)
+		}
+	}
+	return app, worker, wrapMigrate("read the roles", rows.Err())
+}
+
+func (m *migrator) grantRole(ctx context.Context, role, kind string, objects []object) error {
+	if slices.Contains([]string{"public", "anon", "authenticated"}, role) {
+		return &AccessError{fmt.Sprintf("the role %s stands for everybody on the internet", role), "name the role of your server, for example service_role"}
+	}
+	hint := fmt.Sprintf("create the role first, for example: create role %s login password '…'", pq.QuoteIdentifier(role))
+	for _, text := range grants(m.names, role, objects) {
+		if err := m.step(ctx, fmt.Sprintf("grant to the %s role %s", kind, role), text, hint); err != nil {
+			return err
+		}
+	}
+	if kind == "worker" {
+		if err := m.createPolicies(ctx, role); err != nil {
+			return err
+		}
+	}
+	return m.step(ctx, "record the role", fmt.Sprintf("insert into %s.roles (role, kind) values (%s, '%s') on conflict (role) do update set kind = excluded.kind",
+		m.names.Schema, pq.QuoteLiteral(role), kind), "")
+}
+
+// createPolicies lets a worker role see and change all rows. A policy that exists is left as it is, because replacing it would wait for
+// the table's other users.
+func (m *migrator) createPolicies(ctx context.Context, role string) error {
+	for _, table := range policyTables() {
+		var exists bool
+		err := m.tx.QueryRowContext(ctx, "select exists (select from pg_policies where schemaname = $1 and tablename = $2 and policyname = $3)",
+			m.result.Schema, table, policyName(role)).Scan(&exists)
+		if err != nil {
+			return wrapMigrate("look for policies", err)
+		}
+		if exists {
+			continue
+		}
+		text := fmt.Sprintf("create policy %s on %s.%s to %s using (true) with check (true)", pq.QuoteIdentifier(policyName(role)),
+			m.names.Schema, table, pq.QuoteIdentifier(role))
+		if err := m.step(ctx, "let the worker role "+role+" see the rows", text, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadMigrations returns the migrations ordered by version, with the schema's name filled in. The first line of each file says which
+// versions of the programs work with the result.
+func loadMigrations(files fs.FS, n names) ([]Migration, error) {
+	paths, err := fs.Glob(files, "migrations/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(paths)
+	var all []Migration
+	for _, file := range paths {
+		text, err := fs.ReadFile(files, file)
+		if err != nil {
+			return nil, err
+		}
+		name := strings.TrimSuffix(path.Base(file), ".sql")
+		number, _, _ := strings.Cut(name, "_")
+		version, err := strconv.Atoi(number)
+		if err != nil {
+			return nil, fmt.Errorf("migration %s: %w", name, err)
+		}
+		header, _, _ := strings.Cut(string(text), "\n")
+		compatible, err := strconv.Atoi(strings.TrimPrefix(header, "-- compatible with: "))
+		if err != nil || compatible < 1 || compatible > version {
+			return nil, fmt.Errorf("migration %s: the first line must be: -- compatible with: VERSION", name)
+		}
+		if version != len(all)+1 {
+			return nil, fmt.Errorf("migration %s: the version after %d must be %d", name, len(all), len(all)+1)
+		}
+		filled, err := fill(name, string(text), n)
+		if err != nil {
+			return nil, fmt.Errorf("migration %s: %w", name, err)
+		}
+		all = append(all, Migration{Version: version, Name: name, CompatibleWith: compatible, SQL: filled})
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no migration is embedded")
+	}
+	return all, nil
 }

@@ -18,45 +18,97 @@ func TestMigrate_Concurrent(t *testing.T) {
 	for range 6 {
 		b := open(t, url)
 		wg.Go(func() {
-			done, err := b.Migrate(b.ctx)
+			done, err := b.Migrate(b.ctx, store.Roles{})
 			assert.NoError(t, err)
 			mu.Lock()
-			steps += len(done)
+			steps += len(done.Migrations)
 			mu.Unlock()
 		})
 	}
 	wg.Wait()
-	assert.Equal(t, 2, steps, "each migration is applied once")
-	assert.NoError(t, open(t, url).CheckSchema(t.Context()))
+	assert.Equal(t, 1, steps, "each migration is applied once")
+	assert.NoError(t, open(t, url).CheckAccess(t.Context()))
 }
 
 func TestPlan_ChangesNothing(t *testing.T) {
 	b := open(t, server.Empty(t))
-	assert.ErrorIs(t, b.CheckSchema(b.ctx), store.ErrSchema)
-	plan, err := b.Plan(b.ctx)
+	assert.ErrorIs(t, b.CheckAccess(b.ctx), store.ErrSchema)
+	plan, err := b.Plan(b.ctx, store.Roles{})
 	require.NoError(t, err)
-	require.Len(t, plan, 2)
-	assert.Contains(t, plan[0].SQL, `create table "image_tasks"`)
-	assert.Contains(t, plan[1].SQL, `create table "imagetasks_processors"`)
-	for _, step := range plan {
-		assert.NotContains(t, step.SQL, "drop table")
-	}
-	assert.Zero(t, b.number("select count(*) from information_schema.tables where table_schema = 'public'"))
+	assert.Zero(t, plan.Version)
+	require.Len(t, plan.Migrations, 1)
+	assert.Zero(t, b.number("select count(*) from pg_namespace where nspname = 'imagetasks'"))
 
-	done, err := b.Migrate(b.ctx)
+	done, err := b.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
-	assert.Len(t, done, 2)
-	plan, err = b.Plan(b.ctx)
+	assert.Equal(t, plan, done, "migrate does what the plan shows")
+	plan, err = b.Plan(b.ctx, store.Roles{})
 	require.NoError(t, err)
-	assert.Empty(t, plan)
+	assert.Empty(t, plan.Migrations)
+	assert.Empty(t, plan.Steps)
 }
 
-func TestCheckSchema_NewerSchema(t *testing.T) {
+// What the plan prints is what an administrator may run by hand.
+func TestPlan_StepsCanBeRunByHand(t *testing.T) {
+	b := open(t, server.Empty(t))
+	b.role("by_hand")
+	plan, err := b.Plan(b.ctx, store.Roles{Worker: []string{"by_hand"}})
+	require.NoError(t, err)
+	for _, step := range plan.Steps {
+		b.exec(step.SQL)
+	}
+	require.NoError(t, b.CheckAccess(b.ctx))
+	assert.NoError(t, b.as("by_hand").CheckAccess(b.ctx))
+	again, err := b.Migrate(b.ctx, store.Roles{})
+	require.NoError(t, err)
+	assert.Empty(t, again.Steps)
+}
+
+func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
+	b := open(t, server.Empty(t))
+	b.role("nobody")
+	for name, c := range map[string]struct {
+		prepare, want string
+		roles         store.Roles
+		url           string
+	}{
+		"role missing":       {want: `create role "ghost" login`, roles: store.Roles{App: []string{"ghost"}}},
+		"role of everybody":  {want: "everybody on the internet", roles: store.Roles{Worker: []string{"anon"}}},
+		"schema of others":   {prepare: `create schema imagetasks; create table imagetasks.tasks (id int)`, want: "set DATABASE_SCHEMA to another name"},
+		"no right to create": {prepare: `drop schema if exists imagetasks cascade`, want: "grant create on database", url: "nobody"},
+		"read-only":          {prepare: `alter role nobody set default_transaction_read_only = on`, want: "read-only", url: "nobody"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.prepare != "" {
+				b.exec(c.prepare)
+			}
+			s := b.Store
+			if c.url != "" {
+				s = b.as(c.url)
+			}
+			_, planned := s.Plan(b.ctx, c.roles)
+			_, err := s.Migrate(b.ctx, c.roles)
+			require.ErrorContains(t, err, c.want)
+			assert.EqualError(t, planned, err.Error())
+			b.exec(`drop schema if exists imagetasks cascade`)
+		})
+	}
+}
+
+// A schema that is newer and compatible is accepted, so that hosts can be upgraded one by one.
+func TestCheckAccess_NewerSchema(t *testing.T) {
 	b := fresh(t)
-	b.exec(`insert into imagetasks_schema_version (version_id, is_applied) values (9999, true)`)
-	err := b.CheckSchema(b.ctx)
+	b.exec(`insert into imagetasks.schema_versions (version, name, compatible_with) values (2, 'later', 1)`)
+	require.NoError(t, b.CheckAccess(b.ctx))
+	done, err := b.Migrate(b.ctx, store.Roles{})
+	require.NoError(t, err)
+	assert.Empty(t, done.Migrations)
+	b.exec(`update imagetasks.schema_versions set compatible_with = 2 where version = 2`)
+	err = b.CheckAccess(b.ctx)
 	assert.ErrorIs(t, err, store.ErrSchema)
-	assert.ErrorContains(t, err, "newer")
+	assert.ErrorContains(t, err, "install a newer imagetasks")
+	b.exec(`delete from imagetasks.schema_versions`)
+	assert.ErrorContains(t, b.CheckAccess(b.ctx), "task-processor migrate")
 }
 
 func TestSchema_RejectsInvalidRows(t *testing.T) {
@@ -64,20 +116,24 @@ func TestSchema_RejectsInvalidRows(t *testing.T) {
 	user := b.user(3)
 	id := b.enqueue(user, 1, 1)[0]
 	for rule, statement := range map[string]string{
-		"a balance below zero":       `update user_credits set credits = -1`,
-		"a second charge":            `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, task_id, kind, amount, 0 from credit_ledger where kind = 'charge'`,
-		"a positive charge":          `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, 'x', 'charge', 1, 0 from user_credits`,
-		"a grant for a task":         `insert into credit_ledger (user_id, task_id, kind, amount, balance_after) select user_id, 'x', 'grant', 1, 0 from user_credits`,
-		"an update of the ledger":    `update credit_ledger set amount = amount`,
-		"a deletion from the ledger": `delete from credit_ledger`,
-		"a truncation of the ledger": `truncate credit_ledger`,
-		"an unknown state":           `update image_tasks set status = 'lost'`,
-		"progress beyond 100":        `update image_tasks set progress_percentage = 101`,
-		"a task without an id":       `insert into image_tasks (task_id, user_id, prompt) select '', user_id, 'x' from user_credits`,
+		"a balance below zero":       `update imagetasks.credits set credits = -1`,
+		"a second charge":            `insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after) select user_id, task_id, run, kind, amount, 0 from imagetasks.ledger where kind = 'charge'`,
+		"a positive charge":          `insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after) select user_id, 'x', 1, 'charge', 1, 0 from imagetasks.credits`,
+		"a grant for a task":         `insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after) select user_id, 'x', 1, 'grant', 1, 0 from imagetasks.credits`,
+		"an update of the ledger":    `update imagetasks.ledger set amount = amount`,
+		"a deletion from the ledger": `delete from imagetasks.ledger`,
+		"a truncation of the ledger": `truncate imagetasks.ledger`,
+		"an unknown state":           `update imagetasks.tasks set status = 'lost'`,
+		"progress beyond 100":        `update imagetasks.tasks set progress_percentage = 101`,
+		"an infinite time":           `update imagetasks.tasks set run_after = 'infinity'`,
+		"a huge epoch":               `update imagetasks.tasks set lease_epoch = 9223372036854775807`,
+		"a control character":        `update imagetasks.tasks set user_id = E'a\nb'`,
+		"neither prompt nor input":   `update imagetasks.tasks set prompt = ''`,
+		"a task without an id":       `insert into imagetasks.tasks (task_id, user_id, prompt) select '', user_id, 'x' from imagetasks.credits`,
 	} {
 		_, err := b.raw.ExecContext(b.ctx, statement)
 		assert.Error(t, err, rule)
 	}
-	noErr(t)(b.Cancel(b.ctx, id, ""))
+	b.cancel(id)
 	b.requireAudit()
 }

@@ -1,78 +1,67 @@
 package store
 
 import (
+	"errors"
+	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/lib/pq"
 )
 
-// channel is the NOTIFY channel for tasks that are due.
-const channel = "imagetasks"
+// DefaultSchema is the schema of an installation, unless Config.Schema names another.
+const DefaultSchema = "imagetasks"
 
-// Tables are the names of the application's tables, each with or without a schema. An empty name is the default:
-// image_tasks, user_credits.
-type Tables struct {
-	Tasks   string
-	Credits string
-}
+// Bounds of the schema. A balance may be more than MaxBalance after a refund, but not after a grant; JavaScript represents
+// every number up to 2^53 exactly.
+const (
+	MaxCost    = 1_000_000_000_000     // credits of one task, one call or one grant
+	MaxBalance = 1_000_000_000_000_000 // credits of one user
+	MaxInput   = 25 << 20              // bytes of one input picture
+	MaxInputs  = 50 << 20              // bytes of all input pictures of a task
+	MaxTasks   = 1000                  // tasks of one call of enqueue_many
+	MaxID      = 200                   // characters of a user's id or a task's id
+)
 
-// names is the data of the SQL templates: quoted identifiers, and expressions that contain only columns.
+// maxSchema bounds a schema's name: PostgreSQL's limit of 63 bytes, less the suffix of the NOTIFY channel.
+const maxSchema = 56
+
+const channelSuffix = "_tasks"
+
+// names is the data of the SQL templates.
 type names struct {
-	Tasks, Credits, Ledger    string
-	LedgerOnce, LedgerUser    string
-	LedgerTime, Processors    string
-	TasksSchema, LedgerSchema string // with a dot, or empty
-	Channel                   string
-	StartedAt                 string // when processing started; the index "started" is on this expression
-	tasksTable, schema        string
+	Schema     string // a quoted identifier
+	Channel    string // of NOTIFY, for tasks that are due
+	Priorities []int
+	Tables     []string
+	MaxCost, MaxBalance, MaxInput,
+	MaxInputs int64
+	StartedAt string // when processing started; the index "started" is on this expression
 }
 
-func (t Tables) names() names {
-	if t.Tasks == "" {
-		t.Tasks = "image_tasks"
-	}
-	if t.Credits == "" {
-		t.Credits = "user_credits"
-	}
-	schema, tasksTable := splitName(t.Tasks)
-	ledgerSchema, _ := splitName(t.Credits)
-	return names{
-		Tasks:        quoteName(schema, tasksTable),
-		Credits:      quoteName(splitName(t.Credits)),
-		Ledger:       quoteName(ledgerSchema, "credit_ledger"),
-		LedgerOnce:   pq.QuoteIdentifier("credit_ledger_once"),
-		LedgerUser:   pq.QuoteIdentifier("credit_ledger_user"),
-		TasksSchema:  prefix(schema),
-		LedgerSchema: prefix(ledgerSchema),
-		LedgerTime:   pq.QuoteIdentifier("credit_ledger_time"),
-		Processors:   quoteName(schema, "imagetasks_processors"),
-		Channel:      channel,
-		StartedAt:    "coalesce(processing_started_at, updated_at, created_at)",
-		tasksTable:   tasksTable,
-		schema:       schema,
-	}
-}
+// tables are the tables of an installation. schema_versions belongs to migrate.
+var tables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control"}
 
-// Index returns the name of one of the task table's indexes.
-func (n names) Index(purpose string) string { return pq.QuoteIdentifier(n.tasksTable + "_" + purpose) }
-
-// Func returns the name of a function in the task table's schema.
-func (n names) Func(name string) string { return quoteName(n.schema, "imagetasks_"+name) }
-
-func prefix(schema string) string {
+func newNames(schema string) (names, error) {
 	if schema == "" {
-		return ""
+		schema = DefaultSchema
 	}
-	return pq.QuoteIdentifier(schema) + "."
-}
-
-func splitName(name string) (schema, table string) {
-	if before, after, ok := strings.Cut(name, "."); ok {
-		return before, after
+	switch {
+	case len(schema) > maxSchema:
+		return names{}, fmt.Errorf("the name of the schema is longer than %d bytes", maxSchema)
+	case strings.ContainsFunc(schema, unicode.IsControl):
+		return names{}, errors.New("the name of the schema contains a control character")
+	case strings.HasPrefix(schema, "pg_") || schema == "information_schema":
+		return names{}, fmt.Errorf("the schema %s belongs to PostgreSQL", schema)
+	case schema == "public":
+		return names{}, errors.New("the schema public belongs to the application; name a schema of its own, for example imagetasks")
 	}
-	return "", name
-}
-
-func quoteName(schema, table string) string {
-	return prefix(schema) + pq.QuoteIdentifier(table)
+	return names{
+		Schema:     pq.QuoteIdentifier(schema),
+		Channel:    schema + channelSuffix,
+		Priorities: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
+		Tables:     tables,
+		MaxCost:    MaxCost, MaxBalance: MaxBalance, MaxInput: MaxInput, MaxInputs: MaxInputs,
+		StartedAt: "coalesce(processing_started_at, updated_at, created_at)",
+	}, nil
 }

@@ -20,14 +20,14 @@ import (
 // uses the indexes named in its comment, even if the statistics contain no processing task.
 func TestPlans_UseNamedIndexes(t *testing.T) {
 	b := fresh(t)
-	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, processing_started_at)
+	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, processing_started_at)
 	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', now() - interval '1 day' from generate_series(1, 20000) i`)
-	b.exec(`insert into credit_ledger (user_id, task_id, kind, amount, balance_after)
+	b.exec(`insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
 	        select gen_random_uuid(), 'old-' || i, 'charge', -1, 0 from generate_series(1, 20000) i`)
 	b.enqueue(b.user(300), 300, 1)
-	b.exec(`vacuum analyze image_tasks, credit_ledger, user_credits`)
+	b.exec(`vacuum analyze imagetasks.tasks, imagetasks.ledger, imagetasks.credits`)
 	held := b.claim(100)
-	b.exec(`update image_tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[0].ID)
+	b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[0].ID)
 	stuck := int(20 * time.Minute / time.Millisecond)
 	id, epoch := held[0].ID, held[0].Epoch
 	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
@@ -56,7 +56,7 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		{"cancel", []any{id, "c", "m"}, []string{primary}},
 	} {
 		plan := b.explain(b.Statement(c.statement), c.args...)
-		assert.NotRegexp(t, "Seq Scan on (image_tasks|credit_ledger)", plan, c.statement)
+		assert.NotRegexp(t, "Seq Scan on (imagetasks.tasks|imagetasks.ledger)", plan, c.statement)
 		for _, index := range []string{primary, pending, lease, started} {
 			assert.Equal(t, slices.Contains(c.indexes, index), strings.Contains(plan, index), "%s and %s:\n%s", c.statement, index, plan)
 		}
@@ -68,10 +68,10 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 // at most 20 pages, and none scans the table of tasks.
 func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 	b := fresh(t)
-	b.exec(`insert into image_tasks (task_id, user_id, prompt, status, credits_deducted, processing_started_at, completed_at)
+	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, credits_deducted, processing_started_at, completed_at)
 	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', 1, now() - interval '1 day', now() - interval '1 day'
 	        from generate_series(1, 1000000) i`)
-	b.exec(`vacuum analyze image_tasks`)
+	b.exec(`vacuum analyze imagetasks.tasks`)
 	b.enqueue(b.user(3), 3, 1)
 	held := b.claim(2)
 	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
@@ -96,7 +96,7 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 			pages += n
 		}
 		assert.LessOrEqual(t, pages, 20, "%s:\n%s", name, plan)
-		assert.NotContains(t, plan, "Seq Scan on image_tasks", name)
+		assert.NotContains(t, plan, "Seq Scan on imagetasks.tasks", name)
 	}
 	for _, name := range []string{"closed_within", "failures_within"} {
 		recent := b.explainWith("explain (analyze, buffers) ", b.Statement(name), 3_600_000)

@@ -17,18 +17,27 @@ type Processor struct {
 	LastHeartbeat time.Time       `json:"last_heartbeat"`
 	HeartbeatAge  time.Duration   `json:"-"`      // since the last heartbeat, by the database's clock
 	Report        json.RawMessage `json:"report"` // the processor's own status report
+
+	// What the expected wait of a task is computed from.
+	Capacity     int           `json:"-"` // tasks at a time
+	TaskDuration time.Duration `json:"-"` // of a completed task, a moving average; 0: none yet
 }
 
 // Alive reports whether the last heartbeat is recent: this defines when a processor counts as running. What is known of a
 // process on this host beside that, package overview adds.
 func (p Processor) Alive(hungAfter time.Duration) bool { return p.HeartbeatAge <= hungAfter }
 
-// RecordHeartbeat records that a processor is running, with its report. It uses Worker, Host, PID, Version and Report.
+// RecordHeartbeat records that a processor is running, with its report. It uses Worker, Host, PID, Version, Report,
+// Capacity and TaskDuration.
 func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.Report == nil {
 		p.Report = json.RawMessage("{}")
 	}
-	_, err := s.queryTexts(ctx, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report))
+	var seconds any
+	if p.TaskDuration > 0 {
+		seconds = p.TaskDuration.Seconds()
+	}
+	_, err := s.queryTexts(ctx, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
 	return err
 }
 
@@ -51,10 +60,4 @@ func (s *Store) Processors(ctx context.Context) ([]Processor, error) {
 		return err
 	})
 	return out, err
-}
-
-// Prune deletes the processors whose last heartbeat is more than a day old.
-func (s *Store) Prune(ctx context.Context) error {
-	_, err := s.queryTexts(ctx, s.sql.prune)
-	return err
 }

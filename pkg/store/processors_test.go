@@ -28,11 +28,13 @@ func TestProcessors_HeartbeatDeregisterPrune(t *testing.T) {
 	assert.Equal(t, since, started(), "a heartbeat does not change the start")
 
 	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "h:2:b", Host: "h", PID: 2}))
-	b.exec(`update imagetasks_processors set beat_at = now() - interval '25 hours' where worker = 'h:2:b'`)
+	b.exec(`update imagetasks.processors set beat_at = now() - interval '25 hours' where worker = 'h:2:b'`)
 	started() // the old one is not listed
-	require.NoError(t, b.Prune(b.ctx))
-	assert.Equal(t, 1, b.number(`select count(*) from imagetasks_processors`))
+	pruned, err := b.Prune(b.ctx, store.PruneConfig{RedriveWindow: time.Hour, Batch: 100})
+	require.NoError(t, err)
+	assert.Equal(t, store.Pruned{Processors: 1}, pruned)
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.processors`))
 	require.NoError(t, b.Deregister(b.ctx, "h:1:a"))
 	require.NoError(t, b.Deregister(b.ctx, "h:1:a"))
-	assert.Equal(t, 0, b.number(`select count(*) from imagetasks_processors`))
+	assert.Equal(t, 0, b.number(`select count(*) from imagetasks.processors`))
 }

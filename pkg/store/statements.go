@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"text/template"
+
+	"github.com/lib/pq"
 )
 
 //go:embed sql/*.sql
@@ -18,21 +20,30 @@ type statement struct{ name, text string }
 // String returns the name for error messages.
 func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " ") }
 
-// statements are the SQL statements of a Store, with the tables' names filled in.
+// statements are the SQL statements of a Store, with the schema's name filled in.
 type statements struct {
 	enqueue statement
 
-	claim, input, renewLeases, retry, release statement
+	claim, admit, inputs, renewLeases, retry, release statement
 
-	complete, completed, fail, cancel        statement
-	failAbandoned, failOverdue, countOverdue statement
-	sweep, requeue, stuck, countStuck        statement
+	complete, completed, fail, cancel, redrive statement
+	failAbandoned, failOverdue, countOverdue   statement
+	sweep, requeue, stuck, countStuck          statement
+	recordedResult                             statement
 
 	grantCredits, balance, ledger statement
 
-	recordHeartbeat, deregister, processors, prune statement
+	recordHeartbeat, deregister, processors statement
 
-	task, nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+	control, pause, resume, setLimits statement
+
+	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors statement
+
+	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+
+	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten statement
+
+	repairRefunds, resolve statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
@@ -48,23 +59,26 @@ func (s *statements) files() map[string]map[string]*statement {
 		},
 		"lease.sql": {
 			"claim":        &s.claim,
-			"input":        &s.input,
+			"admit":        &s.admit,
+			"inputs":       &s.inputs,
 			"renew_leases": &s.renewLeases,
 			"retry":        &s.retry,
 			"release":      &s.release,
 		},
 		"close.sql": {
-			"complete":       &s.complete,
-			"completed":      &s.completed,
-			"fail":           &s.fail,
-			"cancel":         &s.cancel,
-			"fail_abandoned": &s.failAbandoned,
-			"fail_overdue":   &s.failOverdue,
-			"count_overdue":  &s.countOverdue,
-			"sweep":          &s.sweep,
-			"requeue":        &s.requeue,
-			"stuck":          &s.stuck,
-			"count_stuck":    &s.countStuck,
+			"complete":        &s.complete,
+			"completed":       &s.completed,
+			"fail":            &s.fail,
+			"cancel":          &s.cancel,
+			"redrive":         &s.redrive,
+			"recorded_result": &s.recordedResult,
+			"fail_abandoned":  &s.failAbandoned,
+			"fail_overdue":    &s.failOverdue,
+			"count_overdue":   &s.countOverdue,
+			"sweep":           &s.sweep,
+			"requeue":         &s.requeue,
+			"stuck":           &s.stuck,
+			"count_stuck":     &s.countStuck,
 		},
 		"credits.sql": {
 			"grant_credits": &s.grantCredits,
@@ -75,10 +89,21 @@ func (s *statements) files() map[string]map[string]*statement {
 			"record_heartbeat": &s.recordHeartbeat,
 			"deregister":       &s.deregister,
 			"processors":       &s.processors,
-			"prune":            &s.prune,
+		},
+		"control.sql": {
+			"control":    &s.control,
+			"pause":      &s.pause,
+			"resume":     &s.resume,
+			"set_limits": &s.setLimits,
+		},
+		"prune.sql": {
+			"prune_tasks":      &s.pruneTasks,
+			"prune_inputs":     &s.pruneInputs,
+			"prune_keys":       &s.pruneKeys,
+			"prune_calls":      &s.pruneCalls,
+			"prune_processors": &s.pruneProcessors,
 		},
 		"stats.sql": {
-			"task":            &s.task,
 			"next_due":        &s.nextDue,
 			"has_pending":     &s.hasPending,
 			"queue_stats":     &s.queueStats,
@@ -86,6 +111,19 @@ func (s *statements) files() map[string]map[string]*statement {
 			"closed_within":   &s.closedWithin,
 			"failures_within": &s.failuresWithin,
 			"refunds_today":   &s.refundsToday,
+		},
+		"tasks.sql": {
+			"task":          &s.task,
+			"list_tasks":    &s.listTasks,
+			"task_details":  &s.taskDetails,
+			"task_ledger":   &s.taskLedger,
+			"live_tasks_of": &s.liveTasksOf,
+			"forget":        &s.forget,
+			"forgotten":     &s.forgotten,
+		},
+		"settle.sql": {
+			"repair_refunds": &s.repairRefunds,
+			"resolve":        &s.resolve,
 		},
 	}
 }
@@ -179,14 +217,23 @@ func isEmpty(text string) bool {
 // closing is the data of the block "close" in close.sql.
 type closing struct {
 	names
-	State, Code, Message, Request string
+	State, Code, Message, Request, Endpoint string
+	Call                                    string // empty: the call is not recorded
 }
 
-// fill executes the template of an SQL file. The functions are the conditions that several statements share; their
+// maxOutcomes bounds the outcomes that are kept with a task.
+const maxOutcomes = 50
+
+// fill executes the template of an SQL file. The functions are the expressions that several statements share; their
 // arguments are SQL expressions, mostly parameters such as $1.
 func fill(name, text string, n names) (string, error) {
 	t := template.New(name)
 	t.Funcs(template.FuncMap{
+		"literal": pq.QuoteLiteral,
+		// An id of a task or a user.
+		"id": func(value string) string {
+			return fmt.Sprintf(`char_length(%s) between 1 and %d and %[1]s !~ '[\u0001-\u001f\u007f-\u009f]'`, value, MaxID)
+		},
 		// Processing for longer than ms milliseconds.
 		"stuck": func(ms string) string {
 			return fmt.Sprintf("status = 'processing' and %s < now() - %s * interval '1 millisecond'", n.StartedAt, ms)
@@ -195,13 +242,33 @@ func fill(name, text string, n names) (string, error) {
 		"overdue": func(ms string) string {
 			return fmt.Sprintf("status = 'pending' and run_after < now() - %s * interval '1 millisecond'", ms)
 		},
+		// A time more than ms milliseconds ago.
+		"older": func(column, ms string) string {
+			return fmt.Sprintf("%s < now() - %s * interval '1 millisecond'", column, ms)
+		},
 		// One of these tasks, and this user's; null selects all.
 		"selected": func(tasks, user string) string {
-			return fmt.Sprintf("(%s::text[] is null or task_id = any (%[1]s)) and (%s::uuid is null or user_id = %[2]s)", tasks, user)
+			return fmt.Sprintf("(%s::text[] is null or task_id = any (%[1]s)) and (%s::text is null or user_id = %[2]s)", tasks, user)
 		},
-		"close": func(state, code, message, request string) (string, error) {
+		// The row says that its run was charged, and the ledger has no charge of it.
+		"missingCharge": func(row string) string {
+			return fmt.Sprintf(`(%s.credits_deducted > 0 and not exists (
+        select from %s.ledger charge where charge.task_id = %[1]s.task_id and charge.run = %[1]s.run and charge.kind = 'charge'))`,
+				row, n.Schema)
+		},
+		// The attempts of the row t, with the outcome of the claim that ends. Without a claim there is no outcome.
+		"outcome": func(outcome, code, message, request, endpoint string) string {
+			return fmt.Sprintf(`case when t.processing_started_at is null then t.attempts else
+            case when jsonb_array_length(t.attempts) < %d then t.attempts else t.attempts - 0 end || jsonb_strip_nulls(jsonb_build_object(
+                'run', t.run, 'attempt', t.attempt_count, 'outcome', '%s', 'at', now(),
+                'seconds', round(extract(epoch from now() - t.processing_started_at)::numeric, 3),
+                'code', %s::text, 'message', %s::text, 'request_id', %s::text, 'endpoint', %s::text)) end`,
+				maxOutcomes, outcome, code, message, request, endpoint)
+		},
+		"close": func(state, code, message, request, endpoint, call string) (string, error) {
 			var b strings.Builder
-			err := t.ExecuteTemplate(&b, "close", closing{names: n, State: state, Code: code, Message: message, Request: request})
+			err := t.ExecuteTemplate(&b, "close", closing{names: n, State: state, Code: code, Message: message, Request: request,
+				Endpoint: endpoint, Call: call})
 			return b.String(), err
 		},
 	})

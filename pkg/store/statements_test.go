@@ -12,6 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func testNames(t *testing.T) names {
+	t.Helper()
+	n, err := newNames("")
+	require.NoError(t, err)
+	return n
+}
+
 // embeddedSQL returns a copy of the SQL files that a test may change.
 func embeddedSQL(t *testing.T) fstest.MapFS {
 	t.Helper()
@@ -27,9 +34,9 @@ func embeddedSQL(t *testing.T) fstest.MapFS {
 }
 
 func TestLoadStatements_Embedded(t *testing.T) {
-	s, err := loadStatements(embeddedSQL(t), Tables{}.names())
+	s, err := loadStatements(embeddedSQL(t), testNames(t))
 	require.NoError(t, err)
-	assert.Len(t, s.audits, 7)
+	assert.Len(t, s.audits, 8)
 	for file, fields := range s.files() {
 		for name, st := range fields {
 			assert.Equal(t, name, st.name, file)
@@ -42,8 +49,8 @@ func TestLoadStatements_Embedded(t *testing.T) {
 func TestLoadStatements_InvalidFiles(t *testing.T) {
 	for name, test := range map[string]struct{ file, old, new, want string }{
 		"missing":           {"stats.sql", "-- name: next_due\n", "", `stats.sql: statement "next_due" is missing`},
-		"unknown":           {"stats.sql", "-- name: task\n", "-- name: tusk\n", `stats.sql: unknown statement "tusk"`},
-		"in another file":   {"stats.sql", "-- name: task\n", "-- name: claim\nselect 1;\n-- name: task\n", `stats.sql: unknown statement "claim"`},
+		"unknown":           {"stats.sql", "-- name: has_pending\n", "-- name: tusk\n", `stats.sql: unknown statement "tusk"`},
+		"in another file":   {"stats.sql", "-- name: has_pending\n", "-- name: claim\nselect 1;\n-- name: has_pending\n", `stats.sql: unknown statement "claim"`},
 		"twice":             {"lease.sql", "-- name: retry\n", "-- name: claim\nselect 1;\n-- name: retry\n", `lease.sql: statement "claim" is defined twice`},
 		"empty":             {"lease.sql", "-- name: retry\n", "-- name: claim2\n-- Locks: none.\n-- name: retry\n", `lease.sql: statement "claim2" is empty`},
 		"template":          {"close.sql", `{{overdue "$1"}}`, `{{overdoe "$1"}}`, `function "overdoe" not defined`},
@@ -56,14 +63,14 @@ func TestLoadStatements_InvalidFiles(t *testing.T) {
 			text := string(files[test.file].Data)
 			require.Contains(t, text, test.old)
 			files[test.file].Data = []byte(strings.ReplaceAll(text, test.old, test.new))
-			_, err := loadStatements(files, Tables{}.names())
+			_, err := loadStatements(files, testNames(t))
 			assert.ErrorContains(t, err, test.want)
 		})
 	}
 	t.Run("file missing", func(t *testing.T) {
 		files := embeddedSQL(t)
 		delete(files, "credits.sql")
-		_, err := loadStatements(files, Tables{}.names())
+		_, err := loadStatements(files, testNames(t))
 		assert.ErrorIs(t, err, fs.ErrNotExist)
 	})
 }

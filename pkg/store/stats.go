@@ -4,47 +4,19 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"time"
 
 	"imagetasks/pkg/task"
 )
 
-// TaskRow is a task as stored in the database, without its prompt and input picture.
-type TaskRow struct {
-	ID        string     `json:"task_id"`
-	UserID    string     `json:"user_id"`
-	State     task.State `json:"status"`
-	Cost      int        `json:"credits_cost"`
-	Deducted  int        `json:"credits_deducted"`
-	Refunded  int        `json:"credits_refunded"`
-	Attempts  int        `json:"attempt_count"`
-	Epoch     int64      `json:"lease_epoch"`
-	LeasedBy  string     `json:"leased_by,omitempty"`
-	Progress  int        `json:"progress_percentage"`
-	Stage     string     `json:"current_stage,omitempty"`
-	ImageURL  string     `json:"image_url,omitempty"`
-	ErrorCode task.Code  `json:"error_code,omitempty"`
-	Error     string     `json:"error_message,omitempty"`
-	RequestID string     `json:"request_id,omitempty"`
-}
-
-// Task returns one task, or task.ErrNotFound.
-func (s *Store) Task(ctx context.Context, id string) (TaskRow, error) {
-	var r TaskRow
-	err := s.queryRow(ctx, s.sql.task, []any{id}, &r.ID, &r.UserID, &r.State, &r.Cost, &r.Deducted, &r.Refunded,
-		&r.Attempts, &r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID)
-	if errors.Is(err, sql.ErrNoRows) {
-		return r, fmt.Errorf("task %q: %w", id, task.ErrNotFound)
-	}
-	return r, err
-}
-
 // NextDue returns the time until the first pending task is due or the first lease expires, 0 or less if that is now.
-// It returns false if there is neither.
+// It returns false if there is neither, and while claiming is paused.
 func (s *Store) NextDue(ctx context.Context) (time.Duration, bool, error) {
 	var ms sql.NullInt64
 	err := s.queryRow(ctx, s.sql.nextDue, nil, &ms)
+	if errors.Is(err, sql.ErrNoRows) { // claiming is paused
+		return 0, false, nil
+	}
 	return time.Duration(ms.Int64) * time.Millisecond, ms.Valid, err
 }
 
@@ -58,8 +30,9 @@ func (s *Store) HasPending(ctx context.Context) (bool, error) {
 // QueueStats counts the tasks that are not closed.
 type QueueStats struct {
 	Pending    int           `json:"pending"`
-	Due        int           `json:"due"` // pending tasks that may be claimed now
-	OldestDue  time.Duration `json:"-"`   // the longest time that one of them has been due
+	Due        int           `json:"due"`  // of these, tasks whose time has come
+	Held       int           `json:"held"` // of these, tasks that wait for others of their user (USER_CONCURRENCY)
+	OldestDue  time.Duration `json:"-"`    // the longest time that one of them has been due
 	Processing int           `json:"processing"`
 	Stuck      int           `json:"stuck"`
 }
@@ -69,7 +42,7 @@ func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (Queue
 	var q QueueStats
 	var oldest int64
 	err := s.queryRow(ctx, s.sql.queueStats, []any{stuckAfter.Milliseconds()},
-		&q.Pending, &q.Due, &oldest, &q.Processing, &q.Stuck)
+		&q.Pending, &q.Due, &q.Held, &oldest, &q.Processing, &q.Stuck)
 	q.OldestDue = time.Duration(oldest) * time.Millisecond
 	return q, err
 }

@@ -22,14 +22,16 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
+
+	"imagetasks/pkg/task"
 )
 
 // Config configures a Store.
 type Config struct {
 	// URL is a PostgreSQL URL or a key=value string, in the form that libpq accepts.
 	URL string
-	// Tables are the names of the application's tables.
-	Tables Tables
+	// Schema is the schema of the installation; empty means DefaultSchema.
+	Schema string
 	// ApplicationName is shown in pg_stat_activity.
 	ApplicationName string
 	// MaxConns is the maximum number of connections; 0 means 8. Listen uses one more.
@@ -44,6 +46,15 @@ type Store struct {
 	names  names
 	sql    statements
 }
+
+// SchemaNameError means that Config.Schema can't be used.
+type SchemaNameError struct{ Err error }
+
+// Error implements error.
+func (e *SchemaNameError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the reason.
+func (e *SchemaNameError) Unwrap() error { return e.Err }
 
 // Open returns a Store. It does not connect; the first statement does. It returns an error if the URL is invalid, which
 // does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
@@ -60,7 +71,10 @@ func Open(conf Config) (*Store, error) {
 	}
 	d := &dialer{}
 	connector.Dialer(d)
-	n := conf.Tables.names()
+	n, err := newNames(conf.Schema)
+	if err != nil {
+		return nil, &SchemaNameError{err}
+	}
 	files, err := fs.Sub(sqlFiles, "sql")
 	if err != nil {
 		return nil, err
@@ -147,20 +161,57 @@ func IsUnavailable(err error) bool {
 	return false
 }
 
+// refusals are the errors of the schema's functions, by their SQLSTATE.
+var refusals = map[string]error{
+	"IT001": task.ErrInsufficientCredits,
+	"IT002": task.ErrInvalid,
+	"IT003": task.ErrKeyReused,
+	"IT004": task.ErrNotFound,
+	"IT005": task.ErrWrongState,
+	"IT006": task.ErrTooManyWaiting,
+	"IT007": task.ErrBalanceLimit,
+}
+
+// refusal is an error of the schema's functions. Its text is for people.
+type refusal struct {
+	text string
+	kind error
+}
+
+// Error implements error.
+func (e *refusal) Error() string { return e.text }
+
+// Unwrap returns the sentinel error.
+func (e *refusal) Unwrap() error { return e.kind }
+
+// wrap adds the statement's name to an error, and translates those of the schema's functions.
+func wrap(st statement, err error) error {
+	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
+		if kind := refusals[string(pqErr.Code)]; kind != nil {
+			text := pqErr.Message
+			if pqErr.Hint != "" {
+				text += "; " + pqErr.Hint
+			}
+			return &refusal{text, kind}
+		}
+	}
+	return fmt.Errorf("%s: %w", st, err)
+}
+
 // query runs a statement and calls scan for each row. Errors are prefixed with the statement's name.
 func (s *Store) query(ctx context.Context, st statement, scan func(*sql.Rows) error, args ...any) error {
 	rows, err := s.db.QueryContext(ctx, st.text, args...)
 	if err != nil {
-		return fmt.Errorf("%s: %w", st, err)
+		return wrap(st, err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		if err := scan(rows); err != nil {
-			return fmt.Errorf("%s: %w", st, err)
+			return wrap(st, err)
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("%s: %w", st, err)
+		return wrap(st, err)
 	}
 	return nil
 }
@@ -168,7 +219,7 @@ func (s *Store) query(ctx context.Context, st statement, scan func(*sql.Rows) er
 // queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.
 func (s *Store) queryRow(ctx context.Context, st statement, args []any, dest ...any) error {
 	if err := s.db.QueryRowContext(ctx, st.text, args...).Scan(dest...); err != nil {
-		return fmt.Errorf("%s: %w", st, err)
+		return wrap(st, err)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func migrate(ctx context.Context, url string) error {
 		return err
 	}
 	defer s.Close()
-	_, err = s.Migrate(ctx)
+	_, err = s.Migrate(ctx, store.Roles{})
 	return err
 }
 
@@ -71,19 +72,19 @@ func (b *testStore) user(credits int) string {
 	b.tb.Helper()
 	id := uuid.NewString()
 	if credits > 0 {
-		balance, err := b.GrantCredits(b.ctx, id, credits, "test")
+		balance, err := b.GrantCredits(b.ctx, id, int64(credits), "test", uuid.NewString())
 		require.NoError(b.tb, err)
-		require.Equal(b.tb, credits, balance)
+		require.EqualValues(b.tb, credits, balance)
 	}
 	return id
 }
 
 func (b *testStore) enqueue(user string, count, cost int) []string {
 	b.tb.Helper()
-	ids, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "a cat", Cost: cost, Count: count})
+	done, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "a cat", Cost: int64(cost), Count: count})
 	require.NoError(b.tb, err)
-	require.Len(b.tb, ids, count)
-	return ids
+	require.Len(b.tb, done.TaskIDs, count)
+	return done.TaskIDs
 }
 
 func (b *testStore) claim(limit int) []task.Task {
@@ -113,20 +114,20 @@ func (b *testStore) balance(user string) int {
 	b.tb.Helper()
 	n, err := b.Balance(b.ctx, user)
 	require.NoError(b.tb, err)
-	return n
+	return int(n)
 }
 
 // expireLeases makes the leases of all processing tasks expire.
 func (b *testStore) expireLeases() {
 	b.tb.Helper()
-	b.exec(`update image_tasks set lease_expires_at = now() - interval '1 second' where status = 'processing'`)
+	b.exec(`update imagetasks.tasks set lease_expires_at = now() - interval '1 second' where status = 'processing'`)
 }
 
 func (b *testStore) requireAudit() {
 	b.tb.Helper()
 	rules, err := b.Audit(b.ctx)
 	require.NoError(b.tb, err)
-	require.Len(b.tb, rules, 7)
+	require.Len(b.tb, rules, 8)
 	for _, r := range rules {
 		require.Empty(b.tb, r.Violations, r.Code)
 	}
@@ -141,8 +142,17 @@ func requireHeld(tb testing.TB) func([]task.Lease, error) {
 	}
 }
 
-func noErr(tb testing.TB) func(task.Refund, error) {
-	return func(_ task.Refund, err error) { tb.Helper(); require.NoError(tb, err) }
+func noErr[T any](tb testing.TB) func(T, error) {
+	return func(_ T, err error) { tb.Helper(); require.NoError(tb, err) }
+}
+
+// cancel cancels a task that is not closed.
+func (b *testStore) cancel(id string) store.Cancelled {
+	b.tb.Helper()
+	c, err := b.Cancel(b.ctx, id, "")
+	require.NoError(b.tb, err)
+	require.Equal(b.tb, task.Cancelled, c.State)
+	return c
 }
 
 var errServer = &task.Error{Code: task.CodeServer, Message: "500", Disposition: task.Retry}
@@ -159,27 +169,45 @@ func TestOpen_InvalidURLIsNotQuoted(t *testing.T) {
 	}
 }
 
-func TestOpen_OtherTableNames(t *testing.T) {
-	url := server.Empty(t)
-	b := open(t, url)
-	b.exec(`create schema "App"`)
-	s, err := store.Open(store.Config{URL: url, Tables: store.Tables{Tasks: "App.Jobs", Credits: "App.wallets"}})
+// Two installations in one database work side by side, one with a name that needs quotes.
+func TestOpen_TwoSchemasInOneDatabase(t *testing.T) {
+	b := fresh(t)
+	other, err := store.Open(store.Config{URL: b.url, Schema: `My "images"`})
 	require.NoError(t, err)
-	defer s.Close()
-	_, err = s.Migrate(b.ctx)
+	defer other.Close()
+	_, err = other.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
-	user := uuid.NewString()
-	_, err = s.GrantCredits(b.ctx, user, 2, "")
+	require.NoError(t, other.CheckAccess(b.ctx))
+	user := b.user(3)
+	first := b.enqueue(user, 1, 1)[0]
+
+	_, err = other.GrantCredits(b.ctx, user, 2, "", "k")
 	require.NoError(t, err)
-	ids, err := s.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 2})
+	second, err := other.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 2})
 	require.NoError(t, err)
-	_, err = s.Cancel(b.ctx, ids[0], "")
+	claimed, err := other.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3})
 	require.NoError(t, err)
-	assert.Equal(t, 2, b.number(`select credits from "App".wallets`))
-	assert.Equal(t, 1, b.number(`select count(*) from "App"."Jobs"`))
-	rules, err := s.Audit(b.ctx)
+	require.Len(t, claimed, 1)
+	assert.Equal(t, second.TaskIDs[0], claimed[0].ID)
+	_, err = other.Cancel(b.ctx, first, "")
+	assert.ErrorIs(t, err, task.ErrNotFound)
+	_, err = other.Cancel(b.ctx, second.TaskIDs[0], "")
+	require.NoError(t, err)
+	assert.Equal(t, 2, b.number(`select credits from "My ""images""".credits`))
+	assert.Equal(t, 2, b.balance(user))
+	rules, err := other.Audit(b.ctx)
 	require.NoError(t, err)
 	assert.Zero(t, store.CountViolations(rules))
+	b.requireAudit()
+	assert.Zero(t, b.number(`select count(*) from pg_class where relnamespace = 'public'::regnamespace`), "nothing is created in public")
+}
+
+func TestOpen_InvalidSchema(t *testing.T) {
+	for _, schema := range []string{"public", "pg_temp", "information_schema", "a\nb", strings.Repeat("x", 60)} {
+		_, err := store.Open(store.Config{URL: "postgres://h/d", Schema: schema})
+		_, ok := errors.AsType[*store.SchemaNameError](err)
+		assert.True(t, ok, "%q: %v", schema, err)
+	}
 }
 
 func TestIsUnavailable_ServerRestart(t *testing.T) {
@@ -215,8 +243,6 @@ func TestIsUnavailable_ServerRestart(t *testing.T) {
 
 	_, err = s.Fail(ctx, task.Lease{TaskID: "none"}, errServer)
 	assert.False(t, store.IsUnavailable(err))
-	_, err = s.Balance(ctx, "no uuid")
-	assert.False(t, store.IsUnavailable(err), "%v", err)
 	assert.False(t, store.IsUnavailable(nil))
 	assert.False(t, store.IsUnavailable(errors.New("something else")))
 	cancelled, cancel := context.WithCancel(ctx)
@@ -226,9 +252,9 @@ func TestIsUnavailable_ServerRestart(t *testing.T) {
 
 func TestStore_BehindTransactionPooler(t *testing.T) {
 	b := open(t, server.Pooled(t))
-	done, err := b.Migrate(b.ctx)
+	done, err := b.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
-	assert.Empty(t, done)
+	assert.Empty(t, done.Migrations)
 	users := []string{b.user(20), b.user(20)}
 	var wg sync.WaitGroup
 	for _, u := range users {

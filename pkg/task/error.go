@@ -47,7 +47,9 @@ type Error struct {
 	RetryAfter time.Duration
 	// RequestID is the API's id of the request, if it sent one.
 	RequestID string
-	Err       error
+	// Endpoint is the API that the request was sent to, if there was one.
+	Endpoint string
+	Err      error
 }
 
 // Error returns the message for people.
@@ -76,8 +78,16 @@ var (
 	ErrLeaseLost = errors.New("the task's lease was taken over")
 	// ErrNotFound means that there is no such task or user.
 	ErrNotFound = errors.New("not found")
-	// ErrFinished means that the task is already in a final state.
-	ErrFinished = errors.New("the task is finished already")
+	// ErrWrongState means that a call is not possible in the task's state.
+	ErrWrongState = errors.New("not possible in the task's state")
 	// ErrInsufficientCredits means that the balance is less than the charge. Nothing was changed.
 	ErrInsufficientCredits = errors.New("not enough credits")
+	// ErrInvalid means that an argument can't be used. Nothing was changed.
+	ErrInvalid = errors.New("an argument can't be used")
+	// ErrKeyReused means that an idempotency key was used before with other arguments. Nothing was changed.
+	ErrKeyReused = errors.New("the idempotency key was used before with other arguments")
+	// ErrTooManyWaiting means that the user has as many waiting tasks as USER_MAX_WAITING allows. Nothing was changed.
+	ErrTooManyWaiting = errors.New("too many waiting tasks")
+	// ErrBalanceLimit means that a grant would make the balance too large. Nothing was changed.
+	ErrBalanceLimit = errors.New("the balance would be too large")
 )

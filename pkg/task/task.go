@@ -26,14 +26,21 @@ func States() []State { return []State{Pending, Processing, Completed, Failed, C
 type Task struct {
 	ID          string
 	UserID      string
-	Prompt      string
-	Style       string
-	AspectRatio string
-	Model       string // empty: the processor's default
-	HasInput    bool   // there is an input picture, in image_base64
-	Attempt     int    // this attempt's number, from 1
-	MaxAttempts int    // the task's own, or else the processor's
-	Epoch       int64  // the lease_epoch of this claim
+	Run         int             // what one charge pays for, from 1
+	Prompt      string          // may be empty when there are input pictures
+	Options     json.RawMessage // the API's own options, an object
+	Model       string          // empty: the processor's default
+	Inputs      int             // number of input pictures, the mask included
+	Attempt     int             // this attempt's number, from 1
+	MaxAttempts int             // the task's own, or else the processor's
+	Epoch       int64           // the lease_epoch of this claim
+}
+
+// Input is an input picture of a task: its content, or a URL.
+type Input struct {
+	Content []byte
+	URL     string
+	Mask    bool // it marks what to change in the other pictures
 }
 
 // Lease returns the lease that every later statement about the task names.
@@ -53,9 +60,12 @@ type Lease struct {
 type Refund struct {
 	TaskID  string        `json:"task_id"`
 	UserID  string        `json:"user_id"`
-	Credits int           `json:"credits"`           // 0: nothing had been charged
-	Balance *int          `json:"balance,omitempty"` // the user's credits after it; nil without a refund
+	Credits int64         `json:"credits"`           // 0: nothing had been charged
+	Balance *int64        `json:"balance,omitempty"` // the user's credits after it; nil without a refund
 	Age     time.Duration `json:"-"`                 // since processing began, by the database's clock
+	// MissingCharge means that the task says it was charged, and the ledger has no such charge: nothing was refunded, and
+	// "fix-stuck-tasks audit --resolve" settles it.
+	MissingCharge bool `json:"missing_charge,omitempty"`
 }
 
 // MarshalJSON adds the age in seconds.

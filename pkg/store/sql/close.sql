@@ -7,67 +7,82 @@
 -- task and user, and close inserts the block below.
 
 -- The block "close" ends every statement that closes a task without a picture. It expects "target" (task_id, user_id,
--- since). The task is closed and its charge is refunded, at most once, in one statement. Amount and user of the refund
--- come from the charge in the ledger, not from the task's columns. A user without a row gets one, because a refund must
--- never be lost. Users are locked in the order of user_id.
+-- run, credits_deducted, since), locked. The task is closed and the charge of its run is refunded, at most once, in one statement. Amount and user of the
+-- refund come from the charge in the ledger, not from the task's columns. A user without a row gets one, because a refund
+-- must never be lost. Users are locked in the order of user_id.
 -- The lateral subquery looks up the ledger through its unique index, row by row, whatever number of refunds the planner
 -- expects ("offset 0" prevents it from becoming a join).
+-- With a call id, the result is recorded under it: a repeat of the call violates the primary key of "calls", is rolled back,
+-- and returns the recorded result (recorded_result).
 {{define "close" -}}
 closing as (
-    select target.task_id, target.user_id, target.since, owed.payer, owed.amount
+    select target.task_id, target.user_id, target.since, target.run, paid.payer,
+           case when not paid.refunded then paid.amount end as amount,
+           target.credits_deducted > 0 and paid.payer is null as missing_charge
     from target
+    -- A row that was redriven since the snapshot of this statement has a charge that the snapshot does not show: it is skipped.
+    join {{.Schema}}.tasks t on t.task_id = target.task_id and t.run = target.run
     left join lateral (
-        select charge.user_id as payer, -charge.amount as amount
-        from {{.Ledger}} charge
-        where charge.task_id = target.task_id and charge.kind = 'charge'
-          and not exists (
-              select from {{.Ledger}} refund where refund.task_id = target.task_id and refund.kind = 'refund')
+        select charge.user_id as payer, -charge.amount as amount,
+               exists (select from {{.Schema}}.ledger refund
+                       where refund.task_id = target.task_id and refund.run = target.run and refund.kind = 'refund') as refunded
+        from {{.Schema}}.ledger charge
+        where charge.task_id = target.task_id and charge.run = target.run and charge.kind = 'charge'
         offset 0
-    ) owed on true
+    ) paid on true
 ), closed as (
-    update {{.Tasks}} t
+    update {{.Schema}}.tasks t
     set (status, error_code, error_message, request_id) = row ('{{.State}}', {{.Code}}::text, {{.Message}}::text, {{.Request}}),
         credits_refunded = coalesce(closing.amount, t.credits_refunded),
         current_stage = 'closed',
         leased_by = null,
         lease_expires_at = null,
+        attempts = {{outcome .State .Code .Message .Request .Endpoint}},
         completed_at = now(),
         updated_at = now()
     from closing
     where t.task_id = closing.task_id
     returning t.task_id
 ), balance as (
-    insert into {{.Credits}} as c (user_id, credits)
+    insert into {{.Schema}}.credits as c (user_id, credits)
     select payer, sum(amount) from closing where amount is not null group by payer order by payer
     on conflict (user_id) do update set credits = c.credits + excluded.credits, updated_at = now()
     returning user_id, credits
 ), refunded as (
-    insert into {{.Ledger}} (user_id, task_id, kind, amount, balance_after, reason)
-    select balance.user_id, closing.task_id, 'refund', closing.amount,
+    insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
+    select balance.user_id, closing.task_id, closing.run, 'refund', closing.amount,
            balance.credits - sum(closing.amount) over (partition by balance.user_id)
                            + sum(closing.amount) over (partition by balance.user_id order by closing.task_id),
            'task {{.State}}: ' || {{.Code}}::text
     from closing join balance on balance.user_id = closing.payer
+    where closing.amount is not null
     order by balance.user_id, closing.task_id
     returning task_id, amount, balance_after
-)
-select closing.task_id, closing.user_id, coalesce(refunded.amount, 0), refunded.balance_after,
-       (extract(epoch from now() - closing.since) * 1000)::bigint
-from closing
-left join refunded using (task_id)
+), result as (
+    select closing.task_id, closing.user_id, coalesce(refunded.amount, 0) as credits, refunded.balance_after as balance,
+           (extract(epoch from now() - closing.since) * 1000)::bigint as age, closing.missing_charge
+    from closing
+    left join refunded using (task_id)
+){{if .Call}}, recorded as (
+    insert into {{.Schema}}.calls (call_id, result)
+    select {{.Call}}::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
+){{end}}
+select task_id, user_id, credits, balance, age, missing_charge from result
 {{- end}}
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids. Returns the leases that were completed.
--- Locks: as renew_leases. Index: primary key.
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints. Returns the leases that were completed. Input pictures are
+-- deleted. Locks: as renew_leases. Index: primary key.
 with held as (
-    select t.task_id, given.image_url, given.request_id
-    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) as given (task_id, epoch, image_url, request_id)
-    join {{.Tasks}} t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+    select t.task_id, t.input_count, given.image_url, given.request_id, given.endpoint
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) as given (task_id, epoch, image_url, request_id, endpoint)
+    join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
     order by t.task_id
     for update of t
+), freed as (
+    delete from {{.Schema}}.inputs where task_id = any (array(select task_id from held where input_count > 0))
 )
-update {{.Tasks}} t
+update {{.Schema}}.tasks t
 set status = 'completed',
     image_url = held.image_url,
     request_id = nullif(held.request_id, ''),
@@ -77,6 +92,7 @@ set status = 'completed',
     error_message = null,
     leased_by = null,
     lease_expires_at = null,
+    attempts = {{outcome "completed" "null" "null" "nullif(held.request_id, '')" "nullif(held.endpoint, '')"}},
     completed_at = now(),
     updated_at = now()
 from held
@@ -88,86 +104,93 @@ returning t.task_id, t.lease_epoch;
 -- result was lost. Locks: none. Index: primary key.
 select t.task_id, t.lease_epoch
 from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
-join {{.Tasks}} t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
+join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
 
 -- name: fail
--- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id.
+-- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id, $6 endpoint.
 -- Locks: the task, its user. Index: primary key, the ledger's unique index.
 with target as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
+    from {{.Schema}}.tasks
     where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
     for update
-), {{close "failed" "$3" "$4" "nullif($5::text, '')"}};
+), {{close "failed" "$3" "$4" "nullif($5::text, '')" "nullif($6::text, '')" ""}};
 
 -- name: cancel
--- $1 task, $2 error code, $3 error message. Locks: the task, its user. Index: primary key.
-with target as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
-    where task_id = $1 and status in ('pending', 'processing')
-    for update
-), {{close "cancelled" "$2" "$3" "t.request_id"}};
+-- $1 task, $2 user (null: any). Locks: the task, its user. Index: primary key.
+select status, refunded, balance, missing_charge from {{.Schema}}.cancel($1, $2);
+
+-- name: redrive
+-- $1 task, $2 run (null: the current one). Locks: the task, its user. Index: primary key.
+select new_run, balance from {{.Schema}}.redrive($1, $2);
+
+-- name: recorded_result
+-- $1 call. The result that a sweep recorded. Locks: none. Index: primary key.
+select r.task_id, r.user_id, r.credits, r.balance, r.age, r.missing_charge
+from {{.Schema}}.calls c, jsonb_to_recordset(c.result)
+     as r (task_id text, user_id text, credits bigint, balance bigint, age bigint, missing_charge boolean)
+where c.call_id = $1;
 
 -- name: fail_abandoned
--- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message.
+-- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message, $5 call.
 -- Fails tasks whose lease expired during the last attempt. Locks: skips rows locked by others. Index: "lease".
 with target as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
+    from {{.Schema}}.tasks
     where lease_expires_at < now() and coalesce(status, '') = 'processing'
       and attempt_count >= coalesce(max_attempts, $1)
     order by lease_expires_at
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id"}};
+), {{close "failed" "$3" "$4" "t.request_id" "null" "$5"}};
 
 -- name: fail_overdue
--- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message. Fails overdue tasks, the oldest first. The error
--- of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "pending".
+-- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 call. Fails overdue tasks, the oldest
+-- first. The error of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "pending".
 with target as (
-    select task_id, user_id, run_after as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, run_after as since
+    from {{.Schema}}.tasks
     where {{overdue "$1"}}
-    order by run_after, task_id
+    order by run_after
     limit $2
     for update skip locked
-), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id"}};
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$5"}};
 
 -- name: count_overdue
 -- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "pending".
-select count(*) from {{.Tasks}} where {{overdue "$1"}};
+select count(*) from {{.Schema}}.tasks where {{overdue "$1"}};
 
 -- name: sweep
 -- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks, $6 only this user's tasks
--- (null: all). Fails stuck tasks, the oldest first.
+-- (null: all), $7 call. Fails stuck tasks, the oldest first.
 -- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "started".
 with target as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
+    from {{.Schema}}.tasks
     where {{stuck "$1"}}
       and {{selected "$5" "$6"}}
     order by {{.StartedAt}}
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id"}};
+), {{close "failed" "$3" "$4" "t.request_id" "null" "$7"}};
 
 -- name: requeue
--- $1 to $6 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
+-- $1 to $7 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
 -- the former worker is lost, because the task is no longer processing. Locks and index: as sweep.
 with target as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
+    from {{.Schema}}.tasks
     where {{stuck "$1"}}
       and {{selected "$5" "$6"}}
     order by {{.StartedAt}}
     limit $2
     for update skip locked
 ), requeued as (
-    update {{.Tasks}} t
+    update {{.Schema}}.tasks t
     set status = 'pending',
         attempt_count = greatest(attempt_count - 1, 0),
         run_after = now(),
+        waits_for = case when slot is null then 'time' end,
         error_code = $3,
         error_message = $4,
         progress_percentage = 0,
@@ -175,37 +198,45 @@ with target as (
         leased_by = null,
         lease_expires_at = null,
         processing_started_at = null,
+        attempts = {{outcome "requeued" "$3" "$4" "t.request_id" "null"}},
         updated_at = now()
     from target
     where t.task_id = target.task_id
     returning t.task_id
 ), notified as (
-    select pg_notify('{{.Channel}}', '') where exists (select from requeued)
+    select pg_notify({{literal .Channel}}, '') where exists (select from requeued)
+), result as (
+    select task_id, user_id, 0::bigint as credits, null::bigint as balance,
+           (extract(epoch from now() - since) * 1000)::bigint as age, false as missing_charge
+    from target
+), recorded as (
+    insert into {{.Schema}}.calls (call_id, result)
+    select $7::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 )
-select target.task_id, target.user_id, 0, null::int, (extract(epoch from now() - target.since) * 1000)::bigint
-from target left join notified on true;
+select result.task_id, result.user_id, result.credits, result.balance, result.age, result.missing_charge
+from result left join notified on true;
 
 -- name: stuck
 -- $1 stuck after, in ms, $2 limit, $3 only these tasks, $4 only this user's tasks (null: all). The tasks that a sweep
 -- would take. Locks: none. Index: "started".
 with stuck as (
-    select task_id, user_id, {{.StartedAt}} as since
-    from {{.Tasks}}
+    select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
+    from {{.Schema}}.tasks
     where {{stuck "$1"}}
       and {{selected "$3" "$4"}}
     order by {{.StartedAt}}
     limit $2
 )
-select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::int,
-       (extract(epoch from now() - stuck.since) * 1000)::bigint
+select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::bigint,
+       (extract(epoch from now() - stuck.since) * 1000)::bigint, stuck.credits_deducted > 0 and charge.id is null
 from stuck
-left join {{.Ledger}} charge on charge.task_id = stuck.task_id and charge.kind = 'charge'
+left join {{.Schema}}.ledger charge on charge.task_id = stuck.task_id and charge.run = stuck.run and charge.kind = 'charge'
 order by stuck.since;
 
 -- name: count_stuck
 -- $1 stuck after, in ms, $2 only these tasks, $3 only this user's tasks (null: all). The number of stuck tasks.
 -- Locks: none. Index: "started".
 select count(*)
-from {{.Tasks}}
+from {{.Schema}}.tasks
 where {{stuck "$1"}}
   and {{selected "$2" "$3"}};

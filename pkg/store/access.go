@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/lib/pq"
+)
+
+// ErrSchema means that the database schema is missing, or of a version that this program does not work with.
+var ErrSchema = errors.New("the database schema does not fit this program")
+
+// AccessError means that the role of DATABASE_URL could not see or do what the programs need.
+type AccessError struct {
+	Problem string
+	Cure    string // a statement or a command
+}
+
+// Error implements error.
+func (e *AccessError) Error() string { return e.Problem + "; " + e.Cure }
+
+// CheckAccess checks that the schema fits this program, and that the role may see and do what it needs: a role that sees no rows must not
+// be mistaken for an empty queue. Its errors are an *AccessError or wrap ErrSchema, and name what to do.
+func (s *Store) CheckAccess(ctx context.Context) error {
+	role, err := s.checkServer(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.checkPrivileges(ctx, role); err != nil {
+		return err
+	}
+	if err := s.checkRows(ctx, role); err != nil {
+		return err
+	}
+	return s.checkVersion(ctx)
+}
+
+// checkServer checks the server and the schema's existence, and returns the role.
+func (s *Store) checkServer(ctx context.Context) (role string, err error) {
+	var recovery, exists, usage, versions bool
+	var readOnly string
+	err = s.db.QueryRowContext(ctx, `
+		select current_user, pg_is_in_recovery(), current_setting('transaction_read_only'),
+		       n.oid is not null, coalesce(has_schema_privilege(n.oid, 'usage'), false),
+		       exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'schema_versions')
+		from (select) one left join pg_namespace n on n.nspname = $1`, s.schemaName()).
+		Scan(&role, &recovery, &readOnly, &exists, &usage, &versions)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("check the database: %w", err)
+	case recovery:
+		return "", &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
+	case readOnly == "on":
+		return "", &AccessError{fmt.Sprintf("transactions of the role %s are read-only", role),
+			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", pq.QuoteIdentifier(role))}
+	case !exists, !versions:
+		return "", fmt.Errorf("%w: there is no schema %s in this database; run: task-processor migrate", ErrSchema, s.names.Schema)
+	case !usage:
+		return "", s.grantError(role, "may not use the schema "+s.names.Schema, fmt.Sprintf("grant usage on schema %s to %s", s.names.Schema, pq.QuoteIdentifier(role)))
+	}
+	return role, nil
+}
+
+// grantError names the command that grants a worker role everything, and the statement for what was found missing.
+func (s *Store) grantError(role, problem, statement string) error {
+	return &AccessError{fmt.Sprintf("the role %s %s", role, problem),
+		fmt.Sprintf("run with a DATABASE_URL of the schema's owner: task-processor migrate --worker-role %s (or only: %s)", role, statement)}
+}
+
+// checkPrivileges checks the privileges on every object that the programs use.
+func (s *Store) checkPrivileges(ctx context.Context, role string) error {
+	var kinds, objects, privileges []string
+	byName := map[string]object{}
+	for _, o := range workerObjects() {
+		name := s.names.Schema + "." + o.name
+		byName[name] = o
+		for _, p := range o.privileges {
+			kinds, objects, privileges = append(kinds, o.kind), append(objects, name), append(privileges, p)
+		}
+	}
+	rows, err := s.db.QueryContext(ctx, `
+		select name, privilege,
+		       case kind when 'function' then to_regprocedure(name) is not null else to_regclass(name) is not null end
+		from unnest($1::text[], $2::text[], $3::text[]) as needed (kind, name, privilege)
+		where not coalesce(case kind
+			when 'function' then has_function_privilege(to_regprocedure(name)::oid, privilege)
+			when 'sequence' then has_sequence_privilege(to_regclass(name)::oid, privilege)
+			else has_table_privilege(to_regclass(name)::oid, privilege) end, false)`,
+		pq.Array(kinds), pq.Array(objects), pq.Array(privileges))
+	if err != nil {
+		return fmt.Errorf("check the privileges: %w", err)
+	}
+	defer rows.Close()
+	var missing []string
+	var grants []string
+	for rows.Next() {
+		var name, privilege string
+		var exists bool
+		if err := rows.Scan(&name, &privilege, &exists); err != nil {
+			return fmt.Errorf("check the privileges: %w", err)
+		}
+		if !exists {
+			return fmt.Errorf("%w: %s is missing; run: task-processor migrate", ErrSchema, name)
+		}
+		missing = append(missing, privilege+" on "+name)
+		grants = append(grants, object{byName[name].kind, byName[name].name, []string{privilege}}.grant(s.names, role))
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("check the privileges: %w", err)
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return s.grantError(role, "lacks the privilege "+listUpTo(missing, 3), listUpTo(grants, 1))
+}
+
+// listUpTo joins at most n texts.
+func listUpTo(texts []string, n int) string {
+	if len(texts) <= n {
+		return strings.Join(texts, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(texts[:n], ", "), len(texts)-n)
+}
+
+// checkRows checks that row-level security hides no rows from the role.
+func (s *Store) checkRows(ctx context.Context, role string) error {
+	var hidden string
+	err := s.db.QueryRowContext(ctx, `
+		select coalesce(string_agg(c.relname, ', ' order by c.relname), '')
+		from pg_class c join pg_namespace n on n.oid = c.relnamespace
+		where n.nspname = $1 and c.relname = any ($2) and row_security_active(c.oid)
+		  and (not exists (
+				select from pg_policy p
+				where p.polrelid = c.oid and p.polpermissive and p.polcmd = '*' and pg_get_expr(p.polqual, c.oid) = 'true'
+				  and coalesce(pg_get_expr(p.polwithcheck, c.oid), 'true') = 'true'
+				  and (0 = any (p.polroles) or exists (select from unnest(p.polroles) r where pg_has_role(r, 'usage'))))
+			or exists (
+				select from pg_policy p
+				where p.polrelid = c.oid and not p.polpermissive
+				  and (0 = any (p.polroles) or exists (select from unnest(p.polroles) r where pg_has_role(r, 'usage')))))`,
+		s.schemaName(), pq.Array(policyTables())).Scan(&hidden)
+	if err != nil {
+		return fmt.Errorf("check row-level security: %w", err)
+	}
+	if hidden == "" {
+		return nil
+	}
+	table, _, _ := strings.Cut(hidden, ", ")
+	return s.grantError(role, "can't see the rows of "+hidden+" because of row-level security",
+		fmt.Sprintf("create policy %s on %s.%s to %s using (true) with check (true)", pq.QuoteIdentifier(policyName(role)),
+			s.names.Schema, pq.QuoteIdentifier(table), pq.QuoteIdentifier(role)))
+}
+
+// checkVersion checks that the schema is neither too old nor incompatible. A schema that is newer and compatible is accepted, so that
+// several hosts can be upgraded one by one.
+func (s *Store) checkVersion(ctx context.Context) error {
+	var have, compatible int
+	err := s.db.QueryRowContext(ctx, "select coalesce(max(version), 0), coalesce(max(compatible_with), 0) from "+s.names.Schema+".schema_versions").
+		Scan(&have, &compatible)
+	if err != nil {
+		return fmt.Errorf("read the schema's version: %w", err)
+	}
+	all, err := loadMigrations(migrationFiles, s.names)
+	if err != nil {
+		return err
+	}
+	switch want := len(all); {
+	case have < want:
+		return fmt.Errorf("%w: its version is %d, this program needs %d; run: task-processor migrate", ErrSchema, have, want)
+	case compatible > want:
+		return fmt.Errorf("%w: its version is %d, which works with programs for version %d or later, and this one is for %d; install a newer imagetasks",
+			ErrSchema, have, compatible, want)
+	}
+	return nil
+}

@@ -1,0 +1,50 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"time"
+)
+
+// Control is what holds for all processors of the installation.
+type Control struct {
+	UserConcurrency int       `json:"user_concurrency"` // tasks of one user at a time; 0: any number
+	UserMaxWaiting  int       `json:"user_max_waiting"` // pending tasks of one user; 0: any number
+	PausedAt        time.Time `json:"paused_at,omitzero"`
+	PausedBy        string    `json:"paused_by,omitempty"`
+	PausedReason    string    `json:"paused_reason,omitempty"`
+}
+
+// Paused reports whether claiming is paused.
+func (c Control) Paused() bool { return !c.PausedAt.IsZero() }
+
+// Control returns what holds for all processors.
+func (s *Store) Control(ctx context.Context) (Control, error) {
+	return s.queryControl(ctx, s.sql.control)
+}
+
+// Pause pauses claiming for all processors, until Resume. Tasks that are processing go on. A pause that is in force stays as it is.
+func (s *Store) Pause(ctx context.Context, by, reason string) (Control, error) {
+	return s.queryControl(ctx, s.sql.pause, by, reason)
+}
+
+// Resume ends a pause.
+func (s *Store) Resume(ctx context.Context) error {
+	var n int
+	return s.queryRow(ctx, s.sql.resume, nil, &n)
+}
+
+// SetLimits sets the limits for the tasks of one user, 0 for none, and reports whether they changed. Tasks beyond a new
+// UserConcurrency wait again; those that are processing go on.
+func (s *Store) SetLimits(ctx context.Context, userConcurrency, userMaxWaiting int) (changed bool, err error) {
+	err = s.queryRow(ctx, s.sql.setLimits, []any{userConcurrency, userMaxWaiting}, &changed)
+	return changed, err
+}
+
+func (s *Store) queryControl(ctx context.Context, st statement, args ...any) (Control, error) {
+	var c Control
+	var pausedAt sql.NullTime
+	err := s.queryRow(ctx, st, args, &c.UserConcurrency, &c.UserMaxWaiting, &pausedAt, &c.PausedBy, &c.PausedReason)
+	c.PausedAt = pausedAt.Time
+	return c, err
+}

@@ -1,0 +1,23 @@
+-- What holds for all processors. Each statement names the only row. Locks: that row.
+
+-- name: control
+-- Locks: none.
+select user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, '') from {{.Schema}}.control;
+
+-- name: pause
+-- $1 who, $2 reason. A pause that is in force stays as it is.
+update {{.Schema}}.control
+set paused_at = coalesce(paused_at, now()), paused_by = case when paused_at is null then $1 else paused_by end,
+    paused_reason = case when paused_at is null then $2 else paused_reason end
+returning user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, '');
+
+-- name: resume
+-- Wakes the processors.
+with resumed as (
+    update {{.Schema}}.control set paused_at = null, paused_by = null, paused_reason = null returning 1
+)
+select count(pg_notify({{literal .Channel}}, '')) from resumed;
+
+-- name: set_limits
+-- $1 USER_CONCURRENCY, $2 USER_MAX_WAITING. Returns whether they changed.
+select {{.Schema}}.set_limits($1, $2);

@@ -1,0 +1,56 @@
+-- Deletes what is not needed any more, in small batches. Locks: the deleted rows; rows locked by others are skipped. Each
+-- statement returns how many rows it deleted.
+
+-- name: prune_tasks
+-- $1 age in ms, $2 limit. Closed tasks; the ledger and the pictures stay. Index: "completed" (BRIN).
+with closed as (
+    select task_id from {{.Schema}}.tasks
+    where {{older "completed_at" "$1"}} and status in ('completed', 'failed', 'cancelled')
+    limit $2
+    for update skip locked
+), deleted as (
+    delete from {{.Schema}}.tasks where task_id = any (array(select task_id from closed)) returning 1
+)
+select count(*) from deleted;
+
+-- name: prune_inputs
+-- $1 age in ms, $2 limit. Input pictures of tasks that failed so long ago. Index: "inputs".
+with failed as (
+    select t.task_id from {{.Schema}}.tasks t
+    where t.status = 'failed' and t.input_count > 0 and {{older "t.completed_at" "$1"}}
+      and exists (select from {{.Schema}}.inputs i where i.task_id = t.task_id)
+    limit $2
+    for update skip locked
+), deleted as (
+    delete from {{.Schema}}.inputs where task_id = any (array(select task_id from failed)) returning task_id
+)
+select count(distinct task_id) from deleted;
+
+-- name: prune_keys
+-- $1 age in ms, $2 limit. Keys of enqueue; those of grants are kept for ever. Index: "keys_time" (BRIN).
+with old as (
+    select function, user_id, key from {{.Schema}}.keys
+    where {{older "created_at" "$1"}} and function <> 'grant_credits'
+    limit $2
+), deleted as (
+    delete from {{.Schema}}.keys k using old where k.function = old.function and k.user_id = old.user_id and k.key = old.key returning 1
+)
+select count(*) from deleted;
+
+-- name: prune_calls
+-- $1 age in ms, $2 limit. Index: "calls_time".
+with old as (
+    select call_id from {{.Schema}}.calls where {{older "created_at" "$1"}} order by created_at limit $2
+), deleted as (
+    delete from {{.Schema}}.calls where call_id = any (array(select call_id from old)) returning 1
+)
+select count(*) from deleted;
+
+-- name: prune_processors
+-- $1 age in ms of the last heartbeat, $2 limit.
+with old as (
+    select worker from {{.Schema}}.processors where {{older "beat_at" "$1"}} limit $2
+), deleted as (
+    delete from {{.Schema}}.processors where worker = any (array(select worker from old)) returning 1
+)
+select count(*) from deleted;

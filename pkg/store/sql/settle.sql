@@ -1,0 +1,60 @@
+-- Statements that correct what an audit found.
+
+-- name: repair_refunds
+-- $1 limit, $2 call. Pays the refunds that audit: missing_refund names, and sets credits_refunded where the run is the task's
+-- current one. Returns task, user, credits, balance after it. Locks: the tasks, then their users, in order.
+with owing as (
+    select t.task_id, c.run, c.user_id as payer, -c.amount as amount, t.run = c.run as current
+    from {{.Schema}}.tasks t
+    join {{.Schema}}.ledger c on c.task_id = t.task_id and c.kind = 'charge'
+    where (c.run < t.run or t.status in ('failed', 'cancelled'))
+      and not exists (select from {{.Schema}}.ledger r where r.task_id = t.task_id and r.run = c.run and r.kind = 'refund')
+    order by t.task_id
+    limit $1
+    for update of t
+), noted as (
+    update {{.Schema}}.tasks t set credits_refunded = owing.amount, updated_at = now()
+    from owing where t.task_id = owing.task_id and owing.current
+), balance as (
+    insert into {{.Schema}}.credits as c (user_id, credits)
+    select payer, sum(amount) from owing group by payer order by payer
+    on conflict (user_id) do update set credits = c.credits + excluded.credits, updated_at = now()
+    returning user_id, credits
+), refunded as (
+    insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
+    select balance.user_id, owing.task_id, owing.run, 'refund', owing.amount,
+           balance.credits - sum(owing.amount) over (partition by balance.user_id)
+                           + sum(owing.amount) over (partition by balance.user_id order by owing.task_id, owing.run),
+           'owed refund, paid by audit --repair'
+    from owing join balance on balance.user_id = owing.payer
+    order by balance.user_id, owing.task_id, owing.run
+    returning task_id, user_id, amount, balance_after
+), result as (
+    select task_id, user_id, amount as credits, balance_after as balance, 0::bigint as age, false as missing_charge from refunded
+), recorded as (
+    insert into {{.Schema}}.calls (call_id, result)
+    select $2::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
+)
+select task_id, user_id, credits, balance, age, missing_charge from result;
+
+-- name: resolve
+-- $1 task, $2 credits to give the user, 0 or more, $3 reason. Settles a task that says it was charged and has no charge in the
+-- ledger: an "adjust" row records the decision, and the task no longer says so. Returns user and balance; no row if the task is not
+-- such a task. A repeat is refused by the ledger's unique index. Locks: the task, then its user.
+with target as (
+    select t.task_id, t.user_id, t.run from {{.Schema}}.tasks t
+    where t.task_id = $1 and {{missingCharge "t"}}
+    for update
+), settled as (
+    update {{.Schema}}.tasks t set credits_deducted = 0, credits_refunded = 0, updated_at = now()
+    from target where t.task_id = target.task_id
+), balance as (
+    insert into {{.Schema}}.credits as c (user_id, credits)
+    select user_id, $2::bigint from target
+    on conflict (user_id) do update set credits = c.credits + excluded.credits, updated_at = now()
+    returning user_id, credits
+)
+insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
+select target.user_id, target.task_id, target.run, 'adjust', $2::bigint, balance.credits, $3
+from target join balance using (user_id)
+returning user_id, balance_after;
