@@ -148,7 +148,7 @@ func (d *demo) setUp(ctx context.Context) error {
 		return err
 	}
 	d.cleanup(d.store.Close)
-	if _, err := d.store.Migrate(ctx); err != nil {
+	if _, err := d.store.Migrate(ctx, store.Roles{}); err != nil {
 		return err
 	}
 	if d.pictures, err = picture.Open(filepath.Join(d.conf.Dir, "pictures"), "", 64<<20); err != nil {
@@ -203,8 +203,8 @@ func (d *demo) simulate() error {
 }
 
 // run grants credits, enqueues tasks and works them. It returns the balance after the grant.
-func (d *demo) run(ctx context.Context) (before int, err error) {
-	before, err = d.store.GrantCredits(ctx, d.user, granted, "the demo's grant")
+func (d *demo) run(ctx context.Context) (before int64, err error) {
+	before, err = d.store.GrantCredits(ctx, d.user, granted, "the demo's grant", d.user)
 	if err != nil {
 		return 0, err
 	}
@@ -288,7 +288,7 @@ func (d *demo) prompts() []string {
 }
 
 // report prints the result and checks it.
-func (d *demo) report(ctx context.Context, before int) error {
+func (d *demo) report(ctx context.Context, before int64) error {
 	states, err := d.store.CountByState(ctx)
 	if err != nil {
 		return err
@@ -309,7 +309,7 @@ func (d *demo) report(ctx context.Context, before int) error {
 	for _, state := range task.States() {
 		d.print(textState, state, states[state])
 	}
-	d.print(textCredits, before, after, before-after+states[task.Failed], states[task.Failed])
+	d.print(textCredits, before, after, before-after+int64(states[task.Failed]), states[task.Failed])
 	d.print(textEmpty)
 	render.Audit(d.conf.Out, rules, d.conf.Lang)
 	direct := 0
@@ -326,7 +326,7 @@ func (d *demo) report(ctx context.Context, before int) error {
 
 	finished := states[task.Completed] + states[task.Failed]
 	switch {
-	case store.CountViolations(rules) > 0, direct > 0, made != states[task.Completed], after != before-states[task.Completed],
+	case store.CountViolations(rules) > 0, direct > 0, made != states[task.Completed], after != before-int64(states[task.Completed]),
 		finished != len(d.prompts())+1, d.conf.API == nil && states[task.Completed] != 20:
 		return ErrUnexpected
 	}

@@ -14,8 +14,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"unicode"
+	"unicode/utf8"
 
-	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/redact"
@@ -234,17 +235,19 @@ func (a *App) ReadStdin(ctx context.Context, limit int64) ([]byte, error) {
 	}
 }
 
-// UserID checks a user's id and returns it in its usual form.
+// UserID checks a user's id: any text that the application's users have as their id.
 func UserID(text string) (string, error) {
 	if text == "" {
-		return "", Usagef("--user is missing; it takes the user's UUID")
+		return "", Usagef("--user is missing; it takes the user's id")
 	}
-	id, err := uuid.Parse(text)
-	if err != nil {
-		return "", Usagef("--user %q is not a UUID", text)
+	if utf8.RuneCountInString(text) > maxID || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return "", Usagef("--user must be text of at most %d characters without control characters", maxID)
 	}
-	return id.String(), nil
+	return text, nil
 }
+
+// maxID is the length of the longest id, in characters.
+const maxID = 200
 
 // hideDatabaseURL removes --database-url from the process list: where it is among the arguments, the program executes itself
 // again with the value in the environment, which other users can't read.

@@ -67,12 +67,16 @@ func (a *App) NewStore(ctx context.Context, s settings.Settings) (*store.Store, 
 func newStore(s settings.Settings) (*store.Store, error) {
 	st, err := store.Open(store.Config{
 		URL:             s.DatabaseURL,
-		Tables:          store.Tables{Tasks: s.TasksTable, Credits: s.CreditsTable},
+		Schema:          s.DatabaseSchema,
 		ApplicationName: "imagetasks",
 		MaxConns:        min(4+s.Concurrency/4, 16),
 	})
 	if err != nil {
-		return nil, &settings.Error{Name: "DATABASE_URL", Reason: err.Error()}
+		name := "DATABASE_URL"
+		if _, ok := errors.AsType[*store.SchemaNameError](err); ok {
+			name = "DATABASE_SCHEMA"
+		}
+		return nil, &settings.Error{Name: name, Reason: err.Error()}
 	}
 	return st, nil
 }
@@ -89,7 +93,7 @@ const anySchema, checkedSchema = false, true
 func open(ctx context.Context, st *store.Store, checkSchema bool) (*store.Store, error) {
 	err := waitForDatabase(ctx, st)
 	if err == nil && checkSchema {
-		err = st.CheckSchema(ctx)
+		err = st.CheckAccess(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, st.Close())

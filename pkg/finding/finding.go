@@ -26,7 +26,9 @@ const (
 	StoppedWithDueTasks   Code = "stopped_with_due_tasks"
 	NoProcessor           Code = "no_processor" // tasks are due and no processor runs on any host
 	TasksStuck            Code = "tasks_stuck"
-	TasksFailing          Code = "tasks_failing" // most tasks of the last hour failed for one cause
+	MissingCharge         Code = "missing_charge"  // tasks say that they were charged, and the ledger has no charge
+	ClaimingPaused        Code = "claiming_paused" // by an operator, for all processors
+	TasksFailing          Code = "tasks_failing"   // most tasks of the last hour failed for one cause
 	NotSupervised         Code = "not_supervised"
 	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"

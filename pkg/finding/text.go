@@ -38,6 +38,10 @@ func (f Finding) message() lang.Message {
 		return msg(textNoProcessor, f.Count)
 	case TasksStuck:
 		return msg(textStuck, f.Count)
+	case MissingCharge:
+		return msg(textMissingCharge, f.Count, f.Subject)
+	case ClaimingPaused:
+		return msg(textPaused, f.Subject, since, f.Reason)
 	case TasksFailing:
 		return msg(textFailing, f.Count, f.Total, string(f.Cause), causeText(f.Cause))
 	case NotSupervised:
@@ -71,6 +75,10 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"restart"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
+	case MissingCharge:
+		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
+	case ClaimingPaused:
+		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case TasksFailing:
 		return nextForCause(f.Cause)
 	case NotSupervised:
@@ -112,6 +120,12 @@ var (
 		ZH: "%d 个任务待处理，而处理器已由 %s 停止"}
 	textNoProcessor = lang.Text{EN: "%d tasks are due, and no processor is running", One: "%d task is due, and no processor is running",
 		ZH: "%d 个任务待处理，而没有处理器在运行"}
+	textMissingCharge = lang.Text{
+		EN:  "%d tasks were closed that say they were charged, while the ledger has no charge; nothing was refunded for them: %s",
+		One: "%d task was closed that says it was charged, while the ledger has no charge; nothing was refunded for it: %s",
+		ZH:  "%d 个已关闭的任务标记为已扣费，但账本中没有扣费记录，因此未退款：%s"}
+	textPaused = lang.Text{EN: "claiming was paused by %s at %s (%s); no tasks are claimed", ZH: "%s 已于 %s 暂停领取任务（%s）"}
+
 	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
 	textFailing = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
 

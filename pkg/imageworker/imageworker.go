@@ -4,6 +4,7 @@ package imageworker
 
 import (
 	"context"
+	"encoding/base64"
 	"io"
 
 	"github.com/sirupsen/logrus"
@@ -33,16 +34,16 @@ func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *
 }
 
 // Work implements processor.Worker: it makes the task's picture and publishes it under the task's lease. An error is a
-// *task.Error, or that of Call.Input.
+// *task.Error, or that of Call.Inputs.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	request := imageapi.Request{Prompt: t.Prompt, Style: t.Style, AspectRatio: t.AspectRatio, Model: t.Model}
-	if t.HasInput {
-		c.Progress(5, "reading the input picture")
-		input, err := c.Input(ctx)
+	request := imageapi.Request{Prompt: t.Prompt, Model: t.Model}
+	if t.Inputs > 0 {
+		c.Progress(5, "reading the input pictures")
+		inputs, err := c.Inputs(ctx)
 		if err != nil {
 			return processor.Result{}, err
 		}
-		request.Input = input
+		request.Input = base64.StdEncoding.EncodeToString(inputs[0].Content)
 	}
 	draft, err := w.pictures.Create()
 	if err != nil {

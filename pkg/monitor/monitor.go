@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -24,7 +25,7 @@ type Store interface {
 	overview.ProcessorLister
 	Ping(ctx context.Context) error
 	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
-	Prune(ctx context.Context) error
+	Prune(ctx context.Context, c store.PruneConfig) (store.Pruned, error)
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -57,8 +58,10 @@ type Config struct {
 	StuckAfter     time.Duration
 	PendingTimeout time.Duration // a task that is due for longer fails; 0: never
 	HungAfter      time.Duration
-	NoRestart      bool // never restart the processor
-	DryRun         bool // change nothing
+	Retention      time.Duration // closed tasks older than this are deleted; 0: none
+	RedriveWindow  time.Duration // input pictures of tasks that failed longer ago are deleted
+	NoRestart      bool          // never restart the processor
+	DryRun         bool          // change nothing
 
 	Log    logrus.FieldLogger
 	Redact func(string) string
@@ -101,12 +104,13 @@ type Summary struct {
 	DryRun           bool              `json:"dry_run,omitempty"`
 	StuckFailed      int               `json:"stuck_failed"` // or would have, in a dry run
 	OverdueFailed    int               `json:"overdue_failed"`
-	CreditsRefunded  int               `json:"credits_refunded"`
+	CreditsRefunded  int64             `json:"credits_refunded"`
 	StuckRemaining   int               `json:"stuck_remaining"`
 	Pending          int               `json:"pending"`
 	Due              int               `json:"due"`
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
+	Pruned           store.Pruned      `json:"pruned"`
 	Processor        Processor         `json:"processor"`
 	API              overview.APICheck `json:"api"` // of this pass, or of an earlier one
 	// APIUnreachableSince is set when a running processor reports that the API is unreachable.
@@ -157,7 +161,8 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 	if err := m.repairQueue(ctx, r); err != nil {
 		return err
 	}
-	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, Queue: r.Queue}
+	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, Queue: r.Queue,
+		MissingCharges: slices.Concat(r.Repair.MissingCharges, r.Overdue.MissingCharges)}
 	if err := m.checkProcessor(ctx, r, &snapshot); err != nil {
 		return err
 	}
@@ -174,7 +179,25 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 	if m.conf.DryRun {
 		return nil
 	}
-	return m.conf.Store.Prune(ctx)
+	return m.prune(ctx, r)
+}
+
+const (
+	// pruneBatch is how many rows one statement deletes, so that no lock is held for long.
+	pruneBatch = 1000
+	// pruneTime bounds the pruning of one pass; the next one goes on.
+	pruneTime = 30 * time.Second
+)
+
+// prune deletes rows that are not needed any more.
+func (m *Monitor) prune(ctx context.Context, r *Report) error {
+	for began := time.Now(); ; {
+		pruned, err := m.conf.Store.Prune(ctx, store.PruneConfig{Retention: m.conf.Retention, RedriveWindow: m.conf.RedriveWindow, Batch: pruneBatch})
+		r.Summary.Pruned.Add(pruned)
+		if err != nil || !pruned.More(pruneBatch) || time.Since(began) > pruneTime {
+			return err
+		}
+	}
 }
 
 // repairQueue closes stuck and overdue tasks, and reads the state of the queue.

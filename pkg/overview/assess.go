@@ -1,6 +1,7 @@
 package overview
 
 import (
+	"strings"
 	"time"
 
 	"imagetasks/pkg/crontab"
@@ -32,9 +33,12 @@ type Snapshot struct {
 	Local      LocalProcessor
 	Processors []Processor
 	Queue      store.QueueStats
-	Closed     int                  // tasks that completed or failed within the last hour
-	Failures   []store.FailureCount // of them, by cause
-	APICheck   APICheck
+	Control    store.Control
+	// MissingCharges are tasks that were closed without a refund, because the ledger has no charge although they say so.
+	MissingCharges []string
+	Closed         int                  // tasks that completed or failed within the last hour
+	Failures       []store.FailureCount // of them, by cause
+	APICheck       APICheck
 	// RestartFailure replaces the finding about a dead or hung processor after a restart that failed.
 	RestartFailure *finding.Finding
 	Supervision    *Supervision // nil: the monitor itself asks
@@ -60,6 +64,12 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.processor())
 	if s.Queue.Stuck > 0 {
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
+	}
+	if n := len(s.MissingCharges); n > 0 {
+		add(&finding.Finding{Code: finding.MissingCharge, Count: n, Subject: strings.Join(s.MissingCharges[:min(n, 5)], ", ")})
+	}
+	if s.Control.Paused() {
+		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
 	}
 	add(s.failing())
 	add(s.supervision())

@@ -97,7 +97,6 @@ type attemptRunner struct {
 	worker   Worker
 	queue    Queue
 	timeout  time.Duration
-	maxInput int
 	inFlight *inFlight
 	outcomes *outcomes
 	events   *eventRecorder
@@ -137,24 +136,23 @@ func (r *attemptRunner) attempt(ctx, writes context.Context, a *attempt) error {
 func (r *attemptRunner) work(ctx context.Context, a *attempt) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	return r.worker.Work(ctx, a.task, &call{attempt: a, queue: r.queue, maxInput: r.maxInput})
+	return r.worker.Work(ctx, a.task, &call{attempt: a, queue: r.queue})
 }
 
 // call is the engine's side of one claim.
 type call struct {
-	attempt  *attempt
-	queue    Queue
-	maxInput int
+	attempt *attempt
+	queue   Queue
 }
 
 // Progress implements Call.
 func (c *call) Progress(percent int, stage string) { c.attempt.setProgress(percent, stage) }
 
-// Input implements Call.
-func (c *call) Input(ctx context.Context) (string, error) {
-	input, err := c.queue.Input(ctx, c.attempt.task.Lease(), c.maxInput)
+// Inputs implements Call.
+func (c *call) Inputs(ctx context.Context) ([]task.Input, error) {
+	inputs, err := c.queue.Inputs(ctx, c.attempt.task.Lease())
 	if err != nil && store.IsUnavailable(err) {
-		return "", &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database is unavailable", Err: err}
+		return nil, &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database is unavailable", Err: err}
 	}
-	return input, err
+	return inputs, err
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/google/uuid"
+
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -27,6 +29,7 @@ type claimLoop struct {
 	sweeper      *sweeper
 	watch        *loopWatch
 	database     *databaseState
+	callID       uuid.UUID // of the next claim; a claim whose answer was lost is repeated under the same id
 }
 
 // wake makes the loop claim without waiting for the next poll.
@@ -55,8 +58,8 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
 				return errors.Join(ErrAPIUnavailable, cause)
 			}
-			if c.finished(ctx) {
-				return nil
+			if done, err := c.finished(ctx); done {
+				return err
 			}
 		}
 		timer.Reset(wait)
@@ -77,12 +80,17 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if limit == 0 {
 		return wait
 	}
+	if c.callID == uuid.Nil {
+		c.callID = uuid.New()
+	}
 	tasks, err := bounded(ctx, func(ctx context.Context) ([]task.Task, error) {
-		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease, MaxAttempts: c.maxAttempts})
+		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
+			MaxAttempts: c.maxAttempts, CallID: c.callID})
 	})
 	if err != nil {
 		return c.database.failed(ctx, "claim tasks", err)
 	}
+	c.callID = uuid.Nil
 	c.database.succeeded()
 	c.rate.use(time.Now(), len(tasks))
 	for _, t := range tasks {
@@ -109,15 +117,41 @@ func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
 	return min(max(next, minClaimWait), c.pollInterval)
 }
 
-// finished reports whether a run with once is done.
-func (c *claimLoop) finished(ctx context.Context) bool {
+// scheduledLater is the time to the next task from which on a run with once does not wait for it. Retries wait for less.
+const scheduledLater = time.Hour
+
+// finished reports whether a run with once is done, and why it ends although tasks are left.
+func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 	if c.inFlight.count() > 0 || c.api.breaker.reason() != nil {
-		return false
+		return false, nil
 	}
 	pending, err := bounded(ctx, c.queue.HasPending)
 	if err != nil {
 		c.database.failed(ctx, "look for tasks", err)
-		return false
+		return false, nil
 	}
-	return !pending && c.inFlight.count() == 0
+	if !pending || c.inFlight.count() > 0 {
+		return !pending && c.inFlight.count() == 0, nil
+	}
+	control, err := bounded(ctx, c.queue.Control)
+	if err != nil {
+		c.database.failed(ctx, "look whether claiming is paused", err)
+		return false, nil
+	}
+	if control.Paused() {
+		return true, ErrPaused
+	}
+	var found bool
+	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
+		next, found, err = c.queue.NextDue(ctx)
+		return next, err
+	})
+	if err != nil {
+		c.database.failed(ctx, "look for the next task", err)
+		return false, nil
+	}
+	if found && next > scheduledLater {
+		return true, ErrScheduled
+	}
+	return false, nil
 }

@@ -44,6 +44,7 @@ type eventRecorder struct {
 
 	mu     sync.Mutex
 	counts Counts
+	took   time.Duration // of a completed task, a moving average; 0: none yet
 }
 
 func (r *eventRecorder) record(e Event) {
@@ -52,10 +53,24 @@ func (r *eventRecorder) record(e Event) {
 		r.counts = Counts{}
 	}
 	r.counts[e.Kind]++
+	switch {
+	case e.Kind != EventCompleted:
+	case r.took == 0:
+		r.took = e.Duration
+	default:
+		r.took += (e.Duration - r.took) / 10
+	}
 	r.mu.Unlock()
 	if r.observe != nil {
 		r.observe(e)
 	}
+}
+
+// taskDuration returns the moving average of the time that a completed task took, 0 before the first.
+func (r *eventRecorder) taskDuration() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.took
 }
 
 // snapshot returns a copy of the counts.

@@ -79,6 +79,7 @@ func (h *heartbeats) record(ctx context.Context) {
 
 func (h *heartbeats) write(ctx context.Context) error {
 	p := h.processor
+	p.TaskDuration = h.events.taskDuration()
 	var err error
 	if p.Report, err = json.Marshal(h.report()); err != nil {
 		return err

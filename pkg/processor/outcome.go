@@ -18,6 +18,7 @@ const writeTimeout = time.Minute
 // is unavailable, until its context ends.
 type outcomes struct {
 	queue     Queue
+	users     *userLimit
 	api       *apiState
 	failures  failureWindow
 	inFlight  *inFlight
@@ -33,7 +34,7 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error 
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, "complete a task", func(ctx context.Context) (err error) {
-		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID})
+		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint})
 		return err
 	})
 	if err != nil {
@@ -44,6 +45,7 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error 
 		finish(a, r.Rejected)
 		return errLeaseLost
 	}
+	o.users.left(writes, a.task.UserID)
 	finish(a, r.Accepted)
 	took := time.Since(a.claimedAt)
 	a.log.WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
@@ -173,6 +175,7 @@ func (o *outcomes) release(writes context.Context, a *attempt, wait time.Duratio
 		o.lost(a)
 		return
 	}
+	o.users.left(writes, a.task.UserID)
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait}).Infof("released without using an attempt: %s", e.Message)
 	o.events.record(Event{Kind: EventReleased, Task: a.task.ID})
 }
@@ -184,6 +187,7 @@ func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration,
 	if o.handleWriteError(a, err, "retry") {
 		return
 	}
+	o.users.left(writes, a.task.UserID)
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "request": e.RequestID}).
 		Warnf("retrying in %s: %s", wait.Round(time.Millisecond), e.Message)
 	o.events.record(Event{Kind: EventRetried, Task: a.task.ID})
@@ -198,8 +202,10 @@ func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error) {
 	if o.handleWriteError(a, err, "fail") {
 		return
 	}
+	o.users.left(writes, a.task.UserID)
 	a.log.WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
 		Warnf("failed: %s", e.Message)
+	warnMissingCharge(a.log, refund)
 	o.events.record(Event{Kind: EventFailed, Task: a.task.ID})
 }
 

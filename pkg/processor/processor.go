@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/store"
@@ -19,14 +20,16 @@ import (
 // Queue is what the engine needs of the store.
 type Queue interface {
 	Claim(ctx context.Context, c store.ClaimRequest) ([]task.Task, error)
-	Input(ctx context.Context, l task.Lease, limit int) (string, error)
+	Inputs(ctx context.Context, l task.Lease) ([]task.Input, error)
 	RenewLeases(ctx context.Context, lease time.Duration, renewals []store.LeaseRenewal) ([]task.Lease, error)
 	Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error)
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
-	FailAbandoned(ctx context.Context, maxAttempts, limit int) ([]task.Refund, error)
-	FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
+	FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error)
+	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
+	Admit(ctx context.Context, users []string) (int, error)
+	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
 	Listen(ctx context.Context, wake func())
@@ -46,7 +49,6 @@ type Config struct {
 	Lease             time.Duration // renewed every third of it; 60s
 	TaskTimeout       time.Duration // of one attempt; 10m
 	ShutdownGrace     time.Duration // for tasks in flight at a stop; 30s
-	MaxInput          int           // bytes of base64 of an input picture; 32 MiB
 	HeartbeatInterval time.Duration // 15s
 	CheckInterval     time.Duration // between health checks; 5m
 	StallTimeout      time.Duration // no heartbeat is recorded when the claim loop makes no progress for so long; 2m
@@ -72,7 +74,6 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Lease, time.Minute)
 	setDefault(&c.TaskTimeout, 10*time.Minute)
 	setDefault(&c.ShutdownGrace, 30*time.Second)
-	setDefault(&c.MaxInput, 32<<20)
 	setDefault(&c.HeartbeatInterval, 15*time.Second)
 	setDefault(&c.CheckInterval, 5*time.Minute)
 	setDefault(&c.ProbeInterval, 30*time.Minute)
@@ -102,6 +103,12 @@ func setDefault[T int | time.Duration](field *T, value T) {
 // ErrAPIUnavailable means that RunOnce ended because the image API is unreachable. The error that RunOnce returns wraps the
 // cause, too.
 var ErrAPIUnavailable = errors.New("the image API is unreachable")
+
+// ErrPaused means that RunOnce ended because claiming is paused while tasks are pending.
+var ErrPaused = errors.New("claiming is paused; to resume run: task-processor resume")
+
+// ErrScheduled means that RunOnce ended because the tasks that are left are scheduled for more than an hour later.
+var ErrScheduled = errors.New("the tasks that are left are scheduled for later")
 
 // FinalWriteTimeout bounds the last writes to the database after the grace period of a stop.
 const FinalWriteTimeout = 10 * time.Second
@@ -136,24 +143,25 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	database := &databaseState{log: log, events: events, pollInterval: conf.PollInterval}
 	loop := &loopWatch{timeout: conf.PollInterval + conf.StallTimeout}
 	api := &apiState{call: conf.Probe, sanitizer: redact, log: log, events: events, pollInterval: conf.PollInterval}
+	users := &userLimit{queue: queue, database: database}
 	claims := &claimLoop{queue: queue, worker: conf.Worker, concurrency: conf.Concurrency, lease: conf.Lease,
 		maxAttempts: conf.MaxAttempts, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
 		api: api, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
 		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxAttempts: conf.MaxAttempts, pendingTimeout: conf.PendingTimeout,
-			loop: loop, database: database, events: events, log: log}}
+			users: users, loop: loop, database: database, events: events, log: log}}
 	stopNow := make(chan struct{})
 	p := &Processor{conf: conf, queue: queue, inFlight: attempts, api: api, database: database, events: events, loop: loop,
 		claims: claims, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
-		attempts: &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout, maxInput: conf.MaxInput,
+		attempts: &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout,
 			inFlight: attempts, events: events, log: log, wake: claims.wake,
-			outcomes: &outcomes{queue: queue, api: api, inFlight: attempts, database: database, events: events,
+			outcomes: &outcomes{queue: queue, users: users, api: api, inFlight: attempts, database: database, events: events,
 				sanitizer: redact, wake: claims.wake}},
 		leases: &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events},
 		checks: &healthChecks{queue: queue, api: api, database: database, events: events, sanitizer: redact,
 			interval: conf.CheckInterval, probeInterval: conf.ProbeInterval},
 	}
 	p.heartbeats = &heartbeats{queue: queue, interval: conf.HeartbeatInterval, loop: loop, database: database, events: events, log: log,
-		processor: store.Processor{Worker: conf.Worker, Host: conf.Host, PID: conf.PID, Version: conf.Version},
+		processor: store.Processor{Worker: conf.Worker, Host: conf.Host, PID: conf.PID, Version: conf.Version, Capacity: conf.Concurrency},
 		report:    func() any { return conf.Details(p.Status()) }}
 	return p
 }
@@ -162,7 +170,7 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 func (p *Processor) Run(ctx context.Context) error { return p.run(ctx, false) }
 
 // RunOnce works tasks until none is pending, waiting for retries too. It returns ErrAPIUnavailable when the image API is
-// unreachable.
+// unreachable, ErrPaused while claiming is paused, and ErrScheduled when only tasks of a later time are left.
 func (p *Processor) RunOnce(ctx context.Context) error { return p.run(ctx, true) }
 
 // StopNow ends the grace period of a stop: tasks in flight are released at once. It is safe for concurrent use and may be

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/task"
@@ -19,11 +20,13 @@ type sweeper struct {
 	lease          time.Duration
 	maxAttempts    int
 	pendingTimeout time.Duration // 0: none is due for too long
+	users          *userLimit
 	loop           *loopWatch
 	database       *databaseState
 	events         *eventRecorder
 	log            logrus.FieldLogger
 	lastAt         time.Time
+	unanswered     map[EventKind]uuid.UUID // ids of calls without an answer, which are repeated under the same id
 }
 
 // sweep closes such tasks if it is time to.
@@ -32,34 +35,55 @@ func (s *sweeper) sweep(ctx context.Context) {
 		return
 	}
 	s.lastAt = time.Now()
-	s.closeAll(ctx, EventAbandoned, "its processor stopped responding in the last attempt", func(ctx context.Context) ([]task.Refund, error) {
-		return s.queue.FailAbandoned(ctx, s.maxAttempts, sweepBatch)
+	s.closeAll(ctx, EventAbandoned, "its processor stopped responding in the last attempt", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+		return s.queue.FailAbandoned(ctx, s.maxAttempts, sweepBatch, call)
 	})
 	if s.pendingTimeout > 0 {
-		s.closeAll(ctx, EventOverdue, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context) ([]task.Refund, error) {
-			return s.queue.FailOverdue(ctx, s.pendingTimeout, sweepBatch)
+		s.closeAll(ctx, EventOverdue, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+			return s.queue.FailOverdue(ctx, s.pendingTimeout, sweepBatch, call)
 		})
 	}
+	s.users.refresh(ctx)
 }
 
 // closeAll closes tasks batch by batch and logs each.
-func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, batch func(context.Context) ([]task.Refund, error)) {
+func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, batch func(context.Context, uuid.UUID) ([]task.Refund, error)) {
 	for closed := sweepBatch; closed == sweepBatch && ctx.Err() == nil; {
-		refunds, err := bounded(ctx, batch)
+		refunds, err := bounded(ctx, func(ctx context.Context) ([]task.Refund, error) { return batch(ctx, s.callID(kind)) })
 		if err != nil {
 			s.database.failed(ctx, "close tasks", err)
 			return
 		}
+		delete(s.unanswered, kind)
 		for _, r := range refunds {
 			outcome := "failed"
 			if r.Credits > 0 { // a task that was not charged is not refunded
 				outcome = "failed and refunded"
 			}
-			s.log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits, "age": r.Age.Round(time.Second)}).
-				Warn(outcome + ": " + reason)
+			entry := s.log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits, "age": r.Age.Round(time.Second)})
+			entry.Warn(outcome + ": " + reason)
+			warnMissingCharge(entry, r)
 			s.events.record(Event{Kind: kind, Task: r.TaskID})
 		}
 		closed = len(refunds)
 		s.loop.progress()
+	}
+}
+
+// callID returns the id of a call, the same until it was answered.
+func (s *sweeper) callID(kind EventKind) uuid.UUID {
+	if s.unanswered == nil {
+		s.unanswered = map[EventKind]uuid.UUID{}
+	}
+	if s.unanswered[kind] == uuid.Nil {
+		s.unanswered[kind] = uuid.New()
+	}
+	return s.unanswered[kind]
+}
+
+// warnMissingCharge names a task that was closed and says it was charged, while the ledger has no charge to refund.
+func warnMissingCharge(log logrus.FieldLogger, r task.Refund) {
+	if r.MissingCharge {
+		log.Error("nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve")
 	}
 }

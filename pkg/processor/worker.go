@@ -18,14 +18,15 @@ type Worker interface {
 type Call interface {
 	// Progress records how far the work is. It reaches the database with the next renewal of the lease.
 	Progress(percent int, stage string)
-	// Input returns the task's input picture as base64. The error is the one that Work returns.
-	Input(ctx context.Context) (string, error)
+	// Inputs returns the task's input pictures, the mask included. The error is the one that Work returns.
+	Inputs(ctx context.Context) ([]task.Input, error)
 }
 
 // Result is what a Worker made of a task.
 type Result struct {
 	URL       string
 	RequestID string         // the API's id of the request; may be empty
+	Endpoint  string         // the API that made it; may be empty
 	Fields    map[string]any // for the log line "completed"
 	// Accepted is called after the completion was recorded, Rejected after the lease was lost: then the result must be
 	// discarded. When the outcome is unknown because the database refused the completion, neither is called. Both are

@@ -5,6 +5,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/store"
@@ -23,7 +24,7 @@ type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	CountStuck(ctx context.Context, w store.Sweep) (int, error)
-	FailOverdue(ctx context.Context, after time.Duration, limit int) ([]task.Refund, error)
+	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	CountOverdue(ctx context.Context, after time.Duration) (int, error)
 }
 
@@ -39,9 +40,11 @@ type Report struct {
 	DryRun    bool          `json:"dry_run"`
 	Requeued  bool          `json:"requeued"` // back into the queue, instead of failed and refunded
 	Tasks     []task.Refund `json:"tasks"`
-	Credits   int           `json:"credits_refunded"`
+	Credits   int64         `json:"credits_refunded"`
 	Remaining int           `json:"stuck_remaining"`
-	Duration  time.Duration `json:"-"`
+	// MissingCharges are tasks that say they were charged, while the ledger has no charge to refund.
+	MissingCharges []string      `json:"missing_charges,omitempty"`
+	Duration       time.Duration `json:"-"`
 }
 
 // Rate returns how many tasks were closed per second.
@@ -73,7 +76,7 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		return done, err
 	}
 	for len(done.Tasks) < limit && ctx.Err() == nil {
-		o.Limit = min(batch, limit-len(done.Tasks))
+		o.Limit, o.CallID = min(batch, limit-len(done.Tasks)), uuid.New()
 		// A started batch is completed even if ctx ends, so that its refunds are reported.
 		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
 			return st.Sweep(ctx, o.Sweep)
@@ -103,8 +106,10 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 
 // OverdueResult is what FailOverdue did.
 type OverdueResult struct {
-	Count   int `json:"count"` // tasks that failed, or would fail in a dry run
-	Credits int `json:"credits_refunded"`
+	Count   int   `json:"count"` // tasks that failed, or would fail in a dry run
+	Credits int64 `json:"credits_refunded"`
+	// MissingCharges are tasks that say they were charged, while the ledger has no charge to refund.
+	MissingCharges []string `json:"missing_charges,omitempty"`
 }
 
 // FailOverdue fails and refunds the tasks that are due for longer than after, batch by batch, and logs each task. When ctx
@@ -117,8 +122,9 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 		return done, err
 	}
 	for ctx.Err() == nil {
+		call := uuid.New()
 		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
-			return st.FailOverdue(ctx, after, batch)
+			return st.FailOverdue(ctx, after, batch, call)
 		})
 		if err != nil {
 			return done, err
@@ -126,6 +132,9 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 		for _, r := range closed {
 			done.Count++
 			done.Credits += r.Credits
+			if r.MissingCharge {
+				done.MissingCharges = append(done.MissingCharges, r.TaskID)
+			}
 			logClosed(log, r, "failed: it was due for longer than PENDING_TIMEOUT")
 		}
 		if len(closed) < batch {
@@ -159,6 +168,9 @@ func logClosed(log logrus.FieldLogger, r task.Refund, what string) {
 		what += " and refunded"
 	}
 	e.Info(what)
+	if r.MissingCharge {
+		e.Error("nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve")
+	}
 }
 
 func entry(log logrus.FieldLogger, r task.Refund) *logrus.Entry {
@@ -169,5 +181,8 @@ func (r *Report) add(refunds []task.Refund) {
 	r.Tasks = append(r.Tasks, refunds...)
 	for _, refund := range refunds {
 		r.Credits += refund.Credits
+		if refund.MissingCharge {
+			r.MissingCharges = append(r.MissingCharges, refund.TaskID)
+		}
 	}
 }

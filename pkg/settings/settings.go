@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,9 +17,8 @@ import (
 
 // Settings are the values of all settings, checked.
 type Settings struct {
-	DatabaseURL  string
-	TasksTable   string
-	CreditsTable string
+	DatabaseURL    string
+	DatabaseSchema string
 
 	APIKey  string
 	BaseURL string
@@ -46,7 +44,13 @@ type Settings struct {
 	StuckAfter     time.Duration
 	PendingTimeout time.Duration // 0: a task may wait without limit
 	HungAfter      time.Duration
-	ShutdownGrace  time.Duration
+
+	UserConcurrency int           // 0: no limit
+	UserMaxWaiting  int           // 0: no limit
+	RedriveWindow   time.Duration // input pictures of failed tasks are kept so long
+	Retention       time.Duration // 0: closed tasks are kept
+
+	ShutdownGrace time.Duration
 
 	StatusAddr  string
 	StatusHosts []string
@@ -202,9 +206,9 @@ func oneOf(field func(*Settings) *string, words ...string) func(*Settings, strin
 
 func positive(field func(*Settings) *time.Duration) func(*Settings, string) error {
 	return func(s *Settings, v string) error {
-		d, err := time.ParseDuration(v)
+		d, err := parseDuration(v)
 		if err != nil {
-			return errors.New("must be a time such as 90s, 10m or 1h30m")
+			return errors.New("must be a time such as 90s, 10m, 1h30m or 30d")
 		}
 		if d <= 0 {
 			return errors.New("must be more than 0")
@@ -212,6 +216,15 @@ func positive(field func(*Settings) *time.Duration) func(*Settings, string) erro
 		*field(s) = d
 		return nil
 	}
+}
+
+// parseDuration is time.ParseDuration with whole days.
+func parseDuration(v string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(v, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(v)
 }
 
 // orOff accepts "off", which sets nothing.
@@ -238,16 +251,15 @@ func count(field func(*Settings) *int, least, most int) func(*Settings, string) 
 	}
 }
 
-var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,50}\.)?[A-Za-z_][A-Za-z0-9_]{0,40}$`)
-
-func table(field func(*Settings) *string) func(*Settings, string) error {
-	return func(s *Settings, v string) error {
-		if !tableName.MatchString(v) {
-			return errors.New("must be a table's name, or schema.table, of letters, digits and _")
-		}
-		*field(s) = v
-		return nil
+func schema(s *Settings, v string) error {
+	if v == "public" {
+		return errors.New("must not be public, which belongs to the application; name a schema of its own, for example imagetasks")
 	}
+	if len(v) > 56 || strings.HasPrefix(v, "pg_") || strings.ContainsFunc(v, unicode.IsControl) {
+		return errors.New("must be the name of a schema of its own, at most 56 bytes long")
+	}
+	s.DatabaseSchema = v
+	return nil
 }
 
 func baseURL(s *Settings, v string) error {

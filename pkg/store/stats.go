@@ -105,7 +105,7 @@ func (s *Store) FailuresWithin(ctx context.Context, window time.Duration) ([]Fai
 }
 
 // RefundsToday returns the number of refunds since midnight in the database's time zone, and their credits.
-func (s *Store) RefundsToday(ctx context.Context) (count, credits int, err error) {
+func (s *Store) RefundsToday(ctx context.Context) (count int, credits int64, err error) {
 	err = s.queryRow(ctx, s.sql.refundsToday, nil, &count, &credits)
 	return count, credits, err
 }

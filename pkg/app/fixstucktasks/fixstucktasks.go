@@ -29,7 +29,7 @@ func New(core *app.App) *cli.App {
 	flags := append([]cli.Flag{
 		&cli.DurationFlag{Name: "older-than", Usage: "tasks processing for longer than this `TIME` are stuck; default: STUCK_AFTER", DefaultText: "20m"},
 		&cli.StringSliceFlag{Name: "task", Usage: "only the task with this `ID`; may be repeated"},
-		&cli.StringFlag{Name: "user", Usage: "only the tasks of this user's `UUID`"},
+		&cli.StringFlag{Name: "user", Usage: "only the tasks of the user with this `ID`"},
 		&cli.BoolFlag{Name: "requeue", Usage: "requeue them instead of failing and refunding them"},
 		&cli.IntFlag{Name: "limit", Usage: "at most `N` tasks", DefaultText: "all"},
 		&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and change nothing"},

@@ -47,10 +47,11 @@ var (
 
 // ruleTitles are the titles of the audit's rules by code. The codes are those in pkg/store/sql/audit.sql.
 var ruleTitles = map[string]lang.Text{
-	"duplicate_charge_or_refund": {EN: "each task has one charge and at most one refund", ZH: "每个任务只扣费一次，最多退款一次"},
+	"duplicate_charge_or_refund": {EN: "each run of a task has at most one charge and one refund", ZH: "任务的每次执行最多扣费一次、退款一次"},
 	"refund_without_charge":      {EN: "every refund matches a charge", ZH: "每笔退款都有对应的扣费，未扣费的任务不会退款"},
-	"refund_without_failure":     {EN: "only failed or cancelled tasks are refunded", ZH: "仅对失败或已取消的任务退款"},
-	"missing_refund":             {EN: "every charged task that failed or was cancelled is refunded", ZH: "已扣费的任务失败或取消后均已退款"},
+	"refund_without_failure":     {EN: "only runs that failed or were cancelled are refunded", ZH: "仅对失败或已取消的执行退款"},
+	"missing_refund":             {EN: "every charged run that failed or was cancelled is refunded", ZH: "已扣费的执行失败或取消后均已退款"},
+	"missing_charge":             {EN: "every task that says it was charged has a charge", ZH: "标记为已扣费的任务都有扣费记录"},
 	"task_columns_mismatch":      {EN: "the credit columns of every task match the ledger", ZH: "任务表中的积分列与流水一致"},
 	"balance_mismatch":           {EN: "every balance is the sum of its ledger entries and is not negative", ZH: "每个用户的余额等于其流水之和，且不为负数"},
 	"broken_ledger_chain":        {EN: "each ledger entry continues from the one before it", ZH: "每条流水与上一条流水的余额衔接"},

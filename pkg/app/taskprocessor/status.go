@@ -32,6 +32,7 @@ type statusReport struct {
 	Processors []overview.Processor    `json:"processors"` // on every host
 	Tasks      map[task.State]int      `json:"tasks"`
 	Queue      store.QueueStats        `json:"queue"`
+	Control    store.Control           `json:"control"`
 	OldestDue  float64                 `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats  `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount    `json:"last_hour_failures"`
@@ -50,8 +51,8 @@ type closedStats struct {
 }
 
 type refundStats struct {
-	Count   int `json:"count"`
-	Credits int `json:"credits"`
+	Count   int   `json:"count"`
+	Credits int64 `json:"credits"`
 }
 
 // monitorPass is the last pass of the monitor on this host.
@@ -94,7 +95,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 		return r, err
 	}
 	r.Route = a.route(s)
-	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue,
+	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
@@ -116,6 +117,9 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	if r.Queue, err = st.QueueStats(ctx, s.StuckAfter); err != nil {
+		return err
+	}
+	if r.Control, err = st.Control(ctx); err != nil {
 		return err
 	}
 	r.OldestDue = r.Queue.OldestDue.Seconds()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,7 +43,7 @@ func New(core *app.App) *cli.App {
 	worker := app.WorkerFlags()
 	run := append([]cli.Flag{
 		&cli.BoolFlag{Name: daemon.BackgroundFlag, Hidden: true, Usage: "run as the daemon that start starts"},
-		&cli.BoolFlag{Name: "once", Usage: "process tasks until none is pending; exits 3 if the API is unreachable"},
+		&cli.BoolFlag{Name: "once", Usage: "process tasks until none is pending; exits 3 if the API is unreachable, claiming is paused, or tasks of a later time are left"},
 	}, worker...)
 	return &cli.App{
 		Name:  "task-processor",
@@ -58,13 +59,8 @@ func New(core *app.App) *cli.App {
 			{Name: "stop", Usage: "stop it gracefully, then kill it; the monitor will not start it again", Action: a.stop, Flags: worker},
 			{Name: "restart", Usage: "stop it gracefully and start it again", Action: a.restart, Flags: append([]cli.Flag{
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}}, worker...)},
-			{Name: "migrate", Usage: "create or update the database schema", Action: a.migrate,
-				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "plan", Usage: "print the SQL and change nothing"}}, app.CommonFlags()...)},
-			enqueueCommand(a),
-			{Name: "cancel", Usage: "cancel a task and refund it", Action: a.cancel,
-				Flags: append([]cli.Flag{&cli.StringFlag{Name: "task", Usage: "the task's `ID`"},
-					&cli.StringFlag{Name: "reason", Usage: "reason, stored with the task", Value: "cancelled by an operator"}}, app.CommonFlags()...)},
-			creditsCommand(a),
+			migrateCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
+			tasksCommand(a), creditsCommand(a), usersCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
@@ -141,6 +137,13 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
+	changed, err := st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting)
+	if err != nil {
+		return err
+	}
+	if changed {
+		log.Infof("limits of one user's tasks, for all processors: USER_CONCURRENCY=%s, USER_MAX_WAITING=%s", limitText(s.UserConcurrency), limitText(s.UserMaxWaiting))
+	}
 	details := func(st processor.Status) overview.ProcessorReport {
 		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
 	}
@@ -174,7 +177,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	counts := p.Status().Counts
 	log.Infof("task-processor stopped: %d completed, %d failed, %d retried, %d released",
 		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])
-	if errors.Is(err, processor.ErrAPIUnavailable) {
+	if errors.Is(err, processor.ErrAPIUnavailable) || errors.Is(err, processor.ErrPaused) || errors.Is(err, processor.ErrScheduled) {
 		log.Error(err.Error())
 		return app.ErrUnhealthy
 	}
@@ -241,38 +244,12 @@ func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
 	}
 }
 
-func (a program) migrate(c *cli.Context) error {
-	return a.WithAnySchema(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		if c.Bool("plan") {
-			return a.printPlan(ctx, st)
-		}
-		done, err := st.Migrate(ctx)
-		if err != nil {
-			return err
-		}
-		for _, m := range done {
-			a.Printf("applied %s\n", m.Name)
-		}
-		if err := st.CheckSchema(ctx); err != nil {
-			return err
-		}
-		return a.Print(c, textSchema)
-	})
-}
-
-// printPlan prints the SQL that migrate would run.
-func (a program) printPlan(ctx context.Context, st *store.Store) error {
-	plan, err := st.Plan(ctx)
-	if err != nil {
-		return err
+// limitText returns a limit as in the env file.
+func limitText(n int) string {
+	if n == 0 {
+		return "off"
 	}
-	if len(plan) == 0 {
-		a.Printf("-- The schema is up to date: there is nothing to do.\n")
-	}
-	for _, m := range plan {
-		a.Printf("-- %s\n%s\n", m.Name, m.SQL)
-	}
-	return nil
+	return strconv.Itoa(n)
 }
 
 // workerName returns the name of this process in leased_by.

@@ -2,216 +2,289 @@ package taskprocessor
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
 
-func enqueueCommand(a program) *cli.Command {
-	return &cli.Command{
-		Name: "enqueue", Usage: "charge a user, enqueue tasks and print their ids", Action: a.enqueue,
+func cancelCommand(a program) *cli.Command {
+	return &cli.Command{Name: "cancel", Usage: "cancel a task and refund it; exits 3 if the task says it was charged and the ledger has no charge", Action: a.cancel,
 		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "user", Usage: "the user's `UUID`"},
-			&cli.StringFlag{Name: "prompt", Usage: "description of the picture; - reads it from stdin"},
-			&cli.IntFlag{Name: "count", Usage: "number of tasks", Value: 1},
-			&cli.IntFlag{Name: "cost", Usage: "credits per task", Value: 1},
-			&cli.StringFlag{Name: "image", Usage: "`FILE` with an input picture (PNG, JPEG or WebP) to edit"},
-			&cli.StringFlag{Name: "style", Usage: "style of the picture"},
-			&cli.StringFlag{Name: "aspect-ratio", Usage: "for example 16:9, 1:1, portrait, or a size such as 1536x1024"},
-			&cli.StringFlag{Name: "model", Usage: "model for these tasks; default: the processor's"},
-			&cli.IntFlag{Name: "max-attempts", Usage: "maximum attempts for these tasks; default: the processor's"},
-			app.JSONFlag(),
-		}, app.CommonFlags()...),
-	}
-}
-
-// Limits of one enqueue command.
-const (
-	maxCount     = 10000
-	maxInputFile = 20 << 20
-	maxPrompt    = 32000 // runes; the limit of the API
-)
-
-func (a program) enqueue(c *cli.Context) error {
-	n, err := a.newTask(c)
-	if err != nil {
-		return err
-	}
-	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		ids, err := st.Enqueue(ctx, n)
-		if errors.Is(err, task.ErrInsufficientCredits) {
-			return fmt.Errorf("nothing was enqueued or charged: %w; to grant credits run: task-processor credits grant --user %s --credits N", err, n.UserID)
-		}
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return a.PrintJSON(map[string]any{"task_ids": ids})
-		}
-		for _, id := range ids {
-			a.Printf("%s\n", id)
-		}
-		return nil
-	})
-}
-
-// newTask reads the flags of enqueue.
-func (a program) newTask(c *cli.Context) (store.EnqueueRequest, error) {
-	user, err := app.UserID(c.String("user"))
-	if err != nil {
-		return store.EnqueueRequest{}, err
-	}
-	n := store.EnqueueRequest{UserID: user, Prompt: c.String("prompt"), Style: c.String("style"), AspectRatio: c.String("aspect-ratio"),
-		Model: c.String("model"), Cost: c.Int("cost"), Count: c.Int("count"), MaxAttempts: c.Int("max-attempts")}
-	if n.Prompt == "-" {
-		text, err := a.ReadStdin(c.Context, 4*maxPrompt+1)
-		if err != nil {
-			return n, fmt.Errorf("read the prompt: %w", err)
-		}
-		n.Prompt = strings.TrimSpace(string(text))
-	}
-	switch {
-	case n.Prompt == "":
-		return n, app.Usagef("--prompt is missing; it describes the picture")
-	case len([]rune(n.Prompt)) > maxPrompt || strings.ContainsRune(n.Prompt, 0):
-		return n, app.Usagef("--prompt must be text of at most %d characters", maxPrompt)
-	case n.Count < 1 || n.Count > maxCount:
-		return n, app.Usagef("--count must be from 1 to %d", maxCount)
-	case n.Cost < 1 || n.Cost > 1_000_000:
-		return n, app.Usagef("--cost must be from 1 to 1000000")
-	case n.MaxAttempts < 0 || n.MaxAttempts > 100:
-		return n, app.Usagef("--max-attempts must be from 1 to 100")
-	}
-	if path := c.String("image"); path != "" {
-		n.Input, err = readInput(path)
-	}
-	return n, err
-}
-
-// readInput returns the content of a picture file in base64.
-func readInput(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", app.Usagef("--image: %w", err)
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxInputFile+1))
-	if err != nil {
-		return "", app.Usagef("--image: %w", err)
-	}
-	switch http.DetectContentType(content) {
-	case "image/png", "image/jpeg", "image/webp":
-	default:
-		return "", app.Usagef("--image %s is not a PNG, JPEG or WebP", path)
-	}
-	if len(content) > maxInputFile {
-		return "", app.Usagef("--image %s is larger than %d bytes", path, maxInputFile)
-	}
-	return base64.StdEncoding.EncodeToString(content), nil
+			&cli.StringFlag{Name: "task", Usage: "the task's `ID`"},
+			&cli.StringFlag{Name: "user", Usage: "only if the task belongs to the user with this `ID`"},
+			app.JSONFlag()}, app.CommonFlags()...)}
 }
 
 func (a program) cancel(c *cli.Context) error {
-	id := c.String("task")
-	if id == "" {
-		return app.Usagef("--task is missing; it takes the task's id")
+	id, err := taskID(c.String("task"))
+	if err != nil {
+		return err
 	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		refund, err := st.Cancel(ctx, id, a.Redact.String(c.String("reason")))
+		done, err := st.Cancel(ctx, id, c.String("user"))
+		if errors.Is(err, task.ErrNotFound) {
+			return fmt.Errorf("task %q: %w", id, err)
+		}
 		if err != nil {
 			return err
 		}
-		if refund.Credits == 0 {
-			return a.Print(c, textUncharged, refund.TaskID)
+		if done.State != task.Cancelled {
+			return fmt.Errorf("task %q is %s already; it can't be cancelled", id, done.State)
 		}
-		return a.Print(c, textCancelled, refund.TaskID, lang.NewMessage(textRefunded, refund.Credits), refund.UserID)
+		switch {
+		case c.Bool("json"):
+			err = a.PrintJSON(done)
+		case done.MissingCharge:
+			err = a.Print(c, textCancelledMissing, done.TaskID)
+		case done.Refunded == 0:
+			err = a.Print(c, textUncharged, done.TaskID)
+		default:
+			err = a.Print(c, textCancelled, done.TaskID, lang.NewMessage(textRefunded, done.Refunded), done.Balance)
+		}
+		if err == nil && done.MissingCharge {
+			err = app.ErrUnhealthy
+		}
+		return err
 	})
 }
 
-func creditsCommand(a program) *cli.Command {
-	user := &cli.StringFlag{Name: "user", Usage: "the user's `UUID`"}
-	return &cli.Command{
-		Name: "credits", Usage: "grant credits to a user, or show them",
-		Action: func(c *cli.Context) error {
-			if c.NArg() > 0 {
-				return app.Usagef("unknown command %q; the commands are: credits grant, credits show", c.Args().First())
+func taskID(text string) (string, error) {
+	if text == "" {
+		return "", app.Usagef("--task is missing; it takes the task's id")
+	}
+	return text, nil
+}
+
+func redriveCommand(a program) *cli.Command {
+	return &cli.Command{Name: "redrive", Usage: "charge failed tasks again and process them once more; exits 3 if one could not be", Action: a.redrive,
+		Flags: append([]cli.Flag{
+			&cli.StringSliceFlag{Name: "task", Usage: "the task's `ID`; may be repeated"},
+			&cli.IntFlag{Name: "run", Usage: "number of the run that failed, with one --task: a repeat with the same number charges nothing", DefaultText: "the current one"},
+			&cli.StringFlag{Name: "error-code", Usage: "instead of --task: the failed tasks with this error `CODE`"},
+			&cli.DurationFlag{Name: "newer-than", Usage: "with --error-code: only tasks enqueued within this `TIME`"},
+			&cli.IntFlag{Name: "limit", Usage: "with --error-code: at most `N` tasks", Value: 1000},
+			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and change nothing"},
+			app.JSONFlag()}, app.CommonFlags()...)}
+}
+
+// redriveResult is what became of one task.
+type redriveResult struct {
+	store.Redriven
+	Error string `json:"error,omitempty"`
+}
+
+func (a program) redrive(c *cli.Context) error {
+	ids, code := c.StringSlice("task"), c.String("error-code")
+	switch {
+	case len(ids) == 0 && code == "":
+		return app.Usagef("--task or --error-code is missing")
+	case len(ids) > 0 && code != "":
+		return app.Usagef("--task and --error-code exclude each other")
+	case c.IsSet("run") && (len(ids) != 1 || c.Int("run") < 1):
+		return app.Usagef("--run takes the number of a run, and needs exactly one --task")
+	case c.Int("limit") < 1 || c.Duration("newer-than") < 0:
+		return app.Usagef("--limit must be 1 or more, and --newer-than can't be negative")
+	}
+	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		due, err := redriveDue(ctx, c, st)
+		if err != nil {
+			return err
+		}
+		results, failed := []redriveResult{}, 0
+		for _, t := range due {
+			r := redriveResult{Redriven: store.Redriven{TaskID: t.ID, Run: t.Run + 1}}
+			if !c.Bool("dry-run") {
+				// The number of the run makes a repeat after a lost answer harmless.
+				done, err := st.Redrive(ctx, t.ID, t.Run)
+				switch {
+				case err == nil:
+					r.Redriven = done
+				case ctx.Err() != nil || store.IsUnavailable(err):
+					return err
+				default:
+					r.Run, r.Error = t.Run, a.Redact.String(err.Error())
+					failed++
+				}
 			}
-			return app.Usagef("a command is missing: credits grant, or credits show")
-		},
-		Subcommands: []*cli.Command{
-			{Name: "grant", Usage: "grant credits", Action: a.grant, Flags: append([]cli.Flag{user,
-				&cli.IntFlag{Name: "credits", Usage: "number of credits"},
-				&cli.StringFlag{Name: "reason", Usage: "reason, for the ledger", Value: "granted by an operator"}, app.JSONFlag()}, app.CommonFlags()...)},
-			{Name: "show", Usage: "show the balance and the latest ledger entries", Action: a.show, Flags: append([]cli.Flag{user,
-				&cli.IntFlag{Name: "limit", Usage: "number of ledger entries", Value: 20}, app.JSONFlag()}, app.CommonFlags()...)},
-		},
-	}
-}
-
-func (a program) grant(c *cli.Context) error {
-	user, err := app.UserID(c.String("user"))
-	if err != nil {
-		return err
-	}
-	credits := c.Int("credits")
-	if credits < 1 || credits > 1_000_000_000 {
-		return app.Usagef("--credits must be from 1 to 1000000000")
-	}
-	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		balance, err := st.GrantCredits(ctx, user, credits, c.String("reason"))
-		if err != nil {
+			results = append(results, r)
+		}
+		if err := a.printRedriven(c, results, failed); err != nil {
 			return err
 		}
-		if c.Bool("json") {
-			return a.PrintJSON(map[string]any{"user_id": user, "granted": credits, "credits": balance})
-		}
-		return a.Print(c, textGranted, credits, user, balance)
-	})
-}
-
-func (a program) show(c *cli.Context) error {
-	user, err := app.UserID(c.String("user"))
-	if err != nil {
-		return err
-	}
-	limit := c.Int("limit")
-	if limit < 0 || limit > 1000 {
-		return app.Usagef("--limit must be from 0 to 1000")
-	}
-	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		balance, err := st.Balance(ctx, user)
-		if err != nil {
-			return err
-		}
-		entries, err := st.Ledger(ctx, user, limit)
-		if err != nil {
-			return err
-		}
-		if c.Bool("json") {
-			return a.PrintJSON(struct {
-				UserID  string              `json:"user_id"`
-				Credits int                 `json:"credits"`
-				Ledger  []store.LedgerEntry `json:"ledger"`
-			}{user, balance, append([]store.LedgerEntry{}, entries...)})
-		}
-		if err := a.Print(c, textBalance, user, balance); err != nil {
-			return err
-		}
-		for _, m := range entries {
-			a.Printf("%s  %-6s %+6d  = %-6d %s %s\n", m.CreatedAt.Local().Format(time.DateTime), m.Kind, m.Amount, m.BalanceAfter, m.TaskID, m.Reason)
+		if failed > 0 {
+			return app.ErrUnhealthy
 		}
 		return nil
+	})
+}
+
+// redriveDue returns the tasks to redrive, with their run.
+func redriveDue(ctx context.Context, c *cli.Context, st *store.Store) ([]store.TaskRow, error) {
+	if code := c.String("error-code"); code != "" {
+		return st.ListTasks(ctx, store.TaskFilter{States: []task.State{task.Failed}, ErrorCode: code,
+			NewerThan: c.Duration("newer-than"), Limit: c.Int("limit")})
+	}
+	var out []store.TaskRow
+	for _, id := range c.StringSlice("task") {
+		row, err := st.Task(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if c.IsSet("run") {
+			row.Run = c.Int("run")
+		}
+		out = append(out, row)
+	}
+	return out, nil
+}
+
+func (a program) printRedriven(c *cli.Context, results []redriveResult, failed int) error {
+	if c.Bool("json") {
+		return a.PrintJSON(map[string]any{"tasks": results, "failed": failed, "dry_run": c.Bool("dry-run")})
+	}
+	for _, r := range results {
+		var err error
+		switch {
+		case r.Error != "":
+			err = a.Print(c, textNotRedriven, r.TaskID, r.Error)
+		case c.Bool("dry-run"):
+			err = a.Print(c, textWouldRedrive, r.TaskID, r.Run)
+		default:
+			err = a.Print(c, textRedriven, r.TaskID, r.Run, r.Balance)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(results) == 0 {
+		return a.Print(c, textNothingToRedrive)
+	}
+	return nil
+}
+
+func tasksCommand(a program) *cli.Command {
+	return &cli.Command{
+		Name: "tasks", Usage: "list tasks, or show one",
+		Action: missingSubcommand("tasks list", "tasks show"),
+		Subcommands: []*cli.Command{
+			{Name: "list", Usage: "list tasks, the newest first; exits 3 if one says it was charged and the ledger has no charge", Action: a.listTasks, Flags: append([]cli.Flag{
+				&cli.StringSliceFlag{Name: "state", Usage: "only tasks in this `STATE`: pending, processing, completed, failed or cancelled; may be repeated"},
+				&cli.StringFlag{Name: "user", Usage: "only tasks of the user with this `ID`"},
+				&cli.StringFlag{Name: "error-code", Usage: "only tasks with this error `CODE`"},
+				&cli.DurationFlag{Name: "older-than", Usage: "only tasks enqueued at least this `TIME` ago"},
+				&cli.DurationFlag{Name: "newer-than", Usage: "only tasks enqueued at most this `TIME` ago"},
+				&cli.IntFlag{Name: "limit", Usage: "at most `N` tasks", Value: 50},
+				app.JSONFlag()}, app.CommonFlags()...)},
+			{Name: "show", Usage: "show everything about a task: attempts, ledger, files", ArgsUsage: "ID", Action: a.showTask, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "prompt", Usage: "show the prompt, too"},
+				app.JSONFlag()}, app.CommonFlags()...)},
+		},
+	}
+}
+
+// missingSubcommand says which subcommands there are.
+func missingSubcommand(commands ...string) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if c.NArg() > 0 {
+			return app.Usagef("unknown command %q; the commands are: %s", c.Args().First(), strings.Join(commands, ", "))
+		}
+		return app.Usagef("a command is missing: %s", strings.Join(commands, ", or "))
+	}
+}
+
+func (a program) listTasks(c *cli.Context) error {
+	f := store.TaskFilter{UserID: c.String("user"), ErrorCode: c.String("error-code"), OlderThan: c.Duration("older-than"),
+		NewerThan: c.Duration("newer-than"), Limit: c.Int("limit")}
+	if f.OlderThan < 0 || f.NewerThan < 0 || f.Limit < 1 || f.Limit > 100_000 {
+		return app.Usagef("--older-than and --newer-than can't be negative, and --limit must be from 1 to 100000")
+	}
+	for _, name := range c.StringSlice("state") {
+		state := task.State(name)
+		if _, known := stateNames[state]; !known {
+			return app.Usagef("--state must be pending, processing, completed, failed or cancelled, not %q", name)
+		}
+		f.States = append(f.States, state)
+	}
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
+	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		rows, err := st.ListTasks(ctx, f)
+		if err != nil {
+			return err
+		}
+		missing := false
+		for _, r := range rows {
+			missing = missing || r.MissingCharge
+		}
+		if c.Bool("json") {
+			err = a.PrintJSON(map[string]any{"tasks": append([]store.TaskRow{}, rows...)})
+		} else {
+			a.printTasks(rows, l)
+		}
+		if err == nil && missing {
+			err = app.ErrUnhealthy
+		}
+		return err
+	})
+}
+
+func (a program) printTasks(rows []store.TaskRow, l lang.Lang) {
+	for _, r := range rows {
+		note := string(r.ErrorCode)
+		if r.MissingCharge {
+			note = strings.TrimSpace(note + " " + textMissingCharge.In(l))
+		}
+		a.Printf("%s\n", strings.TrimRight(fmt.Sprintf("%s  %s  %-10s %d/%-3d %s  %s", r.CreatedAt.Local().Format(time.DateTime), r.ID, r.State, r.Run, r.Attempts, r.UserID, note), " "))
+	}
+	if len(rows) == 0 {
+		a.Printf("%s\n", textNoTasks.In(l))
+	}
+}
+
+func (a program) showTask(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return app.Usagef("tasks show takes one task's id")
+	}
+	id := c.Args().First()
+	l, err := a.Lang(c)
+	if err != nil {
+		return err
+	}
+	return a.WithStoreAndArguments(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
+		life, err := st.TaskLife(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !c.Bool("prompt") {
+			life.Prompt = ""
+		}
+		files, err := pictureFiles(s, id)
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			err = a.PrintJSON(struct {
+				store.TaskLife
+				Files []string `json:"files"`
+			}{life, files})
+		} else {
+			render.Task(a.Stdout, life, files, l)
+		}
+		if err == nil && life.MissingCharge {
+			err = app.ErrUnhealthy
+		}
+		return err
 	})
 }

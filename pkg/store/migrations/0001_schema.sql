@@ -257,6 +257,9 @@ begin
             total := total + changed;
         end if;
     end loop;
+    if total > 0 then
+        perform pg_notify({{literal .Channel}}, '');
+    end if;
     return total;
 end
 $$;

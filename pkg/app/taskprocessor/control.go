@@ -1,0 +1,105 @@
+package taskprocessor
+
+import (
+	"context"
+
+	"github.com/urfave/cli/v2"
+
+	"imagetasks/pkg/app"
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/picture"
+	"imagetasks/pkg/settings"
+	"imagetasks/pkg/store"
+)
+
+func pauseCommand(a program) *cli.Command {
+	return &cli.Command{Name: "pause", Usage: "pause claiming for all processors; tasks that are processing go on", Action: a.pause,
+		Flags: append([]cli.Flag{&cli.StringFlag{Name: "reason", Usage: "reason, shown by status", Value: "no reason given"}, app.JSONFlag()}, app.CommonFlags()...)}
+}
+
+func (a program) pause(c *cli.Context) error {
+	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		control, err := st.Pause(ctx, app.Operator(a.Env), a.Redact.String(c.String("reason")))
+		if err != nil {
+			return err
+		}
+		if c.Bool("json") {
+			return a.PrintJSON(control)
+		}
+		return a.Print(c, textPaused, control.PausedAt.Local().Format("15:04:05"), control.PausedBy, a.CommandLine(c)(resumeCommandLine()))
+	})
+}
+
+func resumeCommand(a program) *cli.Command {
+	return &cli.Command{Name: "resume", Usage: "end a pause of claiming", Action: a.resume, Flags: append([]cli.Flag{app.JSONFlag()}, app.CommonFlags()...)}
+}
+
+func (a program) resume(c *cli.Context) error {
+	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		if err := st.Resume(ctx); err != nil {
+			return err
+		}
+		return a.Print(c, textResumed)
+	})
+}
+
+func resumeCommandLine() finding.Command {
+	return finding.Command{Program: "task-processor", Args: []string{"resume"}}
+}
+
+func supabaseCommand() finding.Command {
+	return finding.Command{Program: "task-processor", Args: []string{"migrate", "--app-role", "service_role"}}
+}
+
+func usersCommand(a program) *cli.Command {
+	return &cli.Command{
+		Name: "users", Usage: "delete a user's prompts and pictures",
+		Action: missingSubcommand("users forget"),
+		Subcommands: []*cli.Command{{
+			Name: "forget", Usage: "cancel and refund a user's tasks that are not closed, and delete prompts, input pictures and pictures of all; the ledger stays",
+			Action: a.forget, Flags: append([]cli.Flag{&cli.StringFlag{Name: "user", Usage: "the user's `ID`"}, app.JSONFlag()}, app.WorkerFlags()...)}},
+	}
+}
+
+func (a program) forget(c *cli.Context) error {
+	user, err := app.UserID(c.String("user"))
+	if err != nil {
+		return err
+	}
+	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
+		cancelled, forgotten, err := st.Forget(ctx, user)
+		if err != nil {
+			return err
+		}
+		pictures, err := picture.Open(s.ImageDir, s.ImageBaseURL, s.ImageMaxBytes)
+		if err != nil {
+			return err
+		}
+		removed := 0
+		for _, id := range forgotten {
+			n, err := pictures.RemoveAll(id)
+			removed += n
+			if err != nil {
+				return err
+			}
+		}
+		missing := false
+		for _, t := range cancelled {
+			missing = missing || t.MissingCharge
+		}
+		if c.Bool("json") {
+			err = a.PrintJSON(map[string]any{"user_id": user, "cancelled": append([]store.Cancelled{}, cancelled...), "tasks": len(forgotten), "pictures": removed})
+		} else {
+			err = a.Print(c, textForgotten, user, len(forgotten), len(cancelled), removed)
+		}
+		if err == nil && missing {
+			err = app.ErrUnhealthy
+		}
+		return err
+	})
+}
+
+// pictureFiles returns the names of a task's files in the picture store; a store that does not exist has none.
+func pictureFiles(s settings.Settings, taskID string) ([]string, error) {
+	return picture.Files(s.ImageDir, taskID)
+}
