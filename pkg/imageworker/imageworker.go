@@ -35,14 +35,18 @@ func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *
 // Work implements processor.Worker: it makes the task's picture and publishes it under the task's lease. An error is a
 // *task.Error, or that of Call.Input.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	request := imageapi.Request{Prompt: t.Prompt, Style: t.Style, AspectRatio: t.AspectRatio, Model: t.Model}
+	request := imageapi.Request{Prompt: t.Prompt, Model: t.Model, Options: imageapi.Options{Style: t.Style, AspectRatio: t.AspectRatio}}
 	if t.HasInput {
 		c.Progress(5, "reading the input picture")
-		input, err := c.Input(ctx)
+		text, err := c.Input(ctx)
 		if err != nil {
 			return processor.Result{}, err
 		}
-		request.Input = input
+		input, err := imageapi.DecodeInput(text)
+		if err != nil {
+			return processor.Result{}, err
+		}
+		request.Inputs = []imageapi.Input{input}
 	}
 	draft, err := w.pictures.Create()
 	if err != nil {
