@@ -22,10 +22,10 @@ import (
 type Config struct {
 	BaseURL   string // with its /v1
 	Key       string
-	Model     string // for requests without a model
-	Transport http.RoundTripper
-	MaxBytes  int64  // the largest picture accepted
-	UserAgent string // of every request; empty: imagetasks
+	Model     string            // for requests without a model
+	Transport http.RoundTripper // nil: http.DefaultTransport
+	MaxBytes  int64             // the largest picture accepted
+	UserAgent string            // of every request; empty: imagetasks
 
 	MaxInputBytes int64         // the largest input picture; those of a request together may be twice as large; 0: 25 MiB
 	InputTimeout  time.Duration // for fetching one input picture by its URL; 0: 2m
@@ -35,9 +35,10 @@ type Config struct {
 
 // Client generates pictures. It is safe for concurrent use.
 type Client struct {
-	conf   Config
-	http   *http.Client
-	limits limits
+	conf      Config
+	transport http.RoundTripper
+	http      *http.Client // over transport
+	limits    limits
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
@@ -60,8 +61,12 @@ func New(conf Config) (*Client, error) {
 	if conf.InputTimeout <= 0 {
 		conf.InputTimeout = 2 * time.Minute
 	}
-	return &Client{conf: conf, http: &http.Client{
-		Transport: conf.Transport,
+	transport := conf.Transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	return &Client{conf: conf, transport: transport, http: &http.Client{
+		Transport: transport,
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil

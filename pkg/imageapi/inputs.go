@@ -33,6 +33,9 @@ type Input struct {
 // DecodeInput returns the picture in a text: base64, or a data: URL. Its error is a *task.Error.
 func DecodeInput(text string) (Input, error) {
 	content, err := decodeText(text)
+	if err == nil && len(content) == 0 {
+		err = errors.New("it is empty")
+	}
 	if err != nil {
 		return Input{}, badInput("the input picture", "is not a picture in base64 or a data: URL of one: %v", err)
 	}
@@ -137,7 +140,7 @@ func (c *Client) inputTooLarge(name string, limit int64) error {
 const maxRedirects = 3
 
 // fetchInput fetches a picture of at most limit bytes from an http or https URL through the client's transport, without the
-// key. It follows redirects itself: net/http would send the URL, which may be signed, to the next host as the referrer. Its
+// key. It follows redirects itself: http.Client would send the URL, which may be signed, to the next host as the referrer. Its
 // error is a *task.Error that has the host and nothing else of the URL.
 func (c *Client) fetchInput(ctx context.Context, name, address string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(proxy.WithOtherTarget(ctx), c.conf.InputTimeout, errInputTimeout)
@@ -191,7 +194,7 @@ func (c *Client) getInput(ctx context.Context, u *url.URL) (*http.Response, erro
 	}
 	request.Header.Set("Accept", "image/png, image/jpeg, image/webp")
 	request.Header.Set("User-Agent", c.conf.UserAgent)
-	return c.http.Do(request)
+	return c.transport.RoundTrip(request)
 }
 
 // readInput reads the response to the request for a picture.
@@ -225,7 +228,6 @@ var errInputTimeout = errors.New("the time limit for one input picture was excee
 // for a request to the API. A host that can't be reached concerns this task only: it uses an attempt, so that a wrong URL
 // does not keep its task in the queue for ever.
 func inputConnectionError(ctx context.Context, name string, u *url.URL, err error) error {
-	err = withoutURL(err)
 	timeout, isNet := errors.AsType[net.Error](err)
 	failed, isDial := errors.AsType[*proxy.Error](err)
 	switch {

@@ -94,12 +94,12 @@ func ParseOptions(raw json.RawMessage) (Options, error) {
 	if err := json.Unmarshal(raw, &values); err != nil {
 		return o, badOptions("the options are not a JSON object")
 	}
-	maps.DeleteFunc(values, func(_ string, value json.RawMessage) bool { return isNull(value) })
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if !slices.Contains(optionNames, name) {
 			return o, badOptions("there is no option %s; the options are %s", quote(name), strings.Join(optionNames, ", "))
 		}
 	}
+	maps.DeleteFunc(values, func(_ string, value json.RawMessage) bool { return isNull(value) })
 	for _, text := range o.texts() {
 		if value, ok := values[text.name]; ok && json.Unmarshal(value, text.value) != nil {
 			return o, badOptions("option %s must be a string", text.name)

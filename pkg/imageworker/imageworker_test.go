@@ -124,6 +124,22 @@ func TestWork_PassesRequest(t *testing.T) {
 	assert.Equal(t, "reading the input picture", c.stages[0])
 }
 
+// The API returns the format that it is asked for.
+func TestWork_OutputFormats(t *testing.T) {
+	f := newFixture(t)
+	for format, extension := range map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp"} {
+		client := generatorFunc(func(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+			r.Options.OutputFormat = format
+			return f.client.Generate(ctx, r, w)
+		})
+		work := newTask(1)
+		work.ID = format
+		result, err := f.work(t, client, work, &fakeCall{})
+		require.NoError(t, err, format)
+		assert.Equal(t, extension, filepath.Ext(result.URL))
+	}
+}
+
 func TestWork_InputError(t *testing.T) {
 	f := newFixture(t)
 	work := newTask(1)
