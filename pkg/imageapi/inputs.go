@@ -240,7 +240,7 @@ func inputConnectionError(ctx context.Context, name string, u *url.URL, err erro
 	case isDial && failed.IsProxy():
 		return connectionError(ctx, err)
 	case isDial:
-		return unavailable(name, task.Retry, "could not be fetched: %v", failed)
+		return unavailable(name, task.Retry, "could not be fetched: %s", oneLine(failed.Error()))
 	case isNet && timeout.Timeout():
 		return unavailable(name, task.Retry, "could not be fetched from %s: there was no response in time", hostOf(u))
 	}

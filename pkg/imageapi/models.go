@@ -106,7 +106,7 @@ func (o Options) Check(modelName string, inputs int, mask bool) error {
 	}
 	switch {
 	case inputs > maxInputs:
-		return badOptions("there are %d input pictures; at most %d are allowed", inputs, maxInputs)
+		return badOptions("the number of input pictures is %d; at most %d are allowed", inputs, maxInputs)
 	case mask && inputs == 0:
 		return badOptions("there is a mask but no input picture")
 	}
@@ -152,9 +152,9 @@ func (m model) check(name string, o Options, inputs int) error {
 	case o.InputFidelity != "" && inputs == 0:
 		return badOptions("option input_fidelity is %s, which needs an input picture", quote(o.InputFidelity))
 	case inputs > m.inputs && m.inputs == 0:
-		return badOptions("there are %d input pictures; %s takes none", inputs, name)
+		return badOptions("the number of input pictures is %d; %s takes none", inputs, name)
 	case inputs > m.inputs:
-		return badOptions("there are %d input pictures; %s takes at most %d", inputs, name, m.inputs)
+		return badOptions("the number of input pictures is %d; %s takes at most %d", inputs, name, m.inputs)
 	}
 	return nil
 }
