@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"image"
 	"image/color"
+	"image/jpeg"
 	"image/png"
 	"math"
 	"math/rand/v2"
@@ -87,6 +88,28 @@ func write(m *image.RGBA, text string) {
 		line = strings.TrimSpace(line + " " + word)
 	}
 	flush()
+}
+
+// tinyWebP is a WebP of one pixel. Go has no encoder for the format.
+var tinyWebP = []byte("RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00/\x00\x00\x00\x10\x07\x10\x11\x11\x88\x88\xfe\x07\x00")
+
+// convert returns a picture in the format of the parameter output_format. A WebP is always the same.
+func convert(picture []byte, format string) []byte {
+	switch format {
+	case "jpeg":
+		m, err := png.Decode(bytes.NewReader(picture))
+		if err != nil {
+			return picture // a test's picture need not be a PNG
+		}
+		var b bytes.Buffer
+		if err := jpeg.Encode(&b, m, nil); err != nil {
+			return picture
+		}
+		return b.Bytes()
+	case "webp":
+		return tinyWebP
+	}
+	return picture
 }
 
 // Noise returns a PNG of about size bytes that can't be compressed, for benchmarks.

@@ -16,6 +16,9 @@
 //	[endless]     JSON that never ends
 //	[url]         the URL of the picture instead of the picture
 //
+// A request whose parameters the real API refuses for its model gets the same refusal (see simulatedModels). It counts as a
+// call, and Call.Refused names the parameter.
+//
 // With "once" ("[500 once] a cat") only the first request with that prompt is affected.
 package simapi
 
@@ -46,12 +49,16 @@ type Config struct {
 
 // Call is one request for a picture.
 type Call struct {
-	Path   string
-	Remote string // the caller's host:port, as the API saw it
-	Prompt string
-	Model  string
-	Size   string
-	Input  []byte // the picture to edit
+	Path    string
+	Remote  string // the caller's host:port, as the API saw it
+	Prompt  string
+	Model   string
+	Size    string
+	Options map[string]string // every parameter besides prompt, model, n and the pictures; what is not a string in JSON
+	Input   []byte            // the first of Inputs
+	Inputs  []Picture         // the pictures to edit
+	Mask    *Picture
+	Refused string // the parameter that the API refused
 }
 
 // Server is a running API on a port of the loopback interface. It is safe for concurrent use.
@@ -214,34 +221,30 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
-	var body struct{ Prompt, Model, Size string }
-	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.Prompt == "" {
+	c, err := readJSON(r)
+	if err != nil || c.Prompt == "" {
 		if s.authorized(w, r) {
 			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is required")
 		}
 		return
 	}
-	s.serve(w, r, Call{Prompt: body.Prompt, Model: body.Model, Size: body.Size})
+	s.serve(w, r, c, nil)
 }
 
 func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
-	file, _, err := r.FormFile("image")
-	if err != nil {
-		fail(w, http.StatusBadRequest, "invalid_request", "a picture is required")
-		return
-	}
-	defer file.Close()
-	input, err := io.ReadAll(file)
-	if err != nil {
-		fail(w, http.StatusBadRequest, "invalid_request", "the picture can't be read")
-		return
-	}
-	s.serve(w, r, Call{Prompt: r.FormValue("prompt"), Model: r.FormValue("model"), Size: r.FormValue("size"), Input: input})
+	c, wrong := readForm(r)
+	s.serve(w, r, c, wrong)
 }
 
-// serve records a request and responds with the behaviour of its prompt.
-func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call) {
+// serve records a request and responds with the behaviour of its prompt. wrong is what is wrong with its form; nil: nothing.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *refusal) {
 	c.Path, c.Remote = r.URL.Path, r.RemoteAddr
+	if wrong == nil {
+		wrong = c.check()
+	}
+	if wrong != nil {
+		c.Refused = wrong.param
+	}
 	s.mu.Lock()
 	s.calls = append(s.calls, c)
 	s.seen[c.Prompt]++
@@ -269,6 +272,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call) {
 		return
 	}
 	w.Header().Set("X-Request-Id", fmt.Sprintf("req_sim_%d", len(s.Calls())))
+	if wrong != nil {
+		failParameter(w, wrong)
+		return
+	}
 	s.behave(w, r, c, behaviour(c.Prompt, nth))
 }
 
@@ -292,7 +299,9 @@ func behaviour(prompt string, nth int) string {
 }
 
 func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviour string) {
-	picture := func() string { return base64.StdEncoding.EncodeToString(s.conf.Picture(c.Prompt)) }
+	picture := func() string {
+		return base64.StdEncoding.EncodeToString(convert(s.conf.Picture(c.Prompt), c.Options["output_format"]))
+	}
 	whole := func(b64 string) []byte {
 		return []byte(`{"created":1767225600,"data":[{"b64_json":"` + b64 + `"}],"usage":{"total_tokens":1}}`)
 	}
@@ -375,6 +384,12 @@ func answer(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(text)
+}
+
+func failParameter(w http.ResponseWriter, r *refusal) {
+	answer(w, http.StatusBadRequest, map[string]any{"error": map[string]any{
+		"message": r.message, "type": "invalid_request_error", "param": r.param, "code": r.code,
+	}})
 }
 
 func fail(w http.ResponseWriter, status int, code, message string) {

@@ -165,6 +165,16 @@ func (a *App) withStore(c *cli.Context, open func(context.Context, settings.Sett
 	if err := NoArguments(c); err != nil {
 		return err
 	}
+	return a.withStoreAndArguments(c, open, do)
+}
+
+// WithStoreAndArguments is WithStore for a command that takes arguments, which it checks.
+func (a *App) WithStoreAndArguments(c *cli.Context, do func(context.Context, settings.Settings, *store.Store) error) error {
+	return a.withStoreAndArguments(c, a.OpenStore, do)
+}
+
+func (a *App) withStoreAndArguments(c *cli.Context, open func(context.Context, settings.Settings) (*store.Store, error),
+	do func(context.Context, settings.Settings, *store.Store) error) error {
 	s, err := a.Load(c)
 	if err != nil {
 		return err

@@ -93,21 +93,26 @@ func connectionError(ctx context.Context, err error) *task.Error {
 // maxErrorBody bounds the body of an error response, in bytes.
 const maxErrorBody = 64 << 10
 
-// statusError classifies a response with a status other than 200. The API may quote the prompt: it is removed.
-func statusError(response *http.Response, prompt string) *task.Error {
+// statusError classifies a response with a status other than 200. The API may quote the prompt and other private texts: they
+// are removed.
+func statusError(response *http.Response, private []string) *task.Error {
 	// The body is read whole so that the connection can be reused.
 	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
 	parsed, _ := parseResponse(bytes.NewReader(content), io.Discard)
-	return responseError(response, parsed.apiError, prompt)
+	return responseError(response, parsed.apiError, private)
 }
 
-// responseError classifies an error response by its status and its error object. The prompt is removed from the API's text
-// before it becomes part of our own: a short prompt would damage that.
-func responseError(response *http.Response, e apiError, prompt string) *task.Error {
+// responseError classifies an error response by its status and its error object. Private texts are removed from the API's
+// text before it becomes part of our own: a short one would damage that.
+func responseError(response *http.Response, e apiError, private []string) *task.Error {
 	o := classify(response.StatusCode, e)
 	out := &task.Error{Code: o.code, Disposition: o.do, Message: o.message}
 	if e.Message != "" {
-		out.Message += ": " + oneLine(redact.Prompt(e.Message, prompt))
+		message := e.Message
+		for _, text := range private {
+			message = redact.Prompt(message, text)
+		}
+		out.Message += ": " + oneLine(message)
 	}
 	if o.do != task.Fail {
 		out.RetryAfter = retryAfter(response.Header, time.Now())

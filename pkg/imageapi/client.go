@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -21,17 +22,23 @@ import (
 type Config struct {
 	BaseURL   string // with its /v1
 	Key       string
-	Model     string // for requests without a model
-	Transport http.RoundTripper
-	MaxBytes  int64  // the largest picture accepted
-	UserAgent string // of every request; empty: imagetasks
+	Model     string            // for requests without a model
+	Transport http.RoundTripper // nil: http.DefaultTransport
+	MaxBytes  int64             // the largest picture accepted
+	UserAgent string            // of every request; empty: imagetasks
+
+	MaxInputBytes int64         // the largest input picture; those of a request together may be twice as large; 0: 25 MiB
+	InputTimeout  time.Duration // for fetching one input picture by its URL; 0: 2m
+	// AllowPrivateInputs allows URLs of input pictures whose host is a private or loopback address, for tests.
+	AllowPrivateInputs bool
 }
 
 // Client generates pictures. It is safe for concurrent use.
 type Client struct {
-	conf   Config
-	http   *http.Client
-	limits limits
+	conf      Config
+	transport http.RoundTripper
+	http      *http.Client // over transport
+	limits    limits
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
@@ -48,11 +55,30 @@ func New(conf Config) (*Client, error) {
 	if conf.UserAgent == "" {
 		conf.UserAgent = "imagetasks"
 	}
-	return &Client{conf: conf, http: &http.Client{
-		Transport: conf.Transport,
+	if conf.MaxInputBytes <= 0 {
+		conf.MaxInputBytes = 25 << 20
+	}
+	if conf.InputTimeout <= 0 {
+		conf.InputTimeout = 2 * time.Minute
+	}
+	transport := conf.Transport
+	if transport == nil {
+		transport = http.DefaultTransport
+	}
+	return &Client{conf: conf, transport: transport, http: &http.Client{
+		Transport: transport,
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
+}
+
+// Endpoint returns the API's scheme, host and path, without a login.
+func (c *Client) Endpoint() string {
+	u, err := url.Parse(c.conf.BaseURL)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme + "://" + u.Host + u.Path
 }
 
 // Result is what the API returned besides the picture.
@@ -63,8 +89,21 @@ type Result struct {
 // Generate writes the picture for r to w as it arrives, at most Config.MaxBytes. The caller must check that it is a
 // picture. Every error is a *task.Error and does not contain the prompt. If the API refuses the address of the proxy that
 // the request was sent through, Generate ejects that proxy.
+//
+// Before that request, which is billed, Generate checks the options and loads the input pictures. An error until then has
+// NotSent.
 func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, error) {
-	path, b, err := r.encode(c.conf.Model)
+	if r.Model == "" {
+		r.Model = c.conf.Model
+	}
+	if err := r.Options.Check(r.Model, len(r.Inputs), r.Mask != nil); err != nil {
+		return Result{}, err
+	}
+	pictures, mask, err := c.loadInputs(ctx, r)
+	if err != nil {
+		return Result{}, err
+	}
+	path, b, err := r.encode(r.Model, pictures, mask)
 	if err != nil {
 		return Result{}, err
 	}
@@ -74,9 +113,9 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if response.StatusCode == http.StatusOK {
-			err = c.readPicture(ctx, response, r.Prompt, w)
+			err = c.readPicture(ctx, response, r.privateTexts(), w)
 		} else {
-			err = statusError(response, r.Prompt)
+			err = statusError(response, r.privateTexts())
 		}
 		err = ejectUpstream(response, err)
 	}
@@ -150,7 +189,7 @@ func (m *maxReader) Read(p []byte) (int, error) {
 }
 
 // readPicture streams the picture of a response with status 200 to w. Its error is a *task.Error.
-func (c *Client) readPicture(ctx context.Context, response *http.Response, prompt string, w io.Writer) error {
+func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) error {
 	network := &errReader{r: response.Body}
 	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
 	switch {
@@ -159,7 +198,7 @@ func (c *Client) readPicture(ctx context.Context, response *http.Response, promp
 	case parsed.wrote:
 		return nil
 	case parsed.failed:
-		return responseError(response, parsed.apiError, prompt)
+		return responseError(response, parsed.apiError, private)
 	case parsed.url != "":
 		return c.download(ctx, parsed.url, w)
 	}
@@ -229,7 +268,7 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
 		return nil, c.checkEndpoint(ctx)
 	case response.StatusCode >= 300:
-		return nil, ejectUpstream(response, statusError(response, ""))
+		return nil, ejectUpstream(response, statusError(response, nil))
 	case isWebPage(response):
 		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: webPageMessage})
 	}
@@ -260,7 +299,7 @@ func (c *Client) checkEndpoint(ctx context.Context) error {
 	if response.StatusCode < 300 {
 		return nil
 	}
-	if e := statusError(response, ""); e.Code != task.CodeBadRequest {
+	if e := statusError(response, nil); e.Code != task.CodeBadRequest {
 		return ejectUpstream(response, e)
 	}
 	return nil

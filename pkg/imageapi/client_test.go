@@ -3,7 +3,6 @@ package imageapi_test
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"image/png"
@@ -59,7 +58,8 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	c := client(t, api.URL(), key, proxy.Config{Env: proxy.Env{OpenAI: []string{p.URL()}}, RootCAs: authority.Pool})
 
 	var b bytes.Buffer
-	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat", AspectRatio: "16:9", Style: "ink"}, &b)
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat",
+		Options: imageapi.Options{AspectRatio: "16:9", Style: "ink"}}, &b)
 	require.NoError(t, err)
 	assert.NotEmpty(t, result.RequestID)
 	_, err = png.Decode(&b)
@@ -73,33 +73,6 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	assert.True(t, p.Carried(calls[0].Remote))
 	require.NoError(t, c.Probe(t.Context()))
 	assert.Equal(t, 1, api.Probes())
-}
-
-func TestGenerate_InputPicture(t *testing.T) {
-	api := startAPI(t, simapi.Config{})
-	c := client(t, api.URL(), key, proxy.Config{})
-	input := simapi.Draw("before")
-	for _, text := range []string{
-		base64.StdEncoding.EncodeToString(input),
-		base64.RawStdEncoding.EncodeToString(input),
-		"data:image/png;base64," + base64.StdEncoding.EncodeToString(input) + "\n",
-	} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "with a hat", Model: "other", Input: text}, io.Discard)
-		require.NoError(t, err)
-	}
-	for _, call := range api.Calls() {
-		assert.Equal(t, "/v1/images/edits", call.Path)
-		assert.Equal(t, "with a hat", call.Prompt)
-		assert.Equal(t, "other", call.Model)
-		assert.Equal(t, input, call.Input)
-	}
-	for _, bad := range []string{"no base64!", "aGVsbG8=", "data:image/png,xx", "="} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Input: bad}, io.Discard)
-		require.Error(t, err, bad)
-		assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
-		assert.Equal(t, task.Fail, task.AsError(err).Disposition)
-	}
-	assert.Len(t, api.Calls(), 3, "a bad input costs no call")
 }
 
 // The table, case by case, as the API says it on the wire. Each failure takes one call: nothing below
@@ -367,7 +340,8 @@ func TestSizes(t *testing.T) {
 		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
 		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
 	} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", AspectRatio: ratio.ratio, Model: ratio.model}, io.Discard)
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Model: ratio.model,
+			Options: imageapi.Options{AspectRatio: ratio.ratio}}, io.Discard)
 		require.NoError(t, err)
 		calls := api.Calls()
 		assert.Equal(t, ratio.size, calls[len(calls)-1].Size, ratio.ratio)

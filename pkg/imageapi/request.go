@@ -8,7 +8,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
-	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,72 +17,102 @@ import (
 
 // Request describes one picture.
 type Request struct {
-	Prompt      string
-	Style       string
-	AspectRatio string // such as 16:9 or portrait, or a size such as 1536x1024; empty: the API decides
-	Model       string // empty: Config.Model
-	Input       string // a picture to edit, in base64 or as a data: URL; empty: generate a new one
+	Prompt  string
+	Model   string // empty: Config.Model
+	Options Options
+	Inputs  []Input // pictures to edit, at most 16; none: generate a new one
+	Mask    *Input  // marks what to edit in the first input; optional
 }
 
-// generation is the body of POST /images/generations.
-type generation struct {
-	Prompt         string `json:"prompt"`
-	N              int    `json:"n"`
-	Model          string `json:"model,omitempty"`
-	ResponseFormat string `json:"response_format,omitempty"`
-	Size           string `json:"size,omitempty"`
-	Style          string `json:"style,omitempty"`
+// parameters are the parameters that both endpoints have in common, in the order of the official Go client.
+type parameters struct {
+	Prompt            string `json:"prompt"`
+	N                 int    `json:"n"`
+	OutputCompression *int   `json:"output_compression,omitempty"`
+	User              string `json:"user,omitempty"`
+	Background        string `json:"background,omitempty"`
+	Model             string `json:"model,omitempty"`
+	Moderation        string `json:"moderation,omitempty"`
+	OutputFormat      string `json:"output_format,omitempty"`
+	Quality           string `json:"quality,omitempty"`
+	ResponseFormat    string `json:"response_format,omitempty"`
+	Size              string `json:"size,omitempty"`
+	Style             string `json:"style,omitempty"`
+	InputFidelity     string `json:"input_fidelity,omitempty"`
 }
 
-// Models that OpenAI retired and relays still serve.
-const (
-	dallE2 = "dall-e-2"
-	dallE3 = "dall-e-3"
-)
-
-// encode returns the path and the body of the HTTP request for r. Its error is a *task.Error.
-func (r Request) encode(defaultModel string) (path string, b body, err error) {
-	g := generation{Prompt: r.Prompt, N: 1, Model: r.Model}
-	if g.Model == "" {
-		g.Model = defaultModel
+// parameters returns the parameters of the HTTP request for r. Its options must have passed Options.Check.
+func (r Request) parameters(model string) parameters {
+	o := r.Options
+	p := parameters{
+		Prompt: r.Prompt, N: 1, OutputCompression: o.OutputCompression, User: o.User, Background: o.Background, Model: model,
+		Moderation: o.Moderation, OutputFormat: o.OutputFormat, Quality: o.Quality, Size: o.Size, InputFidelity: o.InputFidelity,
 	}
-	if strings.HasPrefix(g.Model, "dall-e") {
-		g.ResponseFormat = "b64_json" // other models always return base64 and refuse the parameter
+	if strings.HasPrefix(model, "dall-e") {
+		p.ResponseFormat = "b64_json" // other models always return base64 and refuse the parameter
 	}
-	g.Size = sizeFor(r.AspectRatio, g.Model)
-	style := strings.TrimSpace(r.Style)
-	nativeStyle := g.Model == dallE3 && (style == "vivid" || style == "natural")
-	if style != "" && !nativeStyle {
-		g.Prompt += "\n\nStyle: " + style
+	if p.Size == "" {
+		p.Size = sizeFor(o.AspectRatio, model)
 	}
-	if r.Input != "" {
-		b, err = g.edit(r.Input)
-		return "/images/edits", b, err
+	style := strings.TrimSpace(o.Style)
+	switch {
+	case style == "":
+	case model == dallE3 && (style == "vivid" || style == "natural"):
+		p.Style = style
+	default:
+		p.Prompt += "\n\nStyle: " + style
 	}
-	if nativeStyle {
-		g.Style = style // /images/edits has no such parameter
-	}
-	b, err = jsonBody(g)
-	return "/images/generations", b, err
+	return p
 }
 
-// edit returns the body of POST /images/edits.
-func (g generation) edit(encoded string) (body, error) {
-	input, err := inputBytes(encoded)
-	kind, known := "", false
-	if err == nil {
-		kind, known = pictureTypes[http.DetectContentType(input)]
+// encode returns the path and the body of the HTTP request for r with its pictures, which were loaded.
+func (r Request) encode(model string, pictures []inputPicture, mask *inputPicture) (path string, b body, err error) {
+	p := r.parameters(model)
+	if len(pictures) == 0 {
+		b, err = jsonBody(p, r.Options.Extra)
+		return "/images/generations", b, err
 	}
-	if err != nil || !known {
-		return body{}, &task.Error{Code: task.CodeBadInput, Disposition: task.Fail, Err: err,
-			Message: "the input picture (image_base64) is not a PNG, JPEG or WebP in base64"}
-	}
-	return multipartBody("image", "input."+kind, "image/"+kind, input, [][2]string{
-		{"model", g.Model}, {"n", "1"}, {"prompt", g.Prompt}, {"response_format", g.ResponseFormat}, {"size", g.Size},
-	})
+	b, err = p.form(pictures, mask, r.Options.extraFields())
+	return "/images/edits", b, err
 }
 
-var pictureTypes = map[string]string{"image/png": "png", "image/jpeg": "jpeg", "image/webp": "webp"}
+// form returns the body of POST /images/edits, sorted by name as that of the official Go client.
+func (p parameters) form(pictures []inputPicture, mask *inputPicture, extra []formField) (body, error) {
+	f := newForm()
+	f.field("background", p.Background)
+	name := "image"
+	if len(pictures) > 1 {
+		name = "image[]" // the API refuses a name that is repeated without brackets
+	}
+	for i, picture := range pictures {
+		file := "input"
+		if len(pictures) > 1 {
+			file += "-" + strconv.Itoa(i+1)
+		}
+		f.file(name, file, picture)
+	}
+	f.field("input_fidelity", p.InputFidelity)
+	if mask != nil {
+		f.file("mask", "mask", *mask)
+	}
+	f.field("model", p.Model)
+	f.field("moderation", p.Moderation)
+	f.field("n", strconv.Itoa(p.N))
+	if p.OutputCompression != nil {
+		f.field(nameCompression, strconv.Itoa(*p.OutputCompression))
+	}
+	f.field("output_format", p.OutputFormat)
+	f.always("prompt", p.Prompt)
+	f.field("quality", p.Quality)
+	f.field("response_format", p.ResponseFormat)
+	f.field("size", p.Size)
+	f.field("style", p.Style)
+	f.field("user", p.User)
+	for _, e := range extra {
+		f.always(e.name, e.value)
+	}
+	return f.body()
+}
 
 // body is the body of an HTTP request, in parts, so that a large one is held once. The zero value is an empty body.
 type body struct {
@@ -98,38 +128,84 @@ func (b body) reader() io.ReadCloser {
 	return io.NopCloser(io.MultiReader(readers...))
 }
 
-func jsonBody(v any) (body, error) {
+// jsonBody returns p as a JSON object, with the parameters in extra after those of p.
+func jsonBody(p parameters, extra map[string]json.RawMessage) (body, error) {
+	object, err := encodeJSON(p)
+	if err == nil && len(extra) > 0 {
+		var more []byte
+		more, err = encodeJSON(extra)
+		object = append(append(object[:len(object)-1], ','), bytes.TrimPrefix(more, []byte("{"))...)
+	}
+	return body{"application/json", [][]byte{object}}, err
+}
+
+func encodeJSON(v any) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(v)
-	return body{"application/json", [][]byte{bytes.TrimSuffix(buf.Bytes(), []byte("\n"))}}, err
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), err
 }
 
-// multipartBody returns a form (RFC 7578) of one file and the fields that are not empty or named prompt. The file's
-// content is not copied.
-func multipartBody(name, file, fileType string, content []byte, fields [][2]string) (body, error) {
-	var buf bytes.Buffer
-	w := multipart.NewWriter(&buf)
-	header := textproto.MIMEHeader{"Content-Type": {fileType}}
-	header.Set("Content-Disposition", multipart.FileContentDisposition(name, file))
-	if _, err := w.CreatePart(header); err != nil {
-		return body{}, err
+type formField struct{ name, value string }
+
+// form builds a form (RFC 7578) whose files are not copied.
+type form struct {
+	text   bytes.Buffer
+	writer *multipart.Writer
+	files  []formFile
+	err    error // the first one
+}
+
+// formFile is a file of a form.
+type formFile struct {
+	at      int // its position in the text
+	content []byte
+}
+
+func newForm() *form {
+	f := &form{}
+	f.writer = multipart.NewWriter(&f.text)
+	return f
+}
+
+// field adds a field unless its value is empty.
+func (f *form) field(name, value string) {
+	if value != "" {
+		f.always(name, value)
 	}
-	contentAt := buf.Len()
-	for _, f := range fields {
-		if f[1] == "" && f[0] != "prompt" {
-			continue
-		}
-		if err := w.WriteField(f[0], f[1]); err != nil {
-			return body{}, err
-		}
+}
+
+// always adds a field.
+func (f *form) always(name, value string) {
+	if f.err == nil {
+		f.err = f.writer.WriteField(name, value)
 	}
-	if err := w.Close(); err != nil {
-		return body{}, err
+}
+
+// file adds a picture as a file. fileName has no extension.
+func (f *form) file(name, fileName string, p inputPicture) {
+	if f.err != nil {
+		return
 	}
-	text := buf.Bytes()
-	return body{w.FormDataContentType(), [][]byte{text[:contentAt], content, text[contentAt:]}}, nil
+	header := textproto.MIMEHeader{"Content-Type": {"image/" + p.kind}}
+	header.Set("Content-Disposition", multipart.FileContentDisposition(name, fileName+"."+p.kind))
+	_, f.err = f.writer.CreatePart(header)
+	f.files = append(f.files, formFile{f.text.Len(), p.content})
+}
+
+func (f *form) body() (body, error) {
+	if f.err == nil {
+		f.err = f.writer.Close()
+	}
+	b := body{contentType: f.writer.FormDataContentType()}
+	text, from := f.text.Bytes(), 0
+	for _, file := range f.files {
+		b.parts = append(b.parts, text[from:file.at], file.content)
+		from = file.at
+	}
+	b.parts = append(b.parts, text[from:])
+	return b, f.err
 }
 
 // send sends a request to a path under the base URL and returns the response whatever its status. Its error is a
@@ -156,31 +232,4 @@ func (c *Client) send(ctx context.Context, method, path string, b body) (*http.R
 	}
 	c.limits.update(response.Header, time.Now())
 	return response, nil
-}
-
-var exactSize = regexp.MustCompile(`^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$`)
-
-// sizeFor returns the model's size for an aspect ratio such as 16:9 or portrait. A size is returned as it is. For any
-// other text it returns "", and the API uses its default.
-func sizeFor(ratio, model string) string {
-	ratio = strings.ToLower(strings.TrimSpace(ratio))
-	wide, tall := "1536x1024", "1024x1536"
-	switch model {
-	case dallE3:
-		wide, tall = "1792x1024", "1024x1792"
-	case dallE2:
-		wide, tall = "1024x1024", "1024x1024"
-	}
-	switch ratio {
-	case "1:1", "square":
-		return "1024x1024"
-	case "16:9", "3:2", "4:3", "5:4", "21:9", "landscape":
-		return wide
-	case "9:16", "2:3", "3:4", "4:5", "9:21", "portrait":
-		return tall
-	}
-	if exactSize.MatchString(ratio) {
-		return ratio
-	}
-	return ""
 }

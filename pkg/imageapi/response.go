@@ -1,12 +1,10 @@
 package imageapi
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 )
 
 // imageResponse is a response of the Images API without the picture.
@@ -188,21 +186,4 @@ func (resp *imageResponse) parseError(p *parser) error {
 		}
 		return p.skip()
 	})
-}
-
-// inputBytes decodes an input picture: base64, or a data: URL with base64 in it (RFC 2397).
-func inputBytes(text string) ([]byte, error) {
-	if rest, ok := strings.CutPrefix(text, "data:"); ok {
-		_, encoded, found := strings.Cut(rest, ";base64,")
-		if !found {
-			return nil, errors.New("the data: URL has no base64")
-		}
-		text = encoded
-	}
-	text = strings.TrimSpace(text)
-	b := bytes.NewBuffer(make([]byte, 0, base64.RawStdEncoding.DecodedLen(len(text))+bytes.MinRead))
-	if _, err := decodeBase64(b, strings.NewReader(text)); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
 }

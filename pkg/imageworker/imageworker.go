@@ -4,7 +4,6 @@ package imageworker
 
 import (
 	"context"
-	"encoding/base64"
 	"io"
 
 	"github.com/sirupsen/logrus"
@@ -18,6 +17,8 @@ import (
 // Generator is what a Worker needs of the image API's client.
 type Generator interface {
 	Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
+	// Endpoint returns the API's address, without secrets, for the record of a task.
+	Endpoint() string
 }
 
 // Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
@@ -36,14 +37,10 @@ func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *
 // Work implements processor.Worker: it makes the task's picture and publishes it under the task's lease. An error is a
 // *task.Error, or that of Call.Inputs.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	request := imageapi.Request{Prompt: t.Prompt, Model: t.Model}
-	if t.Inputs > 0 {
-		c.Progress(5, "reading the input pictures")
-		inputs, err := c.Inputs(ctx)
-		if err != nil {
-			return processor.Result{}, err
-		}
-		request.Input = base64.StdEncoding.EncodeToString(inputs[0].Content)
+	endpoint := w.generator.Endpoint()
+	request, err := newRequest(ctx, t, c)
+	if err != nil {
+		return processor.Result{}, err
 	}
 	draft, err := w.pictures.Create()
 	if err != nil {
@@ -57,21 +54,56 @@ func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (proce
 	c.Progress(10, "waiting for the API")
 	response, err := w.generator.Generate(ctx, request, &progressWriter{w: draft, call: c})
 	if err != nil {
-		return processor.Result{}, err
+		return processor.Result{}, withEndpoint(err, endpoint)
 	}
 	c.Progress(90, "storing the picture")
 	published, err := draft.Publish(t.Lease())
 	if err != nil {
 		e := *task.AsError(err)
-		e.RequestID = response.RequestID
+		e.RequestID, e.Endpoint = response.RequestID, endpoint
 		return processor.Result{}, &e
 	}
 	return processor.Result{
-		URL: published.URL, RequestID: response.RequestID,
+		URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint,
 		Fields:   map[string]any{"picture": published.Name, "bytes": published.Bytes},
 		Accepted: func() error { return w.pictures.RemoveEarlier(t.Lease()) },
 		Rejected: func() error { return w.pictures.Remove(published) },
 	}, nil
+}
+
+// newRequest reads what the task asks for. An error is a *task.Error, or that of Call.Inputs.
+func newRequest(ctx context.Context, t task.Task, c processor.Call) (imageapi.Request, error) {
+	options, err := imageapi.ParseOptions(t.Options)
+	if err != nil {
+		return imageapi.Request{}, err
+	}
+	request := imageapi.Request{Prompt: t.Prompt, Model: t.Model, Options: options}
+	if t.Inputs == 0 {
+		return request, nil
+	}
+	c.Progress(5, "reading the input pictures")
+	inputs, err := c.Inputs(ctx)
+	if err != nil {
+		return imageapi.Request{}, err
+	}
+	for _, in := range inputs {
+		input := imageapi.Input{Content: in.Content, URL: in.URL}
+		if in.Mask {
+			request.Mask = &input
+		} else {
+			request.Inputs = append(request.Inputs, input)
+		}
+	}
+	return request, nil
+}
+
+// withEndpoint adds the API that a request went to. A request that was not sent has none.
+func withEndpoint(err error, endpoint string) error {
+	e := *task.AsError(err)
+	if !e.NotSent {
+		e.Endpoint = endpoint
+	}
+	return &e
 }
 
 // progressWriter reports progress when the picture begins to arrive.

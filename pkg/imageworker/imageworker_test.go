@@ -119,8 +119,25 @@ func TestWork_PassesRequest(t *testing.T) {
 	c := &fakeCall{input: "aGF0"}
 	_, err := f.work(t, client, task.Task{ID: "t", Prompt: "p", Style: "s", AspectRatio: "1:1", Model: "m", HasInput: true, Epoch: 1}, c)
 	require.NoError(t, err)
-	assert.Equal(t, imageapi.Request{Prompt: "p", Style: "s", AspectRatio: "1:1", Model: "m", Input: "aGF0"}, got)
+	assert.Equal(t, imageapi.Request{Prompt: "p", Model: "m", Options: imageapi.Options{Style: "s", AspectRatio: "1:1"},
+		Inputs: []imageapi.Input{{Content: []byte("hat")}}}, got)
 	assert.Equal(t, "reading the input picture", c.stages[0])
+}
+
+// The API returns the format that it is asked for.
+func TestWork_OutputFormats(t *testing.T) {
+	f := newFixture(t)
+	for format, extension := range map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp"} {
+		client := generatorFunc(func(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+			r.Options.OutputFormat = format
+			return f.client.Generate(ctx, r, w)
+		})
+		work := newTask(1)
+		work.ID = format
+		result, err := f.work(t, client, work, &fakeCall{})
+		require.NoError(t, err, format)
+		assert.Equal(t, extension, filepath.Ext(result.URL))
+	}
 }
 
 func TestWork_InputError(t *testing.T) {
@@ -129,6 +146,16 @@ func TestWork_InputError(t *testing.T) {
 	work.HasInput = true
 	_, err := f.work(t, f.client, work, &fakeCall{inputErr: task.ErrLeaseLost})
 	assert.ErrorIs(t, err, task.ErrLeaseLost)
+	assert.Empty(t, f.api.Calls())
+	assert.Empty(t, f.files(t))
+}
+
+func TestWork_InputIsNotBase64(t *testing.T) {
+	f := newFixture(t)
+	work := newTask(1)
+	work.HasInput = true
+	_, err := f.work(t, f.client, work, &fakeCall{input: "no base64!"})
+	assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
 	assert.Empty(t, f.api.Calls())
 	assert.Empty(t, f.files(t))
 }

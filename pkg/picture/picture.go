@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -211,6 +212,48 @@ func (s *Store) Remove(p Picture) error {
 	return nil
 }
 
+// Files returns the names of a task's pictures in a directory, of all its claims. A directory that does not exist has none.
+func Files(dir, taskID string) ([]string, error) {
+	return files(dir, []string{taskID})
+}
+
+func files(dir string, taskIDs []string) ([]string, error) {
+	names := []string{}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("picture store: %w", err)
+	}
+	wanted := map[string]bool{}
+	for _, id := range taskIDs {
+		wanted[baseName(id)] = true
+	}
+	for _, e := range entries {
+		stem := strings.TrimSuffix(e.Name(), filepath.Ext(e.Name()))
+		i := strings.LastIndexByte(stem, '-')
+		if i < 0 || !wanted[stem[:i]] {
+			continue
+		}
+		if _, err := strconv.ParseInt(stem[i+1:], 10, 64); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// RemoveAll removes the pictures of all claims of the tasks, and returns how many there were.
+func (s *Store) RemoveAll(taskIDs ...string) (int, error) {
+	names, err := files(s.dir, taskIDs)
+	removed := 0
+	for _, name := range names {
+		if e := os.Remove(filepath.Join(s.dir, name)); e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove a picture: %w", e))
+			continue
+		}
+		removed++
+	}
+	return removed, err
+}
+
 // earlierClaims is how many earlier claims RemoveEarlier covers.
 const earlierClaims = 100
 
@@ -233,19 +276,24 @@ var extensions = map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp
 // maxName bounds the part of a file's name that comes from the task's id, in bytes.
 const maxName = 100
 
-// fileName returns a picture's name, made of its task's id and its epoch. In an id that is not safe in file names and URLs, the
-// unsafe characters are replaced with -, and part of the id's hash keeps the name unique.
+// fileName returns a picture's name, made of its task's id and its epoch.
 func fileName(l task.Lease, extension string) string {
+	return fmt.Sprintf("%s-%d%s", baseName(l.TaskID), l.Epoch, extension)
+}
+
+// baseName returns the part of a picture's name that stands for its task. In an id that is not safe in file names and URLs, the
+// unsafe characters are replaced with -, and part of the id's hash keeps the name unique.
+func baseName(taskID string) string {
 	safe := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
 			return r
 		}
 		return '-'
-	}, l.TaskID)
-	if safe != l.TaskID || len(safe) > maxName || strings.HasPrefix(safe, "-") {
-		sum := sha256.Sum256([]byte(l.TaskID))
+	}, taskID)
+	if safe != taskID || len(safe) > maxName || strings.HasPrefix(safe, "-") {
+		sum := sha256.Sum256([]byte(taskID))
 		safe = "task" + safe[:min(len(safe), maxName)] + "-" + hex.EncodeToString(sum[:6])
 	}
-	return fmt.Sprintf("%s-%d%s", safe, l.Epoch, extension)
+	return safe
 }

@@ -36,7 +36,7 @@ func migrate(ctx context.Context, url string) error {
 		return err
 	}
 	defer s.Close()
-	_, err = s.Migrate(ctx)
+	_, err = s.Migrate(ctx, store.Roles{})
 	return err
 }
 
@@ -97,7 +97,7 @@ func newFixtureOn(t *testing.T, url string) *fixture {
 	f.pictures, err = picture.Open(t.TempDir(), "", 1<<20)
 	require.NoError(t, err)
 	f.user = uuid.NewString()
-	_, err = f.GrantCredits(t.Context(), f.user, 10000, "test")
+	_, err = f.GrantCredits(t.Context(), f.user, 10000, "test", "test")
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		assert.NoError(t, f.proxy.Close())
@@ -212,7 +212,7 @@ func (f *fixture) enqueue(prompts ...string) []string {
 	for _, prompt := range prompts {
 		made, err := f.Enqueue(f.t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: prompt, Cost: 1})
 		require.NoError(f.t, err)
-		ids = append(ids, made...)
+		ids = append(ids, made.TaskIDs...)
 	}
 	return ids
 }
@@ -256,5 +256,7 @@ type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) er
 func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
 	return imageapi.Result{}, f(ctx, r, w)
 }
+
+func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
 func (f generatorFunc) Probe(context.Context) error { return nil }

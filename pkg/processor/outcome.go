@@ -91,14 +91,18 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		}
 		o.release(writes, a, wait, e)
 	case task.Retry:
-		o.responded(a)
+		if !e.NotSent {
+			o.responded(a)
+		}
 		if a.task.LastAttempt() {
 			o.fail(writes, a, e)
 			return
 		}
 		o.retry(writes, a, task.Backoff(a.task.Attempt, e.RetryAfter), e)
 	default:
-		o.responded(a)
+		if !e.NotSent {
+			o.responded(a)
+		}
 		o.fail(writes, a, e)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/task"
 )
 
 // Env holds the proxy settings. Each is empty if unset.
@@ -170,6 +171,23 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Timeout() bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(e.Err, &timeout) && timeout.Timeout()
+}
+
+// IsProxy reports whether the proxy itself could not be used, so that requests to every host fail. Other errors may be the
+// target's: a proxy that can't reach one host may reach another.
+func (e *Error) IsProxy() bool {
+	switch e.Op {
+	case OpDial:
+		return e.Proxy != ""
+	case OpProxy:
+		return true
+	case OpConnect:
+		switch e.Code() {
+		case task.CodeProxyLoginMissing, task.CodeProxyLoginRefused, task.CodeProxyNoProxy:
+			return true
+		}
+	}
+	return false
 }
 
 func newError(op Op, proxy *url.URL, target string, err error) *Error {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"net/http"
@@ -103,6 +104,17 @@ func (t *Transport) Upstreams() []*Transport {
 	return out
 }
 
+type otherTargetKey struct{}
+
+// WithOtherTarget returns a context for requests to a host that is not the API, such as the host of an input picture. Their
+// outcome says nothing about the route to the API: it changes the state of an upstream only if the proxy itself can't be used,
+// and they don't try an ejected upstream.
+func WithOtherTarget(ctx context.Context) context.Context {
+	return context.WithValue(ctx, otherTargetKey{}, true)
+}
+
+func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}) != nil }
+
 // RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
 // A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
 // repeated, because every picture is billed.
@@ -110,7 +122,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	var ejected []*upstream
 	var last error
 	for _, up := range t.upstreams {
-		done, ok := up.breaker.allow(r.Method == http.MethodGet)
+		done, ok := up.breaker.allow(r.Method == http.MethodGet && !isOtherTarget(r.Context()))
 		if !ok {
 			ejected = append(ejected, up)
 			continue

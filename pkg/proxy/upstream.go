@@ -89,6 +89,9 @@ func (up *upstream) via(u *url.URL) string {
 // ends. A connection that can't be made is an *Error: no byte of the request was sent. The body of the response is a
 // *responseBody.
 func (up *upstream) send(r *http.Request, done func(error)) (*http.Response, error) {
+	if isOtherTarget(r.Context()) {
+		done = onlyProxyErrors(done)
+	}
 	canceled := func() bool { return errors.Is(r.Context().Err(), context.Canceled) }
 	response, err := up.roundTrip(r)
 	if err != nil {
@@ -128,6 +131,16 @@ func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response
 	}
 	_ = response.Body.Close()
 	return nil, refusal(proxy, r.URL.Host, response.StatusCode)
+}
+
+// onlyProxyErrors returns done without the outcomes that don't come from the proxy itself.
+func onlyProxyErrors(done func(error)) func(error) {
+	return func(err error) {
+		if e, ok := errors.AsType[*Error](err); !ok || !e.IsProxy() {
+			err = errNoOutcome
+		}
+		done(err)
+	}
 }
 
 // outcome is what a failed request shows about its upstream: nothing if the caller canceled it.

@@ -203,6 +203,57 @@ func TestUpstreams_CanceledRequestHasNoOutcome(t *testing.T) {
 	assert.Empty(t, p.second.Targets(), "no other proxy is tried")
 }
 
+// A host that is not the API may be down without any fault of the proxies.
+func TestUpstreams_OtherTarget(t *testing.T) {
+	a, p := startAPI(t), startPair(t)
+	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
+	getOther := func(target string) error {
+		r, err := http.NewRequestWithContext(proxy.WithOtherTarget(t.Context()), http.MethodGet, target, nil)
+		require.NoError(t, err)
+		answer, err := tr.RoundTrip(r)
+		if err == nil {
+			err = answer.Body.Close()
+		}
+		return err
+	}
+	for range 4 {
+		var failed *proxy.Error
+		require.ErrorAs(t, getOther("https://127.0.0.1:1/"), &failed)
+		assert.False(t, failed.IsProxy(), "%v", failed)
+	}
+	for _, s := range states(t, tr) {
+		assert.False(t, s.Ejected)
+	}
+	assert.Len(t, p.second.Targets(), 4, "another proxy may reach it")
+
+	require.NoError(t, p.first.Close())
+	require.NoError(t, getOther(a.secure.URL))
+	s := states(t, tr)
+	assert.True(t, s[0].Ejected, "the proxy itself is down")
+	assert.Equal(t, task.CodeProxyRefused, s[0].Code)
+	require.NoError(t, p.second.Close())
+	var failed *proxy.Error
+	require.ErrorAs(t, getOther(a.secure.URL), &failed)
+	assert.True(t, failed.IsProxy())
+}
+
+// A request to another host may not try an ejected proxy, because its success says nothing about the API.
+func TestUpstreams_OtherTargetIsNoTrial(t *testing.T) {
+	a, p := startAPI(t), startPair(t)
+	tr := transport(t, proxy.Config{Env: p.env, RootCAs: a.roots()})
+	_, answer, err := post(tr, a.secure.URL)
+	require.NoError(t, err)
+	require.True(t, proxy.EjectUpstream(answer, task.CodeWrongCountry, "the API doesn't serve that country"))
+	require.Eventually(t, func() bool { return len(tr.RetryableUpstreams()) == 1 }, 10*time.Second, 10*time.Millisecond)
+	r, err := http.NewRequestWithContext(proxy.WithOtherTarget(t.Context()), http.MethodGet, a.secure.URL, nil)
+	require.NoError(t, err)
+	other, err := tr.RoundTrip(r)
+	require.NoError(t, err)
+	require.NoError(t, other.Body.Close())
+	assert.True(t, states(t, tr)[0].Ejected)
+	assert.Len(t, p.second.Targets(), 1)
+}
+
 func TestEjectUpstream(t *testing.T) {
 	p := startPair(t)
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

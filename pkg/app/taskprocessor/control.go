@@ -19,7 +19,7 @@ func pauseCommand(a program) *cli.Command {
 
 func (a program) pause(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		control, err := st.Pause(ctx, app.Operator(a.Env), a.Redact.String(c.String("reason")))
+		control, err := st.Pause(ctx, a.Operator(), a.Redact.String(c.String("reason")))
 		if err != nil {
 			return err
 		}
@@ -75,13 +75,9 @@ func (a program) forget(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		removed := 0
-		for _, id := range forgotten {
-			n, err := pictures.RemoveAll(id)
-			removed += n
-			if err != nil {
-				return err
-			}
+		removed, err := pictures.RemoveAll(forgotten...)
+		if err != nil {
+			return err
 		}
 		missing := false
 		for _, t := range cancelled {

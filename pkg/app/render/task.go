@@ -1,0 +1,132 @@
+package render
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"imagetasks/pkg/lang"
+	"imagetasks/pkg/store"
+)
+
+// Task writes the whole life of a task to w. The prompt is written if t has it.
+func Task(w io.Writer, t store.TaskLife, files []string, l lang.Lang) {
+	line := func(title lang.Text, format string, args ...any) {
+		fmt.Fprintf(w, "%s %s\n", pad(title.In(l), titleWidth), fmt.Sprintf(format, args...))
+	}
+	line(titleTask, "%s", t.ID)
+	line(titleUser, "%s", t.UserID)
+	state := string(t.State)
+	if t.WaitsFor != "" {
+		state += ", " + textWaitsFor.In(l, t.WaitsFor)
+	}
+	line(titleState, "%s", state)
+	line(titleRun, "%d", t.Run)
+	line(titleEnqueued, "%s", DateTime(t.CreatedAt))
+	if t.QueuePosition > 0 {
+		line(titlePosition, "%d", t.QueuePosition)
+	}
+	if t.ExpectedWaitSeconds > 0 {
+		line(titleWait, "%s", time.Duration(t.ExpectedWaitSeconds*float64(time.Second)).Round(time.Second))
+	}
+	line(titleCredits, "%s", textCreditsOfTask.In(l, t.Cost, t.Deducted, t.Refunded))
+	if t.MissingCharge {
+		line(titleNone, "%s", textMissingCharge.In(l))
+	}
+	if t.Model != "" {
+		line(titleModel, "%s", t.Model)
+	}
+	if options := strings.TrimSpace(string(t.Options)); options != "" && options != "{}" {
+		line(titleOptions, "%s", options)
+	}
+	if t.Prompt != "" {
+		line(titlePrompt, "%s", t.Prompt)
+	}
+	if t.Forgotten {
+		line(titleNone, "%s", textForgotten.In(l))
+	}
+	if t.InputCount > 0 {
+		line(titleInputs, "%s", textInputs.In(l, t.InputCount, len(t.Inputs)))
+	}
+	if t.LeasedBy != "" {
+		line(titleProcessor, "%s", t.LeasedBy)
+	}
+	for i, o := range t.Outcomes {
+		line(titleOf(titleAttempts, i), "%s", outcome(o))
+	}
+	if t.Error != "" {
+		line(titleError, "%s: %s", t.ErrorCode, t.Error)
+	}
+	for i, e := range t.Ledger {
+		line(titleOf(titleLedger, i), "%s  %-6s %+d  = %d  %s", DateTime(e.CreatedAt), e.Kind, e.Amount, e.BalanceAfter, e.Reason)
+	}
+	if t.ImageURL != "" {
+		line(titlePicture, "%s", t.ImageURL)
+	}
+	for i, name := range files {
+		line(titleOf(titleFiles, i), "%s", name)
+	}
+}
+
+// outcome returns the outcome of one claim as text; its words are those of the database.
+func outcome(o store.Outcome) string {
+	parts := []string{DateTime(o.At), fmt.Sprintf("%d/%d", o.Run, o.Attempt), o.Outcome, fmt.Sprintf("%.1fs", o.Seconds)}
+	for _, part := range []string{o.Code, o.Message, o.RequestID, o.Endpoint} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, "  ")
+}
+
+// titleOf returns the title for the first line of several, and none for the others.
+func titleOf(title lang.Text, i int) lang.Text {
+	if i > 0 {
+		return titleNone
+	}
+	return title
+}
+
+const titleWidth = 10
+
+// pad fills a title up to a number of columns; a Chinese character takes two.
+func pad(title string, columns int) string {
+	used := 0
+	for _, r := range title {
+		used++
+		if r > 0x2e80 {
+			used++
+		}
+	}
+	return title + strings.Repeat(" ", max(columns-used, 0))
+}
+
+var (
+	titleNone      = lang.Text{}
+	titleTask      = lang.Text{EN: "task", ZH: "任务"}
+	titleUser      = lang.Text{EN: "user", ZH: "用户"}
+	titleState     = lang.Text{EN: "state", ZH: "状态"}
+	titleRun       = lang.Text{EN: "run", ZH: "执行次数"}
+	titleEnqueued  = lang.Text{EN: "enqueued", ZH: "入队时间"}
+	titlePosition  = lang.Text{EN: "position", ZH: "排队位置"}
+	titleWait      = lang.Text{EN: "wait", ZH: "预计等待"}
+	titleCredits   = lang.Text{EN: "credits", ZH: "积分"}
+	titleModel     = lang.Text{EN: "model", ZH: "模型"}
+	titleOptions   = lang.Text{EN: "options", ZH: "选项"}
+	titlePrompt    = lang.Text{EN: "prompt", ZH: "提示词"}
+	titleInputs    = lang.Text{EN: "inputs", ZH: "输入图片"}
+	titleProcessor = lang.Text{EN: "processor", ZH: "处理器"}
+	titleAttempts  = lang.Text{EN: "attempts", ZH: "尝试"}
+	titleError     = lang.Text{EN: "error", ZH: "错误"}
+	titleLedger    = lang.Text{EN: "ledger", ZH: "账本"}
+	titlePicture   = lang.Text{EN: "picture", ZH: "图片"}
+	titleFiles     = lang.Text{EN: "files", ZH: "文件"}
+
+	textWaitsFor      = lang.Text{EN: "waits for its %s", ZH: "等待：%s"}
+	textCreditsOfTask = lang.Text{EN: "cost %d; this run: charged %d, refunded %d", ZH: "价格 %d；本次执行：已扣 %d，已退 %d"}
+	textMissingCharge = lang.Text{EN: "the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve",
+		ZH: "任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve"}
+	textForgotten = lang.Text{EN: "prompt and input pictures were deleted (users forget)", ZH: "提示词和输入图片已删除（users forget）"}
+	textInputs    = lang.Text{EN: "%d pictures, %d of them still stored", One: "%d picture, %d of them still stored", ZH: "%d 张图片，其中 %d 张仍保存"}
+)
