@@ -73,7 +73,7 @@ func run(m *testing.M) int {
 			return err
 		}
 		defer s.Close()
-		_, err = s.Migrate(ctx)
+		_, err = s.Migrate(ctx, store.Roles{})
 		return err
 	})
 }

@@ -238,7 +238,7 @@ func TestInterrupt_DatabaseHangsInAStatement(t *testing.T) {
 		// A statement of each command waits for this lock, and its cancel request is lost.
 		tx, err := w.db.Begin()
 		require.NoError(t, err)
-		_, err = tx.Exec(`lock table imagetasks.tasks, imagetasks.credits, imagetasks_schema_version in access exclusive mode`)
+		_, err = tx.Exec(`lock table imagetasks.tasks, imagetasks.credits, imagetasks.schema_versions in access exclusive mode`)
 		require.NoError(t, err)
 		p := w.start(command[0], command[1:]...)
 		w.waitFor("a statement waits", func() bool { return waiting() > 0 })

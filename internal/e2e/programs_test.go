@@ -56,7 +56,7 @@ func TestUsageErrors(t *testing.T) {
 		{"a time without a unit", with("STUCK_AFTER", "20"), []string{"monitor-tasks"}, "STUCK_AFTER"},
 		{"an attempt longer than stuck", nil, []string{"task-processor", "run", "--task-timeout", "20m"}, "TASK_TIMEOUT"},
 		{"no concurrency", nil, []string{"task-processor", "run", "--concurrency", "0"}, "TASK_CONCURRENCY"},
-		{"SQL injection", with("TASKS_TABLE", "t; drop table imagetasks.tasks"), []string{"task-processor", "migrate"}, "TASKS_TABLE"},
+		{"public schema", with("DATABASE_SCHEMA", "public"), []string{"task-processor", "migrate"}, "DATABASE_SCHEMA"},
 		{"a missing env file", nil, []string{"simple-test", "--env-file", "nowhere.env"}, "nowhere.env"},
 		{"a user that is none", nil, []string{"task-processor", "credits", "grant", "--user", "bob", "--credits", "1"}, `"bob"`},
 		{"a negative grant", nil, append([]string{"task-processor", "credits", "grant", "--credits", "-5"}, user...), "--credits"},

@@ -31,8 +31,8 @@ func (w *fixture) insertStuck(n, minutes int) {
 			from generate_series(1, $2)
 			returning task_id
 		)
-		insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
-		select $1, task_id, 'charge', -1, $2 - row_number() over () from made`, user, n, minutes)
+		insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+		select $1, task_id, 1, 'charge', -1, $2 - row_number() over () from made`, user, n, minutes)
 	require.NoError(w.t, err)
 }
 
@@ -229,7 +229,7 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	const many = 100_000
 	w := newFixture(t)
 	_, err := w.db.Exec(`with users as (
-			insert into imagetasks.credits (user_id, credits) select gen_random_uuid(), 0 from generate_series(1, 500) returning user_id
+			insert into imagetasks.credits (user_id, credits) select gen_random_uuid()::text, 0 from generate_series(1, 500) returning user_id
 		), numbered as (select user_id, row_number() over () - 1 as u from users
 		), made as (
 			insert into imagetasks.tasks (task_id, user_id, prompt, credits_deducted, status, processing_started_at, lease_epoch, attempt_count)
@@ -239,8 +239,8 @@ func TestFixStuckTasks_Many(t *testing.T) {
 		)
 		insert into imagetasks.ledger (user_id, kind, amount, balance_after) select user_id, 'grant', count(*), count(*) from made group by user_id`, many)
 	require.NoError(t, err)
-	_, err = w.db.Exec(`insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
-		select user_id, task_id, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id)
+	_, err = w.db.Exec(`insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+		select user_id, task_id, 1, 'charge', -1, (count(*) over (partition by user_id)) - row_number() over (partition by user_id order by task_id)
 		from imagetasks.tasks order by user_id, task_id`)
 	require.NoError(t, err)
 	interrupted := w.start("fix-stuck-tasks")

@@ -93,7 +93,7 @@ func (f Finding) Next() Command {
 func nextForCause(code task.Code) Command {
 	switch code {
 	case task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
-		task.CodeBadInput, task.CodeInputTooLarge:
+		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:
 		return Command{Program: "simple-test", Args: []string{"--image"}}

@@ -20,26 +20,11 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// CodeInputUnavailable means that an input picture could not be fetched from its URL. No request for a picture was sent.
-const CodeInputUnavailable task.Code = "input_picture_unavailable"
-
 // Input is a picture that is sent to the API: a PNG, JPEG or WebP. One of its fields is set.
 type Input struct {
 	Content []byte
 	// URL is http:, https: or data: with base64. It may be signed, so it is never logged nor sent to the API.
 	URL string
-}
-
-// DecodeInput returns the picture in a text: base64, or a data: URL. Its error is a *task.Error.
-func DecodeInput(text string) (Input, error) {
-	content, err := decodeText(text)
-	if err == nil && len(content) == 0 {
-		err = errors.New("it is empty")
-	}
-	if err != nil {
-		return Input{}, badInput("the input picture", "is not a picture in base64 or a data: URL of one: %v", err)
-	}
-	return Input{Content: content}, nil
 }
 
 const dataPrefix = "data:"
@@ -219,7 +204,7 @@ func (c *Client) readInput(ctx context.Context, name string, u *url.URL, respons
 }
 
 func unavailable(name string, do task.Disposition, format string, args ...any) *task.Error {
-	return &task.Error{Code: CodeInputUnavailable, Disposition: do, NotSent: true, Message: name + " " + fmt.Sprintf(format, args...)}
+	return &task.Error{Code: task.CodeInputUnavailable, Disposition: do, NotSent: true, Message: name + " " + fmt.Sprintf(format, args...)}
 }
 
 var errInputTimeout = errors.New("the time limit for one input picture was exceeded")

@@ -57,26 +57,6 @@ func dataURL(content []byte) string {
 	return "data:image/png;base64," + base64.StdEncoding.EncodeToString(content)
 }
 
-func TestDecodeInput(t *testing.T) {
-	content := simapi.Draw("before")
-	for _, text := range []string{
-		base64.StdEncoding.EncodeToString(content),
-		base64.RawStdEncoding.EncodeToString(content),
-		dataURL(content) + "\n",
-		"DATA:image/png;charset=x;BASE64," + base64.StdEncoding.EncodeToString(content),
-	} {
-		got, err := imageapi.DecodeInput(text)
-		require.NoError(t, err)
-		assert.Equal(t, imageapi.Input{Content: content}, got)
-	}
-	for _, bad := range []string{"no base64!", "data:image/png,xx", "data:image/png;base64", "="} {
-		_, err := imageapi.DecodeInput(bad)
-		require.Error(t, err, bad)
-		assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
-		assert.Equal(t, task.Fail, task.AsError(err).Disposition)
-	}
-}
-
 func TestGenerate_Inputs(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
@@ -277,25 +257,25 @@ func TestGenerate_InputUnavailable(t *testing.T) {
 		do      task.Disposition
 		want    string // after "input picture 2"; HOST is the host
 	}{
-		"404":          {respond(404), imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 404"},
-		"403":          {respond(403), imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 403"},
-		"401":          {respond(401), imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 401"},
-		"204":          {respond(204), imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 204"},
-		"302 nowhere":  {respond(302), imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 302"},
-		"429":          {respond(429, "Retry-After", "7"), imageapi.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 429"},
-		"408":          {respond(408), imageapi.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 408"},
-		"500":          {respond(500), imageapi.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 500"},
-		"503":          {respond(503), imageapi.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 503"},
-		"not HTTP":     {nil, imageapi.CodeInputUnavailable, task.Retry, "could not be fetched"},
+		"404":          {respond(404), task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 404"},
+		"403":          {respond(403), task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 403"},
+		"401":          {respond(401), task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 401"},
+		"204":          {respond(204), task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 204"},
+		"302 nowhere":  {respond(302), task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 302"},
+		"429":          {respond(429, "Retry-After", "7"), task.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 429"},
+		"408":          {respond(408), task.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 408"},
+		"500":          {respond(500), task.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 500"},
+		"503":          {respond(503), task.CodeInputUnavailable, task.Retry, "could not be fetched: HOST responded 503"},
+		"not HTTP":     {nil, task.CodeInputUnavailable, task.Retry, "could not be fetched"},
 		"a web page":   {respond(200), task.CodeBadInput, task.Fail, "is not a PNG, JPEG or WebP"},
 		"empty":        {func(http.ResponseWriter, *http.Request) {}, task.CodeBadInput, task.Fail, "is not a PNG, JPEG or WebP"},
 		"too large":    {respond(200, "Content-Length", "1001"), task.CodeInputTooLarge, task.Fail, "has more than 1000 bytes"},
 		"endless":      {func(w http.ResponseWriter, _ *http.Request) { writeEndless(w) }, task.CodeInputTooLarge, task.Fail, "has more than 1000 bytes"},
-		"broken":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, imageapi.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: the connection broke"},
-		"cut off":      {func(w http.ResponseWriter, _ *http.Request) { writePart(w) }, imageapi.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: the connection broke"},
-		"no response":  {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, imageapi.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: it did not arrive in time"},
-		"never whole":  {func(w http.ResponseWriter, r *http.Request) { writeBegin(w); <-r.Context().Done() }, imageapi.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: it did not arrive in time"},
-		"long refusal": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404); writeEndless(w) }, imageapi.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 404"},
+		"broken":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, task.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: the connection broke"},
+		"cut off":      {func(w http.ResponseWriter, _ *http.Request) { writePart(w) }, task.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: the connection broke"},
+		"no response":  {func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, task.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: it did not arrive in time"},
+		"never whole":  {func(w http.ResponseWriter, r *http.Request) { writeBegin(w); <-r.Context().Done() }, task.CodeInputUnavailable, task.Retry, "could not be fetched from HOST: it did not arrive in time"},
+		"long refusal": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404); writeEndless(w) }, task.CodeInputUnavailable, task.Fail, "could not be fetched: HOST responded 404"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -389,7 +369,7 @@ func TestGenerate_InputThroughBrokenProxy(t *testing.T) {
 	}{
 		"down":        {down.URL(), task.CodeProxyRefused, task.Pause},
 		"wrong login": {"http://u:wrong-password@" + login.Addr(), task.CodeProxyLoginRefused, task.Pause},
-		"host down":   {works.URL(), imageapi.CodeInputUnavailable, task.Retry},
+		"host down":   {works.URL(), task.CodeInputUnavailable, task.Retry},
 	} {
 		c := inputsClient(t, api, imageapi.Config{}, proxy.Config{Env: proxy.Env{OpenAI: []string{test.proxy}}})
 		_, err := c.Generate(t.Context(), editing(imageapi.Input{URL: "https://127.0.0.1:1/x.png?sig=" + signature}), io.Discard)

@@ -95,7 +95,7 @@ func findModel(name string) (model, bool) {
 
 // Check checks the options for a request with that model, number of input pictures, and mask. It returns nil for a model that
 // is not known if the options are within their bounds and don't contradict each other: then the API decides. The error is a
-// *task.Error with CodeBadOptions; it names the option, its value and the values that the model takes.
+// *task.Error with task.CodeBadOptions; it names the option, its value and the values that the model takes.
 func (o Options) Check(modelName string, inputs int, mask bool) error {
 	if err := o.checkBounds(); err != nil {
 		return err

@@ -14,9 +14,6 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// CodeBadOptions means that the options of a task can't be used with its model. Nothing was sent.
-const CodeBadOptions task.Code = "bad_options"
-
 // Options are the API's own options for one picture. The zero value leaves all of them to the API.
 type Options struct {
 	Quality           string
@@ -80,11 +77,11 @@ var optionNames = func() []string {
 }()
 
 func badOptions(format string, args ...any) error {
-	return &task.Error{Code: CodeBadOptions, Disposition: task.Fail, NotSent: true, Message: fmt.Sprintf(format, args...)}
+	return &task.Error{Code: task.CodeBadOptions, Disposition: task.Fail, NotSent: true, Message: fmt.Sprintf(format, args...)}
 }
 
 // ParseOptions parses the JSON object in a task's column options. An option that is null is not set. A name that is not
-// known, a value of the wrong type and one that exceeds its bound are a *task.Error with CodeBadOptions that names the option.
+// known, a value of the wrong type and one that exceeds its bound are a *task.Error with task.CodeBadOptions that names the option.
 func ParseOptions(raw json.RawMessage) (Options, error) {
 	var o Options
 	if raw = bytes.TrimSpace(raw); len(raw) == 0 || isNull(raw) {

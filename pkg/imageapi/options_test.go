@@ -86,7 +86,7 @@ func assertBadOptions(t *testing.T, err error) {
 	t.Helper()
 	var got *task.Error
 	if assert.ErrorAs(t, err, &got) {
-		assert.Equal(t, imageapi.CodeBadOptions, got.Code, "%v", err)
+		assert.Equal(t, task.CodeBadOptions, got.Code, "%v", err)
 		assert.Equal(t, task.Fail, got.Disposition)
 		assert.True(t, got.NotSent)
 	}

@@ -3,6 +3,7 @@ package imageworker_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -27,7 +28,7 @@ const key = "test-key-0123456789"
 
 // fakeCall is an engine that records progress.
 type fakeCall struct {
-	input    string
+	inputs   []task.Input
 	inputErr error
 
 	mu     sync.Mutex
@@ -40,7 +41,7 @@ func (c *fakeCall) Progress(_ int, stage string) {
 	c.stages = append(c.stages, stage)
 }
 
-func (c *fakeCall) Input(context.Context) (string, error) { return c.input, c.inputErr }
+func (c *fakeCall) Inputs(context.Context) ([]task.Input, error) { return c.inputs, c.inputErr }
 
 // generatorFunc is a client without an API.
 type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
@@ -48,6 +49,8 @@ type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) (i
 func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
 	return f(ctx, r, w)
 }
+
+func (f generatorFunc) Endpoint() string { return "https://api.example/v1" }
 
 type fixture struct {
 	api      *simapi.Server
@@ -116,12 +119,13 @@ func TestWork_PassesRequest(t *testing.T) {
 		_, err := w.Write(simapi.Draw("x"))
 		return imageapi.Result{}, err
 	})
-	c := &fakeCall{input: "aGF0"}
-	_, err := f.work(t, client, task.Task{ID: "t", Prompt: "p", Style: "s", AspectRatio: "1:1", Model: "m", HasInput: true, Epoch: 1}, c)
+	c := &fakeCall{inputs: []task.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}, {Content: []byte("mask"), Mask: true}}}
+	result, err := f.work(t, client, task.Task{ID: "t", Prompt: "p", Options: json.RawMessage(`{"style": "s", "aspect_ratio": "1:1"}`), Model: "m", Inputs: 3, Epoch: 1}, c)
 	require.NoError(t, err)
 	assert.Equal(t, imageapi.Request{Prompt: "p", Model: "m", Options: imageapi.Options{Style: "s", AspectRatio: "1:1"},
-		Inputs: []imageapi.Input{{Content: []byte("hat")}}}, got)
-	assert.Equal(t, "reading the input picture", c.stages[0])
+		Inputs: []imageapi.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}}, Mask: &imageapi.Input{Content: []byte("mask")}}, got)
+	assert.Equal(t, "reading the input pictures", c.stages[0])
+	assert.Equal(t, "https://api.example/v1", result.Endpoint)
 }
 
 // The API returns the format that it is asked for.
@@ -140,21 +144,32 @@ func TestWork_OutputFormats(t *testing.T) {
 	}
 }
 
+func TestWork_UnknownOption(t *testing.T) {
+	f := newFixture(t)
+	work := newTask(1)
+	work.Options = json.RawMessage(`{"qualitty": "high"}`)
+	_, err := f.work(t, f.client, work, &fakeCall{})
+	assert.Equal(t, task.CodeBadOptions, task.AsError(err).Code)
+	assert.ErrorContains(t, err, "qualitty")
+	assert.Equal(t, task.Fail, task.AsError(err).Disposition)
+	assert.Empty(t, f.api.Calls())
+}
+
 func TestWork_InputError(t *testing.T) {
 	f := newFixture(t)
 	work := newTask(1)
-	work.HasInput = true
+	work.Inputs = 1
 	_, err := f.work(t, f.client, work, &fakeCall{inputErr: task.ErrLeaseLost})
 	assert.ErrorIs(t, err, task.ErrLeaseLost)
 	assert.Empty(t, f.api.Calls())
 	assert.Empty(t, f.files(t))
 }
 
-func TestWork_InputIsNotBase64(t *testing.T) {
+func TestWork_InputIsNoPicture(t *testing.T) {
 	f := newFixture(t)
 	work := newTask(1)
-	work.HasInput = true
-	_, err := f.work(t, f.client, work, &fakeCall{input: "no base64!"})
+	work.Inputs = 1
+	_, err := f.work(t, f.client, work, &fakeCall{inputs: []task.Input{{Content: []byte("no picture")}}})
 	assert.Equal(t, task.CodeBadInput, task.AsError(err).Code)
 	assert.Empty(t, f.api.Calls())
 	assert.Empty(t, f.files(t))

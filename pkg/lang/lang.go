@@ -46,7 +46,7 @@ func FromEnvironment(lookup func(string) (string, bool)) Lang {
 type Text struct {
 	EN string
 	ZH string // empty: EN is used in both languages
-	// One replaces EN when the first argument is the int 1: "%d task is stuck" instead of "%d tasks are stuck".
+	// One replaces EN when the first argument is 1, an int or int64: "%d task is stuck" instead of "%d tasks are stuck".
 	One string
 }
 
@@ -57,7 +57,7 @@ func (t Text) In(l Lang, args ...any) string {
 	switch {
 	case l == ZH && t.ZH != "":
 		format = t.ZH
-	case t.One != "" && len(args) > 0 && args[0] == 1:
+	case t.One != "" && len(args) > 0 && (args[0] == 1 || args[0] == int64(1)):
 		format = t.One
 	}
 	if len(args) == 0 {

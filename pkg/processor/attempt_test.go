@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/internal/simapi"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
@@ -24,15 +25,15 @@ func TestAttempt_Timeout(t *testing.T) {
 
 func TestAttempt_InputPicture(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1, Input: "bm8gcGljdHVyZQ=="})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1, Inputs: []task.Input{{Content: []byte("no picture")}}})
 	require.NoError(t, err)
 	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1,
-		Input: "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
+		Inputs: []task.Input{{Content: simapi.Draw("a hat")}}})
 	require.NoError(t, err)
 	require.NoError(t, f.once(f.config(), f.client()))
 	assert.Equal(t, 1, f.count(processor.EventCompleted))
 	assert.Equal(t, 1, f.count(processor.EventFailed))
 	require.Len(t, f.api.Calls(), 1)
-	assert.NotEmpty(t, f.api.Calls()[0].Input)
+	assert.Len(t, f.api.Calls()[0].Inputs, 1)
 	f.requireAudit()
 }

@@ -97,7 +97,7 @@ func overBadNetwork(t *testing.T, tasks int, http2 bool) {
 	assert.Zero(t, unknown)
 	balance, err := f.Balance(t.Context(), f.user)
 	require.NoError(t, err)
-	assert.Equal(t, 10000-states[task.Completed], balance)
+	assert.EqualValues(t, 10000-states[task.Completed], balance)
 	for _, secret := range []string{prompt, "must stay private"} {
 		assert.False(t, strings.Contains(f.log.String(), secret), "the prompt is in the log")
 		var stored int

@@ -54,7 +54,7 @@ func TestClaim_ConcurrencyLimit(t *testing.T) {
 
 func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 2000})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 1000})
 	require.NoError(t, err)
 	content := simapi.Draw("x")
 	client := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) error {
@@ -70,13 +70,13 @@ func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Equal(t, 2000, f.count(processor.EventClaimed))
-	assert.Equal(t, 2000, f.count(processor.EventCompleted))
+	assert.Equal(t, 1000, f.count(processor.EventClaimed))
+	assert.Equal(t, 1000, f.count(processor.EventCompleted))
 	var unexpected int
 	require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks
 		where status <> 'completed' or attempt_count <> 1 or lease_epoch <> 1`).Scan(&unexpected))
 	assert.Zero(t, unexpected)
-	assert.Len(t, f.files(), 2000)
+	assert.Len(t, f.files(), 1000)
 	f.requireAudit()
 }
 

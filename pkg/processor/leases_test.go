@@ -67,7 +67,7 @@ func TestLeases_CancelledTaskAborted(t *testing.T) {
 	id := f.enqueue("[hang]")[0]
 	f.run(f.config(func(c *processor.Config) { c.Lease = 300 * time.Millisecond }), f.client())
 	f.seen(processor.EventClaimed, 1)
-	_, err := f.Cancel(t.Context(), id, "requested by the user")
+	_, err := f.Cancel(t.Context(), id, "")
 	require.NoError(t, err)
 	f.seen(processor.EventLeaseLost, 1)
 	assert.Equal(t, task.Cancelled, f.row(id).State)

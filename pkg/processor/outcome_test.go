@@ -25,7 +25,7 @@ func TestOutcome_FailsAfterLastAttempt(t *testing.T) {
 	f.seen(processor.EventFailed, 1)
 	r := f.row(id)
 	assert.Equal(t, 3, r.Attempts)
-	assert.Equal(t, 1, r.Refunded)
+	assert.EqualValues(t, 1, r.Refunded)
 	assert.Equal(t, task.CodeServer, r.ErrorCode)
 	assert.Len(t, f.api.Calls(), 3, "only the queue retries")
 	f.requireAudit()

@@ -27,7 +27,7 @@ func TestRunOnce_CompletesAndRefunds(t *testing.T) {
 	assert.Equal(t, map[task.State]int{task.Completed: 12, task.Failed: 3, task.Pending: 0, task.Processing: 0, task.Cancelled: 0}, states)
 	balance, err := f.Balance(t.Context(), f.user)
 	require.NoError(t, err)
-	assert.Equal(t, 10000-12, balance)
+	assert.EqualValues(t, 10000-12, balance)
 	assert.Len(t, f.files(), 12)
 	for _, call := range f.api.Calls() {
 		assert.True(t, f.proxy.Carried(call.Remote))

@@ -1,6 +1,7 @@
 package processor_test
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // with a single attempt.
 func TestSharedFailure_ProxyRestart(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, Options: json.RawMessage(`{"max_attempts": 1}`)})
 	require.NoError(t, err)
 	client := f.client()
 	release := f.api.BlockResponses()
@@ -46,7 +47,7 @@ func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
 	second, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, second.Close()) })
-	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, MaxAttempts: 1})
+	_, err = f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, Options: json.RawMessage(`{"max_attempts": 1}`)})
 	require.NoError(t, err)
 	release := f.api.BlockResponses()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), f.client(second.URL()))

@@ -28,7 +28,7 @@ func TestSweep_OverdueTasks(t *testing.T) {
 		r := f.row(id)
 		assert.Equal(t, task.Failed, r.State)
 		assert.Equal(t, task.CodePendingTimeout, r.ErrorCode)
-		assert.Equal(t, 1, r.Refunded)
+		assert.EqualValues(t, 1, r.Refunded)
 	}
 	assert.Equal(t, "not started within 1h0m0s (PENDING_TIMEOUT); the proxy was down", f.row(ids[2]).Error)
 	require.Eventually(t, func() bool { // a processor that has claimed it releases it first

@@ -21,8 +21,10 @@ func from(values map[string]string) settings.Source {
 func TestLoad_Defaults(t *testing.T) {
 	s, err := settings.Load()
 	require.NoError(t, err)
-	assert.Equal(t, "image_tasks", s.TasksTable)
-	assert.Equal(t, "user_credits", s.CreditsTable)
+	assert.Equal(t, "imagetasks", s.DatabaseSchema)
+	assert.Zero(t, s.UserConcurrency)
+	assert.Zero(t, s.Retention)
+	assert.Equal(t, 24*time.Hour, s.RedriveWindow)
 	assert.Equal(t, 3, s.Concurrency)
 	assert.Equal(t, 3, s.MaxAttempts)
 	assert.Equal(t, 5*time.Second, s.PollInterval)
@@ -81,7 +83,9 @@ func TestLoad_RateOff(t *testing.T) {
 
 func TestLoad_RefusesBadValues(t *testing.T) {
 	for name, values := range map[string][]string{
-		"TASKS_TABLE":      {"a b", "x;drop", "a.b.c", `"q"`, "1a", strings.Repeat("x", 60)},
+		"DATABASE_SCHEMA":  {"public", "pg_x", "a\nb", strings.Repeat("x", 60)},
+		"USER_CONCURRENCY": {"0", "-1", "many"},
+		"RETENTION":        {"0", "0d", "-1d", "1.5d", "90 days", "99999d"},
 		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1?a=b", "http://[::1"},
 		"OPENAI_API_MODE":  {"chat", "video"},
 		"IMAGE_STORE":      {"s3://bucket", "http://x"},

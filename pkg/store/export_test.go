@@ -9,3 +9,18 @@ func (s *Store) Statement(name string) string {
 	}
 	panic("no statement " + name)
 }
+
+// WorkerGrants returns one statement for each privilege of a worker role.
+func WorkerGrants(schema, role string) []string {
+	n, err := newNames(schema)
+	if err != nil {
+		panic(err)
+	}
+	out := grants(n, role, nil)
+	for _, o := range workerObjects() {
+		for _, privilege := range o.privileges {
+			out = append(out, object{o.kind, o.name, []string{privilege}}.grant(n, role))
+		}
+	}
+	return out
+}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -22,8 +23,8 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 	b := fresh(t)
 	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, processing_started_at)
 	        select 'old-' || i, gen_random_uuid(), 'x', 'completed', now() - interval '1 day' from generate_series(1, 20000) i`)
-	b.exec(`insert into imagetasks.ledger (user_id, task_id, kind, amount, balance_after)
-	        select gen_random_uuid(), 'old-' || i, 'charge', -1, 0 from generate_series(1, 20000) i`)
+	b.exec(`insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+	        select gen_random_uuid(), 'old-' || i, 1, 'charge', -1, 0 from generate_series(1, 20000) i`)
 	b.enqueue(b.user(300), 300, 1)
 	b.exec(`vacuum analyze imagetasks.tasks, imagetasks.ledger, imagetasks.credits`)
 	held := b.claim(100)
@@ -31,32 +32,31 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 	stuck := int(20 * time.Minute / time.Millisecond)
 	id, epoch := held[0].ID, held[0].Epoch
 	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
+	call := uuid.NewString()
 	texts, numbers := pq.Array([]string{"x"}), pq.Array([]int64{1})
-	const primary, pending, lease, started = "image_tasks_pkey", "image_tasks_pending", "image_tasks_lease", "image_tasks_started"
+	const primary, pending, lease, started = "tasks_pkey", "tasks_pending", "tasks_lease", "tasks_started"
 	for _, c := range []struct {
 		statement string
 		args      []any
 		indexes   []string
 	}{
-		{"claim", []any{"w", 100, 60000, 3}, []string{primary, pending, lease}},
-		{"fail_abandoned", []any{3, 100, "c", "m"}, []string{primary, lease}},
-		{"fail_overdue", []any{stuck, 1000, "c", "m"}, []string{primary, pending}},
+		{"fail_abandoned", []any{3, 100, "c", "m", call}, []string{primary, lease}},
+		{"fail_overdue", []any{stuck, 1000, "c", "m", call}, []string{primary, pending}},
 		{"count_overdue", []any{stuck}, []string{pending}},
-		{"sweep", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
-		{"requeue", []any{stuck, 1000, "c", "m", nil, nil}, []string{primary, started}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, nil, call}, []string{primary, started}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, nil, call}, []string{primary, started}},
 		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
 		{"count_stuck", []any{stuck, nil, nil}, []string{started}},
-		{"next_due", nil, []string{pending, lease}},
+		{"next_due", nil, []string{lease}},
 		{"queue_stats", []any{stuck}, []string{pending, started}},
 		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
-		{"complete", []any{ids, epochs, texts, texts}, []string{primary}},
-		{"release", []any{ids, epochs, numbers, texts, texts}, []string{primary}},
-		{"retry", []any{id, epoch, 1000, "c", "m", "r"}, []string{primary}},
-		{"fail", []any{id, epoch, "c", "m", "r"}, []string{primary}},
-		{"cancel", []any{id, "c", "m"}, []string{primary}},
+		{"complete", []any{ids, epochs, texts, texts, texts}, []string{primary}},
+		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts}, []string{primary}},
+		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e"}, []string{primary}},
+		{"fail", []any{id, epoch, "c", "m", "r", "e"}, []string{primary}},
 	} {
 		plan := b.explain(b.Statement(c.statement), c.args...)
-		assert.NotRegexp(t, "Seq Scan on (imagetasks.tasks|imagetasks.ledger)", plan, c.statement)
+		assert.NotRegexp(t, "Seq Scan on (tasks|ledger)", plan, c.statement)
 		for _, index := range []string{primary, pending, lease, started} {
 			assert.Equal(t, slices.Contains(c.indexes, index), strings.Contains(plan, index), "%s and %s:\n%s", c.statement, index, plan)
 		}
@@ -80,13 +80,15 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 	stuck := int(20 * time.Minute / time.Millisecond)
 	for name, args := range map[string][]any{
 		"count_stuck":    {stuck, nil, nil},
-		"fail_overdue":   {stuck, 1000, "c", "m"},
-		"sweep":          {stuck, 1000, "c", "m", nil, nil},
+		"fail_overdue":   {stuck, 1000, "c", "m", uuid.NewString()},
+		"sweep":          {stuck, 1000, "c", "m", nil, nil, uuid.NewString()},
 		"queue_stats":    {stuck},
 		"processors":     nil,
-		"prune":          nil,
+		"prune_inputs":   {stuck, 1000},
+		"prune_keys":     {stuck, 1000},
+		"prune_calls":    {stuck, 1000},
 		"next_due":       nil,
-		"fail_abandoned": {3, 100, "c", "m"},
+		"fail_abandoned": {3, 100, "c", "m", uuid.NewString()},
 	} {
 		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
 		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
@@ -96,11 +98,11 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 			pages += n
 		}
 		assert.LessOrEqual(t, pages, 20, "%s:\n%s", name, plan)
-		assert.NotContains(t, plan, "Seq Scan on imagetasks.tasks", name)
+		assert.NotContains(t, plan, "Seq Scan on tasks", name)
 	}
 	for _, name := range []string{"closed_within", "failures_within"} {
 		recent := b.explainWith("explain (analyze, buffers) ", b.Statement(name), 3_600_000)
-		assert.Contains(t, recent, "image_tasks_completed", "%s finds the last hour through the index", name)
+		assert.Contains(t, recent, "tasks_completed", "%s finds the last hour through the index", name)
 	}
 }
 

@@ -60,7 +60,7 @@ func TestClosedWithin_AndRefundsToday(t *testing.T) {
 	count, credits, err := b.RefundsToday(b.ctx)
 	require.NoError(t, err)
 	assert.Equal(t, 2, count)
-	assert.Equal(t, 2, credits)
+	assert.EqualValues(t, 2, credits)
 	b.exec(`alter table imagetasks.ledger disable trigger user; update imagetasks.ledger set created_at = now() - interval '2 days' where task_id = '` + tasks[20].ID + `'`)
 	count, _, err = b.RefundsToday(b.ctx)
 	require.NoError(t, err)

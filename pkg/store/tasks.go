@@ -157,10 +157,10 @@ func (s *Store) TaskLife(ctx context.Context, id string) (TaskLife, error) {
 	return t, err
 }
 
-// Forget deletes the prompts, options and input pictures of a user's tasks, and cancels and refunds those that are not closed. It
+// DeleteUserContent deletes the prompts, options and input pictures of a user's tasks, and cancels and refunds those that are not closed. It
 // returns all tasks of the user that were forgotten, now or by an earlier call, so that a repeat can delete their pictures, too.
 // The ledger stays.
-func (s *Store) Forget(ctx context.Context, userID string) (cancelled []Cancelled, forgotten []string, err error) {
+func (s *Store) DeleteUserContent(ctx context.Context, userID string) (cancelled []Cancelled, forgotten []string, err error) {
 	live, err := s.queryTexts(ctx, s.sql.liveTasksOf, userID)
 	if err != nil {
 		return nil, nil, err

@@ -16,6 +16,9 @@ const (
 	CodeTooLarge       Code = "picture_too_large"
 	CodeBadInput       Code = "bad_input_picture"
 	CodeInputTooLarge  Code = "input_picture_too_large"
+	CodeBadOptions     Code = "bad_options" // the task's options can't be used with its model; nothing was sent
+	// CodeInputUnavailable means that an input picture could not be fetched from its URL. Nothing was sent.
+	CodeInputUnavailable Code = "input_picture_unavailable"
 )
 
 // CodeSettings means that a setting can't be used. Nothing was tried.

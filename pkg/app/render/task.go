@@ -13,7 +13,7 @@ import (
 // Task writes the whole life of a task to w. The prompt is written if t has it.
 func Task(w io.Writer, t store.TaskLife, files []string, l lang.Lang) {
 	line := func(title lang.Text, format string, args ...any) {
-		fmt.Fprintf(w, "%s %s\n", pad(title.In(l), titleWidth), fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%s %s\n", lang.Pad(title.In(l), titleWidth), fmt.Sprintf(format, args...))
 	}
 	line(titleTask, "%s", t.ID)
 	line(titleUser, "%s", t.UserID)
@@ -89,18 +89,6 @@ func titleOf(title lang.Text, i int) lang.Text {
 }
 
 const titleWidth = 10
-
-// pad fills a title up to a number of columns; a Chinese character takes two.
-func pad(title string, columns int) string {
-	used := 0
-	for _, r := range title {
-		used++
-		if r > 0x2e80 {
-			used++
-		}
-	}
-	return title + strings.Repeat(" ", max(columns-used, 0))
-}
 
 var (
 	titleNone      = lang.Text{}

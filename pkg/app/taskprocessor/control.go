@@ -57,17 +57,17 @@ func usersCommand(a program) *cli.Command {
 		Action: missingSubcommand("users forget"),
 		Subcommands: []*cli.Command{{
 			Name: "forget", Usage: "cancel and refund a user's tasks that are not closed, and delete prompts, input pictures and pictures of all; the ledger stays",
-			Action: a.forget, Flags: append([]cli.Flag{&cli.StringFlag{Name: "user", Usage: "the user's `ID`"}, app.JSONFlag()}, app.WorkerFlags()...)}},
+			Action: a.deleteUserContent, Flags: append([]cli.Flag{&cli.StringFlag{Name: "user", Usage: "the user's `ID`"}, app.JSONFlag()}, app.WorkerFlags()...)}},
 	}
 }
 
-func (a program) forget(c *cli.Context) error {
+func (a program) deleteUserContent(c *cli.Context) error {
 	user, err := app.UserID(c.String("user"))
 	if err != nil {
 		return err
 	}
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
-		cancelled, forgotten, err := st.Forget(ctx, user)
+		cancelled, forgotten, err := st.DeleteUserContent(ctx, user)
 		if err != nil {
 			return err
 		}
