@@ -67,6 +67,8 @@ func TestPlan_StepsCanBeRunByHand(t *testing.T) {
 func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
 	b := open(t, server.Empty(t))
 	b.role("nobody")
+	b.role("reader")
+	b.exec(`alter role reader set default_transaction_read_only = on`)
 	for name, c := range map[string]struct {
 		prepare, want string
 		roles         store.Roles
@@ -75,8 +77,8 @@ func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
 		"role missing":       {want: `create role "ghost" login`, roles: store.Roles{App: []string{"ghost"}}},
 		"role of everybody":  {want: "everybody on the internet", roles: store.Roles{Worker: []string{"anon"}}},
 		"schema of others":   {prepare: `create schema imagetasks; create table imagetasks.tasks (id int)`, want: "set DATABASE_SCHEMA to another name"},
-		"no right to create": {prepare: `drop schema if exists imagetasks cascade`, want: "grant create on database", url: "nobody"},
-		"read-only":          {prepare: `alter role nobody set default_transaction_read_only = on`, want: "read-only", url: "nobody"},
+		"no right to create": {want: "grant create on database", url: "nobody"},
+		"read-only":          {want: "read-only", url: "reader"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.prepare != "" {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func (b *testStore) rawAs(role string) *sql.DB {
 func (b *testStore) objects() map[string][]string {
 	b.tb.Helper()
 	rows, err := b.raw.QueryContext(b.ctx, `
-		select c.relkind::text, c.relname, (select attname from pg_attribute where attrelid = c.oid and attnum = 1)
+		select c.relkind::text, c.relname, (select attname::text from pg_attribute where attrelid = c.oid and attnum = 2)
 		from pg_class c where c.relnamespace = 'imagetasks'::regnamespace and c.relkind in ('r', 'v', 'S')
 		union all
 		select 'f', p.proname, (select string_agg('null::' || format_type(t, null), ', ' order by n) from unnest(p.proargtypes::oid[]) with ordinality a (t, n))
@@ -80,6 +81,8 @@ func (b *testStore) objects() map[string][]string {
 			out[name] = []string{"select nextval('" + object + "')", "select last_value from " + object}
 		case "f":
 			out[name+"()"] = []string{"select * from " + object + "(" + detail.String + ")"}
+		case "v":
+			out[name] = []string{"select * from " + object + " limit 1"}
 		default:
 			out[name] = []string{"select * from " + object + " limit 1", "delete from " + object + " where false",
 				"insert into " + object + " default values", fmt.Sprintf("update %s set %s = %[2]s where false", object, detail.String)}
@@ -196,8 +199,9 @@ func lifeUnchecked(ctx context.Context, s *store.Store, user string) error {
 		must(err)
 		return tasks
 	}
-	tasks := claim(8)
-	tasks = append(tasks, claim(8)...)
+	tasks := append(claim(2), claim(1000)...)
+	// Calls for other users left tasks when a privilege was missing.
+	tasks = slices.DeleteFunc(tasks, func(t task.Task) bool { return t.UserID != user })
 	if len(tasks) < 10 {
 		return errors.Join(append(all, fmt.Errorf("claimed %d", len(tasks)))...)
 	}
@@ -277,6 +281,10 @@ func TestMigrate_WorkerRoleNeedsEachGrant(t *testing.T) {
 		_, ok := errors.AsType[*store.AccessError](err)
 		assert.True(t, ok, "%s: %v", grant, err)
 		assert.ErrorContains(t, err, grant, "the error names the statement that cures it")
+		if strings.Contains(grant, "schema_versions") {
+			b.exec(grant)
+			continue // it is needed by the check itself
+		}
 		assert.Error(t, lifeUnchecked(b.ctx, s, fmt.Sprintf("user %d", i)), "not needed: %s", grant)
 		b.exec(grant)
 	}
