@@ -15,8 +15,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,8 +24,12 @@ import (
 
 // Config configures a Store.
 type Config struct {
-	// URL is a PostgreSQL URL or a key=value string, in the form that libpq accepts.
+	// URL is a PostgreSQL URL or a key=value string, as pgurl.Parse reads it.
 	URL string
+	// Env looks up the PG* variables, which complete the URL; nil: none is set.
+	Env func(name string) (string, bool)
+	// Warn is called at most once, by Open, with parameters of the URL that are not used, by name; optional.
+	Warn func(message string)
 	// Tables are the names of the application's tables.
 	Tables Tables
 	// ApplicationName is shown in pg_stat_activity.
@@ -38,28 +40,21 @@ type Config struct {
 
 // Store is a connection pool and the statements for it. It is safe for concurrent use.
 type Store struct {
-	db     *sql.DB
-	dsn    string
-	dialer *dialer
-	names  names
-	sql    statements
+	db        *sql.DB
+	connector *connector
+	dialer    *dialer
+	names     names
+	sql       statements
 }
 
 // Open returns a Store. It does not connect; the first statement does. It returns an error if the URL is invalid, which
 // does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
 // statements that the Store uses.
 func Open(conf Config) (*Store, error) {
-	dsn, err := dataSource(conf.URL, conf.ApplicationName)
+	connector, d, err := newConnector(conf)
 	if err != nil {
 		return nil, err
 	}
-	connector, err := pq.NewConnector(dsn)
-	if err != nil {
-		// The driver's error may quote the URL with its password.
-		return nil, errors.New(invalidURL)
-	}
-	d := &dialer{}
-	connector.Dialer(d)
 	n := conf.Tables.names()
 	files, err := fs.Sub(sqlFiles, "sql")
 	if err != nil {
@@ -77,42 +72,7 @@ func Open(conf Config) (*Store, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{db: db, dsn: dsn, dialer: d, names: n, sql: loaded}, nil
-}
-
-const invalidURL = "the database URL is invalid; the expected form is postgres://user:password@host:5432/database"
-
-// dataSource adds the parameters that the Store relies on, unless they are set: binary_parameters makes a statement one
-// round trip, which also works behind a transaction pooler; connect_timeout bounds connecting.
-func dataSource(raw, application string) (string, error) {
-	if strings.TrimSpace(raw) == "" {
-		return "", errors.New("DATABASE_URL is not set; set it to postgres://user:password@host:5432/database")
-	}
-	defaults := [][2]string{
-		{"binary_parameters", "yes"},
-		{"connect_timeout", "10"},
-		{"fallback_application_name", application},
-	}
-	if !strings.Contains(raw, "://") {
-		for _, d := range defaults {
-			if d[1] != "" && !strings.Contains(raw, d[0]+"=") {
-				raw += " " + d[0] + "='" + d[1] + "'"
-			}
-		}
-		return raw, nil
-	}
-	u, err := url.Parse(raw)
-	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
-		return "", errors.New(invalidURL + " (write special characters in the password as %XX)")
-	}
-	q := u.Query()
-	for _, d := range defaults {
-		if d[1] != "" && !q.Has(d[0]) {
-			q.Set(d[0], d[1])
-		}
-	}
-	u.RawQuery = q.Encode()
-	return u.String(), nil
+	return &Store{db: db, connector: connector, dialer: d, names: n, sql: loaded}, nil
 }
 
 // Close closes the connections.
