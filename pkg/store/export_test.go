@@ -1,5 +1,7 @@
 package store
 
+import "database/sql"
+
 // Statement returns the text of a statement, for EXPLAIN.
 func (s *Store) Statement(name string) string {
 	for _, fields := range s.sql.files() {
@@ -9,3 +11,6 @@ func (s *Store) Statement(name string) string {
 	}
 	panic("no statement " + name)
 }
+
+// DB returns the connection pool.
+func (s *Store) DB() *sql.DB { return s.db }
