@@ -241,9 +241,10 @@ func (s *postgresServers) store(t *testing.T, text string, env []string) (facts 
 	defer st.Close()
 	err = st.DB().QueryRowContext(t.Context(), sessionFacts).Scan(&facts)
 	if err == nil {
-		ctx, cancel := context.WithCancel(t.Context())
-		st.Listen(ctx, cancel) // the LISTEN connection is opened in the same way
-		if t.Context().Err() == nil && !errors.Is(ctx.Err(), context.Canceled) {
+		// The LISTEN connection is opened in the same way.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		st.Listen(ctx, cancel)
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = errors.New("LISTEN failed")
 		}
 	}
@@ -449,6 +450,8 @@ func TestConnector_LikePsql(t *testing.T) {
 	for name, text := range map[string]string{"passfile": passfile, "home/.pgpass": passfile, "service.conf": service, "home/pg_service.conf": service} {
 		require.NoError(t, os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600))
 	}
+	t.Run("cancel", s.testCancel)
+	t.Run("abort", s.testAbort)
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range connectCases {
 			t.Run(c.text+" "+c.env, func(t *testing.T) {
@@ -494,4 +497,53 @@ func (s *postgresServers) compare(t *testing.T, c connectCase) {
 	} else if assert.Len(t, warnings, 1) {
 		assert.Contains(t, warnings[0], c.warns)
 	}
+}
+
+// A statement is cancelled over a connection that is encrypted in the same way.
+func (s *postgresServers) testCancel(t *testing.T) {
+	st, err := store.Open(store.Config{URL: s.expand("postgres://alice:{pw}@{tls}/postgres?channel_binding=require")})
+	require.NoError(t, err)
+	defer st.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = st.DB().ExecContext(ctx, "select pg_sleep(60)")
+	assert.ErrorContains(t, err, "canceling statement")
+}
+
+func (s *postgresServers) testAbort(t *testing.T) {
+	st, err := store.Open(store.Config{URL: s.expand("postgres://trusted@{tls}/postgres?sslmode=require")})
+	require.NoError(t, err)
+	defer st.Close()
+	running := make(chan struct{})
+	ended := make(chan error, 1)
+	conn, err := st.DB().Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	go func() {
+		close(running)
+		_, err := conn.ExecContext(context.WithoutCancel(t.Context()), "select pg_sleep(60)")
+		ended <- err
+	}()
+	<-running
+	st.Abort()
+	assert.Error(t, <-ended)
+	assert.ErrorIs(t, st.Ping(t.Context()), net.ErrClosed)
+}
+
+// lib/pq fails on these variables, and on wrong values of others. The Store passes it no environment.
+func TestConnector_ProcessEnvironmentIsNotRead(t *testing.T) {
+	url := server.Database(t)
+	for _, line := range []string{"PGREALM=x", "PGGSSENCMODE=disable", "PGGSSDELEGATION=0", "PGGSSLIB=gssapi", "PGREQUIREAUTH=none", "PGCHANNELBINDING=prefer",
+		"PGSSLCERTMODE=allow", "PGSSLCRL=x", "PGSSLCRLDIR=x", "PGREQUIREPEER=x", "PGREQUIRESSL=1", "PGSSLCOMPRESSION=0", "PGKRBSRVNAME=x",
+		"PGSSLMODE=whatever", "PGPORT=x", "PGSERVICE=none", "PGCLIENTENCODING=LATIN1"} {
+		name, value, _ := strings.Cut(line, "=")
+		t.Setenv(name, value)
+	}
+	st, err := store.Open(store.Config{URL: url})
+	require.NoError(t, err)
+	defer st.Close()
+	require.NoError(t, st.Ping(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	st.Listen(ctx, cancel)
+	assert.ErrorIs(t, ctx.Err(), context.Canceled)
 }
