@@ -202,9 +202,9 @@ func (a *Attempt) openHost(ctx context.Context, open func(context.Context, *Atte
 	}
 	a.encryption = first
 	encrypted, err := open(ctx, a)
-	var failed *handshakeError
+	_, noTLS := errors.AsType[*handshakeError](err)
 	again := refused(err) && !encrypted && second > first || // allow
-		(refused(err) && encrypted || errors.As(err, &failed)) && second < first // prefer
+		(refused(err) && encrypted || noTLS) && second < first // prefer
 	if again {
 		a2 := *a // a connection of the first attempt may still exist
 		a2.encryption = second
@@ -225,8 +225,11 @@ const cannotConnectNow = "57P03"
 
 // refused reports whether a server refused the session. Only a server's error has an SQLSTATE.
 func refused(err error) bool {
-	var server interface{ SQLState() string }
-	return errors.As(err, &server) && server.SQLState() != cannotConnectNow
+	server, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err)
+	return ok && server.SQLState() != cannotConnectNow
 }
 
 type hostError struct {

@@ -2,6 +2,7 @@ package pgurl
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -199,7 +200,7 @@ func (v *values) get(keyword string) (value, bool) {
 	return found, found.text != ""
 }
 
-// warning names what is not used.
+// warning names what is not used: parameters, and files that libpq would read.
 func (v *values) warning(c Config) string {
 	var parts []string
 	if names := sorted(v.unknown); len(names) > 0 {
@@ -210,6 +211,11 @@ func (v *values) warning(c Config) string {
 	}
 	if info, err := os.Stat(c.Passfile); c.Password == "" && err == nil && info.Mode().Perm()&0o077 != 0 {
 		parts = append(parts, "the password file "+c.Passfile+" is not used, because others may read it (its permissions must be 0600)")
+	}
+	if crl := filepath.Join(filepath.Dir(c.TLS.DefaultRootCert), "root.crl"); c.TLS.DefaultRootCert != "" && c.TLS.Mode != "disable" {
+		if _, err := os.Stat(crl); err == nil {
+			parts = append(parts, crl+" is not read: certificate revocation lists are not supported")
+		}
 	}
 	return strings.Join(parts, "; ")
 }

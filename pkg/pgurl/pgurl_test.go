@@ -141,6 +141,17 @@ func TestParse_WarningNamesParametersWithoutValues(t *testing.T) {
 	assert.Empty(t, parse(t, "postgres://u:p@h/d", "PGCLIENTENCODING=LATIN1", "PGDATESTYLE=German", "PGREALM=x").Warning)
 }
 
+func TestParse_WarningOfFiles(t *testing.T) {
+	home := t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(home, ".postgresql"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".postgresql", "root.crl"), nil, 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(home, ".pgpass"), nil, 0o644))
+	warning := parse(t, "postgres://u@h", "HOME="+home).Warning
+	assert.Contains(t, warning, ".pgpass is not used, because others may read it")
+	assert.Contains(t, warning, "root.crl is not read")
+	assert.Empty(t, parse(t, "postgres://u:p@h?sslmode=disable", "HOME="+home).Warning)
+}
+
 func TestParse_TLSMode(t *testing.T) {
 	for query, want := range map[string]string{
 		"": "prefer", "sslmode=": "prefer", "sslmode=allow": "allow", "sslmode=no-verify": "require", "ssl": "require", "ssl=true": "require",
