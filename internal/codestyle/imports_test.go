@@ -24,7 +24,8 @@ var layers = [][]string{
 	{"pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
 	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
-	{"pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress"},
+	{"pkg/pgdial"},
+	{"pkg/pgurl", "pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress"},
 	{"pkg/lang"},
 }
 

@@ -1,5 +1,5 @@
 // Package postgres starts a private PostgreSQL server for tests and for the demo. The cluster has its own directory and
-// listens on a unix socket only. Stop removes it; on Linux the server also ends if the process that started it ends.
+// listens on a unix socket, and on 127.0.0.1 only if a port is configured. Stop removes it; on Linux the server also ends if the process that started it ends.
 // PostgreSQL's programs refuse to run as root: if the current user is root, they run as the user postgres or nobody.
 package postgres
 
@@ -30,6 +30,8 @@ type Config struct {
 	Dir string
 	// Durable keeps fsync on, as in production. Benchmarks need it.
 	Durable bool
+	// Port is a TCP port of 127.0.0.1, and the port in the name of the socket; 0: the server has no TCP port.
+	Port int
 	// Settings are settings for postgresql.conf by name.
 	Settings map[string]string
 }
@@ -152,6 +154,13 @@ func own(dir string, cred *syscall.Credential) error {
 	return os.Chown(dir, int(cred.Uid), int(cred.Gid))
 }
 
+func (c *Cluster) port() string {
+	if c.conf.Port == 0 {
+		return "5432"
+	}
+	return strconv.Itoa(c.conf.Port)
+}
+
 func (c *Cluster) data() string { return filepath.Join(c.dir, "data") }
 
 func (c *Cluster) command(ctx context.Context, name string, args ...string) *exec.Cmd {
@@ -181,6 +190,9 @@ func (c *Cluster) initdb(ctx context.Context) error {
 		// lease epochs that fencing depends on.
 		conf["fsync"], conf["full_page_writes"] = "off", "off"
 	}
+	if c.conf.Port != 0 {
+		conf["listen_addresses"] = "'127.0.0.1'"
+	}
 	maps.Copy(conf, c.conf.Settings)
 	var lines strings.Builder
 	for name, value := range conf {
@@ -197,7 +209,7 @@ func (c *Cluster) initdb(ctx context.Context) error {
 // Launch starts the server again after Halt, and waits until it accepts connections, for at most a minute.
 func (c *Cluster) Launch(ctx context.Context) error {
 	// The command has no context because the server outlives this call.
-	cmd := c.command(context.Background(), "postgres", "-D", c.data(), "-p", "5432")
+	cmd := c.command(context.Background(), "postgres", "-D", c.data(), "-p", c.port())
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -237,7 +249,7 @@ func (c *Cluster) await(ctx context.Context) error {
 
 // URL returns the address of a database of the cluster.
 func (c *Cluster) URL(database string) string {
-	q := url.Values{"host": {c.dir}, "port": {"5432"}, "sslmode": {"disable"}}
+	q := url.Values{"host": {c.dir}, "port": {c.port()}, "sslmode": {"disable"}}
 	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Path: "/" + database, RawQuery: q.Encode()}
 	return u.String()
 }

@@ -68,6 +68,8 @@ type App struct {
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
 
+	quiet       bool        // --quiet is set: cron would mail warnings at each pass
+	warnedOfURL atomic.Bool // warnOfURL has printed
 	interrupted atomic.Bool // a signal has come
 	printedJSON bool        // PrintJSON was called
 }

@@ -132,6 +132,25 @@ func TestEnvFile_WarnsOfNearMisses(t *testing.T) {
 	assert.NotContains(t, stderr, "warning:")
 }
 
+func TestDatabaseURL_WarnsOnceOfParameters(t *testing.T) {
+	env := map[string]string{"DATABASE_URL": "postgres://u:secretpass@127.0.0.1:1/x?pgbouncer=true&schema=secretname"}
+	for _, program := range []app.Program{fixstucktasks.New, monitortasks.New} {
+		_, stdout, stderr := run(t, env, program, "--json")
+		assert.Equal(t, 1, strings.Count(stderr, "warning:"), stderr)
+		assert.Contains(t, stderr, "warning: DATABASE_URL: these are not parameters of PostgreSQL and are ignored: pgbouncer, schema\n")
+		assert.NotContains(t, stderr, "secretname")
+		assert.NotContains(t, stdout, "warning")
+	}
+	_, _, stderr := run(t, env, monitortasks.New, "--quiet")
+	assert.NotContains(t, stderr, "warning:")
+}
+
+func TestDatabaseURL_EnvironmentIsRead(t *testing.T) {
+	code, _, stderr := run(t, map[string]string{"PGSSLMODE": "whatever"}, fixstucktasks.New)
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stderr, "PGSSLMODE must be one of disable, allow")
+}
+
 func TestEnvFile_BadLineIsAUsageError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "env")
 	require.NoError(t, os.WriteFile(path, []byte("A=1\nOPENAI_PROXY http://u:secretpass@h:1\n"), 0o600))

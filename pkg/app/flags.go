@@ -88,7 +88,9 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	case err != nil:
 		return settings.Settings{}, &usageError{err}
 	}
-	a.warnOfNearMisses(c, path, file)
+	quiet, _ := FlagValue(c, "quiet")
+	a.quiet = quiet == "true"
+	a.warnOfNearMisses(path, file)
 	s, err := settings.Load(
 		func(s settings.Setting) (string, bool) {
 			if s.Flag == "" {
@@ -104,9 +106,9 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	return s, err
 }
 
-func (a *App) warnOfNearMisses(c *cli.Context, path string, file map[string]string) {
-	if quiet, _ := FlagValue(c, "quiet"); quiet == "true" {
-		return // cron would mail it at each pass
+func (a *App) warnOfNearMisses(path string, file map[string]string) {
+	if a.quiet {
+		return
 	}
 	for _, m := range settings.NearMisses(file) {
 		fmt.Fprintf(a.Stderr, "warning: the env file %s sets %s, which is not a setting; did you mean %s?\n", path, m.Name, m.Setting)

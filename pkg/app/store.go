@@ -32,7 +32,7 @@ func (a *App) OpenStore(ctx context.Context, s settings.Settings) (*store.Store,
 // OpenProcessorStore is OpenStore for a processor: once it returned, the end of ctx closes no connection, because tasks that
 // were claimed are still to be recorded. See AbortWhenIdle.
 func (a *App) OpenProcessorStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
-	st, err := newStore(s)
+	st, err := a.newStore(s)
 	if err != nil {
 		return nil, err
 	}
@@ -57,17 +57,19 @@ func (a *App) ConnectStore(ctx context.Context, s settings.Settings) (*store.Sto
 
 // NewStore returns the store without connecting. The end of ctx ends calls as in OpenStore.
 func (a *App) NewStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
-	st, err := newStore(s)
+	st, err := a.newStore(s)
 	if err == nil {
 		abortAfter(ctx, st)
 	}
 	return st, err
 }
 
-func newStore(s settings.Settings) (*store.Store, error) {
+func (a *App) newStore(s settings.Settings) (*store.Store, error) {
 	st, err := store.Open(store.Config{
 		URL:             s.DatabaseURL,
 		Schema:          s.DatabaseSchema,
+		Env:             a.Env,
+		Warn:            a.warnOfURL,
 		ApplicationName: "imagetasks",
 		MaxConns:        min(4+s.Concurrency/4, 16),
 	})
@@ -79,6 +81,13 @@ func newStore(s settings.Settings) (*store.Store, error) {
 		return nil, &settings.Error{Name: name, Reason: err.Error()}
 	}
 	return st, nil
+}
+
+// warnOfURL prints what store.Open has to say about DATABASE_URL, once in the life of the program.
+func (a *App) warnOfURL(message string) {
+	if !a.quiet && a.warnedOfURL.CompareAndSwap(false, true) {
+		fmt.Fprintln(a.Stderr, "warning:", a.Redact.String(message))
+	}
 }
 
 // abortAfter closes the store's connections a moment after ctx is done, unless stop is called before; stop reports whether

@@ -4,13 +4,14 @@ import (
 	"context"
 	"net"
 	"sync"
-	"time"
 )
 
 // dialer makes the connections of a Store, and can close them all at once. lib/pq ends a statement whose context is
 // done only when the server responds, and its handshake has no bound but connect_timeout: closing the connection is
 // what ends both. It is safe for concurrent use.
 type dialer struct {
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+
 	mu      sync.Mutex
 	closed  bool
 	conns   map[*dialedConn]struct{}
@@ -31,14 +32,14 @@ func (c *dialedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// DialContext connects. It implements pq.DialerContext.
+// DialContext connects.
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if !d.begin(&cancel) {
 		return nil, net.ErrClosed
 	}
-	raw, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	raw, err := d.dial(ctx, network, address)
 	return d.end(&cancel, raw, err)
 }
 
@@ -69,18 +70,6 @@ func (d *dialer) end(cancel *context.CancelFunc, raw net.Conn, err error) (net.C
 	c := &dialedConn{Conn: raw, dialer: d}
 	d.conns[c] = struct{}{}
 	return c, nil
-}
-
-// Dial connects. It implements pq.Dialer.
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	return d.DialContext(context.Background(), network, address)
-}
-
-// DialTimeout connects within a time. It implements pq.Dialer.
-func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return d.DialContext(ctx, network, address)
 }
 
 // abort closes every connection, and refuses to make more.

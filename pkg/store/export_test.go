@@ -1,5 +1,7 @@
 package store
 
+import "database/sql"
+
 // Statement returns the text of a statement, for EXPLAIN.
 func (s *Store) Statement(name string) string {
 	for _, fields := range s.sql.files() {
@@ -24,3 +26,6 @@ func WorkerGrants(schema, role string) []string {
 	}
 	return out
 }
+
+// DB returns the connection pool.
+func (s *Store) DB() *sql.DB { return s.db }

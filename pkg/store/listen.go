@@ -3,43 +3,35 @@ package store
 import (
 	"context"
 	"time"
-
-	"github.com/lib/pq"
 )
 
-// listenerPing is the interval of pings on the LISTEN connection. A ping detects a broken connection that reports no
-// error, so that it is replaced.
-const listenerPing = time.Minute
+const (
+	// listenerPing is the interval of pings on the LISTEN connection. A ping detects a broken connection that reports no
+	// error, so that it is replaced.
+	listenerPing = time.Minute
+	// reconnectMin and reconnectMax bound the wait before the LISTEN connection is made again; it doubles.
+	reconnectMin, reconnectMax = time.Second, time.Minute
+)
 
 // Listen calls wake when tasks may have become due: once subscribed, at each NOTIFY, and after each reconnect, because
 // notifications sent in between are lost. It returns when ctx ends. Behind a transaction pooler no notification arrives,
 // and this can't be distinguished from an empty queue, so callers must poll too.
 func (s *Store) Listen(ctx context.Context, wake func()) {
-	listener := pq.NewDialListener(s.dialer, s.dsn, time.Second, time.Minute, nil)
-	subscribed := make(chan struct{})
-	go func() {
-		defer close(subscribed)
-		// This waits for the first connection and fails only after the listener is closed.
-		_ = listener.Listen(s.names.Channel)
-	}()
-	defer func() {
-		_ = listener.Close()
-		<-subscribed
-	}()
-	tick := time.NewTicker(listenerPing)
-	defer tick.Stop()
-	ready := subscribed
+	wait := reconnectMin
 	for {
+		if session, err := s.connector.connect(ctx); err == nil {
+			// An error means that the connection broke or that the server refuses LISTEN: both call for a new connection.
+			_ = session.conn.Listen(ctx, s.names.Channel, listenerPing, func() {
+				wait = reconnectMin
+				wake()
+			})
+			session.conn.Abort()
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-ready:
-			ready = nil
-			wake()
-		case <-listener.NotificationChannel():
-			wake()
-		case <-tick.C:
-			_ = listener.Ping() // a failure makes the listener reconnect
+		case <-time.After(wait):
 		}
+		wait = min(2*wait, reconnectMax)
 	}
 }

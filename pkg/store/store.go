@@ -15,8 +15,6 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/url"
-	"strings"
 	"syscall"
 	"time"
 
@@ -28,10 +26,14 @@ import (
 
 // Config configures a Store.
 type Config struct {
-	// URL is a PostgreSQL URL or a key=value string, in the form that libpq accepts.
+	// URL is a PostgreSQL URL or a key=value string, as pgurl.Parse reads it.
 	URL string
 	// Schema is the schema of the installation; empty means DefaultSchema.
 	Schema string
+	// Env looks up the PG* variables, which complete the URL; nil: none is set.
+	Env func(name string) (string, bool)
+	// Warn is called at most once, by Open, with parameters of the URL that are not used, by name; optional.
+	Warn func(message string)
 	// ApplicationName is shown in pg_stat_activity.
 	ApplicationName string
 	// MaxConns is the maximum number of connections; 0 means 8. Listen uses one more.
@@ -40,11 +42,11 @@ type Config struct {
 
 // Store is a connection pool and the statements for it. It is safe for concurrent use.
 type Store struct {
-	db     *sql.DB
-	dsn    string
-	dialer *dialer
-	names  names
-	sql    statements
+	db        *sql.DB
+	connector *connector
+	dialer    *dialer
+	names     names
+	sql       statements
 }
 
 // SchemaNameError means that Config.Schema can't be used.
@@ -60,17 +62,10 @@ func (e *SchemaNameError) Unwrap() error { return e.Err }
 // does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
 // statements that the Store uses.
 func Open(conf Config) (*Store, error) {
-	dsn, err := dataSource(conf.URL, conf.ApplicationName)
+	connector, d, err := newConnector(conf)
 	if err != nil {
 		return nil, err
 	}
-	connector, err := pq.NewConnector(dsn)
-	if err != nil {
-		// The driver's error may quote the URL with its password.
-		return nil, errors.New(invalidURL)
-	}
-	d := &dialer{}
-	connector.Dialer(d)
 	n, err := newNames(conf.Schema)
 	if err != nil {
 		return nil, &SchemaNameError{err}
@@ -91,42 +86,7 @@ func Open(conf Config) (*Store, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{db: db, dsn: dsn, dialer: d, names: n, sql: loaded}, nil
-}
-
-const invalidURL = "the database URL is invalid; the expected form is postgres://user:password@host:5432/database"
-
-// dataSource adds the parameters that the Store relies on, unless they are set: binary_parameters makes a statement one
-// round trip, which also works behind a transaction pooler; connect_timeout bounds connecting.
-func dataSource(raw, application string) (string, error) {
-	if strings.TrimSpace(raw) == "" {
-		return "", errors.New("DATABASE_URL is not set; set it to postgres://user:password@host:5432/database")
-	}
-	defaults := [][2]string{
-		{"binary_parameters", "yes"},
-		{"connect_timeout", "10"},
-		{"fallback_application_name", application},
-	}
-	if !strings.Contains(raw, "://") {
-		for _, d := range defaults {
-			if d[1] != "" && !strings.Contains(raw, d[0]+"=") {
-				raw += " " + d[0] + "='" + d[1] + "'"
-			}
-		}
-		return raw, nil
-	}
-	u, err := url.Parse(raw)
-	if err != nil || (u.Scheme != "postgres" && u.Scheme != "postgresql") {
-		return "", errors.New(invalidURL + " (write special characters in the password as %XX)")
-	}
-	q := u.Query()
-	for _, d := range defaults {
-		if d[1] != "" && !q.Has(d[0]) {
-			q.Set(d[0], d[1])
-		}
-	}
-	u.RawQuery = q.Encode()
-	return u.String(), nil
+	return &Store{db: db, connector: connector, dialer: d, names: n, sql: loaded}, nil
 }
 
 // Close closes the connections.
