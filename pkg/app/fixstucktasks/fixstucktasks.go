@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
@@ -38,13 +40,18 @@ func New(core *app.App) *cli.App {
 	return &cli.App{
 		Name:  "fix-stuck-tasks",
 		Usage: "fails and refunds stuck tasks, and audits the credits",
-		Description: "Exit codes: 0 done; 1 could not do its work; 2 wrong usage or settings; 3 stuck tasks remain, or a task\n" +
-			"named by --task was not repaired. Ctrl-C stops after the current batch; run it again to continue.",
+		Description: "Exit codes: 0 done; 1 could not do its work; 2 wrong usage or settings; 3 stuck tasks remain, a task\n" +
+			"named by --task was not repaired, or a task says it was charged while the ledger has no charge. Ctrl-C stops after the current batch; run it again to continue.",
 		Flags:  flags,
 		Action: a.fix,
 		Commands: []*cli.Command{{
 			Name: "audit", Usage: "check the credit rules over the whole database; exits 3 and lists the rows that violate one",
-			Flags: append([]cli.Flag{app.JSONFlag()}, app.CommonFlags()...), Action: a.audit,
+			Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "repair", Usage: "first pay the refunds that are owed; nothing else can be repaired without doubt"},
+				&cli.StringFlag{Name: "resolve", Usage: "first settle the task with this `ID`, which says that it was charged while the ledger has no charge"},
+				&cli.Int64Flag{Name: "credits", Usage: "with --resolve: credits to give to the task's user; 0 if nothing was paid", Value: -1, DefaultText: "none"},
+				&cli.StringFlag{Name: "reason", Usage: "with --resolve: reason, for the ledger"},
+				app.JSONFlag()}, app.CommonFlags()...), Action: a.audit,
 		}},
 	}
 }
@@ -179,7 +186,7 @@ func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepai
 	switch {
 	case interrupted:
 		return fmt.Errorf("%w between two batches; %s; run it again to continue", app.ErrInterrupted, textRemaining.In(lang.EN, done.Remaining))
-	case done.Remaining > 0 || len(unrepaired) > 0:
+	case done.Remaining > 0 || len(unrepaired) > 0 || len(done.MissingCharges) > 0:
 		return app.ErrUnhealthy
 	}
 	return nil
@@ -206,6 +213,9 @@ func (a program) print(done repair.Report, unrepaired []unrepairedTask, l lang.L
 	if n > 0 && !done.DryRun {
 		line(textRate, done.Duration, done.Rate())
 	}
+	for _, id := range done.MissingCharges {
+		line(textMissingCharge, id)
+	}
 	for _, u := range unrepaired {
 		line(textNotRepaired, u.TaskID, u.Reason)
 	}
@@ -216,15 +226,32 @@ func (a program) audit(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	resolve := resolution{task: c.String("resolve"), credits: c.Int64("credits"), reason: strings.TrimSpace(c.String("reason"))}
+	if err := resolve.check(c); err != nil {
+		return err
+	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+		changes := auditChanges{Repaired: []task.Refund{}}
+		if resolve.task != "" {
+			if err := a.resolve(ctx, st, resolve, &changes); err != nil {
+				return err
+			}
+		}
+		if c.Bool("repair") {
+			if changes.Repaired, err = repairRefunds(ctx, st); err != nil {
+				return err
+			}
+		}
 		rules, err := st.Audit(ctx)
 		if err != nil {
 			return err
 		}
 		violations := store.CountViolations(rules)
 		if c.Bool("json") {
-			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules})
+			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules,
+				"repaired": changes.Repaired, "resolved": changes.Resolved})
 		} else {
+			a.printChanges(c.Bool("repair"), changes, l)
 			render.Audit(a.Stdout, rules, l)
 		}
 		if err == nil && violations > 0 {
@@ -232,4 +259,74 @@ func (a program) audit(c *cli.Context) error {
 		}
 		return err
 	})
+}
+
+// resolution is what --resolve, --credits and --reason say.
+type resolution struct {
+	task    string
+	credits int64
+	reason  string
+}
+
+func (r resolution) check(c *cli.Context) error {
+	switch {
+	case c.IsSet("resolve") && r.task == "":
+		return app.Usagef("--resolve is empty; it takes a task's id")
+	case r.task == "" && (c.IsSet("credits") || c.IsSet("reason")):
+		return app.Usagef("--credits and --reason need --resolve")
+	case r.task != "" && (r.credits < 0 || r.credits > store.MaxCost):
+		return app.Usagef("--resolve needs --credits, from 0 to %d: what the task's user is to get", store.MaxCost)
+	case r.task != "" && r.reason == "":
+		return app.Usagef("--resolve needs --reason, which is kept in the ledger")
+	}
+	return nil
+}
+
+// auditChanges is what was corrected before an audit.
+type auditChanges struct {
+	Repaired []task.Refund
+	Resolved *resolved
+}
+
+type resolved struct {
+	TaskID  string `json:"task_id"`
+	UserID  string `json:"user_id"`
+	Credits int64  `json:"credits"`
+	Balance int64  `json:"balance"`
+}
+
+func (a program) resolve(ctx context.Context, st *store.Store, r resolution, changes *auditChanges) error {
+	user, balance, err := st.Resolve(ctx, r.task, r.credits, a.Redact.String(r.reason))
+	if err != nil {
+		return err
+	}
+	changes.Resolved = &resolved{TaskID: r.task, UserID: user, Credits: r.credits, Balance: balance}
+	return nil
+}
+
+// repairBatch is how many refunds one statement pays.
+const repairBatch = 1000
+
+// repairRefunds pays the refunds that are owed, batch by batch.
+func repairRefunds(ctx context.Context, st *store.Store) ([]task.Refund, error) {
+	all := []task.Refund{}
+	for {
+		paid, err := st.RepairRefunds(ctx, repairBatch, uuid.New())
+		all = append(all, paid...)
+		if err != nil || len(paid) < repairBatch {
+			return all, err
+		}
+	}
+}
+
+func (a program) printChanges(repair bool, changes auditChanges, l lang.Lang) {
+	if r := changes.Resolved; r != nil {
+		a.Printf("%s\n", textResolved.In(l, r.TaskID, r.UserID, lang.NewMessage(textCredits, r.Credits), r.Balance))
+	}
+	for _, r := range changes.Repaired {
+		a.Printf("%s\n", textPaid.In(l, r.TaskID, r.UserID, lang.NewMessage(textCredits, r.Credits)))
+	}
+	if repair && len(changes.Repaired) == 0 {
+		a.Printf("%s\n", textNothingOwed.In(l))
+	}
 }

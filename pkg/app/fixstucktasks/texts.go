@@ -17,6 +17,13 @@ var (
 	textRemaining   = lang.Text{EN: "%d stuck tasks remain", One: "%d stuck task remains", ZH: "剩余 %d 个卡住的任务"}
 	textNotRepaired = lang.Text{EN: "not repaired: %s: %s", ZH: "未修复：%s：%s"}
 
+	textMissingCharge = lang.Text{EN: "%s: nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve",
+		ZH: "%s：未退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve"}
+
+	textPaid        = lang.Text{EN: "repaired: task %s: refunded to %s: %s", ZH: "已修复：任务 %s：退还用户 %s：%s"}
+	textNothingOwed = lang.Text{EN: "no refund is owed", ZH: "没有应退未退的积分"}
+	textResolved    = lang.Text{EN: "resolved: task %s: user %s gets %s; the balance is %d", ZH: "已处理：任务 %s：用户 %s 获得%s；余额 %d"}
+
 	textNoSuchTask = lang.Text{EN: "the task does not exist", ZH: "任务不存在"}
 	textNotStuck   = lang.Text{EN: "its status is %s; it is not stuck", ZH: "其状态为 %s，没有卡住"}
 	textOtherUser  = lang.Text{EN: "it belongs to another user", ZH: "它属于其他用户"}

@@ -212,7 +212,9 @@ $$;
 -- returns their number. The user's lock makes the count exact: a task starts to count here or in enqueue, under that lock,
 -- and stops to count whenever it leaves the state "processing".
 create function {{.Schema}}.admit(user_ids text[]) returns int
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off -- as in claim
+as $$
 #variable_conflict use_column
 declare
     allowed int := (select user_concurrency from {{.Schema}}.control);
@@ -266,7 +268,9 @@ $$;
 
 -- Gives up to max_tasks tasks whose time has come their turn, and returns their number. A task that had a turn keeps it.
 create function {{.Schema}}.promote(max_tasks int) returns int
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off -- as in claim
+as $$
 #variable_conflict use_column
 declare
     limited boolean := (select user_concurrency > 0 from {{.Schema}}.control);
@@ -317,7 +321,10 @@ $$;
 create function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, lease_ms bigint, fallback_attempts int)
 returns table (task_id text, run int, user_id text, prompt text, options jsonb, model text, input_count int,
                attempt_count int, max_attempts int, lease_epoch bigint)
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- The planner does not know the limit, and the statistics may be old: it must not read the whole queue for a few tasks.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+as $$
 #variable_conflict use_column
 begin
     -- A repeat that overtakes the first call would claim other tasks.
