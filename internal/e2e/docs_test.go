@@ -73,7 +73,7 @@ func TestReadme_Commands(t *testing.T) {
 	withDaemon(w)
 	delete(w.env, "LOG_DIR")
 	require.NoError(t, os.CopyFS(filepath.Join(w.dir, "bin"), os.DirFS(bin))) // as quickstart.sh builds them
-	_, err := w.db.Exec(`drop schema public cascade; create schema public`)
+	_, err := w.db.Exec(`drop schema imagetasks cascade`)
 	require.NoError(t, err)
 	spool := w.spool()
 	output, trusted := map[string]string{}, w.env["SSL_CERT_FILE"]

@@ -29,7 +29,7 @@ func TestOutput_Chinese(t *testing.T) {
 	}
 	assert.Contains(t, w.run("task-processor", "credits", "grant", "--user", w.user, "--credits", "5").ok(), "已发放 5 个积分给")
 	assert.Contains(t, w.run("task-processor", "credits", "show", "--user", w.user).ok(), "的余额：5 个积分")
-	assert.Contains(t, w.run("task-processor", "migrate").ok(), "数据库结构已是最新")
+	assert.Contains(t, w.run("task-processor", "migrate").ok(), "schema imagetasks 已是最新")
 	assert.Contains(t, w.run("task-processor", "stop").ok(), "处理器未在运行")
 
 	for _, program := range [][]string{{"fix-stuck-tasks", "--json"}, {"monitor-tasks", "--json"}} {

@@ -94,7 +94,7 @@ func TestEnqueue_InsufficientCredits(t *testing.T) {
 	r := w.run("task-processor", "enqueue", "--user", w.user, "--prompt", "too many", "--count", "3", "--cost", "2")
 	assert.Empty(t, r.is(1))
 	assert.Contains(t, r.stderr, "nothing was enqueued or charged")
-	assert.Contains(t, r.stderr, "the user has 5")
+	assert.Contains(t, r.stderr, "the balance is 5, needed are 6")
 	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks`))
 	assert.Equal(t, 5, w.credits())
 	assert.Len(t, w.enqueue("just enough", "--count", "5"), 5)
@@ -107,7 +107,9 @@ func TestRun_FourProcesses(t *testing.T) {
 	dot := simapi.Draw("a dot")
 	w := newFixture(t, func(a *simapi.Config, _ *simproxy.Config) { a.Picture = func(string) []byte { return dot } })
 	w.grant(2000)
-	w.enqueue("a dot", "--count", "2000")
+	for range 2 {
+		w.enqueue("a dot", "--count", "1000")
+	}
 	var four []*process
 	for range 4 {
 		four = append(four, w.start("task-processor", "run", "--once", "--concurrency", "8", "--log-level", "warn"))
@@ -202,7 +204,7 @@ func TestCancel_RefundsOnce(t *testing.T) {
 			done++
 		}
 	}
-	assert.Equal(t, 1, done)
+	assert.Equal(t, 4, done, "each caller is told the same")
 	assert.Equal(t, 1, w.credits())
 	w.audit()
 }

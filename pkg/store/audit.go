@@ -32,6 +32,9 @@ func (s *Store) Audit(ctx context.Context) ([]Rule, error) {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	defer tx.Rollback()
+	if _, err := tx.ExecContext(ctx, endWhenIdle); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
 	var rules []Rule
 	for _, st := range s.sql.audits {
 		rule, err := audit(ctx, tx, st)

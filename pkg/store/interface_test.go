@@ -265,11 +265,11 @@ func TestRedrive_ConcurrentRepeatsChargeOnce(t *testing.T) {
 	assert.Equal(t, 3, b.number(`select count(*) from imagetasks.ledger where kind = 'charge'`))
 	assert.Equal(t, 3, b.number(`select count(*) from imagetasks.ledger where kind = 'refund'`))
 	assert.Equal(t, 10, b.balance(user))
-	life, err := b.TaskLife(b.ctx, id)
+	details, err := b.TaskDetails(b.ctx, id)
 	require.NoError(t, err)
-	assert.Len(t, life.Outcomes, 3)
-	assert.Len(t, life.Ledger, 6)
-	assert.Equal(t, 3, life.Outcomes[2].Run)
+	assert.Len(t, details.Outcomes, 3)
+	assert.Len(t, details.Ledger, 6)
+	assert.Equal(t, 3, details.Outcomes[2].Run)
 	b.requireAudit()
 
 	b.exec(`update imagetasks.credits set credits = 0 where user_id = $1`, user)
@@ -371,9 +371,9 @@ func TestTaskStatus_PositionAndWait(t *testing.T) {
 	require.NoError(t, err)
 	position := func(id string) int {
 		t.Helper()
-		life, err := b.TaskLife(b.ctx, id)
+		details, err := b.TaskDetails(b.ctx, id)
 		require.NoError(t, err)
-		return life.QueuePosition
+		return details.QueuePosition
 	}
 	order := []string{urgent.TaskIDs[0], ids[0], other, ids[1], ids[2]}
 	for i, id := range order {
@@ -381,9 +381,9 @@ func TestTaskStatus_PositionAndWait(t *testing.T) {
 	}
 	assert.Zero(t, position(later.TaskIDs[0]), "not due")
 	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1, Capacity: 2, TaskDuration: 10 * time.Second}))
-	life, err := b.TaskLife(b.ctx, ids[1])
+	details, err := b.TaskDetails(b.ctx, ids[1])
 	require.NoError(t, err)
-	assert.InDelta(t, 4*10/2, life.ExpectedWaitSeconds, 0.1)
+	assert.InDelta(t, 4*10/2, details.ExpectedWaitSeconds, 0.1)
 	for _, want := range order {
 		tasks := b.claim(1)
 		require.Len(t, tasks, 1)

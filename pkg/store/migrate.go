@@ -24,6 +24,10 @@ var migrationFiles embed.FS
 // migrateLockTimeout bounds how long a migration waits for a lock: statements of the application queue up behind it.
 const migrateLockTimeout = 5 * time.Second
 
+// endWhenIdle makes the server end a transaction of several statements when this program went silent within it, so that its locks
+// do not outlive a broken connection.
+const endWhenIdle = "set local idle_in_transaction_session_timeout = '10s'"
+
 // minServer is the oldest version of PostgreSQL that the schema works with.
 const minServer = 140000
 
@@ -173,7 +177,8 @@ func (m *migrator) prepare(ctx context.Context) error {
 		return &AccessError{"transactions of this role are read-only",
 			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", m.currentRole(ctx))}
 	}
-	if _, err := m.tx.ExecContext(ctx, fmt.Sprintf("set local lock_timeout = %d", migrateLockTimeout.Milliseconds())); err != nil {
+	limits := fmt.Sprintf("set local lock_timeout = %d; %s", migrateLockTimeout.Milliseconds(), endWhenIdle)
+	if _, err := m.tx.ExecContext(ctx, limits); err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
 	h := fnv.New64a()

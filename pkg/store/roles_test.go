@@ -166,15 +166,15 @@ func TestMigrate_AppRoleHasTheInterfaceOnly(t *testing.T) {
 	assert.Equal(t, 4, balance)
 }
 
-// life does everything that the four programs do with the database, and returns the first error.
-func life(ctx context.Context, s *store.Store, user string) error {
+// everything does everything that the four programs do with the database, and returns the first error.
+func everything(ctx context.Context, s *store.Store, user string) error {
 	if err := s.CheckAccess(ctx); err != nil {
 		return err
 	}
-	return lifeUnchecked(ctx, s, user)
+	return everythingUnchecked(ctx, s, user)
 }
 
-func lifeUnchecked(ctx context.Context, s *store.Store, user string) error {
+func everythingUnchecked(ctx context.Context, s *store.Store, user string) error {
 	var all []error
 	must := func(err error) { all = append(all, err) }
 	must(s.RecordHeartbeat(ctx, store.Processor{Worker: user, Host: "h", PID: 1, Capacity: 1, TaskDuration: time.Second}))
@@ -242,7 +242,7 @@ func lifeUnchecked(ctx context.Context, s *store.Store, user string) error {
 	must(err)
 	_, err = s.ListTasks(ctx, store.TaskFilter{Limit: 10})
 	must(err)
-	_, err = s.TaskLife(ctx, tasks[9].ID)
+	_, err = s.TaskDetails(ctx, tasks[9].ID)
 	must(err)
 	_, err = s.Balance(ctx, user)
 	must(err)
@@ -271,7 +271,7 @@ func TestMigrate_WorkerRoleNeedsEachGrant(t *testing.T) {
 	_, err := b.Migrate(b.ctx, store.Roles{Worker: []string{"worker"}})
 	require.NoError(t, err)
 	s := b.as("worker")
-	require.NoError(t, life(b.ctx, s, "first user"))
+	require.NoError(t, everything(b.ctx, s, "first user"))
 
 	grants := store.WorkerGrants("imagetasks", "worker")
 	require.Greater(t, len(grants), 40)
@@ -285,10 +285,10 @@ func TestMigrate_WorkerRoleNeedsEachGrant(t *testing.T) {
 			b.exec(grant)
 			continue // it is needed by the check itself
 		}
-		assert.Error(t, lifeUnchecked(b.ctx, s, fmt.Sprintf("user %d", i)), "not needed: %s", grant)
+		assert.Error(t, everythingUnchecked(b.ctx, s, fmt.Sprintf("user %d", i)), "not needed: %s", grant)
 		b.exec(grant)
 	}
-	require.NoError(t, life(b.ctx, s, "last user"))
+	require.NoError(t, everything(b.ctx, s, "last user"))
 }
 
 // Row-level security that hides rows must not look like an empty queue.

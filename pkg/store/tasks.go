@@ -117,8 +117,8 @@ type StoredInput struct {
 	URL      string `json:"url,omitempty"`
 }
 
-// TaskLife is all that is known of a task.
-type TaskLife struct {
+// TaskDetails is all that is known of a task.
+type TaskDetails struct {
 	TaskRow
 	Prompt              string          `json:"prompt,omitempty"`
 	Options             json.RawMessage `json:"options"`
@@ -133,13 +133,13 @@ type TaskLife struct {
 	Ledger              []LedgerEntry   `json:"ledger"` // the oldest first
 }
 
-// TaskLife returns all that is known of a task, or task.ErrNotFound.
-func (s *Store) TaskLife(ctx context.Context, id string) (TaskLife, error) {
+// TaskDetails returns all that is known of a task, or task.ErrNotFound.
+func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error) {
 	row, err := s.Task(ctx, id)
 	if err != nil {
-		return TaskLife{}, err
+		return TaskDetails{}, err
 	}
-	t := TaskLife{TaskRow: row, Outcomes: []Outcome{}, Inputs: []StoredInput{}, Ledger: []LedgerEntry{}}
+	t := TaskDetails{TaskRow: row, Outcomes: []Outcome{}, Inputs: []StoredInput{}, Ledger: []LedgerEntry{}}
 	var outcomes, inputs []byte
 	var position sql.NullInt64
 	var wait sql.NullFloat64

@@ -263,12 +263,12 @@ func (a program) showTask(c *cli.Context) error {
 		return err
 	}
 	return a.WithStoreAndArguments(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
-		life, err := st.TaskLife(ctx, id)
+		details, err := st.TaskDetails(ctx, id)
 		if err != nil {
 			return err
 		}
 		if !c.Bool("prompt") {
-			life.Prompt = ""
+			details.Prompt = ""
 		}
 		files, err := pictureFiles(s, id)
 		if err != nil {
@@ -276,13 +276,13 @@ func (a program) showTask(c *cli.Context) error {
 		}
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {
-				store.TaskLife
+				store.TaskDetails
 				Files []string `json:"files"`
-			}{life, files})
+			}{details, files})
 		} else {
-			render.Task(a.Stdout, life, files, l)
+			render.Task(a.Stdout, details, files, l)
 		}
-		if err == nil && life.MissingCharge {
+		if err == nil && details.MissingCharge {
 			err = app.ErrUnhealthy
 		}
 		return err

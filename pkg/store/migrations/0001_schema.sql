@@ -213,7 +213,7 @@ $$;
 -- and stops to count whenever it leaves the state "processing".
 create function {{.Schema}}.admit(user_ids text[]) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off -- as in claim
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
 as $$
 #variable_conflict use_column
 declare
@@ -269,7 +269,7 @@ $$;
 -- Gives up to max_tasks tasks whose time has come their turn, and returns their number. A task that had a turn keeps it.
 create function {{.Schema}}.promote(max_tasks int) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off -- as in claim
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
 as $$
 #variable_conflict use_column
 declare
@@ -322,8 +322,9 @@ create function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, leas
 returns table (task_id text, run int, user_id text, prompt text, options jsonb, model text, input_count int,
                attempt_count int, max_attempts int, lease_epoch bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
--- The planner does not know the limit, and the statistics may be old: it must not read the whole queue for a few tasks.
-set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off
+-- The planner does not know the limit, and the statistics may be old: it must not read the whole queue for a few tasks. A plan that it
+-- would avoid has a high cost, for which it would compile code.
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off
 as $$
 #variable_conflict use_column
 begin
