@@ -1,4 +1,4 @@
-// How node-postgres passes null, arrays and objects.
+// How node-postgres passes null, arrays and objects. An array must be given as JSON: [] would become {}, which is an object.
 import pg from 'pg'
 
 const db = new pg.Pool({ connectionString: process.env.DATABASE_URL })
@@ -8,7 +8,7 @@ export async function enqueue(args) {
   const { rows } = await db.query(
     `select * from imagetasks.enqueue(user_id => $1, prompt => $2, options => $3, cost => $4, idempotency_key => $5, priority => $6,
        run_at => $7, inputs => $8)`,
-    [args.user_id, args.prompt, args.options, args.cost, args.idempotency_key, args.priority, args.run_at && new Date(args.run_at),
+    [args.user_id, args.prompt, Array.isArray(args.options) ? JSON.stringify(args.options) : args.options, args.cost, args.idempotency_key, args.priority, args.run_at && new Date(args.run_at),
       args.inputs && JSON.stringify(args.inputs)])
   return rows[0]
 }
