@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -105,8 +106,13 @@ type database struct {
 
 func newDatabase(t *testing.T) *database {
 	t.Helper()
-	d := &database{t: t, url: server.Database(t)}
-	d.raw = connect(t, d.url)
+	return openDatabase(t, server.Database(t))
+}
+
+func openDatabase(t *testing.T, databaseURL string) *database {
+	t.Helper()
+	d := &database{t: t, url: databaseURL}
+	d.raw = connect(t, d.url+"&binary_parameters=yes") // a statement is one round trip, as a transaction pooler needs it
 	var err error
 	d.store, err = store.Open(store.Config{URL: as(t, d.url, "owner")})
 	require.NoError(t, err)
@@ -126,6 +132,12 @@ func (d *database) exec(statement string, args ...any) {
 	d.t.Helper()
 	_, err := d.raw.ExecContext(d.t.Context(), statement, args...)
 	require.NoError(d.t, err)
+}
+
+// sorted returns a sorted copy without duplicates.
+func sorted(list []string) []string {
+	out := slices.Sorted(slices.Values(list))
+	return slices.Compact(out)
 }
 
 // text returns the only value of a query.

@@ -133,3 +133,14 @@ func TestPsycopg_ReadmeSnippet(t *testing.T) {
 	c := startPython(t, snippet(t, "python", "import psycopg"), "DATABASE_URL="+as(t, d.url, "my_app"))
 	testSnippet(t, d, c, snakeCase)
 }
+
+// Behind PgBouncer in transaction mode, which connects as a superuser here.
+func TestNodePostgres_BehindTransactionPooler(t *testing.T) {
+	d := openDatabase(t, server.Pooled(t))
+	testSnippet(t, d, startNode(t, snippet(t, "js", `from 'pg'`), "DATABASE_URL="+d.url), camelCase)
+}
+
+func TestPsycopg_BehindTransactionPooler(t *testing.T) {
+	d := openDatabase(t, server.Pooled(t))
+	testSnippet(t, d, startPython(t, snippet(t, "python", "import psycopg"), "DATABASE_URL="+d.url), snakeCase)
+}
