@@ -33,7 +33,7 @@ any_file() {
 }
 
 # installed PROBE: whether a program is installed. "postgres" is the server, which is often not on PATH;
-# "certificates" are root certificates in a place where Go looks for them.
+# "certificates" are root certificates in a place where Go looks for them; "psycopg" is version 3 of the Python module.
 installed() {
 	command -v "$1" >/dev/null && return
 	case $1 in
@@ -48,6 +48,10 @@ installed() {
 			any_file /etc/ssl/certs/ca-certificates.crt /etc/ssl/cert.pem /etc/ssl/ca-bundle.pem \
 				/etc/pki/tls/certs/ca-bundle.crt /etc/pki/tls/cacert.pem /etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem
 		;;
+	psycopg)
+		# A version manager may hide the system's Python, which has Debian's package.
+		python3 -c 'import psycopg' 2>/dev/null || /usr/bin/python3 -c 'import psycopg' 2>/dev/null
+		;;
 	*) [[ -x /usr/sbin/$1 ]] ;;
 	esac
 }
@@ -61,6 +65,8 @@ install_hint() {
 			case $system/$name in
 			Darwin/postgresql) name=postgresql@17 ;;
 			Darwin/build-essential) name=gcc ;;
+			Darwin/nodejs | FreeBSD/nodejs) name=node ;;
+			Darwin/npm) continue ;; # in node
 			FreeBSD/postgresql) name=postgresql17-server ;;
 			FreeBSD/shellcheck) name=hs-ShellCheck ;;
 			FreeBSD/build-essential) name=gcc ;;

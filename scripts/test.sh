@@ -33,7 +33,7 @@ run_tests() {
 }
 
 needs='certificates=ca-certificates postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer
-	shellcheck=shellcheck gcc=build-essential git=git curl=curl'
+	shellcheck=shellcheck gcc=build-essential git=git curl=curl node=nodejs npm=npm psycopg=python3-psycopg'
 case $system in
 # What the tests of cron, systemd and terminals need. Elsewhere these tests are skipped.
 Linux) needs="$needs crontab=cron systemd-analyze=systemd script=bsdutils unshare=util-linux flock=util-linux" ;;

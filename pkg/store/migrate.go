@@ -224,6 +224,9 @@ func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]b
 		if err := m.step(ctx, "create the schema", "create schema "+m.names.Schema, hint); err != nil {
 			return err
 		}
+		if err := m.revokeSchemaDefaults(ctx); err != nil {
+			return err
+		}
 	}
 	return m.step(ctx, "create the table of versions", "create table "+m.names.Schema+`.schema_versions (
     version         integer primary key,
@@ -231,6 +234,28 @@ func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]b
     compatible_with integer not null, -- the oldest version whose programs work with this schema
     applied_at      timestamptz not null default now()
 )`, fmt.Sprintf("run as the schema's owner: grant create on schema %s to %s", m.names.Schema, m.currentRole(ctx)))
+}
+
+// revokeSchemaDefaults revokes what default privileges granted on the new schema to anybody but the owner.
+func (m *migrator) revokeSchemaDefaults(ctx context.Context) error {
+	var grantees []string
+	err := m.tx.QueryRowContext(ctx, `
+		select array(select distinct case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
+		             from pg_namespace n, lateral aclexplode(n.nspacl) a
+		             where n.nspname = $1 and a.grantee <> n.nspowner order by 1)`, m.result.Schema).Scan(pq.Array(&grantees))
+	if err != nil {
+		return wrapMigrate("read the schema's privileges", err)
+	}
+	for _, grantee := range grantees {
+		if grantee != "public" {
+			m.result.Revoked = append(m.result.Revoked, grantee)
+		}
+		text := fmt.Sprintf("revoke all on schema %s from %s", m.names.Schema, grantee)
+		if err := m.step(ctx, "revoke default privileges of "+grantee, text, ""); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // currentRole and currentDatabase return quoted names for hints.

@@ -64,6 +64,19 @@ func TestPlan_StepsCanBeRunByHand(t *testing.T) {
 	assert.Empty(t, again.Steps)
 }
 
+// Default privileges may grant on schemas too; with CREATE, a role could add objects to the schema.
+func TestMigrate_RevokesDefaultsOnSchema(t *testing.T) {
+	b := open(t, server.Empty(t))
+	b.role("browser")
+	b.role("server")
+	b.exec(`alter default privileges grant all on schemas to browser, server, public`)
+	done, err := b.Migrate(b.ctx, store.Roles{App: []string{"server"}})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"browser", "server"}, done.Revoked)
+	assert.Equal(t, 1, b.number(`select count(*) from pg_namespace n, unnest(array['browser', 'server']) r, unnest(array['usage', 'create']) p
+		where nspname = 'imagetasks' and has_schema_privilege(r, n.oid, p)`), "usage for the server")
+}
+
 func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
 	b := open(t, server.Empty(t))
 	b.role("nobody")
