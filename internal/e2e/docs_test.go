@@ -108,27 +108,3 @@ func TestReadme_Commands(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
 }
-
-// The README's statements for applications keep ledger and balance consistent.
-func TestReadme_SQL(t *testing.T) {
-	t.Parallel()
-	w := newFixture(t)
-	statements := blocks(readDoc(t, "README.md"), "sql")
-	require.Len(t, statements, 2)
-	enqueue, grant := statements[0], statements[1]
-	for range 2 {
-		_, err := w.db.Exec(grant, w.user, 1)
-		require.NoError(t, err)
-	}
-	for i := range 3 {
-		rows, err := w.db.Query(enqueue, w.user, "a lantern by a river")
-		require.NoError(t, err)
-		assert.Equal(t, i < 2, rows.Next(), "two credits pay for two tasks")
-		require.NoError(t, rows.Err())
-		require.NoError(t, rows.Close())
-	}
-	w.run("task-processor", "run", "--once").ok()
-	assert.Equal(t, 2, w.count("completed"))
-	assert.Zero(t, w.credits())
-	w.audit()
-}
