@@ -5,12 +5,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -47,31 +49,20 @@ func TestClaim_SecondUserStartsSoon(t *testing.T) {
 func TestClaim_FairTurns(t *testing.T) {
 	b := fresh(t)
 	const users, each = 100, 100
-	var order []int
+	var order []string
 	for u := range users {
-		_, err := b.GrantCredits(b.ctx, fmt.Sprint(u), each, "", fmt.Sprint(u))
+		user := fmt.Sprint(u)
+		_, err := b.GrantCredits(b.ctx, user, each, "", user)
 		require.NoError(t, err)
 		for range each {
-			order = append(order, u)
+			order = append(order, user)
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))
 	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	var wg sync.WaitGroup
-	jobs := make(chan int)
-	for range 8 {
-		wg.Go(func() {
-			for u := range jobs {
-				_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: fmt.Sprint(u), Prompt: "x", Cost: 1})
-				assert.NoError(t, err)
-			}
-		})
+	for chunk := range slices.Chunk(order, 100) {
+		b.exec(`select imagetasks.enqueue(u, 'x') from unnest($1::text[]) u`, pq.Array(chunk))
 	}
-	for _, u := range order {
-		jobs <- u
-	}
-	close(jobs)
-	wg.Wait()
 	starts := map[string]int{}
 	for total := 0; total < users*each; {
 		tasks := b.claim(1 + random.IntN(5))

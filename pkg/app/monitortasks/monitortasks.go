@@ -133,7 +133,7 @@ func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger
 // openStore connects to the database. With --watch the monitor starts without it: its passes report that.
 func (a program) openStore(ctx context.Context, s settings.Settings, watch bool) (*store.Store, error) {
 	st, err := a.OpenStore(ctx, s)
-	if err != nil && watch && store.IsUnavailable(err) {
+	if err != nil && watch && (store.IsUnavailable(err) || ctx.Err() != nil) {
 		return a.NewStore(ctx, s)
 	}
 	return st, err
