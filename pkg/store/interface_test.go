@@ -107,6 +107,12 @@ func TestKeys_ScopeAndArguments(t *testing.T) {
 	require.NoError(t, err, "enqueue: keys are the user's own")
 	assert.NotEqual(t, done.TaskIDs, theirs.TaskIDs)
 
+	// The same time is the same argument in every time zone.
+	for _, zone := range []string{"UTC", "Asia/Shanghai", "America/New_York"} {
+		b.exec(`begin; set local timezone = '` + zone + `'; set local datestyle = 'German';
+			select imagetasks.enqueue('a', 'x', cost => 0, idempotency_key => 'zone', run_at => '2030-01-01T00:00:00+08:00'::timestamptz); commit`)
+	}
+
 	// A call that failed keeps nothing: it may be repeated with the same key and other arguments.
 	expensive := store.EnqueueRequest{UserID: "a", Prompt: "x", Cost: 100, Key: "later"}
 	_, err = enqueue(expensive)

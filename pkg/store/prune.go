@@ -8,7 +8,7 @@ import (
 // How long rows are kept that only serve repeated calls, or that describe processors that ended.
 const (
 	keepKeys       = 90 * 24 * time.Hour
-	keepCalls      = 24 * time.Hour
+	keepCalls      = time.Hour
 	keepProcessors = 24 * time.Hour
 )
 

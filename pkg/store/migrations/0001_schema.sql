@@ -155,7 +155,7 @@ create table {{.Schema}}.keys (
 create index keys_time on {{.Schema}}.keys using brin (created_at) with (pages_per_range = 32, autosummarize = on);
 
 -- Calls of the programs that act on many rows: a call that is repeated because its answer was lost has the same id, and
--- returns the first result. Rows are deleted after a day.
+-- returns the first result. Rows are deleted after an hour.
 create table {{.Schema}}.calls (
     call_id    uuid primary key,
     result     jsonb not null,
@@ -743,7 +743,9 @@ create function {{.Schema}}.enqueue(
     user_id text, prompt text default '', options jsonb default '{}', cost bigint default 1, idempotency_key text default null,
     priority int default 0, run_at timestamptz default null, inputs jsonb default '[]',
     out task_id text, out balance bigint)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+-- The same arguments have the same hash, whatever the caller's time zone.
+set timezone = 'UTC' set datestyle = 'ISO' as $$
 #variable_conflict use_column
 declare
     task jsonb := jsonb_build_object('prompt', enqueue.prompt, 'options', enqueue.options, 'cost', enqueue.cost,
@@ -774,7 +776,9 @@ $$;
 create function {{.Schema}}.enqueue_many(
     user_id text, tasks jsonb default '[]', idempotency_key text default null,
     out task_ids text[], out balance bigint)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+-- The same arguments have the same hash, whatever the caller's time zone.
+set timezone = 'UTC' set datestyle = 'ISO' as $$
 #variable_conflict use_column
 declare
     task jsonb;
@@ -878,10 +882,6 @@ begin
             error_code = 'cancelled', error_message = 'cancelled', leased_by = null, lease_expires_at = null,
             completed_at = now(), updated_at = now()
         where x.task_id = t.task_id;
-        if t.status = 'processing' and (select user_concurrency > 0 from {{.Schema}}.control) then
-            -- Another task of the user may start; a processor finds out which.
-            perform pg_notify({{literal .Channel}}, '');
-        end if;
         status := 'cancelled';
     else
         status := t.status;
