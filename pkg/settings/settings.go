@@ -255,8 +255,8 @@ func schema(s *Settings, v string) error {
 	if v == "public" {
 		return errors.New("must not be public, which belongs to the application; name a schema of its own, for example imagetasks")
 	}
-	if len(v) > 56 || strings.HasPrefix(v, "pg_") || strings.ContainsFunc(v, unicode.IsControl) {
-		return errors.New("must be the name of a schema of its own, at most 56 bytes long")
+	if len(v) > 52 || strings.HasPrefix(v, "pg_") || strings.ContainsFunc(v, unicode.IsControl) {
+		return errors.New("must be the name of a schema of its own, at most 52 bytes long")
 	}
 	s.DatabaseSchema = v
 	return nil

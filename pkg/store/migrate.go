@@ -49,6 +49,8 @@ type MigrateResult struct {
 	Supabase   bool        `json:"supabase"`   // the database has Supabase's roles
 	Revoked    []string    `json:"revoked"`    // roles that default privileges had granted something on new objects
 	Roles      Roles       `json:"roles"`      // the roles that have privileges now
+	// Drift names objects that are missing or were changed by hand. Only a plan for an up-to-date schema looks for them.
+	Drift []string `json:"drift,omitempty"`
 }
 
 // Step is one statement, or one migration, with what it is for.
@@ -100,7 +102,11 @@ func (s *Store) migrate(ctx context.Context, roles Roles, commit bool) (MigrateR
 		return m.result, err
 	}
 	if !commit {
-		return m.result, nil
+		// What this transaction has just created can't differ.
+		if m.result.Version > 0 && len(m.result.Migrations) == 0 {
+			m.result.Drift, err = m.findDrift(ctx)
+		}
+		return m.result, err
 	}
 	if err := tx.Commit(); err != nil {
 		return m.result, fmt.Errorf("migrate: commit: %w", err)
@@ -228,12 +234,7 @@ func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]b
 			return err
 		}
 	}
-	return m.step(ctx, "create the table of versions", "create table "+m.names.Schema+`.schema_versions (
-    version         integer primary key,
-    name            text not null,
-    compatible_with integer not null, -- the oldest version whose programs work with this schema
-    applied_at      timestamptz not null default now()
-)`, fmt.Sprintf("run as the schema's owner: grant create on schema %s to %s", m.names.Schema, m.currentRole(ctx)))
+	return m.createVersions(ctx)
 }
 
 // revokeSchemaDefaults revokes what default privileges granted on the new schema to anybody but the owner.

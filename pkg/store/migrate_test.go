@@ -110,6 +110,29 @@ func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
 	}
 }
 
+// A plan compares the schema with what the migrations make of a new one.
+func TestPlan_Drift(t *testing.T) {
+	b := fresh(t)
+	drift := func() []string {
+		t.Helper()
+		plan, err := b.Plan(b.ctx, store.Roles{})
+		require.NoError(t, err)
+		return plan.Drift
+	}
+	assert.Empty(t, drift())
+	b.exec(`create index of_mine on imagetasks.tasks (model)`)
+	assert.Empty(t, drift(), "what an operator added is none of our business")
+	b.exec(`drop index imagetasks.tasks_ready;
+		alter table imagetasks.ledger disable trigger append_only;
+		alter table imagetasks.credits drop constraint credits_credits_check;
+		alter table imagetasks.keys disable row level security;
+		alter table imagetasks.tasks alter column priority set default 3;
+		create or replace function imagetasks.balance(user_id text) returns bigint language sql as 'select 7::bigint'`)
+	assert.Equal(t, []string{"column tasks.priority was changed", "constraint credits.credits_credits_check is missing", "function balance(user_id text) was changed",
+		"index tasks_ready is missing", "row-level security of table keys was changed", "trigger ledger.append_only was changed"}, drift())
+	assert.Zero(t, b.number(`select count(*) from pg_namespace where nspname like '%reference'`))
+}
+
 // A schema that is newer and compatible is accepted, so that hosts can be upgraded one by one.
 func TestCheckAccess_NewerSchema(t *testing.T) {
 	b := fresh(t)

@@ -23,8 +23,8 @@ const (
 	MaxID      = 200                   // characters of a user's id or a task's id
 )
 
-// maxSchema bounds a schema's name: PostgreSQL's limit of 63 bytes, less the suffix of the NOTIFY channel.
-const maxSchema = 56
+// maxSchema bounds a schema's name: PostgreSQL's limit of 63 bytes, less the longest suffix that is added to it.
+const maxSchema = 52
 
 const channelSuffix = "_tasks"
 

@@ -15,7 +15,7 @@ func migrateCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "migrate", Usage: "create or update the database schema, and grant roles what they need", Action: a.migrate,
 		Flags: append([]cli.Flag{
-			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that would run against this database, and change nothing"},
+			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that would run against this database, and change nothing; exits 3 if the schema was changed by hand"},
 			&cli.StringSliceFlag{Name: "app-role", Usage: "`ROLE` of the application: it may call the functions and read task_status; may be repeated"},
 			&cli.StringSliceFlag{Name: "worker-role", Usage: "`ROLE` of the four programs, where it is not the schema's owner; may be repeated"},
 			app.JSONFlag(),
@@ -53,7 +53,10 @@ func (a program) plan(ctx context.Context, c *cli.Context, st *store.Store, role
 		if err != nil {
 			return err
 		}
-		return a.PrintJSON(plan)
+		if err := a.PrintJSON(plan); err != nil || len(plan.Drift) == 0 {
+			return err
+		}
+		return app.ErrUnhealthy
 	}
 	for _, step := range plan.Steps {
 		a.Printf("-- %s\n%s;\n\n", step.What, strings.TrimSuffix(strings.TrimSpace(step.SQL), ";"))
@@ -66,6 +69,12 @@ func (a program) plan(ctx context.Context, c *cli.Context, st *store.Store, role
 	}
 	if len(plan.Steps) == 0 {
 		a.Printf("-- The schema is up to date: there is nothing to do.\n")
+	}
+	for _, object := range plan.Drift {
+		a.Printf("-- Differs from the migrations: %s\n", object)
+	}
+	if len(plan.Drift) > 0 {
+		return app.ErrUnhealthy
 	}
 	return nil
 }
