@@ -56,6 +56,7 @@ func workerObjects() []object {
 		{"function", "admit(text[])", []string{"execute"}},
 		{"function", "lock_user(text)", []string{"execute"}},
 		{"function", "virtual_time(integer)", []string{"execute"}},
+		{"function", "last_slot(text, integer)", []string{"execute"}},
 		{"function", "set_limits(integer, integer)", []string{"execute"}},
 	}
 	for priority := range 10 {

@@ -183,6 +183,9 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(err)
 	_, err = s.SetLimits(ctx, 2, 100)
 	must(err)
+	// Its time comes while the others are enqueued.
+	_, err = s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, RunAt: time.Now().Add(time.Millisecond)})
+	must(err)
 	for priority := range 10 {
 		_, err = s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, Priority: priority, Key: fmt.Sprint(priority),
 			Inputs: []task.Input{{Content: []byte("x")}}})

@@ -202,6 +202,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     select coalesce(pg_sequence_last_value(({{literal .Schema}} || '.virtual_time_' || priority)::regclass), 0)
 $$;
 
+-- The last slot of a user's tasks that are not closed, in a priority; 0 if there is none.
+create function {{.Schema}}.last_slot(user_id text, priority int) returns bigint
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    select coalesce(max(t.slot), 0) from {{.Schema}}.tasks t
+    where t.user_id = last_slot.user_id and t.priority = last_slot.priority and t.status in ('pending', 'processing')
+$$;
+
 -- The lock of one user's enqueues and admissions, until the end of the transaction.
 create function {{.Schema}}.lock_user(user_id text) returns void
 language sql volatile set search_path = pg_catalog, pg_temp as $$
@@ -288,9 +295,7 @@ begin
         limit max_tasks
         for update skip locked
     ), latest as (
-        select user_id, priority, {{.Schema}}.virtual_time(priority) as virtual_time,
-               (select coalesce(max(t.slot), 0) from {{.Schema}}.tasks t
-                where t.user_id = due.user_id and t.priority = due.priority and t.status in ('pending', 'processing')) as slot
+        select user_id, priority, {{.Schema}}.virtual_time(priority) as virtual_time, {{.Schema}}.last_slot(user_id, priority) as slot
         from (select distinct user_id, priority from due where slot is null) due
     ), turns as (
         select task_id,
@@ -664,26 +669,35 @@ begin
 end
 $$;
 
+-- Refuses more waiting tasks of a user than USER_MAX_WAITING (0: any number). The caller holds the user's lock.
+create function {{.Schema}}.check_waiting(user_id text, added int, allowed int) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    waiting int;
+begin
+    if allowed > 0 then
+        select count(*) into waiting
+        from (select from {{.Schema}}.tasks t where t.user_id = check_waiting.user_id and t.status = 'pending' limit allowed) counted;
+        if waiting + added > allowed then
+            raise exception 'too many waiting tasks: the user has %, allowed are %', waiting, allowed
+                using errcode = 'IT006', hint = 'Try again when some of them are done.';
+        end if;
+    end if;
+end
+$$;
+
 -- Charges a user for tasks and inserts them, all or none. tasks were checked by check_task.
 create function {{.Schema}}.insert_tasks(user_id text, tasks jsonb, out task_ids text[], out balance bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
     limits {{.Schema}}.control;
-    waiting int;
     total numeric;
 begin
     perform {{.Schema}}.lock_user(insert_tasks.user_id);
     select * into limits from {{.Schema}}.control;
-    if limits.user_max_waiting > 0 then
-        select count(*) into waiting
-        from (select from {{.Schema}}.tasks t where t.user_id = insert_tasks.user_id and t.status = 'pending'
-              limit limits.user_max_waiting) counted;
-        if waiting + jsonb_array_length(tasks) > limits.user_max_waiting then
-            raise exception 'too many waiting tasks: the user has %, allowed are %', waiting, limits.user_max_waiting
-                using errcode = 'IT006', hint = 'Try again when some of them are done.';
-        end if;
-    end if;
+    perform {{.Schema}}.check_waiting(insert_tasks.user_id, jsonb_array_length(tasks), limits.user_max_waiting);
     select sum(coalesce((t ->> 'cost')::numeric, 1)) into total from jsonb_array_elements(tasks) t;
     if total > {{.MaxCost}} then
         perform {{.Schema}}.refuse('the tasks cost more than {{.MaxCost}} credits together');
@@ -699,8 +713,7 @@ begin
         from jsonb_array_elements(tasks) with ordinality as given (t, n)
     ), latest as (
         select priority, {{.Schema}}.virtual_time(priority) as virtual_time,
-               (select coalesce(max(l.slot), 0) from {{.Schema}}.tasks l
-                where l.user_id = insert_tasks.user_id and l.priority = due.priority and l.status in ('pending', 'processing')) as slot
+               {{.Schema}}.last_slot(insert_tasks.user_id, priority) as slot
         from (select distinct priority from given where run_at <= now()) due
     ), turns as (
         select given.task_id, latest.virtual_time,
@@ -902,7 +915,6 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 declare
     t {{.Schema}}.tasks;
     limits {{.Schema}}.control;
-    waiting int;
     latest bigint;
     moment bigint;
 begin
@@ -929,14 +941,7 @@ begin
     end if;
     perform {{.Schema}}.lock_user(t.user_id);
     select * into limits from {{.Schema}}.control;
-    if limits.user_max_waiting > 0 then
-        select count(*) into waiting
-        from (select from {{.Schema}}.tasks x where x.user_id = t.user_id and x.status = 'pending' limit limits.user_max_waiting) counted;
-        if waiting >= limits.user_max_waiting then
-            raise exception 'too many waiting tasks: the user has %, allowed are %', waiting, limits.user_max_waiting
-                using errcode = 'IT006', hint = 'Try again when some of them are done.';
-        end if;
-    end if;
+    perform {{.Schema}}.check_waiting(t.user_id, 1, limits.user_max_waiting);
     balance := {{.Schema}}.charge(t.user_id, t.credits_cost);
     new_run := t.run + 1;
     if t.credits_cost > 0 then
@@ -944,8 +949,7 @@ begin
         values (t.user_id, t.task_id, new_run, 'charge', - t.credits_cost, balance, 'task redriven');
     end if;
     moment := {{.Schema}}.virtual_time(t.priority);
-    select coalesce(max(x.slot), 0) into latest from {{.Schema}}.tasks x
-    where x.user_id = t.user_id and x.priority = t.priority and x.status in ('pending', 'processing');
+    latest := {{.Schema}}.last_slot(t.user_id, t.priority);
     update {{.Schema}}.tasks x
     set status = 'pending', run = new_run, credits_deducted = t.credits_cost, credits_refunded = 0,
         attempt_count = 0, requests_sent = 0, run_after = now(),
