@@ -1,7 +1,7 @@
 // Package store contains all SQL of the project. It moves tasks between states, and credits between balances and the
-// ledger. Each transition is one guarded statement: a caller that loses a race changes nothing and gets
-// task.ErrLeaseLost. The statements are in sql/, one file for each Go file of the same name, each with its locks and
-// its index.
+// ledger. Each transition is one guarded transaction: a caller that loses a race changes nothing and gets
+// task.ErrLeaseLost. The functions of the schema are in migrations/, and the other statements in sql/, by subject, each with
+// its locks and its index.
 //
 // Error messages of tasks are stored as given. The caller redacts them.
 package store
