@@ -205,11 +205,11 @@ func TestAudit_RepairAndResolve(t *testing.T) {
 
 	// Wherever the task is met, it is named, and the exit code is 3.
 	r := w.run("task-processor", "cancel", "--task", other)
-	assert.Contains(t, r.is(3), "nothing was refunded: the task says it was charged, and the ledger has no charge")
+	assert.Contains(t, r.is(3), "nothing can be refunded: the task says it was charged, and the ledger has no charge")
 	_, err = w.db.Exec(`update imagetasks.tasks set status = 'processing', processing_started_at = now() - interval '1 hour' where task_id = $1`, unpaid)
 	require.NoError(t, err)
 	fixed := w.run("fix-stuck-tasks").is(3)
-	assert.Contains(t, fixed, unpaid+": nothing was refunded")
+	assert.Contains(t, fixed, unpaid+": nothing can be refunded")
 	assert.Contains(t, fixed, "0 credits refunded")
 	assert.NotContains(t, w.file("fix-stuck-tasks.log"), "failed and refunded")
 	assert.Contains(t, w.run("task-processor", "tasks", "show", unpaid).is(3), "the ledger has no charge")
@@ -306,7 +306,7 @@ func TestPrograms_AsWorkerRole(t *testing.T) {
 	w.run("task-processor", "users", "forget", "--user", w.user).ok()
 	w.audit()
 	r := w.run("task-processor", "migrate", "--plan")
-	assert.Contains(t, r.fails(1), "roles", "only the owner migrates")
+	assert.Contains(t, r.fails(1), `does not own the schema "imagetasks"; run it with a DATABASE_URL of the role postgres`)
 }
 
 // A role that can't see or do what it needs must not take the queue for empty: every program says so and ends with 1.

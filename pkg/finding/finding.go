@@ -27,6 +27,7 @@ const (
 	NoProcessor           Code = "no_processor" // tasks are due and no processor runs on any host
 	TasksStuck            Code = "tasks_stuck"
 	MissingCharge         Code = "missing_charge"  // tasks say that they were charged, and the ledger has no charge
+	RefundOwed            Code = "refund_owed"     // charged tasks failed or were cancelled, and were not refunded
 	ClaimingPaused        Code = "claiming_paused" // by an operator, for all processors
 	TasksFailing          Code = "tasks_failing"   // most tasks of the last hour failed for one cause
 	NotSupervised         Code = "not_supervised"

@@ -40,6 +40,8 @@ func (f Finding) message() lang.Message {
 		return msg(textStuck, f.Count)
 	case MissingCharge:
 		return msg(textMissingCharge, f.Count, f.Subject)
+	case RefundOwed:
+		return msg(textRefundOwed, f.Count, f.Subject)
 	case ClaimingPaused:
 		return msg(textPaused, f.Subject, since, f.Reason)
 	case TasksFailing:
@@ -77,6 +79,8 @@ func (f Finding) Next() Command {
 		return Command{Program: "fix-stuck-tasks"}
 	case MissingCharge:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
+	case RefundOwed:
+		return Command{Program: "fix-stuck-tasks", Args: []string{"audit", "--repair"}}
 	case ClaimingPaused:
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case TasksFailing:
@@ -121,9 +125,11 @@ var (
 	textNoProcessor = lang.Text{EN: "%d tasks are due, and no processor is running", One: "%d task is due, and no processor is running",
 		ZH: "%d 个任务待处理，而没有处理器在运行"}
 	textMissingCharge = lang.Text{
-		EN:  "%d tasks were closed that say they were charged, while the ledger has no charge; nothing was refunded for them: %s",
-		One: "%d task was closed that says it was charged, while the ledger has no charge; nothing was refunded for it: %s",
+		EN:  "%d closed tasks say they were charged, while the ledger has no charge; nothing was refunded for them: %s",
+		One: "%d closed task says it was charged, while the ledger has no charge; nothing was refunded for it: %s",
 		ZH:  "%d 个已关闭的任务标记为已扣费，但账本中没有扣费记录，因此未退款：%s"}
+	textRefundOwed = lang.Text{EN: "%d charged tasks failed or were cancelled and are not refunded: %s", One: "%d charged task failed or was cancelled and is not refunded: %s",
+		ZH: "%d 个已扣费的任务失败或被取消，但尚未退款：%s"}
 	textPaused = lang.Text{EN: "claiming was paused by %s at %s (%s); no tasks are claimed", ZH: "%s 已于 %s 暂停领取任务（%s）"}
 
 	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}

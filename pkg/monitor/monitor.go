@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -26,6 +25,8 @@ type Store interface {
 	Ping(ctx context.Context) error
 	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
 	Prune(ctx context.Context, c store.PruneConfig) (store.Pruned, error)
+	Control(ctx context.Context) (store.Control, error)
+	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -111,6 +112,8 @@ type Summary struct {
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
 	Pruned           store.Pruned      `json:"pruned"`
+	PausedBy         string            `json:"paused_by,omitempty"` // claiming is paused
+	PausedAt         time.Time         `json:"paused_at,omitzero"`
 	Processor        Processor         `json:"processor"`
 	API              overview.APICheck `json:"api"` // of this pass, or of an earlier one
 	// APIUnreachableSince is set when a running processor reports that the API is unreachable.
@@ -161,15 +164,22 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 	if err := m.repairQueue(ctx, r); err != nil {
 		return err
 	}
-	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, Queue: r.Queue,
-		MissingCharges: slices.Concat(r.Repair.MissingCharges, r.Overdue.MissingCharges)}
+	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, Queue: r.Queue}
+	var err error
+	if snapshot.Unsettled, err = m.conf.Store.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {
+		return err
+	}
+	if snapshot.Control, err = m.conf.Store.Control(ctx); err != nil {
+		return err
+	}
+	r.Summary.PausedBy, r.Summary.PausedAt = snapshot.Control.PausedBy, snapshot.Control.PausedAt
 	if err := m.checkProcessor(ctx, r, &snapshot); err != nil {
 		return err
 	}
 	m.checkAPI(ctx, r, state, &snapshot)
 	for _, f := range overview.Assess(snapshot) {
-		// An operator who stopped the processor knows that tasks wait; cron would mail it with every pass.
-		if f.Code != finding.StoppedWithDueTasks {
+		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.
+		if f.Code != finding.StoppedWithDueTasks && f.Code != finding.ClaimingPaused {
 			r.Findings = append(r.Findings, f)
 		}
 		if f.Code == finding.APIUnreachable {

@@ -34,11 +34,10 @@ type Snapshot struct {
 	Processors []Processor
 	Queue      store.QueueStats
 	Control    store.Control
-	// MissingCharges are tasks that were closed without a refund, because the ledger has no charge although they say so.
-	MissingCharges []string
-	Closed         int                  // tasks that completed or failed within the last hour
-	Failures       []store.FailureCount // of them, by cause
-	APICheck       APICheck
+	Unsettled  store.Unsettled      // of the last day
+	Closed     int                  // tasks that completed or failed within the last hour
+	Failures   []store.FailureCount // of them, by cause
+	APICheck   APICheck
 	// RestartFailure replaces the finding about a dead or hung processor after a restart that failed.
 	RestartFailure *finding.Finding
 	Supervision    *Supervision // nil: the monitor itself asks
@@ -65,8 +64,11 @@ func Assess(s Snapshot) []finding.Finding {
 	if s.Queue.Stuck > 0 {
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
 	}
-	if n := len(s.MissingCharges); n > 0 {
-		add(&finding.Finding{Code: finding.MissingCharge, Count: n, Subject: strings.Join(s.MissingCharges[:min(n, 5)], ", ")})
+	if n := len(s.Unsettled.MissingCharges); n > 0 {
+		add(&finding.Finding{Code: finding.MissingCharge, Count: n, Subject: firstFew(s.Unsettled.MissingCharges)})
+	}
+	if n := len(s.Unsettled.OwedRefunds); n > 0 {
+		add(&finding.Finding{Code: finding.RefundOwed, Count: n, Subject: firstFew(s.Unsettled.OwedRefunds)})
 	}
 	if s.Control.Paused() {
 		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
@@ -74,6 +76,20 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.failing())
 	add(s.supervision())
 	return out
+}
+
+// The bounds of Snapshot.Unsettled.
+const (
+	UnsettledWindow = 24 * time.Hour
+	UnsettledLimit  = 100
+)
+
+// firstFew joins the first of several ids.
+func firstFew(ids []string) string {
+	if len(ids) > 5 {
+		return strings.Join(ids[:5], ", ") + ", …"
+	}
+	return strings.Join(ids, ", ")
 }
 
 // Running returns how many processors are alive, on all hosts.

@@ -84,6 +84,6 @@ func (s *sweeper) callID(kind EventKind) uuid.UUID {
 // warnMissingCharge names a task that was closed and says it was charged, while the ledger has no charge to refund.
 func warnMissingCharge(log logrus.FieldLogger, r task.Refund) {
 	if r.MissingCharge {
-		log.Error("nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve")
+		log.Error("nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve ID --credits N --reason TEXT")
 	}
 }

@@ -169,7 +169,7 @@ func logClosed(log logrus.FieldLogger, r task.Refund, what string) {
 	}
 	e.Info(what)
 	if r.MissingCharge {
-		e.Error("nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve")
+		e.Error("nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve ID --credits N --reason TEXT")
 	}
 }
 

@@ -21,6 +21,13 @@ type AccessError struct {
 // Error implements error.
 func (e *AccessError) Error() string { return e.Problem + "; " + e.Cure }
 
+var errStandby = &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
+
+func errNewerSchema(have, compatible, want int) error {
+	return fmt.Errorf("%w: its version is %d, which works with programs for version %d or later, and this one is for %d; install a newer imagetasks",
+		ErrSchema, have, compatible, want)
+}
+
 // CheckAccess checks that the schema fits this program, and that the role may see and do what it needs: a role that sees no rows must not
 // be mistaken for an empty queue. Its errors are an *AccessError or wrap ErrSchema, and name what to do.
 func (s *Store) CheckAccess(ctx context.Context) error {
@@ -51,7 +58,7 @@ func (s *Store) checkServer(ctx context.Context) (role string, err error) {
 	case err != nil:
 		return "", fmt.Errorf("check the database: %w", err)
 	case recovery:
-		return "", &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
+		return "", errStandby
 	case readOnly == "on":
 		return "", &AccessError{fmt.Sprintf("transactions of the role %s are read-only", role),
 			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", pq.QuoteIdentifier(role))}
@@ -113,7 +120,25 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 	if len(missing) == 0 {
 		return nil
 	}
+	if isApp, err := s.isAppRole(ctx); err != nil || isApp {
+		return errors.Join(err, &AccessError{fmt.Sprintf("the role %s may call the functions for applications, and not run the programs", role),
+			"set DATABASE_URL to the schema's owner, or to a role of its own for the programs: task-processor migrate --worker-role ROLE"})
+	}
 	return s.grantError(role, "lacks the privilege "+listUpTo(missing, 3), listUpTo(grants, 1))
+}
+
+// isAppRole reports whether the role has the interface for applications, and can't read tasks: to make it a worker role would give the
+// application every table.
+func (s *Store) isAppRole(ctx context.Context) (bool, error) {
+	var isApp bool
+	err := s.db.QueryRowContext(ctx, `
+		select coalesce(has_function_privilege(to_regprocedure($1)::oid, 'execute'), false) and has_table_privilege($2::regclass, 'select')
+		       and not has_table_privilege($3::regclass, 'select')`,
+		s.names.Schema+"."+appObjects()[1].name, s.names.Schema+".task_status", s.names.Schema+".tasks").Scan(&isApp)
+	if err != nil {
+		return false, fmt.Errorf("check the privileges: %w", err)
+	}
+	return isApp, nil
 }
 
 // listUpTo joins at most n texts.
@@ -170,8 +195,7 @@ func (s *Store) checkVersion(ctx context.Context) error {
 	case have < want:
 		return fmt.Errorf("%w: its version is %d, this program needs %d; run: task-processor migrate", ErrSchema, have, want)
 	case compatible > want:
-		return fmt.Errorf("%w: its version is %d, which works with programs for version %d or later, and this one is for %d; install a newer imagetasks",
-			ErrSchema, have, compatible, want)
+		return errNewerSchema(have, compatible, want)
 	}
 	return nil
 }

@@ -55,6 +55,10 @@ func (m *migrator) findDrift(ctx context.Context) ([]string, error) {
 }
 
 func (m *migrator) compare(ctx context.Context) ([]string, error) {
+	// Definitions leave out the names of schemas that are in the search path.
+	if _, err := m.tx.ExecContext(ctx, "set local search_path = pg_catalog"); err != nil {
+		return nil, wrapMigrate("compare the schema", err)
+	}
 	have, err := m.definitions(ctx, m.result.Schema)
 	if err != nil {
 		return nil, err

@@ -303,3 +303,34 @@ func TestPrune_Retention(t *testing.T) {
 	}
 	b.requireAudit()
 }
+
+// Tasks whose refund is owed or whose charge is missing stay, whatever RETENTION says: an audit must find them.
+func TestPrune_KeepsUnsettledTasks(t *testing.T) {
+	b := fresh(t)
+	user := b.user(10)
+	ids := b.enqueue(user, 3, 2)
+	b.exec(`update imagetasks.tasks set status = 'failed' where task_id = $1`, ids[0])
+	b.cancel(ids[1])
+	b.exec(`update imagetasks.tasks set status = 'completed' where task_id = $1`, ids[2])
+	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, credits_cost, credits_deducted) values ('uncharged', $1, 'x', 'cancelled', 1, 1)`, user)
+	b.exec(`update imagetasks.tasks set completed_at = now() - interval '91 days'`)
+	config := store.PruneConfig{Retention: 90 * 24 * time.Hour, RedriveWindow: time.Hour, Batch: 1000}
+	p, err := b.Prune(b.ctx, config)
+	require.NoError(t, err)
+	assert.Equal(t, 2, p.Tasks, "the refunded and the completed one")
+	b.exec(`update imagetasks.tasks set completed_at = now()`)
+	u, err := b.Unsettled(b.ctx, time.Hour, 10)
+	require.NoError(t, err)
+	assert.Equal(t, store.Unsettled{MissingCharges: []string{"uncharged"}, OwedRefunds: []string{ids[0]}}, u)
+
+	paid, err := b.RepairRefunds(b.ctx, 10, uuid.Nil)
+	require.NoError(t, err)
+	require.Len(t, paid, 1)
+	_, _, err = b.Resolve(b.ctx, "uncharged", 0, "never paid")
+	require.NoError(t, err)
+	b.exec(`update imagetasks.tasks set completed_at = now() - interval '91 days'`)
+	p, err = b.Prune(b.ctx, config)
+	require.NoError(t, err)
+	assert.Equal(t, 2, p.Tasks)
+	b.requireAudit()
+}

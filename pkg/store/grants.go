@@ -16,8 +16,8 @@ type object struct {
 
 // Roles are the roles that migrate grants privileges to.
 type Roles struct {
-	App    []string // they call the interface: functions and the view task_status
-	Worker []string // they run the four programs
+	App    []string `json:"app"`    // they call the interface: functions and the view task_status
+	Worker []string `json:"worker"` // they run the four programs
 }
 
 // appObjects is the interface for applications, and all that an application's role may use.

@@ -92,6 +92,9 @@ func (s *Store) Plan(ctx context.Context, roles Roles) (MigrateResult, error) {
 }
 
 func (s *Store) migrate(ctx context.Context, roles Roles, commit bool) (MigrateResult, error) {
+	if err := s.checkMigratable(ctx); err != nil {
+		return MigrateResult{}, err
+	}
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
@@ -136,6 +139,9 @@ func (m *migrator) run(ctx context.Context, roles Roles) error {
 	if err != nil {
 		return err
 	}
+	if m.result.Version > len(all) {
+		return m.checkNewer(ctx, len(all))
+	}
 	before, err := m.objects(ctx)
 	if err != nil {
 		return err
@@ -165,24 +171,49 @@ func (m *migrator) run(ctx context.Context, roles Roles) error {
 	return m.grantRoles(ctx, roles)
 }
 
-// prepare checks the server and takes the lock against concurrent migrations.
-func (m *migrator) prepare(ctx context.Context) error {
+// checkMigratable checks the server and the role before a transaction is opened: lib/pq's transactions are read-write, which a standby
+// refuses, and which would override a role that is read-only on purpose.
+func (s *Store) checkMigratable(ctx context.Context) error {
 	var server int
-	var recovery bool
-	var readOnly, versionText string
-	err := m.tx.QueryRowContext(ctx, `select current_setting('server_version_num')::int, current_setting('server_version'),
-		pg_is_in_recovery(), current_setting('default_transaction_read_only')`).Scan(&server, &versionText, &recovery, &readOnly)
+	var recovery, foreign bool
+	var readOnly, version, role, owner string
+	err := s.db.QueryRowContext(ctx, `
+		select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
+		       current_setting('default_transaction_read_only'), quote_ident(current_user),
+		       coalesce(quote_ident(pg_get_userbyid(n.nspowner)), ''),
+		       coalesce(not pg_has_role(n.nspowner, 'usage')
+		                and exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'schema_versions'), false)
+		from (select) one left join pg_namespace n on n.nspname = $1`, s.schemaName()).
+		Scan(&server, &version, &recovery, &readOnly, &role, &owner, &foreign)
 	switch {
 	case err != nil:
 		return fmt.Errorf("migrate: %w", err)
 	case server < minServer:
-		return fmt.Errorf("migrate: the server is PostgreSQL %s; version 14 or later is needed", versionText)
+		return fmt.Errorf("migrate: the server is PostgreSQL %s; version 14 or later is needed", version)
 	case recovery:
-		return &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
-	case readOnly == "on": // lib/pq's transactions would override it
-		return &AccessError{"transactions of this role are read-only",
-			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", m.currentRole(ctx))}
+		return errStandby
+	case readOnly == "on":
+		return &AccessError{fmt.Sprintf("transactions of the role %s are read-only", role),
+			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", role)}
+	case foreign:
+		return &AccessError{fmt.Sprintf("the role %s does not own the schema %s", role, s.names.Schema),
+			fmt.Sprintf("run it with a DATABASE_URL of the role %s", owner)}
 	}
+	return nil
+}
+
+// checkNewer returns an error if the schema is newer than this program, and not compatible with it. A compatible one stays as it is.
+func (m *migrator) checkNewer(ctx context.Context, want int) error {
+	var compatible int
+	err := m.tx.QueryRowContext(ctx, "select max(compatible_with) from "+m.names.Schema+".schema_versions").Scan(&compatible)
+	if err != nil || compatible <= want {
+		return wrapMigrate("read the version", err)
+	}
+	return errNewerSchema(m.result.Version, compatible, want)
+}
+
+// prepare takes the lock against concurrent migrations.
+func (m *migrator) prepare(ctx context.Context) error {
 	limits := fmt.Sprintf("set local lock_timeout = %d; %s", migrateLockTimeout.Milliseconds(), endWhenIdle)
 	if _, err := m.tx.ExecContext(ctx, limits); err != nil {
 		return fmt.Errorf("migrate: %w", err)
@@ -218,7 +249,7 @@ func wrapMigrate(what string, err error) error {
 // createSchema creates the schema, or uses an empty one that an administrator created.
 func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]bool) error {
 	if len(existing) > 0 {
-		return &AccessError{fmt.Sprintf("the schema %s exists and holds %d objects of something else", m.names.Schema, len(existing)),
+		return &AccessError{fmt.Sprintf("the schema %s exists and holds tables or functions of something else", m.names.Schema),
 			"set DATABASE_SCHEMA to another name"}
 	}
 	var exists bool

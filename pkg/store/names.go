@@ -12,7 +12,7 @@ import (
 // DefaultSchema is the schema of an installation, unless Config.Schema names another.
 const DefaultSchema = "imagetasks"
 
-// Bounds of the schema. A balance may be more than MaxBalance after a refund, but not after a grant; JavaScript represents
+// Bounds of the schema, which stand in its migrations, too. A balance may be more than MaxBalance after a refund, but not after a grant; JavaScript represents
 // every number up to 2^53 exactly.
 const (
 	MaxCost    = 1_000_000_000_000     // credits of one task, one call or one grant
@@ -30,12 +30,8 @@ const channelSuffix = "_tasks"
 
 // names is the data of the SQL templates.
 type names struct {
-	Schema     string // a quoted identifier
-	Channel    string // of NOTIFY, for tasks that are due
-	Priorities []int
-	Tables     []string
-	MaxCost, MaxBalance, MaxInput,
-	MaxInputs int64
+	Schema    string // a quoted identifier
+	Channel   string // of NOTIFY, for tasks that are due
 	StartedAt string // when processing started; the index "started" is on this expression
 }
 
@@ -57,11 +53,8 @@ func newNames(schema string) (names, error) {
 		return names{}, errors.New("the schema public belongs to the application; name a schema of its own, for example imagetasks")
 	}
 	return names{
-		Schema:     pq.QuoteIdentifier(schema),
-		Channel:    schema + channelSuffix,
-		Priorities: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
-		Tables:     tables,
-		MaxCost:    MaxCost, MaxBalance: MaxBalance, MaxInput: MaxInput, MaxInputs: MaxInputs,
+		Schema:    pq.QuoteIdentifier(schema),
+		Channel:   schema + channelSuffix,
 		StartedAt: "coalesce(processing_started_at, updated_at, created_at)",
 	}, nil
 }

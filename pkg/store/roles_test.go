@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/internal/postgres"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
@@ -38,6 +41,14 @@ func (b *testStore) urlAs(role string) string {
 	require.NoError(b.tb, err)
 	u.User = url.User(role)
 	return u.String()
+}
+
+// name returns the database's name.
+func (b *testStore) name() string {
+	b.tb.Helper()
+	u, err := url.Parse(b.url)
+	require.NoError(b.tb, err)
+	return u.Path
 }
 
 // as returns a Store that connects as another role.
@@ -331,4 +342,39 @@ func TestCheckAccess_EachProblemHasItsMessage(t *testing.T) {
 	assert.ErrorContains(t, err, "cancel(text, text) is missing")
 	empty := open(t, server.Empty(t))
 	assert.ErrorContains(t, empty.CheckAccess(b.ctx), "task-processor migrate")
+}
+
+// The cure must not give the application every table.
+func TestCheckAccess_AppRole(t *testing.T) {
+	b := fresh(t)
+	b.role("app_only")
+	_, err := b.Migrate(b.ctx, store.Roles{App: []string{"app_only"}})
+	require.NoError(t, err)
+	err = b.as("app_only").CheckAccess(b.ctx)
+	require.ErrorContains(t, err, "the role app_only may call the functions for applications")
+	assert.NotContains(t, err.Error(), "--worker-role app_only")
+	_, err = b.as("app_only").Migrate(b.ctx, store.Roles{})
+	assert.ErrorContains(t, err, `does not own the schema "imagetasks"; run it with a DATABASE_URL of the role postgres`)
+}
+
+// A server that stays in recovery is a standby.
+func TestCheckAccess_Standby(t *testing.T) {
+	ctx := t.Context()
+	cluster, err := postgres.Start(ctx, postgres.Config{})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, cluster.Stop()) }()
+	require.NoError(t, migrate(ctx, cluster.URL("postgres")))
+	require.NoError(t, cluster.Halt())
+	require.NoError(t, os.WriteFile(filepath.Join(cluster.SocketDir(), "data", "standby.signal"), nil, 0o644))
+	require.NoError(t, cluster.Launch(ctx))
+	s, err := store.Open(store.Config{URL: cluster.URL("postgres")})
+	require.NoError(t, err)
+	defer s.Close()
+	for _, call := range []func() error{
+		func() error { return s.CheckAccess(ctx) },
+		func() error { _, err := s.Migrate(ctx, store.Roles{}); return err },
+		func() error { _, err := s.Plan(ctx, store.Roles{}); return err },
+	} {
+		assert.EqualError(t, call(), "the database is a read-only standby; set DATABASE_URL to the primary server")
+	}
 }

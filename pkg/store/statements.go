@@ -41,7 +41,7 @@ type statements struct {
 
 	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
-	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten statement
+	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
 	repairRefunds, resolve statement
 
@@ -120,6 +120,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"live_tasks_of": &s.liveTasksOf,
 			"forget":        &s.forget,
 			"forgotten":     &s.forgotten,
+			"unsettled":     &s.unsettled,
 		},
 		"settle.sql": {
 			"repair_refunds": &s.repairRefunds,

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"strings"
 	"syscall"
 	"time"
 
@@ -150,7 +151,7 @@ func wrap(st statement, err error) error {
 		if kind := refusals[string(pqErr.Code)]; kind != nil {
 			text := pqErr.Message
 			if pqErr.Hint != "" {
-				text += "; " + pqErr.Hint
+				text += "; " + strings.ToLower(pqErr.Hint[:1]) + strings.TrimSuffix(pqErr.Hint[1:], ".")
 			}
 			return &refusal{text, kind}
 		}

@@ -178,3 +178,26 @@ func (s *Store) DeleteUserContent(ctx context.Context, userID string) (cancelled
 	forgotten, err = s.queryTexts(ctx, s.sql.forgotten, userID)
 	return cancelled, forgotten, err
 }
+
+// Unsettled are failed and cancelled tasks that say they were charged and not refunded.
+type Unsettled struct {
+	MissingCharges []string // the ledger has no charge (Resolve)
+	OwedRefunds    []string // the ledger has one, and no refund (RepairRefunds)
+}
+
+// Unsettled returns such tasks that were closed within the last window, at most limit of them.
+func (s *Store) Unsettled(ctx context.Context, window time.Duration, limit int) (Unsettled, error) {
+	var u Unsettled
+	err := s.query(ctx, s.sql.unsettled, func(rows *sql.Rows) error {
+		var id string
+		var charged bool
+		err := rows.Scan(&id, &charged)
+		if charged {
+			u.OwedRefunds = append(u.OwedRefunds, id)
+		} else {
+			u.MissingCharges = append(u.MissingCharges, id)
+		}
+		return err
+	}, window.Milliseconds(), limit)
+	return u, err
+}

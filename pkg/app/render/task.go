@@ -32,7 +32,7 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	}
 	line(titleCredits, "%s", textCreditsOfTask.In(l, t.Cost, t.Deducted, t.Refunded))
 	if t.MissingCharge {
-		line(titleNone, "%s", textMissingCharge.In(l))
+		line(titleNone, "%s", textMissingCharge.In(l, t.ID))
 	}
 	if t.Model != "" {
 		line(titleModel, "%s", t.Model)
@@ -113,8 +113,8 @@ var (
 
 	textWaitsFor      = lang.Text{EN: "waits for its %s", ZH: "等待：%s"}
 	textCreditsOfTask = lang.Text{EN: "cost %d; this run: charged %d, refunded %d", ZH: "价格 %d；本次执行：已扣 %d，已退 %d"}
-	textMissingCharge = lang.Text{EN: "the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve",
-		ZH: "任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve"}
+	textMissingCharge = lang.Text{EN: "the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %s --credits N --reason TEXT",
+		ZH: "任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %s --credits N --reason TEXT"}
 	textForgotten = lang.Text{EN: "prompt and input pictures were deleted (users forget)", ZH: "提示词和输入图片已删除（users forget）"}
 	textInputs    = lang.Text{EN: "%d pictures, %d of them still stored", One: "%d picture, %d of them still stored", ZH: "%d 张图片，其中 %d 张仍保存"}
 )

@@ -29,6 +29,12 @@ func Pass(s monitor.Summary) lang.Message {
 	if s.Due > 0 {
 		pending = msg(textPendingDue, s.Pending, time.Duration(s.OldestDueSeconds*float64(time.Second)).Round(time.Second))
 	}
+	if !s.PausedAt.IsZero() {
+		pending = msg(textList, pending, msg(textPaused, s.PausedBy))
+	}
+	if s.Pruned.Tasks > 0 {
+		repaired = msg(textList, repaired, msg(textPruned, s.Pruned.Tasks))
+	}
 	return msg(textPass, repaired, pending, msg(textProcessing, s.Processing), monitoredProcessor(s.Processor), api(s))
 }
 
@@ -94,6 +100,8 @@ var (
 	textOverdueWouldFail = lang.Text{EN: "%d overdue tasks would fail", One: "%d overdue task would fail", ZH: "将有 %d 个超时未开始的任务判为失败"}
 	textPending          = lang.Text{EN: "%d pending", ZH: "%d 个待处理"}
 	textPendingDue       = lang.Text{EN: "%d pending (oldest due for %s)", ZH: "%d 个待处理（最早的已等待 %s）"}
+	textPaused           = lang.Text{EN: "claiming paused by %s", ZH: "%s 已暂停领取任务"}
+	textPruned           = lang.Text{EN: "%d old tasks deleted", One: "%d old task deleted", ZH: "已删除 %d 个旧任务"}
 	textProcessing       = lang.Text{EN: "%d processing", ZH: "%d 个处理中"}
 
 	textRunning      = lang.Text{EN: "running (pid %d)", ZH: "正在运行（进程 %d）"}

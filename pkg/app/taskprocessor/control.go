@@ -6,7 +6,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/finding"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
@@ -26,7 +28,8 @@ func (a program) pause(c *cli.Context) error {
 		if c.Bool("json") {
 			return a.PrintJSON(control)
 		}
-		return a.Print(c, textPaused, control.PausedAt.Local().Format("15:04:05"), control.PausedBy, a.CommandLine(c)(resumeCommandLine()))
+		return a.Print(c, textPaused, render.DateTime(control.PausedAt), control.PausedBy, control.PausedReason,
+			a.CommandLine(c)(resumeCommandLine()))
 	})
 }
 
@@ -86,7 +89,8 @@ func (a program) deleteUserContent(c *cli.Context) error {
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"user_id": user, "cancelled": append([]store.Cancelled{}, cancelled...), "tasks": len(forgotten), "pictures": removed})
 		} else {
-			err = a.Print(c, textForgotten, user, len(forgotten), len(cancelled), removed)
+			err = a.Print(c, textForgotten, user, lang.NewMessage(textTaskCount, len(forgotten)),
+				lang.NewMessage(textTaskCount, len(cancelled)), lang.NewMessage(textPictureCount, removed))
 		}
 		if err == nil && missing {
 			err = app.ErrUnhealthy

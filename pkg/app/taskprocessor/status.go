@@ -33,15 +33,16 @@ type statusReport struct {
 	Tasks      map[task.State]int      `json:"tasks"`
 	Queue      store.QueueStats        `json:"queue"`
 	Control    store.Control           `json:"control"`
-	OldestDue  float64                 `json:"oldest_due_seconds"`
-	LastHour   map[string]closedStats  `json:"last_hour"` // completed and failed
-	Failures   []store.FailureCount    `json:"last_hour_failures"`
-	Refunds    refundStats             `json:"refunds_today"`
-	Checks     []health.Check          `json:"health_checks"` // of this host's processor, the most recent first
-	Route      lang.Message            `json:"api_route"`
-	Monitor    *monitorPass            `json:"monitor"` // null: the monitor has never run on this host
-	Crontab    crontab.State           `json:"cron"`
-	Problems   []finding.Document      `json:"problems"`
+	unsettled  store.Unsettled
+	OldestDue  float64                `json:"oldest_due_seconds"`
+	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
+	Failures   []store.FailureCount   `json:"last_hour_failures"`
+	Refunds    refundStats            `json:"refunds_today"`
+	Checks     []health.Check         `json:"health_checks"` // of this host's processor, the most recent first
+	Route      lang.Message           `json:"api_route"`
+	Monitor    *monitorPass           `json:"monitor"` // null: the monitor has never run on this host
+	Crontab    crontab.State          `json:"cron"`
+	Problems   []finding.Document     `json:"problems"`
 }
 
 type closedStats struct {
@@ -95,7 +96,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 		return r, err
 	}
 	r.Route = a.route(s)
-	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control,
+	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
@@ -120,6 +121,9 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	if r.Control, err = st.Control(ctx); err != nil {
+		return err
+	}
+	if r.unsettled, err = st.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {
 		return err
 	}
 	r.OldestDue = r.Queue.OldestDue.Seconds()

@@ -137,9 +137,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
-	changed, err := st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting)
-	if err != nil {
-		return err
+	changed := false
+	// A run that ends by itself does not switch off what the processors of other hosts rely on.
+	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
+		if changed, err = st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting); err != nil {
+			return err
+		}
 	}
 	if changed {
 		log.Infof("limits of one user's tasks, for all processors: USER_CONCURRENCY=%s, USER_MAX_WAITING=%s", limitText(s.UserConcurrency), limitText(s.UserMaxWaiting))

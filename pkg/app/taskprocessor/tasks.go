@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,8 +132,10 @@ func (a program) redrive(c *cli.Context) error {
 // redriveDue returns the tasks to redrive, with their run.
 func redriveDue(ctx context.Context, c *cli.Context, st *store.Store) ([]store.TaskRow, error) {
 	if code := c.String("error-code"); code != "" {
-		return st.ListTasks(ctx, store.TaskFilter{States: []task.State{task.Failed}, ErrorCode: code,
+		rows, err := st.ListTasks(ctx, store.TaskFilter{States: []task.State{task.Failed}, ErrorCode: code,
 			NewerThan: c.Duration("newer-than"), Limit: c.Int("limit")})
+		slices.Reverse(rows) // those that waited the longest come first
+		return rows, err
 	}
 	var out []store.TaskRow
 	for _, id := range c.StringSlice("task") {
@@ -255,6 +258,11 @@ func (a program) printTasks(rows []store.TaskRow, l lang.Lang) {
 
 func (a program) showTask(c *cli.Context) error {
 	if c.NArg() != 1 {
+		for _, argument := range c.Args().Slice() {
+			if strings.HasPrefix(argument, "-") {
+				return app.Usagef("options come before the task's id: task-processor tasks show %s ID", argument)
+			}
+		}
 		return app.Usagef("tasks show takes one task's id")
 	}
 	id := c.Args().First()

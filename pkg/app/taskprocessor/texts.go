@@ -80,8 +80,8 @@ var (
 // Tasks, credits and the schema.
 var (
 	textCancelled        = lang.Text{EN: "task %s is cancelled; %s refunded; the balance is %d", ZH: "任务 %s 已取消；已退还%s；余额 %d"}
-	textCancelledMissing = lang.Text{EN: "task %s is cancelled; nothing was refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve",
-		ZH: "任务 %s 已取消；未退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve"}
+	textCancelledMissing = lang.Text{EN: "task %[1]s is cancelled; nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT",
+		ZH: "任务 %[1]s 已取消；无法退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT"}
 	textUncharged = lang.Text{EN: "task %s is cancelled; it was not charged, so nothing is refunded", ZH: "任务 %s 已取消；未扣费的任务不会退款"}
 	textRefunded  = lang.Text{EN: "%d credits", One: "%d credit", ZH: " %d 个积分"}
 	textGranted   = lang.Text{EN: "granted %d credits to %s; the balance is %d", One: "granted %d credit to %s; the balance is %d", ZH: "已发放 %d 个积分给 %s；余额 %d"}
@@ -94,13 +94,15 @@ var (
 	textNotRedriven      = lang.Text{EN: "task %s was not redriven: %s", ZH: "任务 %s 未重新执行：%s"}
 	textNothingToRedrive = lang.Text{EN: "no failed task matches", ZH: "没有符合条件的失败任务"}
 
-	textPaused  = lang.Text{EN: "claiming is paused since %s by %s; to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务；恢复请运行：%s"}
+	textPaused  = lang.Text{EN: "claiming is paused since %s by %s (%s); to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
 	textResumed = lang.Text{EN: "claiming is resumed", ZH: "已恢复领取任务"}
 
 	textNoTasks       = lang.Text{EN: "no task matches", ZH: "没有符合条件的任务"}
 	textMissingCharge = lang.Text{EN: "(says it was charged; the ledger has no charge)", ZH: "（标记为已扣费，但账本中没有扣费记录）"}
-	textForgotten     = lang.Text{EN: "user %s: prompts and input pictures of %d tasks deleted, %d tasks cancelled, %d pictures deleted; the ledger stays",
-		ZH: "用户 %s：已删除 %d 个任务的提示词和输入图片，取消 %d 个任务，删除 %d 张图片；账本保留"}
+	textForgotten     = lang.Text{EN: "user %s: prompts and input pictures of %s deleted, %s cancelled, %s deleted; the ledger stays",
+		ZH: "用户 %s：已删除%s的提示词和输入图片，取消%s，删除%s；账本保留"}
+	textTaskCount    = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
+	textPictureCount = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
 
 	textRevoked       = lang.Text{EN: "revoked from %s: everything that default privileges granted", ZH: "已收回默认权限授予 %s 的全部权限"}
 	textAppRole       = lang.Text{EN: "the application's role %s may call the functions and read task_status", ZH: "应用角色 %s 可调用函数并读取 task_status"}

@@ -34,9 +34,9 @@ create table {{.Schema}}.tasks (
     leased_by             text,
     lease_expires_at      timestamptz,
     processing_started_at timestamptz,
-    credits_cost          bigint not null default 0 check (credits_cost between 0 and {{.MaxCost}}),
-    credits_deducted      bigint not null default 0 check (credits_deducted between 0 and {{.MaxCost}}),
-    credits_refunded      bigint not null default 0 check (credits_refunded between 0 and {{.MaxCost}}),
+    credits_cost          bigint not null default 0 check (credits_cost between 0 and 1000000000000),
+    credits_deducted      bigint not null default 0 check (credits_deducted between 0 and 1000000000000),
+    credits_refunded      bigint not null default 0 check (credits_refunded between 0 and 1000000000000),
     progress_percentage   smallint not null default 0 check (progress_percentage between 0 and 100),
     current_stage         text,
     image_url             text,
@@ -94,7 +94,7 @@ create table {{.Schema}}.inputs (
     task_id  text not null references {{.Schema}}.tasks on delete cascade,
     position smallint not null check (position between 1 and 17),
     mask     boolean not null default false,
-    content  bytea check (octet_length(content) between 1 and {{.MaxInput}}),
+    content  bytea check (octet_length(content) between 1 and 26214400),
     url      text check (char_length(url) between 1 and 4000),
     primary key (task_id, position),
     check ((content is null) <> (url is null))
@@ -194,9 +194,17 @@ create table {{.Schema}}.roles (
 );
 
 -- The virtual time of each priority: the slot that was claimed last. Sequences, because claims must not wait for each other.
-{{range .Priorities -}}
-create sequence {{$.Schema}}.virtual_time_{{.}} minvalue 0 start 0;
-{{end}}
+create sequence {{.Schema}}.virtual_time_0 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_1 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_2 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_3 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_4 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_5 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_6 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_7 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_8 minvalue 0 start 0;
+create sequence {{.Schema}}.virtual_time_9 minvalue 0 start 0;
+
 create function {{.Schema}}.virtual_time(priority int) returns bigint
 language sql stable set search_path = pg_catalog, pg_temp as $$
     select coalesce(pg_sequence_last_value(({{literal .Schema}} || '.virtual_time_' || priority)::regclass), 0)
@@ -515,7 +523,7 @@ end
 $$;
 
 -- Checks the inputs of a task: an array of {"base64": …} or {"url": …}, one of them with "mask": true. At most 16 pictures and a
--- mask, each of {{.MaxInput}} bytes, together of {{.MaxInputs}} bytes.
+-- mask, each of 26214400 bytes, together of 52428800 bytes.
 create function {{.Schema}}.check_inputs(inputs jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -547,8 +555,8 @@ begin
         masks := masks + coalesce((input -> 'mask')::boolean, false)::int;
         if input ? 'base64' or input ->> 'url' like 'data:%' then
             size := octet_length({{.Schema}}.decode_input(coalesce(input ->> 'base64', input ->> 'url')));
-            if size not between 1 and {{.MaxInput}} then
-                perform {{.Schema}}.refuse(format('input %s has %s bytes; allowed are 1 to {{.MaxInput}}', n, size));
+            if size not between 1 and 26214400 then
+                perform {{.Schema}}.refuse(format('input %s has %s bytes; allowed are 1 to 26214400', n, size));
             end if;
             total := total + size;
         elsif input ->> 'url' !~ '^https?://[^/[:space:]]+' or char_length(input ->> 'url') > 4000 or input ->> 'url' ~ '[[:space:]]' then
@@ -561,8 +569,8 @@ begin
         perform {{.Schema}}.refuse('a mask needs an input picture');
     elsif n - masks > 16 then
         perform {{.Schema}}.refuse('a task takes at most 16 input pictures');
-    elsif total > {{.MaxInputs}} then
-        perform {{.Schema}}.refuse(format('the inputs have %s bytes together; allowed are {{.MaxInputs}}', total));
+    elsif total > 52428800 then
+        perform {{.Schema}}.refuse(format('the inputs have %s bytes together; allowed are 52428800', total));
     end if;
 end
 $$;
@@ -590,9 +598,9 @@ begin
     perform {{.Schema}}.check_inputs(coalesce(nullif(task -> 'inputs', 'null'), '[]'));
     if coalesce(task ->> 'prompt', '') = '' and coalesce(nullif(nullif(task -> 'inputs', 'null'), '[]'), '[]') = '[]' then
         perform {{.Schema}}.refuse('prompt is empty and there is no input picture');
-    elsif jsonb_typeof(task -> 'cost') not in ('number', 'null') or coalesce((task ->> 'cost')::numeric, 1) not between 0 and {{.MaxCost}}
+    elsif jsonb_typeof(task -> 'cost') not in ('number', 'null') or coalesce((task ->> 'cost')::numeric, 1) not between 0 and 1000000000000
           or (task ->> 'cost')::numeric <> trunc((task ->> 'cost')::numeric) then
-        perform {{.Schema}}.refuse('cost must be an integer from 0 to {{.MaxCost}}');
+        perform {{.Schema}}.refuse('cost must be an integer from 0 to 1000000000000');
     elsif jsonb_typeof(task -> 'priority') not in ('number', 'null') or coalesce((task ->> 'priority')::numeric, 0) not in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) then
         perform {{.Schema}}.refuse('priority must be an integer from 0 to 9');
     elsif nullif(task -> 'run_at', 'null') is not null then
@@ -699,8 +707,8 @@ begin
     select * into limits from {{.Schema}}.control;
     perform {{.Schema}}.check_waiting(insert_tasks.user_id, jsonb_array_length(tasks), limits.user_max_waiting);
     select sum(coalesce((t ->> 'cost')::numeric, 1)) into total from jsonb_array_elements(tasks) t;
-    if total > {{.MaxCost}} then
-        perform {{.Schema}}.refuse('the tasks cost more than {{.MaxCost}} credits together');
+    if total > 1000000000000 then
+        perform {{.Schema}}.refuse('the tasks cost more than 1000000000000 credits together');
     end if;
     balance := {{.Schema}}.charge(insert_tasks.user_id, total::bigint);
     select array_agg({{.Schema}}.new_task_id() order by n) into task_ids from generate_series(1, jsonb_array_length(tasks)) n;
@@ -827,8 +835,8 @@ declare
     balance bigint;
 begin
     perform {{.Schema}}.check_id('user_id', grant_credits.user_id);
-    if grant_credits.credits is null or grant_credits.credits not between 1 and {{.MaxCost}} then
-        perform {{.Schema}}.refuse('credits must be an integer from 1 to {{.MaxCost}}');
+    if grant_credits.credits is null or grant_credits.credits not between 1 and 1000000000000 then
+        perform {{.Schema}}.refuse('credits must be an integer from 1 to 1000000000000');
     elsif grant_credits.idempotency_key is null then
         perform {{.Schema}}.refuse('idempotency_key is missing', 'Use the number of the payment or order, so that a repeated callback grants once.');
     elsif reason is null or char_length(reason) > 1000 then
@@ -843,8 +851,8 @@ begin
     values (grant_credits.user_id, grant_credits.credits)
     on conflict (user_id) do update set credits = c.credits + excluded.credits, updated_at = now()
     returning c.credits into balance;
-    if balance > {{.MaxBalance}} then
-        raise exception 'the balance would be more than {{.MaxBalance}} credits' using errcode = 'IT007';
+    if balance > 1000000000000000 then
+        raise exception 'the balance would be more than 1000000000000000 credits' using errcode = 'IT007';
     end if;
     insert into {{.Schema}}.ledger (user_id, kind, amount, balance_after, reason)
     values (grant_credits.user_id, 'grant', grant_credits.credits, balance, grant_credits.reason);
@@ -937,7 +945,7 @@ begin
             hint = 'Enqueue a new task.';
     elsif t.credits_deducted > t.credits_refunded then
         raise exception 'the refund of the run that failed is still owed' using errcode = 'IT005',
-            hint = 'Run fix-stuck-tasks audit.';
+            hint = 'Run fix-stuck-tasks audit --repair.';
     end if;
     perform {{.Schema}}.lock_user(t.user_id);
     select * into limits from {{.Schema}}.control;
@@ -974,11 +982,13 @@ select t.task_id, t.run, t.user_id, t.status, t.priority, t.progress_percentage,
        place.position as queue_position,
        case when t.status = 'pending' then
            greatest(extract(epoch from t.run_after - now()), 0)::double precision
-               + coalesce(place.position, 1) * speed.task_seconds / nullif(speed.capacity, 0)
+               + greatest(coalesce(place.position, 1) * speed.task_seconds / nullif(speed.capacity, 0),
+                          place.own * speed.task_seconds / nullif(limits.user_concurrency, 0))
        end as expected_wait_seconds
 from {{.Schema}}.tasks t
+cross join {{.Schema}}.control limits
 left join lateral (
-    select ahead.tasks + own.tasks + 1 as position
+    select ahead.tasks + own.tasks + 1 as position, own.tasks + 1 as own
     from (
         select count(*) as tasks from (
             select from {{.Schema}}.tasks q
@@ -1003,6 +1013,11 @@ cross join lateral (
 -- Row-level security keeps everybody out who has no policy. The owner is exempt from it.
 alter table {{.Schema}}.schema_versions enable row level security;
 alter table {{.Schema}}.roles enable row level security;
-{{range .Tables -}}
-alter table {{$.Schema}}.{{.}} enable row level security;
-{{end}}
+alter table {{.Schema}}.tasks enable row level security;
+alter table {{.Schema}}.inputs enable row level security;
+alter table {{.Schema}}.credits enable row level security;
+alter table {{.Schema}}.ledger enable row level security;
+alter table {{.Schema}}.keys enable row level security;
+alter table {{.Schema}}.calls enable row level security;
+alter table {{.Schema}}.processors enable row level security;
+alter table {{.Schema}}.control enable row level security;

@@ -1,6 +1,6 @@
 -- The audit: one statement for each money rule. The name after "audit:" is the code of the rule. Each statement returns
 -- the rows that violate its rule: user, task, detail, and the total number of such rows. The statements run in one
--- read-only snapshot and take no locks. They read whole tables, so run an audit when load is low, or on a replica.
+-- read-only snapshot and take no locks. They read whole tables, so run an audit when load is low.
 
 -- name: audit: duplicate_charge_or_refund
 -- A run of a task has one charge and at most one refund. The unique index enforces this, so the statement checks that the

@@ -207,7 +207,7 @@ with target as (
     select pg_notify({{literal .Channel}}, '') where exists (select from requeued)
 ), result as (
     select task_id, user_id, 0::bigint as credits, null::bigint as balance,
-           (extract(epoch from now() - since) * 1000)::bigint as age, false as missing_charge
+           (extract(epoch from now() - since) * 1000)::bigint as age, {{missingCharge "target"}} as missing_charge
     from target
 ), recorded as (
     insert into {{.Schema}}.calls (call_id, result)

@@ -2,10 +2,16 @@
 -- statement returns how many rows it deleted.
 
 -- name: prune_tasks
--- $1 age in ms, $2 limit. Closed tasks; the ledger and the pictures stay. Index: "completed" (BRIN).
+-- $1 age in ms, $2 limit. Closed tasks; the ledger and the pictures stay. A task whose refund is owed, or whose charge is missing,
+-- stays too: an audit could not find it any more. Index: "completed" (BRIN), the ledger's unique index.
 with closed as (
-    select task_id from {{.Schema}}.tasks
-    where {{older "completed_at" "$1"}} and status in ('completed', 'failed', 'cancelled')
+    select t.task_id from {{.Schema}}.tasks t
+    where {{older "t.completed_at" "$1"}} and t.status in ('completed', 'failed', 'cancelled')
+      and not {{missingCharge "t"}}
+      and not exists (
+          select from {{.Schema}}.ledger c
+          where c.task_id = t.task_id and c.kind = 'charge' and (c.run < t.run or t.status <> 'completed')
+            and not exists (select from {{.Schema}}.ledger r where r.task_id = c.task_id and r.run = c.run and r.kind = 'refund'))
     limit $2
     for update skip locked
 ), deleted as (

@@ -5,7 +5,7 @@
 select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.credits_deducted, t.credits_refunded, t.attempt_count,
        t.requests_sent, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
-       coalesce(t.waits_for, ''), t.created_at, t.run_after, t.processing_started_at, t.completed_at,
+       case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
        {{missingCharge "t"}}
 from {{.Schema}}.tasks t
 where t.task_id = $1;
@@ -16,7 +16,7 @@ where t.task_id = $1;
 select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.credits_deducted, t.credits_refunded, t.attempt_count,
        t.requests_sent, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
-       coalesce(t.waits_for, ''), t.created_at, t.run_after, t.processing_started_at, t.completed_at,
+       case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
        {{missingCharge "t"}}
 from {{.Schema}}.tasks t
 where ($1::text[] is null or t.status = any ($1)) and ($2::text is null or t.user_id = $2) and ($3::text is null or t.error_code = $3)
@@ -67,3 +67,12 @@ returning t.task_id;
 -- name: forgotten
 -- $1 user. The tasks whose prompts were deleted, so that a repeat can delete their pictures too. Index: "user".
 select task_id from {{.Schema}}.tasks where user_id = $1 and forgotten_at is not null order by task_id;
+
+-- name: unsettled
+-- $1 window in ms, $2 limit. Failed and cancelled tasks of the window that say they were charged and not refunded: whether the ledger
+-- has the charge. Index: "completed" (BRIN), the ledger's unique index.
+select t.task_id, not {{missingCharge "t"}}
+from {{.Schema}}.tasks t
+where t.completed_at > now() - $1 * interval '1 millisecond' and t.status in ('failed', 'cancelled') and t.credits_deducted > t.credits_refunded
+order by t.completed_at desc
+limit $2;
