@@ -244,6 +244,9 @@ func TestMonitor_MissingChargeAndRetention(t *testing.T) {
 	r := w.run("monitor-tasks")
 	assert.Contains(t, r.is(3), "the ledger has no charge")
 	assert.Contains(t, r.stdout, "no charge")
+	w.run("monitor-tasks").is(3)
+	assert.Contains(t, w.run("task-processor", "status").is(3), "no charge", "until it is settled")
+	w.run("fix-stuck-tasks", "audit", "--resolve", "no charge", "--credits", "0", "--reason", "never paid").ok()
 	_, err = w.db.Exec(`update imagetasks.tasks set completed_at = now() - interval '91 days' where task_id = $1`, done)
 	require.NoError(t, err)
 	w.run("monitor-tasks").ok()
@@ -252,7 +255,7 @@ func TestMonitor_MissingChargeAndRetention(t *testing.T) {
 	w.run("monitor-tasks").ok()
 	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks`))
 	assert.Len(t, w.pictures(), 1, "pictures stay")
-	assert.Equal(t, 2, w.number(`select count(*) from imagetasks.ledger`))
+	assert.Equal(t, 3, w.number(`select count(*) from imagetasks.ledger`))
 }
 
 // role creates a role for the test, and returns the DATABASE_URL for it.
