@@ -100,6 +100,7 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	command.Writer, command.ErrWriter = a.Stdout, a.Stderr
 	command.Version = BuildVersion()
 	command.HideHelpCommand = true
+	command.DisableSliceFlagSeparator = true // ids and URLs may contain commas
 	command.ExitErrHandler = func(*cli.Context, error) {}
 	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
 	for _, sub := range allCommands(command.Commands) {

@@ -19,19 +19,26 @@ type leaseRenewer struct {
 
 // run renews until ctx ends.
 func (r *leaseRenewer) run(ctx context.Context) {
-	tick := time.NewTicker(max(r.lease/3, time.Millisecond))
-	defer tick.Stop()
+	interval := max(r.lease/3, time.Millisecond)
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
-			r.renew(ctx)
+		case <-timer.C:
 		}
+		next := interval
+		if !r.renew(ctx) {
+			next = max(interval/20, time.Millisecond)
+		}
+		timer.Reset(next)
 	}
 }
 
-func (r *leaseRenewer) renew(ctx context.Context) {
+// renew renews all leases. It reports false if one could not be renewed because somebody else has locked its row: until that ends, the
+// lease may expire, and must be renewed before another processor claims the task.
+func (r *leaseRenewer) renew(ctx context.Context) bool {
 	attempts := r.inFlight.list()
 	renewals := make([]store.LeaseRenewal, len(attempts))
 	for i, a := range attempts {
@@ -40,10 +47,10 @@ func (r *leaseRenewer) renew(ctx context.Context) {
 	// A response after the next renewal is due is of no use.
 	bounded, cancel := context.WithTimeout(ctx, max(r.lease/3, time.Second))
 	defer cancel()
-	held, err := r.queue.RenewLeases(bounded, r.lease, renewals)
+	held, locked, err := r.queue.RenewLeases(bounded, r.lease, renewals)
 	if err != nil {
 		r.database.failed(ctx, "renew leases", err)
-		return
+		return true
 	}
 	if len(renewals) > 0 {
 		r.database.succeeded()
@@ -58,4 +65,5 @@ func (r *leaseRenewer) renew(ctx context.Context) {
 		}
 	}
 	r.events.record(Event{Kind: EventLeasesRenewed})
+	return locked == 0
 }

@@ -21,14 +21,15 @@ import (
 type Queue interface {
 	Claim(ctx context.Context, c store.ClaimRequest) ([]task.Task, error)
 	Inputs(ctx context.Context, l task.Lease) ([]task.Input, error)
-	RenewLeases(ctx context.Context, lease time.Duration, renewals []store.LeaseRenewal) ([]task.Lease, error)
+	RenewLeases(ctx context.Context, lease time.Duration, renewals []store.LeaseRenewal) (held []task.Lease, locked int, err error)
 	Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error)
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
 	FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
-	Admit(ctx context.Context, users []string) (int, error)
+	Admit(ctx context.Context, user string) (int, error)
+	AdmitAll(ctx context.Context) (int, error)
 	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)

@@ -23,19 +23,18 @@ func (u *userLimit) refresh(ctx context.Context) {
 	}
 	u.on.Store(control.UserConcurrency > 0)
 	// Tasks that were held before the limit was switched off are admitted, too.
-	u.admit(ctx, nil)
+	u.admit(ctx, u.queue.AdmitAll)
 }
 
 // left is called after a task of the user left the state processing.
 func (u *userLimit) left(ctx context.Context, user string) {
 	if u.on.Load() {
-		u.admit(ctx, []string{user})
+		u.admit(ctx, func(ctx context.Context) (int, error) { return u.queue.Admit(ctx, user) })
 	}
 }
 
-func (u *userLimit) admit(ctx context.Context, users []string) {
-	_, err := bounded(ctx, func(ctx context.Context) (int, error) { return u.queue.Admit(ctx, users) })
-	if err != nil {
+func (u *userLimit) admit(ctx context.Context, call func(context.Context) (int, error)) {
+	if _, err := bounded(ctx, call); err != nil {
 		u.database.failed(ctx, "admit the next tasks of a user", err)
 	}
 }

@@ -80,10 +80,13 @@ func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([
 }
 
 // Resolve settles a task that says it was charged and has no charge in the ledger (rule missing_charge): it gives the user credits,
-// 0 or more, with an "adjust" entry, and the task no longer says that it was charged. It returns task.ErrWrongState if the task is
-// not such a task.
+// 0 or more, with an "adjust" entry, and the task no longer says that it was charged. A repeat returns the first result. It returns
+// task.ErrWrongState if the task is not such a task.
 func (s *Store) Resolve(ctx context.Context, taskID string, credits int64, reason string) (userID string, balance int64, err error) {
 	err = s.queryRow(ctx, s.sql.resolve, []any{taskID, credits, reason}, &userID, &balance)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = s.queryRow(ctx, s.sql.resolved, []any{taskID, credits, reason}, &userID, &balance)
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", 0, fmt.Errorf("task %q has no missing charge: %w", taskID, task.ErrWrongState)
 	}

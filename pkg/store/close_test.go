@@ -108,7 +108,7 @@ func TestSweep_RequeueInvalidatesLeaseWithoutRefund(t *testing.T) {
 	require.Len(t, again, 1)
 	assert.Greater(t, again[0].Epoch, late[0].Epoch)
 	// A process that claims a task again holds two leases on it, of which one is valid.
-	held, err = b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
+	held, _, err = b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
 	require.NoError(t, err)
 	assert.Equal(t, []task.Lease{again[0].Lease()}, held)
 	held, err = b.Complete(b.ctx, store.Completion{Lease: late[0].Lease(), ImageURL: "late.png"},

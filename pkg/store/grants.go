@@ -53,7 +53,7 @@ func workerObjects() []object {
 		{"function", "balance(text)", []string{"execute"}},
 		{"function", "claim(uuid, text, integer, bigint, integer)", []string{"execute"}},
 		{"function", "promote(integer)", []string{"execute"}},
-		{"function", "admit(text[])", []string{"execute"}},
+		{"function", "admit(text[], boolean)", []string{"execute"}},
 		{"function", "lock_user(text)", []string{"execute"}},
 		{"function", "virtual_time(integer)", []string{"execute"}},
 		{"function", "last_slot(text, integer)", []string{"execute"}},

@@ -42,32 +42,67 @@ func callID(given uuid.UUID) string {
 	return given.String()
 }
 
-// Admit lets the next tasks of these users start, as far as USER_CONCURRENCY allows, and returns how many; nil: of all users. It is
-// called after tasks of a user left the state processing.
-func (s *Store) Admit(ctx context.Context, users []string) (int, error) {
-	var arg any
-	if users != nil {
-		arg = pq.Array(users)
-	}
+// Admit lets the next tasks of a user start, as far as USER_CONCURRENCY allows, and returns how many. It is called after a task of the
+// user left the state processing. It waits a second at most for a transaction that has locked the user.
+func (s *Store) Admit(ctx context.Context, user string) (int, error) {
+	return s.admit(ctx, []string{user}, true)
+}
+
+func (s *Store) admit(ctx context.Context, users []string, wait bool) (int, error) {
 	var n int
-	err := s.queryRow(ctx, s.sql.admit, []any{arg}, &n)
+	err := s.queryRow(ctx, s.sql.admit, []any{pq.Array(users), wait}, &n)
 	return n, err
 }
 
-// Inputs returns the input pictures of a leased task, the mask included. It returns task.ErrLeaseLost if there are none, because
-// only a task that is not held any more has lost its inputs.
+// The sizes of AdmitAll's calls.
+const (
+	admitUsers = 200
+	admitTasks = 1000 // the function returns this many or more when it may find more
+)
+
+// AdmitAll is Admit for all users, and returns how many tasks may start now: it makes up for calls of Admit that were missed, and admits
+// all tasks after USER_CONCURRENCY was switched off. Users that are locked are left out.
+func (s *Store) AdmitAll(ctx context.Context) (int, error) {
+	total, after := 0, ""
+	for {
+		users, err := s.queryTexts(ctx, s.sql.heldUsers, after, admitUsers)
+		if err != nil || len(users) == 0 {
+			return total, err
+		}
+		for n := admitTasks; n >= admitTasks; {
+			if n, err = s.admit(ctx, users, false); err != nil {
+				return total, err
+			}
+			total += n
+		}
+		after = users[len(users)-1]
+	}
+}
+
+// Inputs returns the input pictures of a leased task, the mask included. It returns task.ErrLeaseLost if the lease is not held, and a
+// *task.Error if the task has lost its pictures.
 func (s *Store) Inputs(ctx context.Context, l task.Lease) ([]task.Input, error) {
 	var out []task.Input
+	held := false
 	err := s.query(ctx, s.sql.inputs, func(rows *sql.Rows) error {
 		var in task.Input
-		err := rows.Scan(&in.Mask, &in.Content, &in.URL)
-		out = append(out, in)
+		var stored bool
+		err := rows.Scan(&in.Mask, &in.Content, &in.URL, &stored)
+		held = true
+		if stored {
+			out = append(out, in)
+		}
 		return err
 	}, l.TaskID, l.Epoch)
-	if err == nil && len(out) == 0 {
-		err = task.ErrLeaseLost
+	switch {
+	case err != nil:
+		return nil, err
+	case !held:
+		return nil, task.ErrLeaseLost
+	case len(out) == 0:
+		return nil, &task.Error{Code: task.CodeInputUnavailable, Disposition: task.Fail, NotSent: true, Message: "the input pictures of the task were deleted"}
 	}
-	return out, err
+	return out, nil
 }
 
 // LeaseRenewal renews the lease of one task and reports its progress.
@@ -77,11 +112,12 @@ type LeaseRenewal struct {
 	Stage    string
 }
 
-// RenewLeases extends the leases by the given time from now, in one statement, and returns those that are still held.
-// A lease missing from the result is lost: the task was claimed again, released or closed.
-func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals []LeaseRenewal) ([]task.Lease, error) {
+// RenewLeases extends the leases by the given time from now, in one statement, and returns those that are still held, and how many of
+// them were not extended because somebody else has locked their rows: call it again soon. A lease missing from the result is lost: the
+// task was claimed again, released or closed.
+func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals []LeaseRenewal) (held []task.Lease, locked int, err error) {
 	if len(renewals) == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
 	leases := make([]task.Lease, len(renewals))
 	progress, stages := make([]int64, len(renewals)), make([]string, len(renewals))
@@ -89,7 +125,17 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 		leases[i], progress[i], stages[i] = r.Lease, int64(min(max(r.Progress, 0), 100)), r.Stage
 	}
 	ids, epochs := leaseColumns(leases)
-	return s.queryLeases(ctx, s.sql.renewLeases, ids, epochs, pq.Array(progress), pq.Array(stages), lease.Milliseconds())
+	err = s.query(ctx, s.sql.renewLeases, func(rows *sql.Rows) error {
+		var l task.Lease
+		var renewed bool
+		err := rows.Scan(&l.TaskID, &l.Epoch, &renewed)
+		held = append(held, l)
+		if !renewed {
+			locked++
+		}
+		return err
+	}, ids, epochs, pq.Array(progress), pq.Array(stages), lease.Milliseconds())
+	return held, locked, err
 }
 
 // Retry returns a task to the queue, due after wait. The attempt is used. It returns task.ErrLeaseLost if the lease is

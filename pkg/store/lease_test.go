@@ -122,7 +122,7 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 			return leaseLost(held, err)
 		},
 		"renew": func(b *testStore, l task.Lease) error {
-			held, err := b.RenewLeases(b.ctx, time.Hour, []store.LeaseRenewal{{Lease: l, Progress: 50, Stage: "late"}})
+			held, _, err := b.RenewLeases(b.ctx, time.Hour, []store.LeaseRenewal{{Lease: l, Progress: 50, Stage: "late"}})
 			return leaseLost(held, err)
 		},
 		"release": func(b *testStore, l task.Lease) error {
@@ -196,7 +196,7 @@ func TestRenewLeases_ReturnsLeasesStillHeld(t *testing.T) {
 	for i, tk := range tasks {
 		beats = append(beats, store.LeaseRenewal{Lease: tk.Lease(), Progress: 10 * i, Stage: "generating"})
 	}
-	held, err := b.RenewLeases(b.ctx, time.Hour, beats)
+	held, _, err := b.RenewLeases(b.ctx, time.Hour, beats)
 	require.NoError(t, err)
 	assert.Len(t, held, 4)
 	assert.NotContains(t, held, tasks[3].Lease())
@@ -219,7 +219,7 @@ func TestRenewLeases_NoDeadlockWithComplete(t *testing.T) {
 	for _, beats := range [][]store.LeaseRenewal{up, down, up, down} {
 		wg.Go(func() {
 			for range 50 {
-				_, err := b.RenewLeases(b.ctx, time.Minute, beats)
+				_, _, err := b.RenewLeases(b.ctx, time.Minute, beats)
 				assert.NoError(t, err)
 			}
 		})

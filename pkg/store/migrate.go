@@ -151,6 +151,9 @@ func (m *migrator) run(ctx context.Context, roles Roles) error {
 			return err
 		}
 	}
+	if err := m.revokeFromSchema(ctx); err != nil {
+		return err
+	}
 	for _, migration := range all {
 		if migration.Version <= m.result.Version {
 			continue
@@ -261,20 +264,37 @@ func (m *migrator) createSchema(ctx context.Context, existing map[schemaObject]b
 		if err := m.step(ctx, "create the schema", "create schema "+m.names.Schema, hint); err != nil {
 			return err
 		}
-		if err := m.revokeSchemaDefaults(ctx); err != nil {
-			return err
-		}
+	} else if err := m.checkOwner(ctx); err != nil {
+		return err
 	}
 	return m.createVersions(ctx)
 }
 
-// revokeSchemaDefaults revokes what default privileges granted on the new schema to anybody but the owner.
-func (m *migrator) revokeSchemaDefaults(ctx context.Context) error {
+// checkOwner refuses a schema of somebody else, who could replace the functions in it, which have the rights of their owner.
+func (m *migrator) checkOwner(ctx context.Context) error {
+	var owner string
+	var mine bool
+	err := m.tx.QueryRowContext(ctx, "select quote_ident(pg_get_userbyid(nspowner)), pg_has_role(nspowner, 'usage') from pg_namespace where nspname = $1",
+		m.result.Schema).Scan(&owner, &mine)
+	if err != nil {
+		return wrapMigrate("read the schema's owner", err)
+	}
+	if !mine {
+		return &AccessError{fmt.Sprintf("the schema %s exists and belongs to the role %s", m.names.Schema, owner),
+			fmt.Sprintf("run as an administrator: alter schema %s owner to %s", m.names.Schema, m.currentRole(ctx))}
+	}
+	return nil
+}
+
+// revokeFromSchema revokes what anybody but the owner may do in the schema: on a new one everything, which default privileges granted; on
+// an older one CREATE, with which a role could shadow functions that have the owner's rights.
+func (m *migrator) revokeFromSchema(ctx context.Context) error {
 	var grantees []string
 	err := m.tx.QueryRowContext(ctx, `
 		select array(select distinct case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
 		             from pg_namespace n, lateral aclexplode(n.nspacl) a
-		             where n.nspname = $1 and a.grantee <> n.nspowner order by 1)`, m.result.Schema).Scan(pq.Array(&grantees))
+		             where n.nspname = $1 and a.grantee <> n.nspowner and ($2 or a.privilege_type = 'CREATE') order by 1)`,
+		m.result.Schema, m.result.Version == 0).Scan(pq.Array(&grantees))
 	if err != nil {
 		return wrapMigrate("read the schema's privileges", err)
 	}
@@ -282,7 +302,11 @@ func (m *migrator) revokeSchemaDefaults(ctx context.Context) error {
 		if grantee != "public" {
 			m.result.Revoked = append(m.result.Revoked, grantee)
 		}
-		text := fmt.Sprintf("revoke all on schema %s from %s", m.names.Schema, grantee)
+		privilege := "create"
+		if m.result.Version == 0 {
+			privilege = "all"
+		}
+		text := fmt.Sprintf("revoke %s on schema %s from %s", privilege, m.names.Schema, grantee)
 		if err := m.step(ctx, "revoke default privileges of "+grantee, text, ""); err != nil {
 			return err
 		}
@@ -475,7 +499,7 @@ func (m *migrator) grantRole(ctx context.Context, role, kind string, objects []o
 			return err
 		}
 	}
-	return m.step(ctx, "record the role", fmt.Sprintf("insert into %s.roles (role, kind) values (%s, '%s') on conflict (role) do update set kind = excluded.kind",
+	return m.step(ctx, "record the role", fmt.Sprintf("insert into %s.roles (role, kind) values (%s, '%s') on conflict do nothing",
 		m.names.Schema, pq.QuoteLiteral(role), kind), "")
 }
 

@@ -34,7 +34,7 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
 	call := uuid.NewString()
 	texts, numbers := pq.Array([]string{"x"}), pq.Array([]int64{1})
-	const primary, pending, lease, started = "tasks_pkey", "tasks_pending", "tasks_lease", "tasks_started"
+	const primary, pending, lease, started = "tasks_pkey", "tasks_due", "tasks_lease", "tasks_started"
 	for _, c := range []struct {
 		statement string
 		args      []any

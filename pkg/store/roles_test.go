@@ -204,9 +204,11 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, RunAt: time.Now().Add(time.Hour)})
 	must(err)
+	_, err = s.Admit(ctx, user)
+	must(err)
 	_, err = s.SetLimits(ctx, 0, 0)
 	must(err)
-	_, err = s.Admit(ctx, nil)
+	_, err = s.AdmitAll(ctx)
 	must(err)
 	claim := func(n int) []task.Task {
 		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3})
@@ -221,7 +223,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Inputs(ctx, tasks[0].Lease())
 	must(err)
-	_, err = s.RenewLeases(ctx, time.Hour, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
+	_, _, err = s.RenewLeases(ctx, time.Hour, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 	must(err)
 	_, err = s.Complete(ctx, store.Completion{Lease: tasks[0].Lease()})
 	must(err)

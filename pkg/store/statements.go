@@ -24,7 +24,7 @@ func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " 
 type statements struct {
 	enqueue statement
 
-	claim, admit, inputs, renewLeases, retry, release statement
+	claim, admit, heldUsers, inputs, renewLeases, retry, release statement
 
 	complete, completed, fail, cancel, redrive statement
 	failAbandoned, failOverdue, countOverdue   statement
@@ -43,7 +43,7 @@ type statements struct {
 
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
-	repairRefunds, resolve statement
+	repairRefunds, resolve, resolved statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
@@ -60,6 +60,7 @@ func (s *statements) files() map[string]map[string]*statement {
 		"lease.sql": {
 			"claim":        &s.claim,
 			"admit":        &s.admit,
+			"held_users":   &s.heldUsers,
 			"inputs":       &s.inputs,
 			"renew_leases": &s.renewLeases,
 			"retry":        &s.retry,
@@ -125,6 +126,7 @@ func (s *statements) files() map[string]map[string]*statement {
 		"settle.sql": {
 			"repair_refunds": &s.repairRefunds,
 			"resolve":        &s.resolve,
+			"resolved":       &s.resolved,
 		},
 	}
 }

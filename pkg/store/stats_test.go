@@ -19,7 +19,7 @@ func TestQueueStats_AndCountByState(t *testing.T) {
 	require.NoError(t, err)
 	b.cancel(ids[5])
 	b.exec(`update imagetasks.tasks set run_after = now() - interval '1 minute' where task_id = $1`, ids[4])
-	b.exec(`update imagetasks.tasks set run_after = now() + interval '1 minute' where task_id = $1`, ids[3])
+	b.exec(`update imagetasks.tasks set run_after = now() + interval '1 minute', waits_for = 'time' where task_id = $1`, ids[3])
 	b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour' where task_id = $1`, held[1].ID)
 
 	states, err := b.CountByState(b.ctx)

@@ -268,7 +268,7 @@ func TestStore_BehindTransactionPooler(t *testing.T) {
 				if len(tasks) == 0 {
 					return
 				}
-				_, err := b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
+				_, _, err := b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 				assert.NoError(t, err)
 				_, err = b.Fail(b.ctx, tasks[0].Lease(), errServer)
 				assert.NoError(t, err)

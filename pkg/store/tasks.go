@@ -149,8 +149,16 @@ func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error)
 		return t, err
 	}
 	t.QueuePosition, t.ExpectedWaitSeconds = int(position.Int64), wait.Float64
-	if err := errors.Join(json.Unmarshal(outcomes, &t.Outcomes), json.Unmarshal(inputs, &t.Inputs)); err != nil {
+	var each []json.RawMessage
+	if err := errors.Join(json.Unmarshal(outcomes, &each), json.Unmarshal(inputs, &t.Inputs)); err != nil {
 		return t, fmt.Errorf("task %q: %w", id, err)
+	}
+	for _, text := range each {
+		var o Outcome
+		if json.Unmarshal(text, &o) != nil { // somebody else wrote it
+			o = Outcome{Outcome: "unknown", Message: string(text)}
+		}
+		t.Outcomes = append(t.Outcomes, o)
 	}
 	ledger, err := s.queryLedger(ctx, s.sql.taskLedger, id)
 	t.Ledger = append(t.Ledger, ledger...)

@@ -78,6 +78,8 @@ func (a program) key(c *cli.Context) (string, error) {
 	return key, nil
 }
 
+const exampleTime = "2026-01-31T18:00:00+08:00"
+
 // Limits of one enqueue command.
 const (
 	maxInputFile = store.MaxInput
@@ -145,7 +147,7 @@ func (a program) newTask(c *cli.Context) (store.EnqueueRequest, error) {
 	if n.Options, err = readOptions(c); err != nil {
 		return n, err
 	}
-	if n.RunAt, err = readTime(c.String("run-at")); err != nil {
+	if n.RunAt, err = readTime(c.String("run-at"), c.IsSet("key")); err != nil {
 		return n, err
 	}
 	n.Inputs, err = readInputs(c)
@@ -156,7 +158,9 @@ func (a program) newTask(c *cli.Context) (store.EnqueueRequest, error) {
 func readOptions(c *cli.Context) (json.RawMessage, error) {
 	options := map[string]any{}
 	if text := c.String("options"); text != "" {
-		if err := json.Unmarshal([]byte(text), &options); err != nil || options == nil {
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.UseNumber() // numbers are passed through as they are
+		if err := decoder.Decode(&options); err != nil || options == nil || decoder.More() {
 			return nil, app.Usagef(`--options must be a JSON object, for example {"background": "transparent"}`)
 		}
 	}
@@ -215,17 +219,21 @@ func checkOptions(n store.EnqueueRequest, defaultModel string) error {
 	return nil
 }
 
-// readTime reads a time in RFC 3339, or a duration from now on; empty: the zero time.
-func readTime(text string) (time.Time, error) {
+// readTime reads a time in RFC 3339, or a duration from now on; empty: the zero time. A repeat with a key has the same arguments only
+// with a fixed time.
+func readTime(text string, fixed bool) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
 	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		if fixed {
+			return time.Time{}, app.Usagef("with --key, --run-at must be a time such as %s: %s from now on is another time at each repeat", exampleTime, text)
+		}
 		return time.Now().Add(d), nil
 	}
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil {
-		return at, app.Usagef("--run-at must be a time such as %s, or a duration such as 2h", "2026-01-31T18:00:00+08:00")
+		return at, app.Usagef("--run-at must be a time such as %s, or a duration such as 2h", exampleTime)
 	}
 	return at, nil
 }

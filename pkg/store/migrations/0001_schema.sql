@@ -6,7 +6,7 @@
 -- needs no right on a table. Nothing is granted here; "task-processor migrate" grants what a role needs (grants.go), and
 -- revokes at the end of each migration what default privileges granted to anybody else.
 --
--- Lock order: tasks, then a user's advisory lock, then rows of credits in the order of user_id, then the ledger.
+-- Lock order: tasks, then rows of credits in the order of user_id, then keys and the ledger. A row of credits is also the lock of its user.
 
 create table {{.Schema}}.tasks (
     task_id               text primary key check ({{id "task_id"}}),
@@ -46,10 +46,11 @@ create table {{.Schema}}.tasks (
     created_at            timestamptz not null default now(),
     updated_at            timestamptz not null default now(),
     completed_at          timestamptz,
+    inputs_pruned_at      timestamptz, -- the input pictures were deleted after REDRIVE_WINDOW
     forgotten_at          timestamptz,
     check (prompt <> '' or input_count > 0 or forgotten_at is not null),
     check (isfinite(run_after) and isfinite(lease_expires_at) and isfinite(processing_started_at) and isfinite(created_at)
-           and isfinite(updated_at) and isfinite(completed_at) and isfinite(forgotten_at))
+           and isfinite(updated_at) and isfinite(completed_at) and isfinite(forgotten_at) and isfinite(inputs_pruned_at))
 );
 
 comment on column {{.Schema}}.tasks.run is 'what one charge pays for; redrive begins the next run. credits_deducted and credits_refunded are those of this run';
@@ -75,15 +76,16 @@ create index tasks_active on {{.Schema}}.tasks (user_id)
     where status = 'processing' or (status = 'pending' and waits_for is null);
 -- A new task comes after the last slot of its user; enqueue counts a user's waiting tasks:
 create index tasks_live on {{.Schema}}.tasks (user_id, priority, slot) where status in ('pending', 'processing');
--- fail_overdue takes the tasks that have been due the longest, whatever they wait for:
-create index tasks_pending on {{.Schema}}.tasks (run_after) where status = 'pending';
+-- The other pending tasks: fail_overdue takes those that have been due the longest. It is not one index with "scheduled", because
+-- promote would then read past all of these.
+create index tasks_due on {{.Schema}}.tasks (run_after) where status = 'pending' and waits_for is distinct from 'time';
 -- claim and fail_abandoned take tasks with an expired lease:
 create index tasks_lease on {{.Schema}}.tasks (lease_expires_at) where lease_expires_at is not null;
 -- sweep takes stuck tasks:
 create index tasks_started on {{.Schema}}.tasks ((coalesce(processing_started_at, updated_at, created_at)))
     where status = 'processing';
 -- Failed tasks that still have their input pictures:
-create index tasks_inputs on {{.Schema}}.tasks (completed_at) where status = 'failed' and input_count > 0;
+create index tasks_inputs on {{.Schema}}.tasks (completed_at) where status = 'failed' and input_count > 0 and inputs_pruned_at is null;
 -- Rows are written in the order of this time, so a BRIN index of a few pages is enough to find the last hour, or the oldest.
 create index tasks_completed on {{.Schema}}.tasks using brin (completed_at) with (pages_per_range = 32, autosummarize = on);
 -- tasks list and forget read one user's tasks:
@@ -169,11 +171,12 @@ create table {{.Schema}}.processors (
     host         text not null,
     pid          integer not null,
     version      text not null,
-    capacity     integer not null default 0, -- tasks at a time
-    task_seconds double precision,           -- of a completed task, a moving average
-    started_at   timestamptz not null default now(),
-    beat_at      timestamptz not null default now(),
-    report       jsonb not null default '{}'
+    capacity     integer not null default 0 check (capacity between 0 and 1000000), -- tasks at a time
+    -- Of a completed task, a moving average.
+    task_seconds double precision check (task_seconds between 0 and 1000000000),
+    started_at   timestamptz not null default now() check (isfinite(started_at)),
+    beat_at      timestamptz not null default now() check (isfinite(beat_at)),
+    report       jsonb not null default '{}' check (jsonb_typeof(report) = 'object')
 );
 
 -- What holds for all processors of the installation; one row.
@@ -189,8 +192,9 @@ insert into {{.Schema}}.control default values;
 
 -- The roles that migrate granted something, so that a later migration grants them what is new.
 create table {{.Schema}}.roles (
-    role text primary key,
-    kind text not null check (kind in ('app', 'worker'))
+    role text,
+    kind text check (kind in ('app', 'worker')),
+    primary key (role, kind)
 );
 
 -- The virtual time of each priority: the slot that was claimed last. Sequences, because claims must not wait for each other.
@@ -217,62 +221,77 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     where t.user_id = last_slot.user_id and t.priority = last_slot.priority and t.status in ('pending', 'processing')
 $$;
 
--- The lock of one user's enqueues and admissions, until the end of the transaction.
+-- The lock of one user's enqueues, grants and admissions, until the end of the transaction: the user's row, which a user without credits
+-- gets here. No advisory lock, which any role could hold.
 create function {{.Schema}}.lock_user(user_id text) returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
-    select pg_advisory_xact_lock(hashtextextended(lock_user.user_id, hashtext({{literal .Schema}})))
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+    perform from {{.Schema}}.credits c where c.user_id = lock_user.user_id for no key update;
+    if not found then
+        insert into {{.Schema}}.credits (user_id) values (lock_user.user_id) on conflict do nothing;
+        perform from {{.Schema}}.credits c where c.user_id = lock_user.user_id for no key update;
+    end if;
+end
 $$;
 
--- Lets as many tasks of these users start as USER_CONCURRENCY allows (null: of all users with tasks that wait for it), and
--- returns their number. The user's lock makes the count exact: a task starts to count here or in enqueue, under that lock,
--- and stops to count whenever it leaves the state "processing".
-create function {{.Schema}}.admit(user_ids text[]) returns int
+-- Lets as many tasks of these users start as USER_CONCURRENCY allows, and returns their number; 1000 or more: another call may find more.
+-- The user's lock makes the count exact: a task starts to count here, under that lock, and stops to count whenever it leaves the state
+-- "processing". A user whose row is locked is left out, because nobody else's tasks may wait for that; with wait, after a second.
+create function {{.Schema}}.admit(user_ids text[], wait boolean) returns int
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
-as $$
+set lock_timeout = '1s' as $$
 #variable_conflict use_column
 declare
     allowed int := (select user_concurrency from {{.Schema}}.control);
     next_user text;
-    free int;
     changed int;
     total int := 0;
 begin
+    if allowed = 0 then
+        update {{.Schema}}.tasks
+        set waits_for = null
+        where task_id = any (array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = any (user_ids)
+            limit 1000
+            for update skip locked));
+        get diagnostics total = row_count;
+        if total > 0 then
+            perform pg_notify({{literal .Channel}}, '');
+        end if;
+        return total;
+    end if;
     -- Under an older snapshot the count could miss a task that was admitted since.
     if current_setting('transaction_isolation') <> 'read committed' then
         return 0;
     end if;
-    if user_ids is null then
-        with recursive held as (
-            (select user_id from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user' order by user_id limit 1)
-            union all
-            select (select t.user_id from {{.Schema}}.tasks t
-                    where t.status = 'pending' and t.waits_for = 'user' and t.user_id > held.user_id order by t.user_id limit 1)
-            from held where held.user_id is not null
-        )
-        select array_agg(user_id) into user_ids from held where user_id is not null;
-    end if;
     for next_user in select distinct u from unnest(user_ids) u order by u loop
-        perform {{.Schema}}.lock_user(next_user);
-        free := 1000;
-        if allowed > 0 then
-            select allowed - count(*) into free
-            from (select from {{.Schema}}.tasks
-                  where user_id = next_user and (status = 'processing' or (status = 'pending' and waits_for is null))
-                  limit allowed) active;
-        end if;
-        if free > 0 then
-            update {{.Schema}}.tasks
-            set waits_for = null
-            where task_id = any (array(
-                select task_id from {{.Schema}}.tasks
-                where status = 'pending' and waits_for = 'user' and user_id = next_user
-                order by (- priority), slot, backlog, run_after, task_id
-                limit free
-                for update skip locked));
-            get diagnostics changed = row_count;
-            total := total + changed;
-        end if;
+        begin
+            if wait or not exists (select from {{.Schema}}.credits where user_id = next_user) then
+                perform {{.Schema}}.lock_user(next_user);
+            else
+                perform from {{.Schema}}.credits where user_id = next_user for no key update skip locked;
+                continue when not found;
+            end if;
+        exception when lock_not_available then
+            continue;
+        end;
+        update {{.Schema}}.tasks
+        set waits_for = null
+        where task_id = any (array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = next_user
+            order by (- priority), slot, backlog, run_after, task_id
+            limit greatest(allowed - (
+                select count(*) from (
+                    select from {{.Schema}}.tasks
+                    where user_id = next_user and (status = 'processing' or (status = 'pending' and waits_for is null))
+                    limit allowed) active), 0)
+            for update skip locked));
+        get diagnostics changed = row_count;
+        total := total + changed;
     end loop;
     if total > 0 then
         perform pg_notify({{literal .Channel}}, '');
@@ -303,12 +322,12 @@ begin
         limit max_tasks
         for update skip locked
     ), latest as (
-        select user_id, priority, {{.Schema}}.virtual_time(priority) as virtual_time, {{.Schema}}.last_slot(user_id, priority) as slot
+        select user_id, priority, {{.Schema}}.virtual_time(priority::int) as virtual_time, {{.Schema}}.last_slot(user_id, priority::int) as slot
         from (select distinct user_id, priority from due where slot is null) due
     ), turns as (
         select task_id,
-               greatest(latest.virtual_time, latest.slot)
-                   + row_number() over (partition by user_id, priority order by due.run_after, task_id) as slot,
+               least(greatest(latest.virtual_time, latest.slot)
+                   + row_number() over (partition by user_id, priority order by due.run_after, task_id), 1000000000000000) as slot,
                latest.virtual_time
         from due join latest using (user_id, priority)
         where due.slot is null
@@ -322,7 +341,7 @@ begin
     )
     select array_agg(distinct user_id), count(*) into users, total from promoted;
     if limited then
-        perform {{.Schema}}.admit(users);
+        perform {{.Schema}}.admit(users, false);
     end if;
     return total;
 end
@@ -363,13 +382,14 @@ begin
             from {{.Schema}}.tasks t
             where t.lease_expires_at < now() and coalesce(t.status, '') = 'processing'
               and t.attempt_count < coalesce(t.max_attempts, fallback_attempts)
+              and t.lease_epoch < 1000000000000000 and t.attempt_count < 1000000 -- a row at its bound can't be claimed again
             order by t.lease_expires_at
             limit max_tasks
             for update skip locked
         ), ready as (
             select t.task_id
             from {{.Schema}}.tasks t
-            where t.status = 'pending' and t.waits_for is null
+            where t.status = 'pending' and t.waits_for is null and t.lease_epoch < 1000000000000000 and t.attempt_count < 1000000
             order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
             limit greatest(max_tasks - (select count(*) from expired), 0)
             for update skip locked
@@ -392,7 +412,7 @@ begin
         ), advanced as (
             -- Virtual time only moves forward; a race of two claims may lose a step, which costs no task its turn.
             select count(setval(({{literal .Schema}} || '.virtual_time_' || c.priority)::regclass,
-                                greatest(max(c.slot), {{.Schema}}.virtual_time(c.priority)))) over ()
+                                greatest(max(c.slot), {{.Schema}}.virtual_time(c.priority::int)))) over ()
             from claimed c where c.slot is not null group by c.priority
         ), recorded as (
             insert into {{.Schema}}.calls (call_id, result)
@@ -408,12 +428,18 @@ $$;
 -- Sets the limits for one user's tasks. When USER_CONCURRENCY becomes smaller, tasks beyond it wait again; those that are
 -- processing go on. Returns whether anything changed.
 create function {{.Schema}}.set_limits(user_concurrency int, user_max_waiting int) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
 #variable_conflict use_column
 declare
     was {{.Schema}}.control;
 begin
-    select * into was from {{.Schema}}.control for update;
+    select * into was from {{.Schema}}.control;
+    if was.user_concurrency = set_limits.user_concurrency and was.user_max_waiting = set_limits.user_max_waiting then
+        return false;
+    end if;
+    -- Waits for enqueues that have read the old limits, and holds back new ones.
+    lock table {{.Schema}}.control in exclusive mode;
+    select * into was from {{.Schema}}.control;
     if was.user_concurrency = set_limits.user_concurrency and was.user_max_waiting = set_limits.user_max_waiting then
         return false;
     end if;
@@ -522,7 +548,7 @@ exception when invalid_parameter_value then
 end
 $$;
 
--- Checks the inputs of a task: an array of {"base64": …} or {"url": …}, one of them with "mask": true. At most 16 pictures and a
+-- Checks the inputs of a task: an array of {"base64": ...} or {"url": ...}, one of them with "mask": true. At most 16 pictures and a
 -- mask, each of 26214400 bytes, together of 52428800 bytes.
 create function {{.Schema}}.check_inputs(inputs jsonb) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -609,8 +635,8 @@ begin
         exception when others then
             perform {{.Schema}}.refuse('run_at must be a time');
         end;
-        if not isfinite(run_at) then
-            perform {{.Schema}}.refuse('run_at must be a time');
+        if not isfinite(run_at) or run_at > now() + interval '10 years' then
+            perform {{.Schema}}.refuse('run_at must be a time, at most 10 years from now');
         end if;
     end if;
 end
@@ -685,6 +711,9 @@ declare
     waiting int;
 begin
     if allowed > 0 then
+        if current_setting('transaction_isolation') <> 'read committed' then
+            raise exception 'with USER_MAX_WAITING, a task can be enqueued at the isolation level read committed only' using errcode = 'IT002';
+        end if;
         select count(*) into waiting
         from (select from {{.Schema}}.tasks t where t.user_id = check_waiting.user_id and t.status = 'pending' limit allowed) counted;
         if waiting + added > allowed then
@@ -695,7 +724,7 @@ begin
 end
 $$;
 
--- Charges a user for tasks and inserts them, all or none. tasks were checked by check_task.
+-- Charges a user for tasks and inserts them, all or none. tasks were checked by check_task; the caller holds the user's lock.
 create function {{.Schema}}.insert_tasks(user_id text, tasks jsonb, out task_ids text[], out balance bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -703,7 +732,7 @@ declare
     limits {{.Schema}}.control;
     total numeric;
 begin
-    perform {{.Schema}}.lock_user(insert_tasks.user_id);
+    lock table {{.Schema}}.control in row share mode; -- until set_limits has moved the tasks that wait
     select * into limits from {{.Schema}}.control;
     perform {{.Schema}}.check_waiting(insert_tasks.user_id, jsonb_array_length(tasks), limits.user_max_waiting);
     select sum(coalesce((t ->> 'cost')::numeric, 1)) into total from jsonb_array_elements(tasks) t;
@@ -720,12 +749,12 @@ begin
                coalesce(jsonb_array_length(nullif(t -> 'inputs', 'null')), 0) as input_count
         from jsonb_array_elements(tasks) with ordinality as given (t, n)
     ), latest as (
-        select priority, {{.Schema}}.virtual_time(priority) as virtual_time,
-               {{.Schema}}.last_slot(insert_tasks.user_id, priority) as slot
+        select priority, {{.Schema}}.virtual_time(priority::int) as virtual_time,
+               {{.Schema}}.last_slot(insert_tasks.user_id, priority::int) as slot
         from (select distinct priority from given where run_at <= now()) due
     ), turns as (
         select given.task_id, latest.virtual_time,
-               greatest(latest.virtual_time, latest.slot) + row_number() over (partition by priority order by n) as slot
+               least(greatest(latest.virtual_time, latest.slot) + row_number() over (partition by priority order by n), 1000000000000000) as slot
         from given join latest using (priority)
         where given.run_at <= now()
     )
@@ -753,7 +782,7 @@ begin
     order by n;
 
     if limits.user_concurrency > 0 then
-        perform {{.Schema}}.admit(array[insert_tasks.user_id]);
+        perform {{.Schema}}.admit(array[insert_tasks.user_id], true);
     end if;
     perform pg_notify({{literal .Channel}}, '');
 end
@@ -779,6 +808,7 @@ begin
         perform {{.Schema}}.refuse('prompt and cost must not be null');
     end if;
     perform {{.Schema}}.check_task(task);
+    perform {{.Schema}}.lock_user(enqueue.user_id);
     result := {{.Schema}}.first_result('enqueue', enqueue.user_id, enqueue.idempotency_key, task);
     if result is null then
         select i.task_ids, i.balance into ids, balance from {{.Schema}}.insert_tasks(enqueue.user_id, jsonb_build_array(task)) i;
@@ -812,6 +842,7 @@ begin
     for task in select * from jsonb_array_elements(tasks) loop
         perform {{.Schema}}.check_task(task);
     end loop;
+    perform {{.Schema}}.lock_user(enqueue_many.user_id);
     result := {{.Schema}}.first_result('enqueue_many', enqueue_many.user_id, enqueue_many.idempotency_key, tasks);
     if result is null then
         select i.task_ids, i.balance into task_ids, balance from {{.Schema}}.insert_tasks(enqueue_many.user_id, tasks) i;
@@ -842,6 +873,7 @@ begin
     elsif reason is null or char_length(reason) > 1000 then
         perform {{.Schema}}.refuse('reason must be text of at most 1000 characters');
     end if;
+    perform {{.Schema}}.lock_user(grant_credits.user_id);
     result := {{.Schema}}.first_result('grant_credits', '', grant_credits.idempotency_key,
         jsonb_build_object('user_id', grant_credits.user_id, 'credits', grant_credits.credits, 'reason', reason));
     if result is not null then
@@ -932,7 +964,9 @@ begin
         raise exception 'there is no such task' using errcode = 'IT004';
     end if;
     new_run := t.run;
-    if redrive.run = t.run - 1 then
+    if redrive.run < 1 or t.run >= 10000 then
+        raise exception 'the task has no run % to redrive', coalesce(redrive.run, t.run) using errcode = 'IT005';
+    elsif redrive.run = t.run - 1 then
         select l.balance_after into balance from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge';
         balance := coalesce(balance, {{.Schema}}.balance(t.user_id));
         return;
@@ -940,7 +974,7 @@ begin
         raise exception 'the task is in run %, not %', t.run, redrive.run using errcode = 'IT005';
     elsif t.status <> 'failed' then
         raise exception 'the task is %; only failed tasks can be redriven', t.status using errcode = 'IT005';
-    elsif t.forgotten_at is not null or (select count(*) from {{.Schema}}.inputs i where i.task_id = t.task_id) < t.input_count then
+    elsif t.forgotten_at is not null or t.inputs_pruned_at is not null or (select count(*) from {{.Schema}}.inputs i where i.task_id = t.task_id) < t.input_count then
         raise exception 'the prompt or the input pictures of the task were deleted' using errcode = 'IT005',
             hint = 'Enqueue a new task.';
     elsif t.credits_deducted > t.credits_refunded then
@@ -948,6 +982,7 @@ begin
             hint = 'Run fix-stuck-tasks audit --repair.';
     end if;
     perform {{.Schema}}.lock_user(t.user_id);
+    lock table {{.Schema}}.control in row share mode; -- as in insert_tasks
     select * into limits from {{.Schema}}.control;
     perform {{.Schema}}.check_waiting(t.user_id, 1, limits.user_max_waiting);
     balance := {{.Schema}}.charge(t.user_id, t.credits_cost);
@@ -956,18 +991,18 @@ begin
         insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
         values (t.user_id, t.task_id, new_run, 'charge', - t.credits_cost, balance, 'task redriven');
     end if;
-    moment := {{.Schema}}.virtual_time(t.priority);
-    latest := {{.Schema}}.last_slot(t.user_id, t.priority);
+    moment := {{.Schema}}.virtual_time(t.priority::int);
+    latest := {{.Schema}}.last_slot(t.user_id, t.priority::int);
     update {{.Schema}}.tasks x
     set status = 'pending', run = new_run, credits_deducted = t.credits_cost, credits_refunded = 0,
         attempt_count = 0, requests_sent = 0, run_after = now(),
         waits_for = case when limits.user_concurrency > 0 then 'user' end,
-        slot = greatest(moment, latest) + 1, backlog = greatest(moment, latest) + 1 - moment,
+        slot = least(greatest(moment, latest) + 1, 1000000000000000), backlog = greatest(moment, latest) + 1 - moment,
         progress_percentage = 0, current_stage = 'redriven', image_url = null, error_code = null, error_message = null, request_id = null,
         processing_started_at = null, completed_at = null, updated_at = now()
     where x.task_id = t.task_id;
     if limits.user_concurrency > 0 then
-        perform {{.Schema}}.admit(array[t.user_id]);
+        perform {{.Schema}}.admit(array[t.user_id], true);
     end if;
     perform pg_notify({{literal .Channel}}, '');
 end

@@ -15,7 +15,7 @@
 -- With a call id, the result is recorded under it: a repeat of the call violates the primary key of "calls", is rolled back,
 -- and returns the recorded result (recorded_result).
 {{define "close" -}}
-closing as (
+found as (
     select target.task_id, target.user_id, target.since, target.run, paid.payer,
            case when not paid.refunded then paid.amount end as amount,
            target.credits_deducted > 0 and paid.payer is null as missing_charge
@@ -30,7 +30,19 @@ closing as (
         where charge.task_id = target.task_id and charge.run = target.run and charge.kind = 'charge'
         offset 0
     ) paid on true
-), closed as (
+), {{if .Call}}free as (
+    -- A user whose row is locked must not keep the tasks of all others from being closed: those of that user wait for the next call.
+    select user_id from {{.Schema}}.credits
+    where user_id in (select payer from found where amount is not null)
+    order by user_id
+    for no key update skip locked
+), closing as (
+    select found.* from found
+    where amount is null or payer in (select user_id from free)
+       or not exists (select from {{.Schema}}.credits c where c.user_id = found.payer)
+{{else}}closing as (
+    select * from found
+{{end}}), closed as (
     update {{.Schema}}.tasks t
     set (status, error_code, error_message, request_id) = row ('{{.State}}', {{.Code}}::text, {{.Message}}::text, {{.Request}}),
         credits_refunded = coalesce(closing.amount, t.credits_refunded),
@@ -145,20 +157,30 @@ with target as (
 ), {{close "failed" "$3" "$4" "t.request_id" "null" "$5"}};
 
 -- name: fail_overdue
--- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 call. Fails overdue tasks, the oldest
--- first. The error of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "pending".
-with target as (
+-- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 call. Fails overdue tasks, the oldest first. The error
+-- of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "scheduled", "due".
+with unpromoted as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}}
+    where {{overdue "$1"}} and waits_for = 'time'
     order by run_after
     limit $2
     for update skip locked
+), waiting as (
+    select task_id, user_id, run, credits_deducted, run_after as since
+    from {{.Schema}}.tasks
+    where {{overdue "$1"}} and waits_for is distinct from 'time'
+    order by run_after
+    limit greatest($2 - (select count(*) from unpromoted), 0)
+    for update skip locked
+), target as (
+    select * from unpromoted union all select * from waiting
 ), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$5"}};
 
 -- name: count_overdue
--- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "pending".
-select count(*) from {{.Schema}}.tasks where {{overdue "$1"}};
+-- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "scheduled", "due".
+select (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_for = 'time')
+     + (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_for is distinct from 'time');
 
 -- name: sweep
 -- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks, $6 only this user's tasks

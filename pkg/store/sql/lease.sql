@@ -13,36 +13,55 @@ select task_id, run, user_id, prompt, options, model, input_count, attempt_count
 from {{.Schema}}.claim($1, $2, $3, $4, $5);
 
 -- name: admit
--- $1 users (null: all with tasks that wait for USER_CONCURRENCY). Lets their next tasks start and returns how many.
--- Locks: each user's advisory lock, in order. Index: "held", "active".
-select {{.Schema}}.admit($1);
+-- $1 users, $2 whether to wait for the lock of a user. Lets their next tasks start and returns how many.
+-- Locks: each user's row, in order. Index: "held", "active".
+select {{.Schema}}.admit($1, $2);
+
+-- name: held_users
+-- $1 after this user, $2 limit. Users with tasks that wait for USER_CONCURRENCY. Index: "held", once for each user.
+with recursive held (user_id, n) as (
+    select (select min(user_id) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user' and user_id > $1), 1
+    union all
+    select (select min(t.user_id) from {{.Schema}}.tasks t
+            where t.status = 'pending' and t.waits_for = 'user' and t.user_id > held.user_id), held.n + 1
+    from held where held.user_id is not null and held.n < $2
+)
+select user_id from held where user_id is not null order by user_id;
 
 -- name: inputs
--- $1 task, $2 epoch. The input pictures of a leased task. Locks: none. Index: primary keys.
-select i.mask, i.content, coalesce(i.url, '')
-from {{.Schema}}.tasks t join {{.Schema}}.inputs i using (task_id)
+-- $1 task, $2 epoch. The input pictures of a leased task; one row without a picture if it has none. Locks: none. Index: primary keys.
+select coalesce(i.mask, false), i.content, coalesce(i.url, ''), i.task_id is not null
+from {{.Schema}}.tasks t left join {{.Schema}}.inputs i using (task_id)
 where t.task_id = $1 and t.lease_epoch = $2 and coalesce(t.status, '') = 'processing'
 order by i.position;
 
 -- name: renew_leases
--- $1 tasks, $2 epochs, $3 progress, $4 stages, $5 lease in ms. Returns the leases that are still held.
--- Locks: the rows of the named leases, in the order of task_id. complete and release use the same order, so
--- these statements cannot deadlock. Index: primary key.
-with held as (
+-- $1 tasks, $2 epochs, $3 progress, $4 stages, $5 lease in ms. Returns the leases that are still held, and whether each was renewed: a
+-- row that somebody else has locked is left out, because it must not keep the leases of all other tasks from being renewed.
+-- Locks: the rows of the named leases; skips rows locked by others. Index: primary key.
+with given as (
+    select * from unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) as given (task_id, epoch, progress, stage)
+), held as (
     select t.task_id, given.progress, given.stage
-    from unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) as given (task_id, epoch, progress, stage)
+    from given
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
-    order by t.task_id
-    for update of t
+    for update of t skip locked
+), renewed as (
+    update {{.Schema}}.tasks t
+    set lease_expires_at = now() + $5 * interval '1 millisecond',
+        updated_at = now(),
+        progress_percentage = held.progress,
+        current_stage = held.stage
+    from held
+    where t.task_id = held.task_id
+    returning t.task_id, t.lease_epoch
 )
-update {{.Schema}}.tasks t
-set lease_expires_at = now() + $5 * interval '1 millisecond',
-    updated_at = now(),
-    progress_percentage = held.progress,
-    current_stage = held.stage
-from held
-where t.task_id = held.task_id
-returning t.task_id, t.lease_epoch;
+select task_id, lease_epoch, true from renewed
+union all
+select t.task_id, t.lease_epoch, false
+from given
+join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+where not exists (select from renewed where renewed.task_id = t.task_id);
 
 -- name: retry
 -- $1 task, $2 epoch, $3 wait in ms, $4 error code, $5 error message, $6 request id, $7 endpoint. The attempt is used.
@@ -67,7 +86,7 @@ returning task_id;
 -- name: release
 -- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints. The attempts are not used. Returns the
 -- leases that were released. Other processors are notified if a task is due now.
--- Locks: as renew_leases. Index: primary key.
+-- Locks: the rows of the named leases, in the order of task_id, so that these statements cannot deadlock. Index: primary key.
 with held as (
     select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint
     from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])

@@ -24,13 +24,16 @@ select count(*) from deleted;
 with failed as (
     select t.task_id from {{.Schema}}.tasks t
     where t.status = 'failed' and t.input_count > 0 and {{older "t.completed_at" "$1"}}
-      and exists (select from {{.Schema}}.inputs i where i.task_id = t.task_id)
+      and t.inputs_pruned_at is null
     limit $2
     for update skip locked
 ), deleted as (
-    delete from {{.Schema}}.inputs where task_id = any (array(select task_id from failed)) returning task_id
+    delete from {{.Schema}}.inputs where task_id = any (array(select task_id from failed))
+), noted as (
+    -- The update makes a redrive that read the row before fail, at any isolation level.
+    update {{.Schema}}.tasks t set inputs_pruned_at = now() from failed where t.task_id = failed.task_id returning 1
 )
-select count(distinct task_id) from deleted;
+select count(*) from noted;
 
 -- name: prune_keys
 -- $1 age in ms, $2 limit. Keys of enqueue; those of grants are kept for ever. Index: "keys_time" (BRIN).

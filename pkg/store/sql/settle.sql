@@ -11,7 +11,7 @@ with owing as (
       and not exists (select from {{.Schema}}.ledger r where r.task_id = t.task_id and r.run = c.run and r.kind = 'refund')
     order by t.task_id
     limit $1
-    for update of t
+    for update of t skip locked
 ), noted as (
     update {{.Schema}}.tasks t set credits_refunded = owing.amount, updated_at = now()
     from owing where t.task_id = owing.task_id and owing.current
@@ -40,7 +40,7 @@ select task_id, user_id, credits, balance, age, missing_charge from result;
 -- name: resolve
 -- $1 task, $2 credits to give the user, 0 or more, $3 reason. Settles a task that says it was charged and has no charge in the
 -- ledger: an "adjust" row records the decision, and the task no longer says so. Returns user and balance; no row if the task is not
--- such a task. A repeat is refused by the ledger's unique index. Locks: the task, then its user.
+-- such a task. Locks: the task, then its user.
 with target as (
     select t.task_id, t.user_id, t.run from {{.Schema}}.tasks t
     where t.task_id = $1 and {{missingCharge "t"}}
@@ -58,3 +58,7 @@ insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_aft
 select target.user_id, target.task_id, target.run, 'adjust', $2::bigint, balance.credits, $3
 from target join balance using (user_id)
 returning user_id, balance_after;
+
+-- name: resolved
+-- $1 to $3 as in resolve. The result of an earlier call with the same arguments. Locks: none. Index: the ledger's unique index.
+select user_id, balance_after from {{.Schema}}.ledger where task_id = $1 and kind = 'adjust' and amount = $2 and reason = $3 order by id desc limit 1;

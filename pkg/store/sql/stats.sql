@@ -1,29 +1,34 @@
 -- Read-only statements on the queue: counts and times. None of them locks anything.
 
 -- name: next_due
--- Milliseconds until a task may be claimed; null if nothing is pending or leased, or while claiming is paused.
+-- Milliseconds until a task may be claimed, at most a day; null if nothing is pending or leased, or while claiming is paused.
 -- Index: "ready", the first entry of "scheduled" and of "lease".
-select ceil(extract(epoch from least(
+select least(ceil(extract(epoch from least(
     (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null)),
     (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'),
-    (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null)
-) - now()) * 1000)::bigint
+    (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing')
+) - now()) * 1000), 86400000)::bigint
 from {{.Schema}}.control where paused_at is null;
 
 -- name: has_pending
--- Whether any task is pending, due or not. Index: "pending".
-select exists (select from {{.Schema}}.tasks where status = 'pending');
+-- Whether any task is pending, due or not. Index: "scheduled", "due".
+select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time')
+    or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time');
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, age of the oldest due task in ms, processing,
--- stuck. Index: "pending", "held", "started".
-select (select count(*) from {{.Schema}}.tasks where status = 'pending'),
-       (select count(*) from {{.Schema}}.tasks where status = 'pending' and run_after <= now()),
+-- stuck. A task that is not promoted yet is due as well. Index: "scheduled", "due", "held", "started".
+select due.tasks + scheduled.tasks, due.tasks + scheduled.due,
        (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user'),
-       (select coalesce(extract(epoch from now() - min(run_after)) * 1000, 0)::bigint
-          from {{.Schema}}.tasks where status = 'pending' and run_after <= now()),
+       coalesce(extract(epoch from now() - least(due.oldest, scheduled.oldest)) * 1000, 0)::bigint,
        (select count(*) from {{.Schema}}.tasks where status = 'processing'),
-       (select count(*) from {{.Schema}}.tasks where {{stuck "$1"}});
+       (select count(*) from {{.Schema}}.tasks where {{stuck "$1"}})
+from (
+    select count(*) as tasks, min(run_after) as oldest from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time'
+) due, (
+    select count(*) as tasks, count(*) filter (where run_after <= now()) as due, min(run_after) filter (where run_after <= now()) as oldest
+    from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'
+) scheduled;
 
 -- name: count_by_state
 -- The number of tasks in each state. Reads the whole table once.

@@ -58,7 +58,7 @@ with closed as (
 )
 update {{.Schema}}.tasks t
 set prompt = '', options = '{}', image_url = null, error_message = null,
-    attempts = (select coalesce(jsonb_agg(a - 'message'), '[]') from jsonb_array_elements(t.attempts) a),
+    attempts = (select coalesce(jsonb_agg(case jsonb_typeof(a) when 'object' then a - 'message' else a end), '[]') from jsonb_array_elements(t.attempts) a),
     forgotten_at = now(), updated_at = now()
 from closed
 where t.task_id = closed.task_id
