@@ -40,12 +40,12 @@ func testArguments(t *testing.T, d *database, c *client, name spelling, bigintIs
 		from imagetasks.tasks where task_id = $1`, first["task_id"]))
 
 	given := map[string]any{"user_id": user, "prompt": `quotes ' " \ and 中文`, "options": map[string]any{"model": "m", "extra": map[string]any{"a": []any{1, nil, "x"}}},
-		"cost": 999_999_999_999, "idempotency_key": "k", "priority": 9, "run_at": "2999-01-02T03:04:05+08:00",
+		"cost": 999_999_999_999, "idempotency_key": "k", "priority": 9, "run_at": "2031-01-02T03:04:05+08:00",
 		"inputs": []any{picture, map[string]any{"base64": picture["base64"], "mask": true}}}
 	first = c.row("enqueue", given)
 	assert.Equal(t, number("1", 1), first["balance"])
 	assert.Equal(t, first, c.row("enqueue", given))
-	assert.Equal(t, `quotes ' " \ and 中文|m|[1, null, "x"]|9|2|2999-01-01 19:04:05`, d.text(`select concat_ws('|', prompt, model, options #> '{extra,a}',
+	assert.Equal(t, `quotes ' " \ and 中文|m|[1, null, "x"]|9|2|2031-01-01 19:04:05`, d.text(`select concat_ws('|', prompt, model, options #> '{extra,a}',
 		priority, input_count, run_after at time zone 'UTC') from imagetasks.tasks where task_id = $1`, first["task_id"]))
 
 	many := map[string]any{"user_id": user, "idempotency_key": nil, "tasks": []any{

@@ -122,6 +122,9 @@ func IsUnavailable(err error) bool {
 	return false
 }
 
+// IsLockTimeout reports whether err means that another transaction held a lock for too long.
+func IsLockTimeout(err error) bool { return pq.As(err, pqerror.LockNotAvailable) != nil }
+
 // refusals are the errors of the schema's functions, by their SQLSTATE.
 var refusals = map[string]error{
 	"IT001": task.ErrInsufficientCredits,

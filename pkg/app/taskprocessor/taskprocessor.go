@@ -140,7 +140,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	changed := false
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
-		if changed, err = st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting); err != nil {
+		if changed, err = setLimits(ctx, st, s, log); err != nil {
 			return err
 		}
 	}
@@ -245,6 +245,21 @@ func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
 			log.WithError(err).Warn("systemd could not be notified of a heartbeat")
 		}
 	}
+}
+
+// limitTries is how often setLimits tries; each try waits three seconds for transactions that have enqueued tasks.
+const limitTries = 20
+
+// setLimits sets the limits of one user's tasks. They can't change while a transaction of the application is open that enqueued tasks.
+func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log logrus.FieldLogger) (changed bool, err error) {
+	for range limitTries {
+		changed, err = st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting)
+		if !store.IsLockTimeout(err) || ctx.Err() != nil {
+			return changed, err
+		}
+		log.Warn("USER_CONCURRENCY and USER_MAX_WAITING can't be set yet: a transaction of the application that enqueued tasks is still open")
+	}
+	return changed, fmt.Errorf("%w: end the application's transactions that have enqueued tasks (pg_stat_activity shows them)", err)
 }
 
 // limitText returns a limit as in the env file.
