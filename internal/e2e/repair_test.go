@@ -285,7 +285,8 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	w.insertStuck(1, 30)
 	tx, err := w.db.Begin()
 	require.NoError(t, err)
-	_, err = tx.Exec(`select 1 from imagetasks.credits for update`)
+	// The statement has closed the task and changed the balance when it waits for the ledger.
+	_, err = tx.Exec(`lock table imagetasks.ledger in exclusive mode`)
 	require.NoError(t, err)
 	p := w.start("monitor-tasks")
 	w.waitFor("a lock wait", func() bool {

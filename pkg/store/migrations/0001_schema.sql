@@ -377,10 +377,11 @@ begin
     end if;
     perform {{.Schema}}.promote(1000);
     return query
+        -- A pause is looked up in the snapshot that the tasks are read from: what is enqueued after it is not claimed.
         with expired as (
             select t.task_id
             from {{.Schema}}.tasks t
-            where t.lease_expires_at < now() and coalesce(t.status, '') = 'processing'
+            where (select paused_at is null from {{.Schema}}.control) and t.lease_expires_at < now() and coalesce(t.status, '') = 'processing'
               and t.attempt_count < coalesce(t.max_attempts, fallback_attempts)
               and t.lease_epoch < 1000000000000000 and t.attempt_count < 1000000 -- a row at its bound can't be claimed again
             order by t.lease_expires_at
@@ -389,7 +390,8 @@ begin
         ), ready as (
             select t.task_id
             from {{.Schema}}.tasks t
-            where t.status = 'pending' and t.waits_for is null and t.lease_epoch < 1000000000000000 and t.attempt_count < 1000000
+            where (select paused_at is null from {{.Schema}}.control)
+              and t.status = 'pending' and t.waits_for is null and t.lease_epoch < 1000000000000000 and t.attempt_count < 1000000
             order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
             limit greatest(max_tasks - (select count(*) from expired), 0)
             for update skip locked
