@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"imagetasks/pkg/task"
 )
@@ -73,10 +75,19 @@ func CountViolations(rules []Rule) int {
 	return n
 }
 
+// repairTries bounds how often RepairRefunds is repeated because of concurrent calls.
+const repairTries = 20
+
 // RepairRefunds pays up to limit refunds that are owed (rule missing_refund), and returns them. A repeat with the same call id
 // returns the first result.
 func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([]task.Refund, error) {
-	return s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
+	for try := 1; ; try++ {
+		paid, err := s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
+		// Another call has paid one of them since the snapshot of the statement, which was rolled back.
+		if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr == nil || pqErr.Constraint != "ledger_once" || try == repairTries {
+			return paid, err
+		}
+	}
 }
 
 // Resolve settles a task that says it was charged and has no charge in the ledger (rule missing_charge): it gives the user credits,

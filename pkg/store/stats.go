@@ -12,12 +12,12 @@ import (
 // NextDue returns the time until the first pending task is due or the first lease expires, 0 or less if that is now.
 // It returns false if there is neither, and while claiming is paused.
 func (s *Store) NextDue(ctx context.Context) (time.Duration, bool, error) {
-	var ms sql.NullInt64
+	var ms int64
 	err := s.queryRow(ctx, s.sql.nextDue, nil, &ms)
-	if errors.Is(err, sql.ErrNoRows) { // claiming is paused
+	if errors.Is(err, sql.ErrNoRows) {
 		return 0, false, nil
 	}
-	return time.Duration(ms.Int64) * time.Millisecond, ms.Valid, err
+	return time.Duration(ms) * time.Millisecond, err == nil, err
 }
 
 // HasPending reports whether any task is pending, including tasks that wait for a retry.

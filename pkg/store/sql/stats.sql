@@ -1,14 +1,17 @@
 -- Read-only statements on the queue: counts and times. None of them locks anything.
 
 -- name: next_due
--- Milliseconds until a task may be claimed, at most a day; null if nothing is pending or leased, or while claiming is paused.
+-- Milliseconds until a task may be claimed, at most a day; no row if nothing is pending or leased, or while claiming is paused.
 -- Index: "ready", the first entry of "scheduled" and of "lease".
-select least(ceil(extract(epoch from least(
-    (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null)),
-    (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'),
-    (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing')
-) - now()) * 1000), 86400000)::bigint
-from {{.Schema}}.control where paused_at is null;
+select least(ceil(extract(epoch from next.at - now()) * 1000), 86400000)::bigint
+from {{.Schema}}.control, (
+    select least(
+        (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null)),
+        (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'),
+        (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing')
+    ) as at
+) next
+where paused_at is null and next.at is not null;
 
 -- name: has_pending
 -- Whether any task is pending, due or not. Index: "scheduled", "due".
