@@ -3,8 +3,10 @@
 -- The tables, indexes and functions of one installation, in a schema of its own.
 --
 -- Access: the functions that applications call are "security definer" with a fixed search_path, so that an application's role
--- needs no right on a table. Nothing is granted here; "task-processor migrate" grants what a role needs (grants.go), and
--- revokes at the end of each migration what default privileges granted to anybody else.
+-- needs no right on a table. Functions that only these and claim, promote, admit and set_limits call run with the search_path of their
+-- caller: to set it for each of their calls would cost more than what they do.
+-- Nothing is granted here; "task-processor migrate" grants what a role needs (grants.go), and revokes at the end of each migration what
+-- default privileges granted to anybody else.
 --
 -- Lock order: tasks, then rows of credits in the order of user_id, then keys and the ledger. A row of credits is also the lock of its user.
 
@@ -210,13 +212,13 @@ create sequence {{.Schema}}.virtual_time_8 minvalue 0 start 0;
 create sequence {{.Schema}}.virtual_time_9 minvalue 0 start 0;
 
 create function {{.Schema}}.virtual_time(priority int) returns bigint
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable as $$
     select coalesce(pg_sequence_last_value(({{literal .Schema}} || '.virtual_time_' || priority)::regclass), 0)
 $$;
 
 -- The last slot of a user's tasks that are not closed, in a priority; 0 if there is none.
 create function {{.Schema}}.last_slot(user_id text, priority int) returns bigint
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable as $$
     select coalesce(max(t.slot), 0) from {{.Schema}}.tasks t
     where t.user_id = last_slot.user_id and t.priority = last_slot.priority and t.status in ('pending', 'processing')
 $$;
@@ -224,7 +226,7 @@ $$;
 -- The lock of one user's enqueues, grants and admissions, until the end of the transaction: the user's row, which a user without credits
 -- gets here. No advisory lock, which any role could hold.
 create function {{.Schema}}.lock_user(user_id text) returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile as $$
 #variable_conflict use_column
 begin
     perform from {{.Schema}}.credits c where c.user_id = lock_user.user_id for no key update;
@@ -321,7 +323,7 @@ begin
         order by run_after, task_id
         limit max_tasks
         for update skip locked
-    ), latest as (
+    ), latest as materialized (
         select user_id, priority, {{.Schema}}.virtual_time(priority::int) as virtual_time, {{.Schema}}.last_slot(user_id, priority::int) as slot
         from (select distinct user_id, priority from due where slot is null) due
     ), turns as (
@@ -471,14 +473,14 @@ $$;
 
 -- The id of a new task: a UUID of version 7 (RFC 9562), which begins with the time, so that new rows are neighbours in the index.
 create function {{.Schema}}.new_task_id() returns text
-language sql volatile set search_path = pg_catalog, pg_temp as $$
+language sql volatile as $$
     select encode(set_bit(set_bit(overlay(uuid_send(gen_random_uuid())
         placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6),
         52, 1), 53, 1), 'hex')::uuid::text
 $$;
 
 create function {{.Schema}}.refuse(message text, hint text default null) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 begin
     if hint is null then
         raise exception '%', message using errcode = 'IT002';
@@ -488,7 +490,7 @@ end
 $$;
 
 create function {{.Schema}}.check_id(name text, value text) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 begin
     if value is null or not ({{id "value"}}) then
         perform {{.Schema}}.refuse(name || ' must be text of 1 to 200 characters without control characters');
@@ -499,7 +501,7 @@ $$;
 -- Checks the form of a task's options, and the types of the names that are known. What a model accepts, the processor checks
 -- before anything is paid.
 create function {{.Schema}}.check_options(options jsonb) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 declare
     name text;
     value jsonb;
@@ -534,7 +536,7 @@ $$;
 
 -- The bytes of an input picture that is given as base64 or as a data: URL.
 create function {{.Schema}}.decode_input(value text) returns bytea
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 declare
     encoded text := value;
 begin
@@ -553,7 +555,7 @@ $$;
 -- Checks the inputs of a task: an array of {"base64": ...} or {"url": ...}, one of them with "mask": true. At most 16 pictures and a
 -- mask, each of 26214400 bytes, together of 52428800 bytes.
 create function {{.Schema}}.check_inputs(inputs jsonb) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 declare
     input jsonb;
     n int := 0;
@@ -605,7 +607,7 @@ $$;
 
 -- Checks one task of enqueue or enqueue_many: an object with prompt, options, cost, priority, run_at and inputs.
 create function {{.Schema}}.check_task(task jsonb) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 declare
     unknown text;
     run_at timestamptz;
@@ -648,7 +650,7 @@ $$;
 -- caller stores its result with keep_result. A concurrent call with the same key waits here until the first one has ended. A call that
 -- fails keeps nothing, because its transaction is rolled back.
 create function {{.Schema}}.first_result(function text, user_id text, key text, arguments jsonb) returns jsonb
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     hash bytea := sha256(convert_to(arguments::text, 'UTF8'));
@@ -675,14 +677,14 @@ end
 $$;
 
 create function {{.Schema}}.keep_result(function text, user_id text, key text, result jsonb) returns void
-language sql volatile set search_path = pg_catalog, pg_temp as $$
+language sql volatile as $$
     update {{.Schema}}.keys k set result = keep_result.result
     where k.function = keep_result.function and k.user_id = keep_result.user_id and k.key = keep_result.key
 $$;
 
 -- Takes credits from a balance and returns what is left.
 create function {{.Schema}}.charge(user_id text, amount bigint) returns bigint
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     balance bigint;
@@ -707,7 +709,7 @@ $$;
 
 -- Refuses more waiting tasks of a user than USER_MAX_WAITING (0: any number). The caller holds the user's lock.
 create function {{.Schema}}.check_waiting(user_id text, added int, allowed int) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable as $$
 #variable_conflict use_column
 declare
     waiting int;
@@ -728,7 +730,7 @@ $$;
 
 -- Charges a user for tasks and inserts them, all or none. tasks were checked by check_task; the caller holds the user's lock.
 create function {{.Schema}}.insert_tasks(user_id text, tasks jsonb, out task_ids text[], out balance bigint)
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     limits {{.Schema}}.control;
@@ -745,41 +747,42 @@ begin
     select array_agg({{.Schema}}.new_task_id() order by n) into task_ids from generate_series(1, jsonb_array_length(tasks)) n;
 
     with given as (
-        select task_ids[n] as task_id, n, coalesce(t ->> 'prompt', '') as prompt, coalesce(nullif(t -> 'options', 'null'), '{}') as options,
+        select task_id, n, coalesce(t ->> 'prompt', '') as prompt, coalesce(nullif(t -> 'options', 'null'), '{}') as options,
                coalesce((t ->> 'cost')::numeric::bigint, 1) as cost, coalesce((t ->> 'priority')::numeric::int, 0) as priority,
                coalesce((t ->> 'run_at')::timestamptz, now()) as run_at,
                coalesce(jsonb_array_length(nullif(t -> 'inputs', 'null')), 0) as input_count
-        from jsonb_array_elements(tasks) with ordinality as given (t, n)
-    ), latest as (
-        select priority, {{.Schema}}.virtual_time(priority::int) as virtual_time,
-               {{.Schema}}.last_slot(insert_tasks.user_id, priority::int) as slot
-        from (select distinct priority from given where run_at <= now()) due
+        from rows from (unnest(task_ids), jsonb_array_elements(tasks)) with ordinality as given (task_id, t, n)
+    ), latest as materialized (
+        select priority, {{.Schema}}.virtual_time(priority) as virtual_time, {{.Schema}}.last_slot(insert_tasks.user_id, priority) as slot
+        from (select distinct priority from given) priorities
     ), turns as (
-        select given.task_id, latest.virtual_time,
-               least(greatest(latest.virtual_time, latest.slot) + row_number() over (partition by priority order by n), 1000000000000000) as slot
+        select given.*, latest.virtual_time,
+               case when run_at <= now() then
+                   least(greatest(latest.virtual_time, latest.slot) + row_number() over (partition by priority, run_at <= now() order by n),
+                         1000000000000000)
+               end as slot
         from given join latest using (priority)
-        where given.run_at <= now()
     )
     insert into {{.Schema}}.tasks (task_id, user_id, prompt, options, model, max_attempts, input_count, priority, run_after, waits_for,
                                    slot, backlog, credits_cost, credits_deducted)
-    select given.task_id, insert_tasks.user_id, given.prompt, given.options - 'model' - 'max_attempts', given.options ->> 'model',
-           (given.options ->> 'max_attempts')::numeric::int, given.input_count, given.priority, greatest(given.run_at, now()),
-           case when turns.slot is null then 'time' when limits.user_concurrency > 0 then 'user' end,
-           turns.slot, turns.slot - turns.virtual_time, given.cost, given.cost
-    from given left join turns using (task_id)
-    order by given.n;
+    select task_id, insert_tasks.user_id, prompt, options - 'model' - 'max_attempts', options ->> 'model',
+           (options ->> 'max_attempts')::numeric::int, input_count, priority, greatest(run_at, now()),
+           case when slot is null then 'time' when limits.user_concurrency > 0 then 'user' end,
+           slot, slot - virtual_time, cost, cost
+    from turns
+    order by n;
 
     insert into {{.Schema}}.inputs (task_id, position, mask, content, url)
-    select task_ids[g.n], i.n, coalesce((i.input -> 'mask')::boolean, false),
+    select g.task_id, i.n, coalesce((i.input -> 'mask')::boolean, false),
            case when i.input ? 'base64' or i.input ->> 'url' like 'data:%' then {{.Schema}}.decode_input(coalesce(i.input ->> 'base64', i.input ->> 'url')) end,
            case when i.input ->> 'url' not like 'data:%' then i.input ->> 'url' end
-    from jsonb_array_elements(tasks) with ordinality as g (t, n)
+    from rows from (unnest(task_ids), jsonb_array_elements(tasks)) as g (task_id, t)
     cross join jsonb_array_elements(nullif(g.t -> 'inputs', 'null')) with ordinality as i (input, n);
 
     insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
-    select insert_tasks.user_id, task_ids[n], 1, 'charge', - cost,
-           balance + total::bigint - sum(cost) over (order by n), 'task enqueued'
-    from (select coalesce((t ->> 'cost')::numeric::bigint, 1) as cost, n from jsonb_array_elements(tasks) with ordinality as given (t, n)) given
+    select insert_tasks.user_id, task_id, 1, 'charge', - cost, balance + total::bigint - sum(cost) over (order by n), 'task enqueued'
+    from (select task_id, coalesce((t ->> 'cost')::numeric::bigint, 1) as cost, n
+          from rows from (unnest(task_ids), jsonb_array_elements(tasks)) with ordinality as given (task_id, t, n)) given
     where cost > 0
     order by n;
 
