@@ -270,7 +270,7 @@ func TestPrune_Retention(t *testing.T) {
 	user := b.user(10)
 	live := b.enqueue(user, 3, 1)
 	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, credits_cost, credits_deducted, completed_at)
-		select 'old-' || i, 'u' || i % 100, 'x', 'completed', 1, 1, now() - interval '100 days' + i * interval '1 second' from generate_series(1, $1) i`, closed)
+		select 'old-' || i, 'u' || i % 100, 'x', 'completed', 1, 1, now() - interval '100 days' + i * interval '0.5 seconds' from generate_series(1, $1) i`, closed)
 	b.exec(`insert into imagetasks.ledger (user_id, kind, amount, balance_after)
 		select user_id, 'grant', count(*), count(*) from imagetasks.tasks where task_id like 'old-%' group by user_id`)
 	b.exec(`insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
