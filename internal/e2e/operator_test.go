@@ -323,14 +323,14 @@ func TestPrograms_RoleWithoutAccess(t *testing.T) {
 	commands := [][]string{{"task-processor", "run", "--once"}, {"task-processor", "status"}, {"monitor-tasks"}, {"fix-stuck-tasks"}, {"fix-stuck-tasks", "audit"},
 		{"task-processor", "tasks", "list"}, {"task-processor", "credits", "show", "--user", w.user}}
 	owner := w.env["DATABASE_URL"]
-	for name, c := range map[string]struct{ break_, mend, want string }{
+	for name, c := range map[string]struct{ fault, fix, want string }{
 		"hidden rows":       {`drop policy "imagetasks worker e2e_blind" on imagetasks.tasks`, `create policy "imagetasks worker e2e_blind" on imagetasks.tasks to e2e_blind using (true) with check (true)`, "row-level security"},
 		"missing privilege": {`revoke update on imagetasks.tasks from e2e_blind`, `grant update on imagetasks.tasks to e2e_blind`, `grant update on table "imagetasks".tasks to "e2e_blind"`},
 		"read-only":         {`alter role e2e_blind set default_transaction_read_only = on`, `alter role e2e_blind reset default_transaction_read_only`, "read-only"},
 		"old schema":        {`update imagetasks.schema_versions set version = 0`, `update imagetasks.schema_versions set version = 1`, "task-processor migrate"},
 		"newer schema":      {`insert into imagetasks.schema_versions (version, name, compatible_with) values (99, 'x', 99)`, `delete from imagetasks.schema_versions where version = 99`, "install a newer imagetasks"},
 	} {
-		_, err := w.db.Exec(c.break_)
+		_, err := w.db.Exec(c.fault)
 		require.NoError(t, err)
 		w.env["DATABASE_URL"] = blind
 		for _, command := range commands {
@@ -340,7 +340,7 @@ func TestPrograms_RoleWithoutAccess(t *testing.T) {
 			assert.NotContains(t, strings.ToLower(r.stdout), "all is well")
 		}
 		w.env["DATABASE_URL"] = owner
-		_, err = w.db.Exec(c.mend)
+		_, err = w.db.Exec(c.fix)
 		require.NoError(t, err)
 	}
 	w.env["DATABASE_URL"] = blind

@@ -32,7 +32,7 @@ func TestProxyDownForAMinute(t *testing.T) {
 	w.waitFor("all tasks are back", func() bool { return w.count("processing") == 0 })
 	completed := w.count("completed")
 	assert.Equal(t, 500, completed+w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0`))
-	assert.Positive(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in hand")
+	assert.Positive(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and lease_epoch = 1 and error_code is not null`), "some were in flight")
 	time.Sleep(time.Until(killed.Add(10 * time.Second))) // responses under way have arrived
 	calls := len(w.api.Calls())
 	time.Sleep(time.Until(killed.Add(time.Minute))) // the outage

@@ -82,7 +82,7 @@ const repairTries = 20
 // returns the first result.
 func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([]task.Refund, error) {
 	for try := 1; ; try++ {
-		paid, err := s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
+		paid, _, err := s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
 		// Another call has paid one of them since the snapshot of the statement, which was rolled back.
 		if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr == nil || pqErr.Constraint != "ledger_once" || try == repairTries {
 			return paid, err

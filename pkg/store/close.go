@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,7 +50,7 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 // Fail closes a leased task as failed and refunds it. It returns task.ErrLeaseLost if the lease is not held. If the
 // result of a call was lost, the task shows whether it succeeded: it is failed under that epoch.
 func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error) {
-	closed, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
+	closed, _, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
 	if err != nil {
 		return task.Refund{}, err
 	}
@@ -100,7 +101,7 @@ func (s *Store) Redrive(ctx context.Context, taskID string, run int) (Redriven, 
 // FailAbandoned fails and refunds up to limit tasks whose lease expired during their last attempt. A repeat with the same call id
 // returns the first result.
 func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error) {
-	return s.queryRecorded(ctx, call, s.sql.failAbandoned, maxAttempts, limit, string(task.CodeLeaseExpired),
+	return s.closeBatch(ctx, call, s.sql.failAbandoned, maxAttempts, limit, string(task.CodeLeaseExpired),
 		"the lease expired during the last attempt")
 }
 
@@ -108,7 +109,7 @@ func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int, call 
 // oldest first. In the result, Refund.Age is the time since the task was due. Concurrent calls share the work. A repeat with the
 // same call id returns the first result.
 func (s *Store) FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error) {
-	return s.queryRecorded(ctx, call, s.sql.failOverdue, after.Milliseconds(), limit, string(task.CodePendingTimeout),
+	return s.closeBatch(ctx, call, s.sql.failOverdue, after.Milliseconds(), limit, string(task.CodePendingTimeout),
 		fmt.Sprintf("not started within %s (PENDING_TIMEOUT)", after))
 }
 
@@ -147,14 +148,15 @@ func (s *Store) Sweep(ctx context.Context, w Sweep) ([]task.Refund, error) {
 		st = s.sql.requeue
 	}
 	tasks, user := w.filters()
-	return s.queryRecorded(ctx, w.CallID, st, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
+	return s.closeBatch(ctx, w.CallID, st, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
 		fmt.Sprintf("processing for longer than %s", w.OlderThan), tasks, user)
 }
 
 // Stuck returns the tasks that Sweep would take, and changes nothing.
 func (s *Store) Stuck(ctx context.Context, w Sweep) ([]task.Refund, error) {
 	tasks, user := w.filters()
-	return s.queryRefunds(ctx, s.sql.stuck, w.OlderThan.Milliseconds(), w.Limit, tasks, user)
+	stuck, _, err := s.queryRefunds(ctx, s.sql.stuck, w.OlderThan.Milliseconds(), w.Limit, tasks, user)
+	return stuck, err
 }
 
 // CountStuck returns how many tasks Sweep would take without a limit.
@@ -165,34 +167,54 @@ func (s *Store) CountStuck(ctx context.Context, w Sweep) (int, error) {
 	return n, err
 }
 
+// closeBatch runs a statement that closes tasks of many users: its last arguments are users to leave out, and the id of the call. While
+// it closes nothing because rows of users are locked, it is repeated without these users.
+func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, args ...any) ([]task.Refund, error) {
+	if call == uuid.Nil {
+		call = uuid.New()
+	}
+	locked := []string{}
+	for {
+		refunds, more, err := s.queryRecorded(ctx, call, st, append(slices.Clone(args), pq.Array(locked))...)
+		if err != nil || len(refunds) > 0 || len(more) == 0 {
+			return refunds, err
+		}
+		locked = append(locked, more...)
+	}
+}
+
 // queryRecorded runs a statement that records its result under the id of the call, as its last argument. A repeat whose first
 // call took effect is rolled back by the primary key of "calls", and returns the recorded result.
-func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement, args ...any) ([]task.Refund, error) {
+func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
 	id := callID(call)
-	refunds, err := s.queryRefunds(ctx, st, append(args, id)...)
+	refunds, locked, err = s.queryRefunds(ctx, st, append(args, id)...)
 	if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr != nil && pqErr.Table == "calls" {
 		return s.queryRefunds(ctx, s.sql.recordedResult, id)
 	}
-	return refunds, err
+	return refunds, locked, err
 }
 
-// queryRefunds runs a statement that returns task, user, credits refunded, balance after it, age in ms, and whether a charge is
-// missing.
-func (s *Store) queryRefunds(ctx context.Context, st statement, args ...any) ([]task.Refund, error) {
-	var out []task.Refund
-	err := s.query(ctx, st, func(rows *sql.Rows) error {
+// queryRefunds runs a statement that returns task, user, credits refunded, balance after it, age in ms, whether a charge is missing, and
+// instead of these a user whose row was locked.
+func (s *Store) queryRefunds(ctx context.Context, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
+	err = s.query(ctx, st, func(rows *sql.Rows) error {
 		var r task.Refund
 		var balance sql.NullInt64
+		var lockedUser sql.NullString
 		var age int64
-		if err := rows.Scan(&r.TaskID, &r.UserID, &r.Credits, &balance, &age, &r.MissingCharge); err != nil {
+		if err := rows.Scan(&r.TaskID, &r.UserID, &r.Credits, &balance, &age, &r.MissingCharge, &lockedUser); err != nil {
 			return err
+		}
+		if lockedUser.Valid {
+			locked = append(locked, lockedUser.String)
+			return nil
 		}
 		if balance.Valid {
 			r.Balance = &balance.Int64
 		}
 		r.Age = time.Duration(age) * time.Millisecond
-		out = append(out, r)
+		refunds = append(refunds, r)
 		return nil
 	}, args...)
-	return out, err
+	return refunds, locked, err
 }

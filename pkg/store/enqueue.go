@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/lib/pq"
 
 	"imagetasks/pkg/task"
@@ -22,7 +23,7 @@ type EnqueueRequest struct {
 	Priority int       // 0 to 9, higher first
 	RunAt    time.Time // zero: now
 	Count    int       // number of tasks, at most MaxTasks; 0 means 1
-	Key      string    // idempotency key; empty: none
+	Key      string    // idempotency key; empty: a new one, so that a statement that is repeated charges once
 }
 
 // Enqueued is the result of Enqueue.
@@ -32,14 +33,17 @@ type Enqueued struct {
 }
 
 // Enqueue charges the user and inserts the tasks, all or none. Its errors wrap task.ErrInsufficientCredits, task.ErrInvalid,
-// task.ErrKeyReused or task.ErrTooManyWaiting; none of them changes anything. With a key, a repeat returns the first result.
+// task.ErrKeyReused or task.ErrTooManyWaiting; none of them changes anything. A repeat with the same key returns the first result.
 func (s *Store) Enqueue(ctx context.Context, r EnqueueRequest) (Enqueued, error) {
 	tasks, err := r.tasks()
 	if err != nil {
 		return Enqueued{}, err
 	}
+	if r.Key == "" {
+		r.Key = uuid.NewString()
+	}
 	var out Enqueued
-	err = s.queryRow(ctx, s.sql.enqueue, []any{r.UserID, tasks, nullable(r.Key)}, pq.Array(&out.TaskIDs), &out.Balance)
+	err = s.queryRow(ctx, s.sql.enqueue, []any{r.UserID, tasks, r.Key}, pq.Array(&out.TaskIDs), &out.Balance)
 	return out, err
 }
 

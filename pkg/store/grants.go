@@ -55,6 +55,7 @@ func workerObjects() []object {
 		{"function", "promote(integer)", []string{"execute"}},
 		{"function", "admit(text[], boolean)", []string{"execute"}},
 		{"function", "lock_user(text)", []string{"execute"}},
+		{"function", "keep_limits()", []string{"execute"}},
 		{"function", "virtual_time(integer)", []string{"execute"}},
 		{"function", "last_slot(text, integer)", []string{"execute"}},
 		{"function", "set_limits(integer, integer)", []string{"execute"}},

@@ -141,7 +141,7 @@ func TestEnqueue_RefusesBadArguments(t *testing.T) {
 		"option number":             {`$1, 'x', '{"output_compression": "80"}'`, "output_compression must be a number"},
 		"option range":              {`$1, 'x', '{"output_compression": 101}'`, "0 to 100"},
 		"option fraction":           {`$1, 'x', '{"output_compression": 1.5}'`, "0 to 100"},
-		"option extra":              {`$1, 'x', '{"extra": []}'`, "extra must be a object"},
+		"option extra":              {`$1, 'x', '{"extra": []}'`, "extra must be an object"},
 		"option attempts":           {`$1, 'x', '{"max_attempts": 0}'`, "1 to 100"},
 		"empty model":               {`$1, 'x', '{"model": ""}'`, "model is empty"},
 		"cost negative":             {`$1, 'x', cost => -1`, "cost must be"},

@@ -486,7 +486,7 @@ func (m *migrator) earlierRoles(ctx context.Context) (app, worker []string, err 
 
 func (m *migrator) grantRole(ctx context.Context, role, kind string, objects []object) error {
 	if slices.Contains([]string{"public", "anon", "authenticated"}, role) {
-		return &AccessError{fmt.Sprintf("the role %s stands for everybody on the internet", role), "name the role of your server, for example service_role"}
+		return &AccessError{fmt.Sprintf("the role %s is that of every visitor of the application", role), "name the role of your server, for example service_role"}
 	}
 	hint := fmt.Sprintf("create the role first, for example: create role %s login password '…'", pq.QuoteIdentifier(role))
 	for _, text := range grants(m.names, role, objects) {

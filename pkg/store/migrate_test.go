@@ -89,7 +89,7 @@ func TestMigrate_SaysWhereItWouldFail(t *testing.T) {
 		url           string
 	}{
 		"role missing":       {want: `create role "ghost" login`, roles: store.Roles{App: []string{"ghost"}}},
-		"role of everybody":  {want: "everybody on the internet", roles: store.Roles{Worker: []string{"anon"}}},
+		"role of everybody":  {want: "every visitor of the application", roles: store.Roles{Worker: []string{"anon"}}},
 		"schema of others":   {prepare: `create schema imagetasks; create table imagetasks.tasks (id int)`, want: "set DATABASE_SCHEMA to another name"},
 		"no right to create": {want: "grant create on database", url: "nobody"},
 		"read-only":          {want: "read-only", url: "reader"},
@@ -122,7 +122,7 @@ func TestPlan_Drift(t *testing.T) {
 	}
 	assert.Empty(t, drift())
 	b.exec(`create index of_mine on imagetasks.tasks (model)`)
-	assert.Empty(t, drift(), "what an operator added is none of our business")
+	assert.Empty(t, drift(), "objects that an operator added are not compared")
 	b.exec(`drop index imagetasks.tasks_ready;
 		alter table imagetasks.ledger disable trigger append_only;
 		alter table imagetasks.credits drop constraint credits_credits_check;

@@ -32,7 +32,7 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 	stuck := int(20 * time.Minute / time.Millisecond)
 	id, epoch := held[0].ID, held[0].Epoch
 	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
-	call := uuid.NewString()
+	call, none := uuid.NewString(), pq.Array([]string{})
 	texts, numbers := pq.Array([]string{"x"}), pq.Array([]int64{1})
 	const primary, pending, lease, started = "tasks_pkey", "tasks_due", "tasks_lease", "tasks_started"
 	for _, c := range []struct {
@@ -40,11 +40,11 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		args      []any
 		indexes   []string
 	}{
-		{"fail_abandoned", []any{3, 100, "c", "m", call}, []string{primary, lease}},
-		{"fail_overdue", []any{stuck, 1000, "c", "m", call}, []string{primary, pending}},
+		{"fail_abandoned", []any{3, 100, "c", "m", none, call}, []string{primary, lease}},
+		{"fail_overdue", []any{stuck, 1000, "c", "m", none, call}, []string{primary, pending}},
 		{"count_overdue", []any{stuck}, []string{pending}},
-		{"sweep", []any{stuck, 1000, "c", "m", nil, nil, call}, []string{primary, started}},
-		{"requeue", []any{stuck, 1000, "c", "m", nil, nil, call}, []string{primary, started}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, nil, none, call}, []string{primary, started}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, nil, none, call}, []string{primary, started}},
 		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
 		{"count_stuck", []any{stuck, nil, nil}, []string{started}},
 		{"next_due", nil, []string{lease}},
@@ -81,18 +81,18 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 	require.NoError(t, b.RecordHeartbeat(b.ctx, store.Processor{Worker: "w", Host: "h", PID: 1}))
 	_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()})
 	require.NoError(t, err)
-	stuck := int(20 * time.Minute / time.Millisecond)
+	stuck, none := int(20*time.Minute/time.Millisecond), pq.Array([]string{})
 	for name, args := range map[string][]any{
 		"count_stuck":    {stuck, nil, nil},
-		"fail_overdue":   {stuck, 1000, "c", "m", uuid.NewString()},
-		"sweep":          {stuck, 1000, "c", "m", nil, nil, uuid.NewString()},
+		"fail_overdue":   {stuck, 1000, "c", "m", none, uuid.NewString()},
+		"sweep":          {stuck, 1000, "c", "m", nil, nil, none, uuid.NewString()},
 		"queue_stats":    {stuck},
 		"processors":     nil,
 		"prune_inputs":   {stuck, 1000},
 		"prune_keys":     {stuck, 1000},
 		"prune_calls":    {stuck, 1000},
 		"next_due":       nil,
-		"fail_abandoned": {3, 100, "c", "m", uuid.NewString()},
+		"fail_abandoned": {3, 100, "c", "m", none, uuid.NewString()},
 	} {
 		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
 		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)

@@ -237,6 +237,18 @@ begin
 end
 $$;
 
+-- Keeps set_limits from changing the limits until the end of the transaction. Returns false if it is doing so now: what lets tasks start
+-- is then left to the next call, because claims must not wait.
+create function {{.Schema}}.keep_limits() returns boolean
+language plpgsql volatile as $$
+begin
+    lock table {{.Schema}}.control in row share mode nowait;
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+
 -- Lets as many tasks of these users start as USER_CONCURRENCY allows, and returns their number; 1000 or more: another call may find more.
 -- The user's lock makes the count exact: a task starts to count here, under that lock, and stops to count whenever it leaves the state
 -- "processing". A user whose row is locked is left out, because nobody else's tasks may wait for that; with wait, after a second.
@@ -246,11 +258,15 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set j
 set lock_timeout = '1s' as $$
 #variable_conflict use_column
 declare
-    allowed int := (select user_concurrency from {{.Schema}}.control);
+    allowed int;
     next_user text;
     changed int;
     total int := 0;
 begin
+    if not {{.Schema}}.keep_limits() then
+        return 0;
+    end if;
+    select user_concurrency into allowed from {{.Schema}}.control;
     if allowed = 0 then
         update {{.Schema}}.tasks
         set waits_for = null
@@ -309,13 +325,15 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set j
 as $$
 #variable_conflict use_column
 declare
-    limited boolean := (select user_concurrency > 0 from {{.Schema}}.control);
+    limited boolean;
     users text[];
     total int;
 begin
-    if not exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and run_after <= now()) then
+    if not exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and run_after <= now())
+       or not {{.Schema}}.keep_limits() then
         return 0;
     end if;
+    select user_concurrency > 0 into limited from {{.Schema}}.control;
     with due as (
         select task_id, user_id, priority, run_after, slot
         from {{.Schema}}.tasks
@@ -432,7 +450,9 @@ $$;
 -- Sets the limits for one user's tasks. When USER_CONCURRENCY becomes smaller, tasks beyond it wait again; those that are
 -- processing go on. Returns whether anything changed.
 create function {{.Schema}}.set_limits(user_concurrency int, user_max_waiting int) returns boolean
-language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+-- Shorter than deadlock_timeout, so that no transaction of the application is chosen as the victim of a deadlock with this one.
+set lock_timeout = '500ms' as $$
 #variable_conflict use_column
 declare
     was {{.Schema}}.control;
@@ -520,7 +540,7 @@ begin
             when name = 'extra' then 'object'
         end;
         if expected is not null and jsonb_typeof(value) <> expected then
-            perform {{.Schema}}.refuse(format('option %s must be a %s', name, expected));
+            perform {{.Schema}}.refuse(format('option %s must be %s %s', name, case expected when 'object' then 'an' else 'a' end, expected));
         elsif expected = 'string' and char_length(value #>> '{}') > 200 then
             perform {{.Schema}}.refuse(format('option %s must not be longer than 200 characters', name));
         elsif name = 'model' and value = '""' then
@@ -961,7 +981,7 @@ declare
     t {{.Schema}}.tasks;
     limits {{.Schema}}.control;
     latest bigint;
-    moment bigint;
+    reached bigint;
 begin
     perform {{.Schema}}.check_id('task_id', redrive.task_id);
     select * into t from {{.Schema}}.tasks x where x.task_id = redrive.task_id for update;
@@ -996,13 +1016,13 @@ begin
         insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
         values (t.user_id, t.task_id, new_run, 'charge', - t.credits_cost, balance, 'task redriven');
     end if;
-    moment := {{.Schema}}.virtual_time(t.priority::int);
+    reached := {{.Schema}}.virtual_time(t.priority::int);
     latest := {{.Schema}}.last_slot(t.user_id, t.priority::int);
     update {{.Schema}}.tasks x
     set status = 'pending', run = new_run, credits_deducted = t.credits_cost, credits_refunded = 0,
         attempt_count = 0, requests_sent = 0, run_after = now(),
         waits_for = case when limits.user_concurrency > 0 then 'user' end,
-        slot = least(greatest(moment, latest) + 1, 1000000000000000), backlog = greatest(moment, latest) + 1 - moment,
+        slot = least(greatest(reached, latest) + 1, 1000000000000000), backlog = greatest(reached, latest) + 1 - reached,
         progress_percentage = 0, current_stage = 'redriven', image_url = null, error_code = null, error_message = null, request_id = null,
         processing_started_at = null, completed_at = null, updated_at = now()
     where x.task_id = t.task_id;

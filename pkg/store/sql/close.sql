@@ -13,7 +13,8 @@
 -- The lateral subquery looks up the ledger through its unique index, row by row, whatever number of refunds the planner
 -- expects ("offset 0" prevents it from becoming a join).
 -- With a call id, the result is recorded under it: a repeat of the call violates the primary key of "calls", is rolled back,
--- and returns the recorded result (recorded_result).
+-- and returns the recorded result (recorded_result). Tasks of a user whose row is locked are left out, and the user is returned in
+-- locked_user: the caller repeats the statement without these users, so that many tasks of one user don't fill its limit.
 {{define "close" -}}
 found as (
     select target.task_id, target.user_id, target.since, target.run, paid.payer,
@@ -79,7 +80,12 @@ found as (
     insert into {{.Schema}}.calls (call_id, result)
     select {{.Call}}::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 ){{end}}
-select task_id, user_id, credits, balance, age, missing_charge from result
+select task_id, user_id, credits, balance, age, missing_charge, null as locked_user from result
+{{- if .Call}}
+union all
+select '', '', 0, null, 0, false, payer
+from (select distinct payer from found where amount is not null and task_id not in (select task_id from closing)) skipped
+{{- end}}
 {{- end}}
 
 -- name: complete
@@ -138,44 +144,45 @@ select new_run, balance from {{.Schema}}.redrive($1, $2);
 
 -- name: recorded_result
 -- $1 call. The result that a sweep recorded. Locks: none. Index: primary key.
-select r.task_id, r.user_id, r.credits, r.balance, r.age, r.missing_charge
+select r.task_id, r.user_id, r.credits, r.balance, r.age, r.missing_charge, null::text
 from {{.Schema}}.calls c, jsonb_to_recordset(c.result)
      as r (task_id text, user_id text, credits bigint, balance bigint, age bigint, missing_charge boolean)
 where c.call_id = $1;
 
 -- name: fail_abandoned
--- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message, $5 call.
+-- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message, $5 not these users, $6 call.
 -- Fails tasks whose lease expired during the last attempt. Locks: skips rows locked by others. Index: "lease".
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where lease_expires_at < now() and coalesce(status, '') = 'processing'
       and attempt_count >= coalesce(max_attempts, $1)
+      and user_id <> all ($5::text[])
     order by lease_expires_at
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id" "null" "$5"}};
+), {{close "failed" "$3" "$4" "t.request_id" "null" "$6"}};
 
 -- name: fail_overdue
--- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 call. Fails overdue tasks, the oldest first. The error
+-- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 not these users, $6 call. Fails overdue tasks, the oldest first. The error
 -- of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "scheduled", "due".
 with unpromoted as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for = 'time'
+    where {{overdue "$1"}} and waits_for = 'time' and user_id <> all ($5::text[])
     order by run_after
     limit $2
     for update skip locked
 ), waiting as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for is distinct from 'time'
+    where {{overdue "$1"}} and waits_for is distinct from 'time' and user_id <> all ($5::text[])
     order by run_after
     limit greatest($2 - (select count(*) from unpromoted), 0)
     for update skip locked
 ), target as (
     select * from unpromoted union all select * from waiting
-), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$5"}};
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$6"}};
 
 -- name: count_overdue
 -- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "scheduled", "due".
@@ -184,26 +191,28 @@ select (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_
 
 -- name: sweep
 -- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks, $6 only this user's tasks
--- (null: all), $7 call. Fails stuck tasks, the oldest first.
+-- (null: all), $7 not these users, $8 call. Fails stuck tasks, the oldest first.
 -- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "started".
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}}
       and {{selected "$5" "$6"}}
+      and user_id <> all ($7::text[])
     order by {{.StartedAt}}
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id" "null" "$7"}};
+), {{close "failed" "$3" "$4" "t.request_id" "null" "$8"}};
 
 -- name: requeue
--- $1 to $7 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
+-- $1 to $8 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
 -- the former worker is lost, because the task is no longer processing. Locks and index: as sweep.
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}}
       and {{selected "$5" "$6"}}
+      and user_id <> all ($7::text[])
     order by {{.StartedAt}}
     limit $2
     for update skip locked
@@ -212,7 +221,7 @@ with target as (
     set status = 'pending',
         attempt_count = greatest(attempt_count - 1, 0),
         run_after = now(),
-        waits_for = case when slot is null then 'time' end,
+        waits_for = case when slot is null then 'time' when (select user_concurrency > 0 from {{.Schema}}.control) then 'user' end,
         error_code = $3,
         error_message = $4,
         progress_percentage = 0,
@@ -233,9 +242,9 @@ with target as (
     from target
 ), recorded as (
     insert into {{.Schema}}.calls (call_id, result)
-    select $7::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
+    select $8::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 )
-select result.task_id, result.user_id, result.credits, result.balance, result.age, result.missing_charge
+select result.task_id, result.user_id, result.credits, result.balance, result.age, result.missing_charge, null::text
 from result left join notified on true;
 
 -- name: stuck
@@ -250,7 +259,7 @@ with stuck as (
     limit $2
 )
 select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::bigint,
-       (extract(epoch from now() - stuck.since) * 1000)::bigint, stuck.credits_deducted > 0 and charge.id is null
+       (extract(epoch from now() - stuck.since) * 1000)::bigint, stuck.credits_deducted > 0 and charge.id is null, null::text
 from stuck
 left join {{.Schema}}.ledger charge on charge.task_id = stuck.task_id and charge.run = stuck.run and charge.kind = 'charge'
 order by stuck.since;

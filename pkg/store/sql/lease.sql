@@ -99,8 +99,9 @@ with held as (
     set status = 'pending',
         attempt_count = greatest(attempt_count - 1, 0),
         run_after = now() + held.wait * interval '1 millisecond',
-        -- A task that may start at once keeps its place in USER_CONCURRENCY.
-        waits_for = case when held.wait > 0 or t.slot is null then 'time' end,
+        -- With USER_CONCURRENCY the task is admitted again, because the limit may be lower by now.
+        waits_for = case when held.wait > 0 or t.slot is null then 'time'
+                         when (select user_concurrency > 0 from {{.Schema}}.control) then 'user' end,
         error_code = nullif(held.code, ''),
         error_message = nullif(held.message, ''),
         progress_percentage = 0,

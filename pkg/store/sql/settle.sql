@@ -35,7 +35,7 @@ with owing as (
     insert into {{.Schema}}.calls (call_id, result)
     select $2::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 )
-select task_id, user_id, credits, balance, age, missing_charge from result;
+select task_id, user_id, credits, balance, age, missing_charge, null::text from result;
 
 -- name: resolve
 -- $1 task, $2 credits to give the user, 0 or more, $3 reason. Settles a task that says it was charged and has no charge in the
