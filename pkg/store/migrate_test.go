@@ -155,6 +155,8 @@ func TestCheckAccess_NewerSchema(t *testing.T) {
 	done, err := b.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
 	assert.Empty(t, done.Migrations)
+	_, err = b.Migrate(b.ctx, store.Roles{App: []string{"postgres"}})
+	assert.ErrorContains(t, err, "grant roles with the programs of that version")
 	b.exec(`update imagetasks.schema_versions set compatible_with = 2 where version = 2`)
 	_, migrated := b.Migrate(b.ctx, store.Roles{})
 	for _, err := range []error{b.CheckAccess(b.ctx), migrated} {
