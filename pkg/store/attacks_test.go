@@ -305,3 +305,124 @@ func TestRepairs_ConcurrentAndRepeated(t *testing.T) {
 	_, _, err := b.Resolve(b.ctx, "uncharged", 2, "paid by card")
 	assert.ErrorIs(t, err, task.ErrWrongState)
 }
+
+// A user with more stuck tasks than a batch has, whose row is locked, does not keep the tasks of others from being closed.
+func TestSweep_ManyTasksOfLockedUser(t *testing.T) {
+	b := fresh(t)
+	slow, other := b.user(60), b.user(2)
+	b.enqueue(slow, 60, 1)
+	b.enqueue(other, 2, 1)
+	require.Len(t, b.claim(100), 62)
+	b.exec(`update imagetasks.tasks set processing_started_at = now() - case user_id when $1 then interval '2 hours' else interval '1 hour' end,
+		lease_expires_at = now() - interval '1 hour', attempt_count = 3`, slow)
+	tx := b.openTransaction(`select * from imagetasks.enqueue($1, 'x', cost => 0)`, slow)
+	ctx, cancel := context.WithTimeout(b.ctx, soon)
+	defer cancel()
+	call := uuid.New()
+	for range 2 {
+		swept, err := b.Sweep(ctx, store.Sweep{OlderThan: time.Minute, Limit: 10, CallID: call})
+		require.NoError(t, err)
+		require.Len(t, swept, 2, "the second call is a repeat")
+		assert.Equal(t, other, swept[0].UserID)
+	}
+	closed, err := b.FailAbandoned(ctx, 3, 10, uuid.Nil)
+	require.NoError(t, err)
+	assert.Empty(t, closed)
+	require.NoError(t, tx.Rollback())
+	closed, err = b.FailAbandoned(ctx, 3, 100, uuid.Nil)
+	require.NoError(t, err)
+	assert.Len(t, closed, 60)
+	assert.Equal(t, 60, b.balance(slow))
+	b.requireAudit()
+}
+
+// A limit that is set while tasks are promoted, enqueued, released and claimed holds at once for everything that is not processing.
+func TestSetLimits_WhileTheQueueWorks(t *testing.T) {
+	b := fresh(t)
+	users := []string{b.user(10_000), b.user(10_000)}
+	stop := make(chan struct{})
+	var workers sync.WaitGroup
+	for i := range 6 {
+		workers.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				user := users[(n+i)%2]
+				request := store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1}
+				if n%2 == 0 {
+					request.RunAt = time.Now().Add(time.Millisecond)
+				}
+				_, err := b.Enqueue(b.ctx, request)
+				assert.NoError(t, err)
+				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 3, Lease: time.Minute, MaxAttempts: 100})
+				assert.NoError(t, err)
+				for j, tk := range tasks {
+					if j%2 == 0 {
+						_, err = b.Release(b.ctx, store.ReleaseRequest{Lease: tk.Lease()})
+					} else {
+						_, err = b.Complete(b.ctx, store.Completion{Lease: tk.Lease()})
+					}
+					assert.NoError(t, err)
+					_, err = b.Admit(b.ctx, tk.UserID)
+					assert.NoError(t, err)
+				}
+			}
+		})
+	}
+	for range 15 {
+		for _, limit := range []int{1, 0} {
+			require.Eventually(t, func() bool {
+				_, err := b.SetLimits(b.ctx, limit, 0)
+				if err != nil {
+					assert.True(t, store.IsLockTimeout(err), "%v", err)
+				}
+				return err == nil
+			}, time.Minute, time.Millisecond)
+			if limit == 0 {
+				continue
+			}
+			for range 5 {
+				assert.Zero(t, b.number(`select count(*) from (
+					select count(*) filter (where status = 'pending') as ready, count(*) as active from imagetasks.tasks
+					where status = 'processing' or (status = 'pending' and waits_for is null) group by user_id) users
+					where ready > 0 and active > 1`), "a task may start beyond the limit")
+			}
+		}
+	}
+	close(stop)
+	workers.Wait()
+	b.requireAudit()
+}
+
+// A task that is released after the limit became lower is admitted again, and does not start beyond it.
+func TestRelease_AfterLimitBecameLower(t *testing.T) {
+	b := fresh(t)
+	_, err := b.SetLimits(b.ctx, 3, 0)
+	require.NoError(t, err)
+	user := b.user(3)
+	b.enqueue(user, 3, 1)
+	tasks := b.claim(3)
+	require.Len(t, tasks, 3)
+	_, err = b.SetLimits(b.ctx, 2, 0)
+	require.NoError(t, err)
+	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: tasks[0].Lease()}))
+	n, err := b.Admit(b.ctx, user)
+	require.NoError(t, err)
+	assert.Zero(t, n, "two are processing")
+	assert.Empty(t, b.claim(1))
+	requireHeld(t)(b.Complete(b.ctx, store.Completion{Lease: tasks[1].Lease()}))
+	n, err = b.Admit(b.ctx, user)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	assert.Len(t, b.claim(1), 1)
+}
+
+// database/sql repeats a statement whose answer was lost: Enqueue has a key of its own.
+func TestEnqueue_AlwaysHasKey(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(1), 1, 1)
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.keys where function = 'enqueue_many'`))
+}

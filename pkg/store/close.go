@@ -188,8 +188,13 @@ func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, ar
 func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
 	id := callID(call)
 	refunds, locked, err = s.queryRefunds(ctx, st, append(args, id)...)
+	// Where the first call closed all there was, a repeat closes nothing.
+	repeated := err == nil && len(refunds) == 0
 	if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr != nil && pqErr.Table == "calls" {
-		return s.queryRefunds(ctx, s.sql.recordedResult, id)
+		repeated, locked = true, nil
+	}
+	if repeated {
+		refunds, _, err = s.queryRefunds(ctx, s.sql.recordedResult, id)
 	}
 	return refunds, locked, err
 }

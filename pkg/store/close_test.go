@@ -316,3 +316,37 @@ func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
 	}
 	b.requireAudit()
 }
+
+// A sweep, a batch of refunds or a requeue that is repeated because its answer was lost returns the first result, whether anything is left
+// to do or not.
+func TestClose_RepeatedCallReturnsFirstResult(t *testing.T) {
+	for name, call := range map[string]func(b *testStore, limit int, id uuid.UUID) ([]task.Refund, error){
+		"sweep": func(b *testStore, limit int, id uuid.UUID) ([]task.Refund, error) {
+			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: limit, CallID: id})
+		},
+		"requeue": func(b *testStore, limit int, id uuid.UUID) ([]task.Refund, error) {
+			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: limit, CallID: id, Requeue: true})
+		},
+		"abandoned": func(b *testStore, limit int, id uuid.UUID) ([]task.Refund, error) {
+			return b.FailAbandoned(b.ctx, 1, limit, id)
+		},
+	} {
+		for _, limit := range []int{2, 5} {
+			b := fresh(t)
+			b.enqueue(b.user(10), 5, 2)
+			require.Len(t, b.claim(5), 5)
+			b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour', lease_expires_at = now() - interval '1 hour'`)
+			id := uuid.New()
+			first, err := call(b, limit, id)
+			require.NoError(t, err)
+			require.Len(t, first, limit, name)
+			for range 2 {
+				again, err := call(b, limit, id)
+				require.NoError(t, err)
+				assert.ElementsMatch(t, first, again, "%s, limit %d", name, limit)
+			}
+			assert.Equal(t, 5-limit, b.number(`select count(*) from imagetasks.tasks where status = 'processing'`))
+			b.requireAudit()
+		}
+	}
+}

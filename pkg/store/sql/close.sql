@@ -221,7 +221,7 @@ with target as (
     set status = 'pending',
         attempt_count = greatest(attempt_count - 1, 0),
         run_after = now(),
-        waits_for = case when slot is null then 'time' when (select user_concurrency > 0 from {{.Schema}}.control) then 'user' end,
+        waits_for = 'time',
         error_code = $3,
         error_message = $4,
         progress_percentage = 0,

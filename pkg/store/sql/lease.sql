@@ -99,9 +99,8 @@ with held as (
     set status = 'pending',
         attempt_count = greatest(attempt_count - 1, 0),
         run_after = now() + held.wait * interval '1 millisecond',
-        -- With USER_CONCURRENCY the task is admitted again, because the limit may be lower by now.
-        waits_for = case when held.wait > 0 or t.slot is null then 'time'
-                         when (select user_concurrency > 0 from {{.Schema}}.control) then 'user' end,
+        -- The next claim promotes it, with the limits of that moment; it keeps its turn.
+        waits_for = 'time',
         error_code = nullif(held.code, ''),
         error_message = nullif(held.message, ''),
         progress_percentage = 0,
