@@ -21,6 +21,7 @@ import (
 
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
 
@@ -243,14 +244,11 @@ func UserID(text string) (string, error) {
 	if text == "" {
 		return "", Usagef("--user is missing; it takes the user's id")
 	}
-	if utf8.RuneCountInString(text) > maxID || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
-		return "", Usagef("--user must be text of at most %d characters without control characters", maxID)
+	if utf8.RuneCountInString(text) > store.MaxID || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return "", Usagef("--user must be text of at most %d characters without control characters", store.MaxID)
 	}
 	return text, nil
 }
-
-// maxID is the length of the longest id, in characters.
-const maxID = 200
 
 // hideDatabaseURL removes --database-url from the process list: where it is among the arguments, the program executes itself
 // again with the value in the environment, which other users can't read.

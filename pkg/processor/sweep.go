@@ -48,7 +48,8 @@ func (s *sweeper) sweep(ctx context.Context) {
 
 // closeAll closes tasks batch by batch and logs each.
 func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, batch func(context.Context, uuid.UUID) ([]task.Refund, error)) {
-	for closed := sweepBatch; closed == sweepBatch && ctx.Err() == nil; {
+	// A batch may be smaller than its limit because rows are locked: only an empty one is the last.
+	for closed := 1; closed > 0 && ctx.Err() == nil; {
 		refunds, err := bounded(ctx, func(ctx context.Context) ([]task.Refund, error) { return batch(ctx, s.callID(kind)) })
 		if err != nil {
 			s.database.failed(ctx, "close tasks", err)
@@ -84,6 +85,6 @@ func (s *sweeper) callID(kind EventKind) uuid.UUID {
 // warnMissingCharge names a task that was closed and says it was charged, while the ledger has no charge to refund.
 func warnMissingCharge(log logrus.FieldLogger, r task.Refund) {
 	if r.MissingCharge {
-		log.Error("nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve ID --credits N --reason TEXT")
+		log.Error(task.ErrMissingCharge)
 	}
 }

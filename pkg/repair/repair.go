@@ -137,7 +137,7 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 			}
 			logClosed(log, r, "failed: it was due for longer than PENDING_TIMEOUT")
 		}
-		if len(closed) < batch {
+		if len(closed) == 0 { // a batch may be smaller than its limit because rows are locked
 			return done, nil
 		}
 	}
@@ -169,7 +169,7 @@ func logClosed(log logrus.FieldLogger, r task.Refund, what string) {
 	}
 	e.Info(what)
 	if r.MissingCharge {
-		e.Error("nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve ID --credits N --reason TEXT")
+		e.Error(task.ErrMissingCharge)
 	}
 }
 

@@ -88,6 +88,9 @@ var (
 	ErrKeyReused = errors.New("the idempotency key was used before with other arguments")
 	// ErrTooManyWaiting means that the user has as many waiting tasks as USER_MAX_WAITING allows. Nothing was changed.
 	ErrTooManyWaiting = errors.New("too many waiting tasks")
+	// ErrMissingCharge means that a task says it was charged, and the ledger has no charge that could be refunded.
+	ErrMissingCharge = errors.New("nothing can be refunded: the task says it was charged, and the ledger has no charge; " +
+		"to settle it run: fix-stuck-tasks audit --resolve ID --credits N --reason TEXT")
 	// ErrBalanceLimit means that a grant would make the balance too large. Nothing was changed.
 	ErrBalanceLimit = errors.New("the balance would be too large")
 )

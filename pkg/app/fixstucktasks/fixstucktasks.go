@@ -214,7 +214,7 @@ func (a program) print(done repair.Report, unrepaired []unrepairedTask, l lang.L
 		line(textRate, done.Duration, done.Rate())
 	}
 	for _, id := range done.MissingCharges {
-		line(textMissingCharge, id)
+		line(textNotRefunded, id, render.MissingCharge(id))
 	}
 	for _, u := range unrepaired {
 		line(textNotRepaired, u.TaskID, u.Reason)

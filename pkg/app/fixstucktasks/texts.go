@@ -17,8 +17,7 @@ var (
 	textRemaining   = lang.Text{EN: "%d stuck tasks remain", One: "%d stuck task remains", ZH: "剩余 %d 个卡住的任务"}
 	textNotRepaired = lang.Text{EN: "not repaired: %s: %s", ZH: "未修复：%s：%s"}
 
-	textMissingCharge = lang.Text{EN: "%[1]s: nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT",
-		ZH: "%[1]s：无法退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT"}
+	textNotRefunded = lang.Text{EN: "%s: %s", ZH: "%s：%s"}
 
 	textPaid        = lang.Text{EN: "repaired: task %s: refunded to %s: %s", ZH: "已修复：任务 %s：退还用户 %s：%s"}
 	textNothingOwed = lang.Text{EN: "no refund is owed", ZH: "没有应退未退的积分"}

@@ -32,7 +32,7 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	}
 	line(titleCredits, "%s", textCreditsOfTask.In(l, t.Cost, t.Deducted, t.Refunded))
 	if t.MissingCharge {
-		line(titleNone, "%s", textMissingCharge.In(l, t.ID))
+		line(titleNone, "%s", MissingCharge(t.ID).In(l))
 	}
 	if t.Model != "" {
 		line(titleModel, "%s", t.Model)
@@ -68,6 +68,13 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 		line(titleOf(titleFiles, i), "%s", name)
 	}
 }
+
+// MissingCharge says that a task was not refunded, because it says it was charged and the ledger has no charge, and how to settle it.
+func MissingCharge(taskID string) lang.Message { return lang.NewMessage(textMissingCharge, taskID) }
+
+var textMissingCharge = lang.Text{
+	EN: "nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %s --credits N --reason TEXT",
+	ZH: "无法退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %s --credits N --reason TEXT"}
 
 // outcome returns the outcome of one claim as text; its words are those of the database.
 func outcome(o store.Outcome) string {
@@ -113,8 +120,6 @@ var (
 
 	textWaitsFor      = lang.Text{EN: "waits for its %s", ZH: "等待：%s"}
 	textCreditsOfTask = lang.Text{EN: "cost %d; this run: charged %d, refunded %d", ZH: "价格 %d；本次执行：已扣 %d，已退 %d"}
-	textMissingCharge = lang.Text{EN: "the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %s --credits N --reason TEXT",
-		ZH: "任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %s --credits N --reason TEXT"}
-	textForgotten = lang.Text{EN: "prompt and input pictures were deleted (users forget)", ZH: "提示词和输入图片已删除（users forget）"}
-	textInputs    = lang.Text{EN: "%d pictures, %d of them still stored", One: "%d picture, %d of them still stored", ZH: "%d 张图片，其中 %d 张仍保存"}
+	textForgotten     = lang.Text{EN: "prompt and input pictures were deleted (users forget)", ZH: "提示词和输入图片已删除（users forget）"}
+	textInputs        = lang.Text{EN: "%d pictures, %d of them still stored", One: "%d picture, %d of them still stored", ZH: "%d 张图片，其中 %d 张仍保存"}
 )

@@ -247,8 +247,11 @@ func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
 	}
 }
 
-// limitTries is how often setLimits tries; each try waits three seconds for transactions that have enqueued tasks.
-const limitTries = 20
+// setLimits tries this often, with this wait between two tries, in which the application can enqueue.
+const (
+	limitTries = 30
+	limitWait  = time.Second
+)
 
 // setLimits sets the limits of one user's tasks. They can't change while a transaction of the application is open that enqueued tasks.
 func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log logrus.FieldLogger) (changed bool, err error) {
@@ -258,6 +261,10 @@ func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log lo
 			return changed, err
 		}
 		log.Warn("USER_CONCURRENCY and USER_MAX_WAITING can't be set yet: a transaction of the application that enqueued tasks is still open")
+		select {
+		case <-ctx.Done():
+		case <-time.After(limitWait):
+		}
 	}
 	return changed, fmt.Errorf("%w: end the application's transactions that have enqueued tasks (pg_stat_activity shows them)", err)
 }

@@ -46,7 +46,7 @@ func (a program) cancel(c *cli.Context) error {
 		case c.Bool("json"):
 			err = a.PrintJSON(done)
 		case done.MissingCharge:
-			err = a.Print(c, textCancelledMissing, done.TaskID)
+			err = a.Print(c, textCancelledMissing, done.TaskID, render.MissingCharge(done.TaskID))
 		case done.Refunded == 0:
 			err = a.Print(c, textUncharged, done.TaskID)
 		default:
@@ -247,7 +247,7 @@ func (a program) printTasks(rows []store.TaskRow, l lang.Lang) {
 	for _, r := range rows {
 		note := string(r.ErrorCode)
 		if r.MissingCharge {
-			note = strings.TrimSpace(note + " " + textMissingCharge.In(l))
+			note = strings.TrimSpace(note + " " + textNoCharge.In(l))
 		}
 		a.Printf("%s\n", strings.TrimRight(fmt.Sprintf("%s  %s  %-10s %d/%-3d %s  %s", r.CreatedAt.Local().Format(time.DateTime), r.ID, r.State, r.Run, r.Attempts, r.UserID, note), " "))
 	}

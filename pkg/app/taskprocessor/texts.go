@@ -80,14 +80,13 @@ var (
 // Tasks, credits and the schema.
 var (
 	textCancelled        = lang.Text{EN: "task %s is cancelled; %s refunded; the balance is %d", ZH: "任务 %s 已取消；已退还%s；余额 %d"}
-	textCancelledMissing = lang.Text{EN: "task %[1]s is cancelled; nothing can be refunded: the task says it was charged, and the ledger has no charge; to settle it run: fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT",
-		ZH: "任务 %[1]s 已取消；无法退款：任务标记为已扣费，但账本中没有扣费记录；如需处理请运行：fix-stuck-tasks audit --resolve %[1]s --credits N --reason TEXT"}
-	textUncharged = lang.Text{EN: "task %s is cancelled; it was not charged, so nothing is refunded", ZH: "任务 %s 已取消；未扣费的任务不会退款"}
-	textRefunded  = lang.Text{EN: "%d credits", One: "%d credit", ZH: " %d 个积分"}
-	textGranted   = lang.Text{EN: "granted %d credits to %s; the balance is %d", One: "granted %d credit to %s; the balance is %d", ZH: "已发放 %d 个积分给 %s；余额 %d"}
-	textBalance   = lang.Text{EN: "balance of %s: %d credits", ZH: "%s 的余额：%d 个积分"}
-	textSchema    = lang.Text{EN: "the schema %s is up to date", ZH: "schema %s 已是最新"}
-	textKey       = lang.Text{EN: "idempotency key: %s (repeat the command with --key to be sure that it takes effect once)", ZH: "幂等键：%s（使用 --key 重复该命令，可确保只生效一次）"}
+	textCancelledMissing = lang.Text{EN: "task %s is cancelled; %s", ZH: "任务 %s 已取消；%s"}
+	textUncharged        = lang.Text{EN: "task %s is cancelled; it was not charged, so nothing is refunded", ZH: "任务 %s 已取消；未扣费的任务不会退款"}
+	textRefunded         = lang.Text{EN: "%d credits", One: "%d credit", ZH: " %d 个积分"}
+	textGranted          = lang.Text{EN: "granted %d credits to %s; the balance is %d", One: "granted %d credit to %s; the balance is %d", ZH: "已发放 %d 个积分给 %s；余额 %d"}
+	textBalance          = lang.Text{EN: "balance of %s: %d credits", ZH: "%s 的余额：%d 个积分"}
+	textSchema           = lang.Text{EN: "the schema %s is up to date", ZH: "schema %s 已是最新"}
+	textKey              = lang.Text{EN: "idempotency key: %s (repeat the command with --key to be sure that it takes effect once)", ZH: "幂等键：%s（使用 --key 重复该命令，可确保只生效一次）"}
 
 	textRedriven         = lang.Text{EN: "task %s begins run %d; the balance is %d", ZH: "任务 %s 开始第 %d 次执行；余额 %d"}
 	textWouldRedrive     = lang.Text{EN: "task %s would begin run %d", ZH: "任务 %s 将开始第 %d 次执行"}
@@ -97,9 +96,9 @@ var (
 	textPaused  = lang.Text{EN: "claiming is paused since %s by %s (%s); to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
 	textResumed = lang.Text{EN: "claiming is resumed", ZH: "已恢复领取任务"}
 
-	textNoTasks       = lang.Text{EN: "no task matches", ZH: "没有符合条件的任务"}
-	textMissingCharge = lang.Text{EN: "(says it was charged; the ledger has no charge)", ZH: "（标记为已扣费，但账本中没有扣费记录）"}
-	textForgotten     = lang.Text{EN: "user %s: prompts and input pictures of %s deleted, %s cancelled, %s deleted; the ledger stays",
+	textNoTasks   = lang.Text{EN: "no task matches", ZH: "没有符合条件的任务"}
+	textNoCharge  = lang.Text{EN: "(says it was charged; the ledger has no charge)", ZH: "（标记为已扣费，但账本中没有扣费记录）"}
+	textForgotten = lang.Text{EN: "user %s: prompts and input pictures of %s deleted, %s cancelled, %s deleted; the ledger stays",
 		ZH: "用户 %s：已删除%s的提示词和输入图片，取消%s，删除%s；账本保留"}
 	textTaskCount    = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
 	textPictureCount = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
