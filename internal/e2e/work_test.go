@@ -204,7 +204,7 @@ func TestCancel_RefundsOnce(t *testing.T) {
 			done++
 		}
 	}
-	assert.Equal(t, 4, done, "each caller is told the same")
+	assert.Equal(t, 4, done, "each caller gets the same result")
 	assert.Equal(t, 1, w.credits())
 	w.audit()
 }

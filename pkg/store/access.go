@@ -15,11 +15,11 @@ var ErrSchema = errors.New("the database schema does not fit this program")
 // AccessError means that the role of DATABASE_URL could not see or do what the programs need.
 type AccessError struct {
 	Problem string
-	Cure    string // a statement or a command
+	Fix     string // a statement or a command
 }
 
 // Error implements error.
-func (e *AccessError) Error() string { return e.Problem + "; " + e.Cure }
+func (e *AccessError) Error() string { return e.Problem + "; " + e.Fix }
 
 var errStandby = &AccessError{"the database is a read-only standby", "set DATABASE_URL to the primary server"}
 

@@ -296,7 +296,7 @@ func TestMigrate_WorkerRoleNeedsEachGrant(t *testing.T) {
 		err := s.CheckAccess(b.ctx)
 		_, ok := errors.AsType[*store.AccessError](err)
 		assert.True(t, ok, "%s: %v", grant, err)
-		assert.ErrorContains(t, err, grant, "the error names the statement that cures it")
+		assert.ErrorContains(t, err, grant, "the error names the statement that fixes it")
 		if strings.Contains(grant, "schema_versions") {
 			b.exec(grant)
 			continue // it is needed by the check itself
@@ -320,9 +320,9 @@ func TestCheckAccess_HiddenRows(t *testing.T) {
 		b.exec(`drop policy "imagetasks worker worker" on imagetasks.` + table)
 		err := s.CheckAccess(b.ctx)
 		require.ErrorContains(t, err, "row-level security", table)
-		_, cure, found := strings.Cut(err.Error(), "(or only: ")
+		_, fix, found := strings.Cut(err.Error(), "(or only: ")
 		require.True(t, found, err.Error())
-		b.exec(strings.TrimSuffix(cure, ")"))
+		b.exec(strings.TrimSuffix(fix, ")"))
 		require.NoError(t, s.CheckAccess(b.ctx), table)
 	}
 	b.exec(`create policy mine on imagetasks.tasks as restrictive to worker using (user_id = 'me')`)
@@ -346,7 +346,7 @@ func TestCheckAccess_EachProblemHasItsMessage(t *testing.T) {
 	assert.ErrorContains(t, empty.CheckAccess(b.ctx), "task-processor migrate")
 }
 
-// The cure must not give the application every table.
+// The fix that the error names must not give the application every table.
 func TestCheckAccess_AppRole(t *testing.T) {
 	b := fresh(t)
 	b.role("app_only")
