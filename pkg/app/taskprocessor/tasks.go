@@ -244,6 +244,9 @@ func (a program) listTasks(c *cli.Context) error {
 }
 
 func (a program) printTasks(rows []store.TaskRow, l lang.Lang) {
+	if len(rows) > 0 {
+		a.Printf("%s\n", textTaskColumns.In(l))
+	}
 	for _, r := range rows {
 		note := string(r.ErrorCode)
 		if r.MissingCharge {

@@ -96,9 +96,10 @@ var (
 	textPaused  = lang.Text{EN: "claiming is paused since %s by %s (%s); to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
 	textResumed = lang.Text{EN: "claiming is resumed", ZH: "已恢复领取任务"}
 
-	textNoTasks   = lang.Text{EN: "no task matches", ZH: "没有符合条件的任务"}
-	textNoCharge  = lang.Text{EN: "(says it was charged; the ledger has no charge)", ZH: "（标记为已扣费，但账本中没有扣费记录）"}
-	textForgotten = lang.Text{EN: "user %s: prompts and input pictures of %s deleted, %s cancelled, %s deleted; the ledger stays",
+	textTaskColumns = lang.Text{EN: "enqueued, task, status, run/attempts, user, error code:", ZH: "入队时间、任务、状态、执行次数/尝试次数、用户、错误码："}
+	textNoTasks     = lang.Text{EN: "no task matches", ZH: "没有符合条件的任务"}
+	textNoCharge    = lang.Text{EN: "(says it was charged; the ledger has no charge)", ZH: "（标记为已扣费，但账本中没有扣费记录）"}
+	textForgotten   = lang.Text{EN: "user %s: prompts and input pictures of %s deleted, %s cancelled, %s deleted; the ledger stays",
 		ZH: "用户 %s：已删除%s的提示词和输入图片，取消%s，删除%s；账本保留"}
 	textTaskCount    = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
 	textPictureCount = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
