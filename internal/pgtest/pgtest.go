@@ -6,6 +6,8 @@ package pgtest
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -59,8 +61,25 @@ func prepareTemplate(ctx context.Context, c *postgres.Cluster, prepare func(cont
 // Database returns the URL of a new copy of the template, which is dropped when the test ends.
 func (s *Server) Database(tb testing.TB) string {
 	tb.Helper()
-	return s.create(tb, template)
+	url := s.create(tb, template)
+	// For a program it is a restored backup, from which nothing is claimed.
+	db, err := sql.Open("postgres", url)
+	if err == nil {
+		_, err = db.ExecContext(tb.Context(), acceptCopy)
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		tb.Fatalf("prepare the database: %v", err)
+	}
+	return url
 }
+
+// acceptCopy does what "task-processor resume" does for a copied database.
+const acceptCopy = `do $$ begin
+	if to_regprocedure('imagetasks.database_identity()') is not null then
+		update imagetasks.control set database_identity = imagetasks.database_identity();
+	end if;
+end $$`
 
 // Empty returns the URL of a new empty database, which is dropped when the test ends.
 func (s *Server) Empty(tb testing.TB) string {

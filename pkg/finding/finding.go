@@ -28,6 +28,9 @@ const (
 	TasksStuck            Code = "tasks_stuck"
 	MissingCharge         Code = "missing_charge"  // tasks say that they were charged, and the ledger has no charge
 	RefundOwed            Code = "refund_owed"     // charged tasks failed or were cancelled, and were not refunded
+	TasksSetAside         Code = "tasks_set_aside" // the database refuses to change them
+	LeasesFailing         Code = "leases_failing"  // a processor can't renew its leases, and starts nothing
+	DatabaseCopied        Code = "database_copied" // the database is a copy or a restored backup; nothing is claimed
 	ClaimingPaused        Code = "claiming_paused" // by an operator, for all processors
 	TasksFailing          Code = "tasks_failing"   // most tasks of the last hour failed for one cause
 	NotSupervised         Code = "not_supervised"

@@ -41,7 +41,7 @@ func codes(t *testing.T) []task.Code {
 
 func TestHintFor_EveryCodeInBothLanguages(t *testing.T) {
 	// Codes of tasks that have nothing to do with the connection to the API.
-	ours := []task.Code{task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge,
+	ours := []task.Code{task.CodeStuck, task.CodeWorkerLost, task.CodeOutcomeUnknown, task.CodeBadRow, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge,
 		task.CodeBadOptions, task.CodeInputUnavailable}
 	table, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)

@@ -42,6 +42,12 @@ func (f Finding) message() lang.Message {
 		return msg(textMissingCharge, f.Count, f.Subject)
 	case RefundOwed:
 		return msg(textRefundOwed, f.Count, f.Subject)
+	case TasksSetAside:
+		return msg(textSetAside, f.Count, f.Subject, f.Reason)
+	case LeasesFailing:
+		return msg(textLeasesFailing, f.Subject, since)
+	case DatabaseCopied:
+		return msg(textCopied)
 	case ClaimingPaused:
 		return msg(textPaused, f.Subject, since, f.Reason)
 	case TasksFailing:
@@ -81,7 +87,9 @@ func (f Finding) Next() Command {
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
 	case RefundOwed:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit", "--repair"}}
-	case ClaimingPaused:
+	case TasksSetAside:
+		return Command{Program: "task-processor", Args: []string{"tasks", "list", "--status", "pending,processing"}}
+	case ClaimingPaused, DatabaseCopied:
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case TasksFailing:
 		return nextForCause(f.Cause)
@@ -96,7 +104,7 @@ func (f Finding) Next() Command {
 // nextForCause returns the command that looks into failures of one cause.
 func nextForCause(code task.Code) Command {
 	switch code {
-	case task.CodeStuck, task.CodeLeaseExpired, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
+	case task.CodeStuck, task.CodeWorkerLost, task.CodeOutcomeUnknown, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:
@@ -131,6 +139,16 @@ var (
 	textRefundOwed = lang.Text{EN: "%d charged tasks failed or were cancelled and are not refunded: %s", One: "%d charged task failed or was cancelled and is not refunded: %s",
 		ZH: "%d 个已扣费的任务失败或被取消，但尚未退款：%s"}
 	textPaused = lang.Text{EN: "claiming was paused by %s at %s (%s); no tasks are claimed", ZH: "%s 已于 %s 暂停领取任务（%s）"}
+
+	textSetAside = lang.Text{
+		EN:  "%d tasks are set aside, because the database refuses to change them; they are tried again each hour, and failed and refunded when possible: %s (%s)",
+		One: "%d task is set aside, because the database refuses to change it; it is tried again each hour, and failed and refunded when possible: %s (%s)",
+		ZH:  "%d 个任务已被搁置，因为数据库拒绝修改它们；每小时重试一次，可能时判为失败并退款：%s（%s）"}
+	textLeasesFailing = lang.Text{EN: "the processor on %s has not been able to renew its leases since %s; it starts no tasks",
+		ZH: "%s 上的处理器自 %s 起无法续租，已停止启动任务"}
+	textCopied = lang.Text{
+		EN: "this database is a copy or a restored backup of another one; nothing is claimed, because its tasks may have been paid for already. When that is settled, resume",
+		ZH: "此数据库是另一个数据库的副本或恢复的备份；由于其中的任务可能已付费，暂停领取任务。确认后请恢复领取"}
 
 	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
 	textFailing = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}

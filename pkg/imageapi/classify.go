@@ -70,24 +70,26 @@ func classify(status int, e apiError) outcome {
 }
 
 // connectionError classifies a request without a response. If no connection could be made, the API is unreachable and the
-// request was not sent (Pause). Otherwise the API may have worked on it and billed it, so an attempt is used (Retry).
+// request was not sent (Pause). Otherwise the API may have worked on it and billed it: the outcome is unknown.
 func connectionError(ctx context.Context, err error) *task.Error {
+	unreachable, notSent := errors.AsType[*proxy.Error](err)
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was interrupted", Err: err}
+		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was interrupted",
+			Unknown: !notSent, NotSent: notSent, Err: err}
 	}
-	if unreachable, ok := errors.AsType[*proxy.Error](err); ok {
+	if notSent {
 		return &task.Error{Code: unreachable.Code(), Disposition: task.Pause, Message: unreachable.Error(), NotSent: true, Err: err}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
-			Message: "the attempt exceeded TASK_TIMEOUT", Err: err}
+			Message: "the attempt exceeded TASK_TIMEOUT", Unknown: true, Err: err}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
-			Message: "the API did not respond in time: " + err.Error(), Err: err}
+			Message: "the API did not respond in time: " + err.Error(), Unknown: true, Err: err}
 	}
 	return &task.Error{Code: task.CodeNetwork, Disposition: task.Retry,
-		Message: "the connection to the API broke: " + err.Error(), Err: err}
+		Message: "the connection to the API broke: " + err.Error(), Unknown: true, Err: err}
 }
 
 // maxErrorBody bounds the body of an error response, in bytes.
@@ -99,7 +101,10 @@ func statusError(response *http.Response, private []string) *task.Error {
 	// The body is read whole so that the connection can be reused.
 	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
 	parsed, _ := parseResponse(bytes.NewReader(content), io.Discard)
-	return responseError(response, parsed.apiError, private)
+	e := responseError(response, parsed.apiError, private)
+	// A page of something between this host and the API says nothing about what became of the request.
+	e.Unknown = !parsed.failed && (response.StatusCode >= 500 || isWebPage(response) && e.Disposition != task.Pause)
+	return e
 }
 
 // responseError classifies an error response by its status and its error object. Private texts are removed from the API's
@@ -133,9 +138,10 @@ func readError(ctx context.Context, response *http.Response, network, err error)
 		}
 		return e
 	}
-	e := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Err: err}
+	e := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Retry, Unknown: true, Err: err}
 	switch {
 	case errors.Is(err, errTooLong):
+		e.Disposition, e.Unknown = task.Fail, false
 		e.Message = "the API's response is larger than any picture allowed"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		e.Code, e.Message = task.CodeCutOff, "the API's response is incomplete"

@@ -107,8 +107,14 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	if err != nil {
 		return Result{}, err
 	}
+	key := ""
+	if r.BeforeSend != nil {
+		if key, err = r.BeforeSend(ctx); err != nil {
+			return Result{}, err
+		}
+	}
 	var result Result
-	response, err := c.send(ctx, http.MethodPost, path, b)
+	response, err := c.send(ctx, http.MethodPost, path, key, b)
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
@@ -259,7 +265,7 @@ const maxModels = 4 << 20
 // pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
 // address the API refuses.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {
-	response, err := c.send(ctx, http.MethodGet, "/models", body{})
+	response, err := c.send(ctx, http.MethodGet, "/models", "", body{})
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +297,7 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 // checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
 // the endpoint does not exist.
 func (c *Client) checkEndpoint(ctx context.Context) error {
-	response, err := c.send(ctx, http.MethodPost, "/images/generations", body{"application/json", [][]byte{[]byte("{}")}})
+	response, err := c.send(ctx, http.MethodPost, "/images/generations", "", body{"application/json", [][]byte{[]byte("{}")}})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,9 @@ type Request struct {
 	Options Options
 	Inputs  []Input // pictures to edit, at most 16; none: generate a new one
 	Mask    *Input  // marks what to edit in the first input; optional
+	// BeforeSend is called right before the request that is billed leaves, and returns its idempotency key. After an error nothing is
+	// sent, and Generate returns that error; optional.
+	BeforeSend func(context.Context) (idempotencyKey string, err error)
 }
 
 // parameters are the parameters that both endpoints have in common, in the order of the official Go client.
@@ -210,7 +213,7 @@ func (f *form) body() (body, error) {
 
 // send sends a request to a path under the base URL and returns the response whatever its status. Its error is a
 // *task.Error. The body can be read again: the transport repeats a request on another proxy while no byte was sent.
-func (c *Client) send(ctx context.Context, method, path string, b body) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, b body) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.conf.BaseURL+path, nil)
 	if err != nil {
 		return nil, task.AsError(err)
@@ -226,6 +229,10 @@ func (c *Client) send(ctx context.Context, method, path string, b body) (*http.R
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
 	request.Header.Set("User-Agent", c.conf.UserAgent)
+	if idempotencyKey != "" {
+		// In lower case on purpose: net/http repeats a request by itself that has this header in its usual form, and each may be billed.
+		request.Header["idempotency-key"] = []string{idempotencyKey}
+	}
 	response, err := c.http.Do(request)
 	if err != nil {
 		return nil, connectionError(ctx, withoutURL(err))

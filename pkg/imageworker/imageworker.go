@@ -51,7 +51,13 @@ func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (proce
 			w.log.WithField("task", t.ID).WithError(err).Warn("a draft could not be removed")
 		}
 	}()
-	c.Progress(10, "waiting for the API")
+	request.BeforeSend = func(ctx context.Context) (string, error) {
+		key, err := c.BeforeRequest(ctx, endpoint)
+		if err == nil {
+			c.Progress(10, "waiting for the API")
+		}
+		return key, err
+	}
 	response, err := w.generator.Generate(ctx, request, &progressWriter{w: draft, call: c})
 	if err != nil {
 		return processor.Result{}, withEndpoint(err, endpoint)

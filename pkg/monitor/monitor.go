@@ -26,6 +26,7 @@ type Store interface {
 	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
 	Prune(ctx context.Context, c store.PruneConfig) (store.Pruned, error)
 	Control(ctx context.Context) (store.Control, error)
+	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
 	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
 }
 
@@ -57,6 +58,7 @@ type Config struct {
 	Dir        string                           // directory of the state file and the lock
 
 	StuckAfter     time.Duration
+	Lease          time.Duration // after an outage of the database nothing is closed for so long, so that the owners of leases can come back
 	PendingTimeout time.Duration // a task that is due for longer fails; 0: never
 	HungAfter      time.Duration
 	Retention      time.Duration // closed tasks older than this are deleted; 0: none
@@ -105,6 +107,7 @@ type Summary struct {
 	DryRun           bool              `json:"dry_run,omitempty"`
 	StuckFailed      int               `json:"stuck_failed"` // or would have, in a dry run
 	OverdueFailed    int               `json:"overdue_failed"`
+	SetAsideFailed   int               `json:"set_aside_failed"` // tasks that the database had refused to change
 	CreditsRefunded  int64             `json:"credits_refunded"`
 	StuckRemaining   int               `json:"stuck_remaining"`
 	Pending          int               `json:"pending"`
@@ -125,6 +128,7 @@ type Report struct {
 	At             time.Time
 	Repair         repair.Report
 	Overdue        repair.OverdueResult
+	SetAside       repair.OverdueResult // tasks that the database had refused to change
 	Queue          store.QueueStats
 	DatabaseMillis int64
 	Summary        Summary
@@ -132,8 +136,8 @@ type Report struct {
 	Findings       []finding.Finding
 }
 
-// Pass runs one pass. It returns an error if it could not do its work, for example without a database. What is still wrong
-// after the pass is in Findings.
+// Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
+// a database. What is still wrong after the pass is in Findings.
 func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	r := Report{At: time.Now()}
 	state := readState(m.conf.Dir)
@@ -143,39 +147,71 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	r.Checks = m.checks.Recent()
 	if err != nil {
 		r.Findings = append(r.Findings, finding.Finding{Code: finding.MonitorPassIncomplete, Reason: m.conf.Redact(err.Error())})
-		return r, err
 	}
 	if m.conf.DryRun {
-		return r, nil
+		return r, err
 	}
-	state.LastPass, state.Summary = r.At, r.Summary
-	return r, writeState(m.conf.Dir, state)
+	if err == nil {
+		state.LastPass, state.Summary = r.At, r.Summary
+	}
+	return r, errors.Join(err, writeState(m.conf.Dir, state))
 }
 
 func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
+	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host}
+	var errs []error
+	step := func(name string, do func() error) {
+		if err := do(); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	}
 	began := time.Now()
 	if err := m.conf.Store.Ping(ctx); err != nil {
 		m.record("database", began, false, m.conf.Redact(err.Error()), "no repair is possible until it responds")
+		state.DatabaseLost, state.DatabaseBack = r.At, time.Time{}
+		m.checkLockOnly(r)
 		return fmt.Errorf("the database does not respond: %w", err)
 	}
 	r.DatabaseMillis = time.Since(began).Milliseconds()
 	m.record("database", began, true, "responds", "")
 
-	if err := m.repairQueue(ctx, r); err != nil {
-		return err
+	if state.settled(r.At, m.conf.Lease) {
+		step("stuck tasks", func() (err error) {
+			r.Repair, err = repair.Sweep(ctx, m.conf.Store, repair.Options{
+				Sweep: store.Sweep{OlderThan: m.conf.StuckAfter, AfterStart: m.conf.Lease}, DryRun: m.conf.DryRun}, m.conf.Log)
+			return err
+		})
+		if m.conf.PendingTimeout > 0 {
+			step("overdue tasks", func() (err error) {
+				r.Overdue, err = repair.FailOverdue(ctx, m.conf.Store, m.conf.PendingTimeout, m.conf.DryRun, m.conf.Log)
+				return err
+			})
+		}
+		if !m.conf.DryRun {
+			step("tasks that were set aside", func() (err error) {
+				r.SetAside, err = repair.FailSetAside(ctx, m.conf.Store, m.conf.StuckAfter, m.conf.Log)
+				return err
+			})
+		}
+	} else {
+		m.conf.Log.Infof("the database is back after an outage; nothing is closed for %s, so that processors can finish what they have", m.conf.Lease)
 	}
-	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, Queue: r.Queue}
-	var err error
-	if snapshot.Unsettled, err = m.conf.Store.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {
+	step("queue", func() error { return m.readQueue(ctx, r, began) })
+	snapshot.Queue = r.Queue
+	step("charges and refunds", func() (err error) {
+		snapshot.Unsettled, err = m.conf.Store.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit)
 		return err
-	}
-	if snapshot.Control, err = m.conf.Store.Control(ctx); err != nil {
+	})
+	step("tasks set aside", func() (err error) {
+		snapshot.SetAside, err = m.conf.Store.TasksAside(ctx, overview.UnsettledLimit)
 		return err
-	}
+	})
+	step("pause", func() (err error) {
+		snapshot.Control, err = m.conf.Store.Control(ctx)
+		return err
+	})
 	r.Summary.PausedBy, r.Summary.PausedAt = snapshot.Control.PausedBy, snapshot.Control.PausedAt
-	if err := m.checkProcessor(ctx, r, &snapshot); err != nil {
-		return err
-	}
+	step("processor", func() error { return m.checkProcessor(ctx, r, &snapshot) })
 	m.checkAPI(ctx, r, state, &snapshot)
 	for _, f := range overview.Assess(snapshot) {
 		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.
@@ -186,10 +222,34 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 			r.Summary.APIUnreachableSince = f.Since
 		}
 	}
-	if m.conf.DryRun {
-		return nil
+	if !m.conf.DryRun {
+		step("old rows", func() error { return m.prune(ctx, r) })
 	}
-	return m.prune(ctx, r)
+	return errors.Join(errs...)
+}
+
+// checkLockOnly reports on the processor without the database: whether its process runs.
+func (m *Monitor) checkLockOnly(r *Report) {
+	began := time.Now()
+	state, err := m.conf.Supervisor.Inspect()
+	if err != nil {
+		m.record("processor", began, false, m.conf.Redact(err.Error()), "")
+		return
+	}
+	p := &r.Summary.Processor
+	p.PID, p.Wanted, p.Stopped = state.PID, state.Wanted, state.Stopped
+	switch {
+	case state.Running:
+		p.Verdict = supervise.Running
+	case state.Wanted:
+		p.Verdict = supervise.Dead // a start needs the database
+		p.Action = ActionUnchanged
+	case state.Stopped != nil:
+		p.Verdict = supervise.StoppedByOperator
+	default:
+		p.Verdict = supervise.NeverStarted
+	}
+	m.record("processor", began, p.Verdict != supervise.Dead, string(p.Verdict), string(p.Action))
 }
 
 const (
@@ -210,29 +270,21 @@ func (m *Monitor) prune(ctx context.Context, r *Report) error {
 	}
 }
 
-// repairQueue closes stuck and overdue tasks, and reads the state of the queue.
-func (m *Monitor) repairQueue(ctx context.Context, r *Report) error {
-	began := time.Now()
+// readQueue reads the state of the queue, and sums up what was repaired.
+func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) error {
 	var err error
-	r.Repair, err = repair.Sweep(ctx, m.conf.Store, repair.Options{
-		Sweep: store.Sweep{OlderThan: m.conf.StuckAfter}, DryRun: m.conf.DryRun}, m.conf.Log)
-	if err != nil {
-		return err
-	}
-	if m.conf.PendingTimeout > 0 {
-		if r.Overdue, err = repair.FailOverdue(ctx, m.conf.Store, m.conf.PendingTimeout, m.conf.DryRun, m.conf.Log); err != nil {
-			return err
-		}
-	}
-	if r.Queue, err = m.conf.Store.QueueStats(ctx, m.conf.StuckAfter); err != nil {
-		return err
-	}
+	r.Queue, err = m.conf.Store.QueueStats(ctx, m.conf.StuckAfter)
 	s := &r.Summary
 	s.DryRun, s.StuckFailed, s.StuckRemaining, s.OverdueFailed = m.conf.DryRun, len(r.Repair.Tasks), r.Repair.Remaining, r.Overdue.Count
-	s.CreditsRefunded = r.Repair.Credits + r.Overdue.Credits
+	s.SetAsideFailed = r.SetAside.Count
+	s.CreditsRefunded = r.Repair.Credits + r.Overdue.Credits + r.SetAside.Credits
 	s.Pending, s.Due, s.OldestDueSeconds, s.Processing = r.Queue.Pending, r.Queue.Due, r.Queue.OldestDue.Seconds(), r.Queue.Processing
+	if err != nil {
+		m.record("queue", began, false, m.conf.Redact(err.Error()), "")
+		return err
+	}
 	action := ""
-	if n := s.StuckFailed + s.OverdueFailed; n > 0 && !m.conf.DryRun {
+	if n := s.StuckFailed + s.OverdueFailed + s.SetAsideFailed; n > 0 && !m.conf.DryRun {
 		action = fmt.Sprintf("failed %d and refunded %d credits", n, s.CreditsRefunded)
 	}
 	m.record("queue", began, r.Repair.Remaining == 0,

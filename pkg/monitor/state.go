@@ -19,6 +19,32 @@ type State struct {
 	LastPass time.Time         `json:"last_pass"` // the last complete one
 	Summary  Summary           `json:"summary"`
 	API      overview.APICheck `json:"api"`
+	// DatabaseLost is when a pass last found no database, and DatabaseBack when the first one after that found it again.
+	DatabaseLost time.Time `json:"database_lost,omitzero"`
+	DatabaseBack time.Time `json:"database_back,omitzero"`
+}
+
+// settled reports whether the database has been there for the time of a lease since the last outage that a pass met, and notes its return.
+func (s *State) settled(now time.Time, lease time.Duration) bool {
+	switch {
+	case s.DatabaseLost.IsZero():
+		return true
+	case s.DatabaseBack.IsZero():
+		s.DatabaseBack = now
+		return false
+	case now.Sub(s.DatabaseBack) < lease:
+		return false
+	}
+	s.DatabaseLost, s.DatabaseBack = time.Time{}, time.Time{}
+	return true
+}
+
+// NoteOutage notes that the database did not respond, where that was found before a pass. An error means only that the next pass does not
+// wait for the owners of leases.
+func NoteOutage(dir string) error {
+	s := readState(dir)
+	s.DatabaseLost, s.DatabaseBack = time.Now(), time.Time{}
+	return writeState(dir, s)
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "task-monitor.state") }

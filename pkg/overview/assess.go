@@ -35,6 +35,7 @@ type Snapshot struct {
 	Queue      store.QueueStats
 	Control    store.Control
 	Unsettled  store.Unsettled      // of the last day
+	SetAside   []store.SetAside     // tasks that the database refuses to change
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck
@@ -70,7 +71,19 @@ func Assess(s Snapshot) []finding.Finding {
 	if n := len(s.Unsettled.OwedRefunds); n > 0 {
 		add(&finding.Finding{Code: finding.RefundOwed, Count: n, Subject: firstFew(s.Unsettled.OwedRefunds)})
 	}
-	if s.Control.Paused() {
+	if n := len(s.SetAside); n > 0 {
+		var ids []string
+		for _, t := range s.SetAside {
+			ids = append(ids, t.TaskID)
+		}
+		add(&finding.Finding{Code: finding.TasksSetAside, Count: n, Subject: firstFew(ids), Reason: s.SetAside[0].Operation + ": " + s.SetAside[0].Reason,
+			Since: s.SetAside[0].Since})
+	}
+	add(s.leases())
+	if s.Control.Copied {
+		add(&finding.Finding{Code: finding.DatabaseCopied})
+	}
+	if !s.Control.PausedAt.IsZero() {
 		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
 	}
 	add(s.failing())
@@ -120,6 +133,16 @@ func (s Snapshot) api() *finding.Finding {
 	}
 	if c := s.APICheck; !c.OK && !c.At.IsZero() && responded.Before(c.At) {
 		return &finding.Finding{Code: finding.APIUnreachable, Since: c.At, Reason: c.Error}
+	}
+	return nil
+}
+
+// leases reports a processor that can't renew its leases.
+func (s Snapshot) leases() *finding.Finding {
+	for _, p := range s.Processors {
+		if p.Alive && !p.Report.LeasesFailingSince.IsZero() {
+			return &finding.Finding{Code: finding.LeasesFailing, Subject: p.Host, Since: p.Report.LeasesFailingSince}
+		}
 	}
 	return nil
 }

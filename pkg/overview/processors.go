@@ -5,7 +5,6 @@ package overview
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"imagetasks/pkg/imageapi"
@@ -93,8 +92,8 @@ func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, err
 	silent := time.Since(state.Since)
 	for _, row := range rows {
 		p := Processor{Processor: row, SilentSeconds: row.HeartbeatAge.Seconds(), Alive: row.Alive(c.HungAfter)}
-		if err := json.Unmarshal(row.Report, &p.Report); err != nil {
-			return nil, local, fmt.Errorf("report of processor %s: %w", row.Worker, err)
+		if json.Unmarshal(row.Report, &p.Report) != nil {
+			p.Report = ProcessorReport{} // of another version, or changed by hand: the others count all the same
 		}
 		if row.Host == c.Host {
 			p.Alive = p.Alive && supervise.ProcessExists(row.PID)

@@ -3,9 +3,13 @@ package processor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/store"
@@ -25,10 +29,12 @@ type attempt struct {
 	abort     context.CancelCauseFunc
 	log       logrus.FieldLogger
 
-	mu       sync.Mutex
-	progress int
-	stage    string
-	closing  bool // its outcome is being recorded: a lease that is gone is expected
+	mu        sync.Mutex
+	progress  int
+	stage     string
+	requested bool // a paid request was recorded
+	worked    bool // Work has returned
+	closing   bool // its outcome is being recorded: a lease that is gone is expected
 }
 
 func (a *attempt) setProgress(percent int, stage string) {
@@ -53,6 +59,33 @@ func (a *attempt) isClosing() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.closing
+}
+
+// setRequested records that a paid request leaves now.
+func (a *attempt) setRequested() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.requested = true
+}
+
+// hasRequested reports whether a paid request was recorded in this claim.
+func (a *attempt) hasRequested() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.requested
+}
+
+func (a *attempt) setWorked() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.worked = true
+}
+
+// awaitsRequest reports whether Work is in progress and has recorded a paid request.
+func (a *attempt) awaitsRequest() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.requested && !a.worked
 }
 
 // inFlight is the set of attempts that are being worked. It is safe for concurrent use.
@@ -82,6 +115,38 @@ func (f *inFlight) count() int {
 	return len(f.attempts)
 }
 
+// alone reports whether a suspect task is in flight, with which nothing else may be.
+func (f *inFlight) alone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for l := range f.attempts {
+		if store.Suspect(f.attempts[l].task) {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitRequests returns how many attempts wait for the answer to a paid request.
+func (f *inFlight) awaitRequests() int {
+	n := 0
+	for _, a := range f.list() {
+		if a.awaitsRequest() {
+			n++
+		}
+	}
+	return n
+}
+
+// abortOthers cancels the attempts that do not wait for the answer to a paid request.
+func (f *inFlight) abortOthers() {
+	for _, a := range f.list() {
+		if !a.awaitsRequest() {
+			a.abort(errStopping)
+		}
+	}
+}
+
 func (f *inFlight) list() []*attempt {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -94,14 +159,18 @@ func (f *inFlight) list() []*attempt {
 
 // attemptRunner works claimed tasks with a Worker.
 type attemptRunner struct {
-	worker   Worker
-	queue    Queue
-	timeout  time.Duration
-	inFlight *inFlight
-	outcomes *outcomes
-	events   *eventRecorder
-	log      logrus.FieldLogger
-	wake     func() // the claim loop, when another task may start
+	worker        Worker
+	queue         Queue
+	timeout       time.Duration
+	retryUnknown  int // repeats of requests of unknown outcome in one run
+	maxLostClaims int
+	leases        *leaseRenewer
+	stopping      *atomic.Bool // no paid request may be started any more
+	inFlight      *inFlight
+	outcomes      *outcomes
+	events        *eventRecorder
+	log           logrus.FieldLogger
+	wake          func() // the claim loop, when another task may start
 }
 
 // start works a claimed task in a goroutine that inFlight.running waits for. The work is cancelled with work; its outcome is
@@ -127,22 +196,35 @@ func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 // attempt does the work of a task and completes it.
 func (r *attemptRunner) attempt(ctx, writes context.Context, a *attempt) error {
 	result, err := r.work(ctx, a)
+	a.setWorked()
 	if err != nil {
 		return err
 	}
 	return r.outcomes.complete(writes, a, result)
 }
 
-func (r *attemptRunner) work(ctx context.Context, a *attempt) (Result, error) {
+// panicError is a panic of a Worker. Its text may hold anything, so it is not shown.
+type panicError struct{ stack string }
+
+// Error implements error.
+func (e *panicError) Error() string { return "the program panicked while it worked on the task" }
+
+func (r *attemptRunner) work(ctx context.Context, a *attempt) (_ Result, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	return r.worker.Work(ctx, a.task, &call{attempt: a, queue: r.queue})
+	defer func() {
+		// The other tasks in flight are not to blame.
+		if recovered := recover(); recovered != nil {
+			err = &panicError{stack: string(debug.Stack())}
+		}
+	}()
+	return r.worker.Work(ctx, a.task, &call{attempt: a, runner: r})
 }
 
 // call is the engine's side of one claim.
 type call struct {
 	attempt *attempt
-	queue   Queue
+	runner  *attemptRunner
 }
 
 // Progress implements Call.
@@ -150,9 +232,49 @@ func (c *call) Progress(percent int, stage string) { c.attempt.setProgress(perce
 
 // Inputs implements Call.
 func (c *call) Inputs(ctx context.Context) ([]task.Input, error) {
-	inputs, err := c.queue.Inputs(ctx, c.attempt.task.Lease())
-	if err != nil && store.IsUnavailable(err) {
-		return nil, &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database is unavailable", Err: err}
+	inputs, err := c.runner.queue.Inputs(ctx, c.attempt.task.Lease())
+	return inputs, databaseError(err)
+}
+
+// databaseError returns the error of a call of the database as one that uses no attempt.
+func databaseError(err error) error {
+	if _, ok := errors.AsType[*task.Error](err); err == nil || ok || errors.Is(err, task.ErrLeaseLost) {
+		return err
 	}
-	return inputs, err
+	return &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, Message: "the database could not be asked: " + err.Error(), Err: err}
+}
+
+// BeforeRequest implements Call.
+func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error) {
+	r, t := c.runner, c.attempt.task
+	refuse := func(code task.Code, do task.Disposition, message string) error {
+		return &task.Error{Code: code, Disposition: do, NotSent: true, Message: message}
+	}
+	switch {
+	case r.stopping.Load():
+		return "", refuse(task.CodeShutdown, task.Release, "the processor is stopping")
+	case r.leases.failing():
+		return "", refuse(task.CodeInternal, task.Release, "the lease can't be renewed, so no request is sent")
+	case t.LostClaims >= r.maxLostClaims:
+		return "", refuse(task.CodeWorkerLost, task.Fail,
+			fmt.Sprintf("its processor ended or lost the database in %d claims in a row (MAX_LOST_CLAIMS)", t.LostClaims))
+	case t.UnknownOutcomes > r.retryUnknown:
+		return "", refuse(task.CodeOutcomeUnknown, task.Fail, unknownLimit(t.UnknownOutcomes))
+	}
+	id := uuid.New()
+	key, err := bounded(ctx, func(ctx context.Context) (string, error) {
+		return r.queue.BeginRequest(ctx, t.Lease(), id, endpoint)
+	})
+	if err != nil {
+		return "", databaseError(err)
+	}
+	c.attempt.setRequested()
+	if r.stopping.Load() { // it may have been too late to count as in flight
+		return "", refuse(task.CodeShutdown, task.Release, "the processor is stopping")
+	}
+	return key, nil
+}
+
+func unknownLimit(unknown int) string {
+	return fmt.Sprintf("%d requests for its picture were sent whose outcome is unknown, and RETRY_UNKNOWN allows no other", unknown)
 }

@@ -3,6 +3,7 @@ package processor
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,7 +22,9 @@ type claimLoop struct {
 	concurrency  int
 	lease        time.Duration
 	maxAttempts  int
+	maxLost      int // MaxLostClaims
 	pollInterval time.Duration
+	leases       *leaseRenewer
 	wakeups      chan struct{} // holds one
 	inFlight     *inFlight
 	api          *apiState
@@ -72,8 +75,9 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if wait := c.api.tryReopen(ctx); wait > 0 {
 		return wait
 	}
-	free := c.api.breaker.limit(c.concurrency) - c.inFlight.count()
-	if free <= 0 {
+	inFlight := c.inFlight.count()
+	free := c.api.breaker.limit(c.concurrency) - inFlight
+	if free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
 		return c.pollInterval
 	}
 	limit, wait := c.rate.allow(time.Now(), free)
@@ -83,15 +87,22 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
-	tasks, err := bounded(ctx, func(ctx context.Context) ([]task.Task, error) {
+	// A claim that a stop cut off would leave tasks waiting for their leases to expire.
+	claiming, cancel := lingering(ctx)
+	defer cancel()
+	tasks, err := bounded(claiming, func(ctx context.Context) ([]task.Task, error) {
 		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
-			MaxAttempts: c.maxAttempts, CallID: c.callID})
+			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, TakeExpired: c.database.settled(c.lease), AfterStart: c.lease,
+			Alone: inFlight == 0, CallID: c.callID})
 	})
 	if err != nil {
 		return c.database.failed(ctx, "claim tasks", err)
 	}
 	c.callID = uuid.Nil
 	c.database.succeeded()
+	if inFlight == 0 {
+		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
+	}
 	c.rate.use(time.Now(), len(tasks))
 	for _, t := range tasks {
 		start(t)
@@ -102,10 +113,34 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	return c.untilNextDue(ctx)
 }
 
+// lingerTime is how much longer a claim may take when the processor stops.
+const lingerTime = time.Second
+
+// lingering returns a context that ends a little later than ctx.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	lingering, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var timer *time.Timer
+	var mu sync.Mutex
+	stop := context.AfterFunc(ctx, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		timer = time.AfterFunc(lingerTime, cancel)
+	})
+	return lingering, func() {
+		stop()
+		cancel()
+		mu.Lock()
+		defer mu.Unlock()
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
 func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
 	var found bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
-		next, found, err = c.queue.NextDue(ctx)
+		next, found, err = c.queue.NextDue(ctx, c.database.settled(c.lease))
 		return next, err
 	})
 	if err != nil {
@@ -130,8 +165,19 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		c.database.failed(ctx, "look for tasks", err)
 		return false, nil
 	}
-	if !pending || c.inFlight.count() > 0 {
-		return !pending && c.inFlight.count() == 0, nil
+	if c.inFlight.count() > 0 {
+		return false, nil
+	}
+	if !pending {
+		aside, err := bounded(ctx, func(ctx context.Context) ([]store.SetAside, error) { return c.queue.TasksAside(ctx, 1) })
+		switch {
+		case err != nil:
+			c.database.failed(ctx, "look for tasks that are set aside", err)
+			return false, nil
+		case len(aside) > 0:
+			return true, ErrSetAside
+		}
+		return true, nil
 	}
 	control, err := bounded(ctx, c.queue.Control)
 	if err != nil {
@@ -143,7 +189,7 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 	}
 	var found bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
-		next, found, err = c.queue.NextDue(ctx)
+		next, found, err = c.queue.NextDue(ctx, c.database.settled(c.lease))
 		return next, err
 	})
 	if err != nil {

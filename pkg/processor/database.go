@@ -23,8 +23,9 @@ type databaseState struct {
 	events       *eventRecorder
 	pollInterval time.Duration // the wait after an error that is not an outage
 
-	mu     sync.Mutex
-	lostAt time.Time // zero: available
+	mu         sync.Mutex
+	lostAt     time.Time // zero: available
+	restoredAt time.Time // after the last outage; zero: there was none
 }
 
 // failed records that a call failed, and returns how long to wait before the next.
@@ -55,11 +56,22 @@ func (d *databaseState) succeeded() {
 	d.mu.Lock()
 	lostAt := d.lostAt
 	d.lostAt = time.Time{}
+	if !lostAt.IsZero() {
+		d.restoredAt = time.Now()
+	}
 	d.mu.Unlock()
 	if !lostAt.IsZero() {
 		d.log.WithField("after", time.Since(lostAt).Round(time.Second)).Info("the database is available again")
 		d.events.record(Event{Kind: EventDatabaseRestored})
 	}
+}
+
+// settled reports whether the database is available, and was for the time of a lease: until then the owners of leases that expired
+// during an outage may come back.
+func (d *databaseState) settled(lease time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lostAt.IsZero() && (d.restoredAt.IsZero() || time.Since(d.restoredAt) >= lease)
 }
 
 // unavailableSince returns the zero time while the database is available.

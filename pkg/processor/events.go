@@ -17,6 +17,7 @@ const (
 	EventReleased         EventKind = "released"
 	EventFailed           EventKind = "failed"
 	EventLeaseLost        EventKind = "lease_lost"
+	EventOutcomeUnknown   EventKind = "outcome_unknown" // of a paid request
 	EventAbandoned        EventKind = "abandoned"
 	EventOverdue          EventKind = "overdue"
 	EventLeasesRenewed    EventKind = "leases_renewed"

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"imagetasks/pkg/store"
@@ -15,6 +16,33 @@ type leaseRenewer struct {
 	inFlight *inFlight
 	database *databaseState
 	events   *eventRecorder
+
+	mu          sync.Mutex
+	failingFrom time.Time // of the first failed renewal since the last one that succeeded; zero: it succeeded
+}
+
+// failing reports whether the leases could not be renewed for so long that they may be lost: nothing more may be started.
+func (r *leaseRenewer) failing() bool {
+	since := r.failingSince()
+	return !since.IsZero() && time.Since(since) > r.lease/6
+}
+
+// failingSince returns since when the leases can't be renewed; zero: they can.
+func (r *leaseRenewer) failingSince() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.failingFrom
+}
+
+func (r *leaseRenewer) note(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		r.failingFrom = time.Time{}
+	case r.failingFrom.IsZero():
+		r.failingFrom = time.Now()
+	}
 }
 
 // run renews until ctx ends.
@@ -48,6 +76,12 @@ func (r *leaseRenewer) renew(ctx context.Context) bool {
 	bounded, cancel := context.WithTimeout(ctx, max(r.lease/3, time.Second))
 	defer cancel()
 	held, locked, err := r.queue.RenewLeases(bounded, r.lease, renewals)
+	if len(renewals) == 0 && !r.failingSince().IsZero() {
+		err = r.queue.PingLeases(bounded) // without a lease, too, it must be known when they can be renewed again
+	}
+	if ctx.Err() == nil {
+		r.note(err)
+	}
 	if err != nil {
 		r.database.failed(ctx, "renew leases", err)
 		return true

@@ -98,7 +98,7 @@ func (h *heartbeats) last() time.Time {
 
 // deregister records that this processor stopped as intended.
 func (h *heartbeats) deregister(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, FinalWriteTimeout)
+	ctx, cancel := context.WithTimeout(ctx, time.Second) // a stop must not wait long for it
 	defer cancel()
 	if err := h.queue.Deregister(ctx, h.processor.Worker); err != nil {
 		h.log.WithError(err).Warn("could not record in the database that this processor stops")

@@ -14,18 +14,20 @@ import (
 // writeTimeout bounds one try to record an outcome.
 const writeTimeout = time.Minute
 
-// outcomes records what became of an attempt: completed, retried, released or failed. A write is repeated while the database
-// is unavailable, until its context ends.
+// outcomes records what became of an attempt: completed, retried, released or failed. A write is repeated until its context ends while the database
+// is unavailable, and for the time of giveUp while it refuses it.
 type outcomes struct {
-	queue     Queue
-	users     *userLimit
-	api       *apiState
-	failures  failureWindow
-	inFlight  *inFlight
-	database  *databaseState
-	events    *eventRecorder
-	sanitizer sanitizer
-	wake      func() // the claim loop, when more may be claimed
+	queue         Queue
+	users         *userLimit
+	api           *apiState
+	inFlight      *inFlight
+	database      *databaseState
+	events        *eventRecorder
+	retryUnknown  int           // repeats of requests of unknown outcome in one run
+	maxLostClaims int           // claims of a task that may be lost in a row
+	giveUp        time.Duration // after which an outcome that the database refuses is given up
+	sanitizer     sanitizer
+	wake          func() // the claim loop, when more may be claimed
 }
 
 // complete closes the task as completed. When the lease is gone, the result is discarded.
@@ -38,7 +40,7 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error 
 		return err
 	})
 	if err != nil {
-		// The task may be completed nevertheless, so the result is kept. A later claim, if there is one, removes it.
+		// The result stays where it is: the task may be completed nevertheless, or the next claim finds it.
 		return err
 	}
 	if len(accepted) == 0 {
@@ -68,11 +70,28 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		o.lost(a)
 		return
 	}
+	if panicked, ok := errors.AsType[*panicError](err); ok {
+		o.panicked(writes, a, panicked)
+		return
+	}
 	e := o.sanitizer.sanitize(err)
 	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
-		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Err: err}
+		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Unknown: e.Unknown, NotSent: e.NotSent, Err: err}
 	}
-	if e.Disposition != task.Release && e.Disposition != task.Pause && o.isSharedFailure(work, a, e) {
+	if !a.hasRequested() {
+		e.Unknown = false
+	}
+	switch {
+	case e.Unknown:
+		o.unknown(work, writes, a, e)
+		return
+	case e.Paid:
+		if e.Disposition == task.Pause {
+			o.api.open(e)
+		}
+		o.fail(writes, a, e, false)
+		return
+	case e.Disposition == task.Retry && o.isSharedFailure(work, e):
 		o.release(writes, a, 0, e)
 		return
 	}
@@ -95,7 +114,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 			o.responded(a)
 		}
 		if a.task.LastAttempt() {
-			o.fail(writes, a, e)
+			o.fail(writes, a, e, true)
 			return
 		}
 		o.retry(writes, a, task.Backoff(a.task.Attempt, e.RetryAfter), e)
@@ -103,8 +122,43 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		if !e.NotSent {
 			o.responded(a)
 		}
-		o.fail(writes, a, e)
+		o.fail(writes, a, e, a.hasRequested())
 	}
+}
+
+// unknown records that a paid request was sent and that its outcome is unknown. It is repeated, or the task fails when no other request may
+// be sent.
+func (o *outcomes) unknown(work, writes context.Context, a *attempt, e *task.Error) {
+	o.events.record(Event{Kind: EventOutcomeUnknown, Task: a.task.ID})
+	if e.Disposition == task.Pause {
+		o.api.open(e)
+	}
+	shared := e.Code == task.CodeShutdown || o.isSharedFailure(work, e)
+	unknown := a.task.UnknownOutcomes + 1
+	if unknown > o.retryUnknown {
+		failed := *e
+		failed.Code, failed.Message = task.CodeOutcomeUnknown, unknownLimit(unknown)+"; the last one: "+e.Message
+		o.fail(writes, a, &failed, false)
+		return
+	}
+	wait := time.Duration(0)
+	if !shared {
+		wait = task.Backoff(unknown, e.RetryAfter)
+	}
+	o.release(writes, a, wait, e)
+}
+
+// panicked records a claim in which the Worker panicked as a lost one.
+func (o *outcomes) panicked(writes context.Context, a *attempt, panicked *panicError) {
+	a.log.WithField("stack", panicked.stack).Error(panicked.Error())
+	e := &task.Error{Code: task.CodeInternal, Message: panicked.Error(), Unknown: a.hasRequested(), NotSent: !a.hasRequested()}
+	lost := a.task.LostClaims + 1
+	if lost > o.maxLostClaims {
+		e.Code = task.CodeWorkerLost
+		o.fail(writes, a, e, false)
+		return
+	}
+	o.releaseAs(writes, a, store.ReleaseRequest{Lease: a.task.Lease(), Wait: task.Backoff(lost, 0), Cause: e, Lost: true})
 }
 
 // responded records that the API responded, whatever the response was.
@@ -114,28 +168,12 @@ func (o *outcomes) responded(a *attempt) {
 	}
 }
 
-// maxReleases is how often a task may be released before a failure that is shared uses an attempt nevertheless: each time
-// its picture may have been paid for.
-const maxReleases = 20
-
-// maxReleasesAPIWorks is maxReleases when the API responds again at once: a proxy that cuts off every long request looks the
-// same as one that was restarted.
-const maxReleasesAPIWorks = 3
-
-// isSharedFailure reports whether an attempt failed because of the connection to the API, or of the API as a whole, and not
-// because of its task. It probes the API, once for all attempts that fail together.
-func (o *outcomes) isSharedFailure(work context.Context, a *attempt, e *task.Error) bool {
+// isSharedFailure reports whether an attempt failed because the API as a whole fails, or the connection to it, and not
+// because of its task. It probes the API, once for all attempts that fail together, and opens the circuit breaker if the probe fails.
+func (o *outcomes) isSharedFailure(work context.Context, e *task.Error) bool {
 	switch e.Code {
 	case task.CodeNetwork, task.CodeCutOff, task.CodeTimeout, task.CodeServer, task.CodeWebPage:
 	default:
-		return false
-	}
-	connectionBroke := e.Code == task.CodeNetwork || e.Code == task.CodeCutOff
-	if connectionBroke {
-		o.failures.record(a.task.Lease(), time.Now())
-	}
-	releases := a.task.Epoch - int64(a.task.Attempt)
-	if releases >= maxReleases {
 		return false
 	}
 	if o.api.breaker.reason() != nil {
@@ -144,9 +182,6 @@ func (o *outcomes) isSharedFailure(work context.Context, a *attempt, e *task.Err
 	cause := o.api.sharedProbe(work)
 	if cause != nil && cause.Disposition != task.Release && work.Err() == nil {
 		o.api.open(cause)
-		return true
-	}
-	if connectionBroke && releases < maxReleasesAPIWorks && o.failures.isShared(work, a.task.Lease(), o.inFlight.count) {
 		return true
 	}
 	return work.Err() != nil // at a stop the reason can't be found any more
@@ -167,9 +202,13 @@ func (o *outcomes) lost(a *attempt) {
 }
 
 func (o *outcomes) release(writes context.Context, a *attempt, wait time.Duration, e *task.Error) {
+	o.releaseAs(writes, a, store.ReleaseRequest{Lease: a.task.Lease(), Wait: wait, Cause: e})
+}
+
+func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.ReleaseRequest) {
 	var held []task.Lease
 	err := o.persist(writes, "release a task", func(ctx context.Context) (err error) {
-		held, err = o.queue.Release(ctx, store.ReleaseRequest{Lease: a.task.Lease(), Wait: wait, Cause: e})
+		held, err = o.queue.Release(ctx, r)
 		return err
 	})
 	if o.handleWriteError(a, err, "release") {
@@ -180,7 +219,7 @@ func (o *outcomes) release(writes context.Context, a *attempt, wait time.Duratio
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log.WithFields(logrus.Fields{"code": string(e.Code), "wait": wait}).Infof("released without using an attempt: %s", e.Message)
+	a.log.WithFields(logrus.Fields{"code": string(r.Cause.Code), "wait": r.Wait}).Infof("released without using an attempt: %s", r.Cause.Message)
 	o.events.record(Event{Kind: EventReleased, Task: a.task.ID})
 }
 
@@ -197,10 +236,10 @@ func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration,
 	o.events.record(Event{Kind: EventRetried, Task: a.task.ID})
 }
 
-func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error) {
+func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesAttempt bool) {
 	var refund task.Refund
 	err := o.persist(writes, "fail a task", func(ctx context.Context) (err error) {
-		refund, err = o.queue.Fail(ctx, a.task.Lease(), e)
+		refund, err = o.queue.Fail(ctx, a.task.Lease(), e, usesAttempt)
 		return err
 	})
 	if o.handleWriteError(a, err, "fail") {
@@ -227,9 +266,10 @@ func (o *outcomes) handleWriteError(a *attempt, err error, outcome string) bool 
 	return true
 }
 
-// persist calls write until it succeeds or fails for another reason than an unavailable database, or until ctx ends.
+// persist calls write until it succeeds or the lease is lost, until ctx ends, or until the database has refused it for the time of giveUp.
 func (o *outcomes) persist(ctx context.Context, what string, write func(context.Context) error) error {
-	for {
+	var refusedFrom time.Time
+	for wait := minDatabaseWait; ; wait = min(2*wait, maxRefusedWait) {
 		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 		err := write(bounded)
 		cancel()
@@ -237,13 +277,27 @@ func (o *outcomes) persist(ctx context.Context, what string, write func(context.
 			o.database.succeeded()
 			return nil
 		}
-		if !store.IsUnavailable(err) || ctx.Err() != nil {
+		if errors.Is(err, task.ErrLeaseLost) || ctx.Err() != nil {
 			return err
+		}
+		pause := o.database.failed(ctx, what, err)
+		switch {
+		case store.IsUnavailable(err):
+			refusedFrom, wait = time.Time{}, minDatabaseWait
+		case refusedFrom.IsZero():
+			refusedFrom, pause = time.Now(), wait
+		case time.Since(refusedFrom) > o.giveUp:
+			return err
+		default:
+			pause = wait
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(o.database.failed(ctx, what, err)):
+		case <-time.After(pause):
 		}
 	}
 }
+
+// maxRefusedWait bounds the wait before an outcome is written again that the database has refused.
+const maxRefusedWait = 5 * time.Second

@@ -1,6 +1,7 @@
 // Package processor is the queue engine. It claims as many tasks as may be in flight, runs a Worker on each, renews their
 // leases, and records the outcome. It stops claiming while the image API is unreachable and waits while the database is
-// unavailable. At a stop, tasks in flight may finish within a grace period; the rest are released without using an attempt.
+// unavailable. At a stop, an attempt that waits for the answer to a paid request may take its whole time, and everything else
+// a grace period; what is left is released without using an attempt.
 package processor
 
 import (
@@ -8,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,16 +24,20 @@ type Queue interface {
 	Claim(ctx context.Context, c store.ClaimRequest) ([]task.Task, error)
 	Inputs(ctx context.Context, l task.Lease) ([]task.Input, error)
 	RenewLeases(ctx context.Context, lease time.Duration, renewals []store.LeaseRenewal) (held []task.Lease, locked int, err error)
+	PingLeases(ctx context.Context) error
 	Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error)
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
-	Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error)
-	FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error)
+	Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error)
+	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error)
+	FailAbandoned(ctx context.Context, maxLostClaims int, afterStart time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
+	HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
+	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
-	Admit(ctx context.Context, user string) (int, error)
-	AdmitAll(ctx context.Context) (int, error)
+	Admit(ctx context.Context, user string) error
+	AdmitAll(ctx context.Context) error
 	Control(ctx context.Context) (store.Control, error)
-	NextDue(ctx context.Context) (time.Duration, bool, error)
+	NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
 	Listen(ctx context.Context, wake func())
 	RecordHeartbeat(ctx context.Context, p store.Processor) error
@@ -46,10 +52,12 @@ type Config struct {
 	Version           string        // of the program
 	Concurrency       int           // tasks in flight at most; 3
 	MaxAttempts       int           // for tasks that set none; 3
+	RetryUnknown      int           // repeats of requests of unknown outcome in one run
+	MaxLostClaims     int           // claims of a task that may be lost in a row; 5
 	PollInterval      time.Duration // between claims, when no NOTIFY arrives; 5s
 	Lease             time.Duration // renewed every third of it; 60s
 	TaskTimeout       time.Duration // of one attempt; 10m
-	ShutdownGrace     time.Duration // for tasks in flight at a stop; 30s
+	ShutdownGrace     time.Duration // for tasks in flight at a stop, except those that wait for an answer to a paid request; 30s
 	HeartbeatInterval time.Duration // 15s
 	CheckInterval     time.Duration // between health checks; 5m
 	StallTimeout      time.Duration // no heartbeat is recorded when the claim loop makes no progress for so long; 2m
@@ -71,6 +79,7 @@ type Config struct {
 func (c *Config) setDefaults() {
 	setDefault(&c.Concurrency, 3)
 	setDefault(&c.MaxAttempts, 3)
+	setDefault(&c.MaxLostClaims, 5)
 	setDefault(&c.PollInterval, 5*time.Second)
 	setDefault(&c.Lease, time.Minute)
 	setDefault(&c.TaskTimeout, 10*time.Minute)
@@ -108,6 +117,9 @@ var ErrAPIUnavailable = errors.New("the image API is unreachable")
 // ErrPaused means that RunOnce ended because claiming is paused while tasks are pending.
 var ErrPaused = errors.New("claiming is paused; to resume run: task-processor resume")
 
+// ErrSetAside means that RunOnce ended although tasks are left, which are set aside because the database refused to change them.
+var ErrSetAside = errors.New("tasks are left that the database refuses to change; to see them run: task-processor status")
+
 // ErrScheduled means that RunOnce ended because the tasks that are left are scheduled for more than an hour later.
 var ErrScheduled = errors.New("the tasks that are left are scheduled for later")
 
@@ -128,6 +140,7 @@ type Processor struct {
 	leases     *leaseRenewer
 	heartbeats *heartbeats
 	checks     *healthChecks
+	stopping   atomic.Bool   // no paid request may be started any more
 	stopNow    chan struct{} // closed by StopNow
 	closeStop  func()
 
@@ -145,22 +158,23 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	loop := &loopWatch{timeout: conf.PollInterval + conf.StallTimeout}
 	api := &apiState{call: conf.Probe, sanitizer: redact, log: log, events: events, pollInterval: conf.PollInterval}
 	users := &userLimit{queue: queue, database: database}
+	leases := &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events}
 	claims := &claimLoop{queue: queue, worker: conf.Worker, concurrency: conf.Concurrency, lease: conf.Lease,
-		maxAttempts: conf.MaxAttempts, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
-		api: api, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
-		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxAttempts: conf.MaxAttempts, pendingTimeout: conf.PendingTimeout,
+		maxAttempts: conf.MaxAttempts, maxLost: conf.MaxLostClaims, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
+		leases: leases, api: api, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
+		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxLost: conf.MaxLostClaims, pendingTimeout: conf.PendingTimeout,
 			users: users, loop: loop, database: database, events: events, log: log}}
 	stopNow := make(chan struct{})
 	p := &Processor{conf: conf, queue: queue, inFlight: attempts, api: api, database: database, events: events, loop: loop,
-		claims: claims, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
-		attempts: &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout,
-			inFlight: attempts, events: events, log: log, wake: claims.wake,
-			outcomes: &outcomes{queue: queue, users: users, api: api, inFlight: attempts, database: database, events: events,
-				sanitizer: redact, wake: claims.wake}},
-		leases: &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events},
+		claims: claims, leases: leases, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
 		checks: &healthChecks{queue: queue, api: api, database: database, events: events, sanitizer: redact,
 			interval: conf.CheckInterval, probeInterval: conf.ProbeInterval},
 	}
+	p.attempts = &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
+		maxLostClaims: conf.MaxLostClaims, leases: leases, stopping: &p.stopping,
+		inFlight: attempts, events: events, log: log, wake: claims.wake,
+		outcomes: &outcomes{queue: queue, users: users, api: api, inFlight: attempts, database: database, events: events,
+			retryUnknown: conf.RetryUnknown, maxLostClaims: conf.MaxLostClaims, giveUp: conf.TaskTimeout, sanitizer: redact, wake: claims.wake}}
 	p.heartbeats = &heartbeats{queue: queue, interval: conf.HeartbeatInterval, loop: loop, database: database, events: events, log: log,
 		processor: store.Processor{Worker: conf.Worker, Host: conf.Host, PID: conf.PID, Version: conf.Version, Capacity: conf.Concurrency},
 		report:    func() any { return conf.Details(p.Status()) }}
@@ -171,11 +185,12 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 func (p *Processor) Run(ctx context.Context) error { return p.run(ctx, false) }
 
 // RunOnce works tasks until none is pending, waiting for retries too. It returns ErrAPIUnavailable when the image API is
-// unreachable, ErrPaused while claiming is paused, and ErrScheduled when only tasks of a later time are left.
+// unreachable, ErrPaused while claiming is paused, ErrSetAside when only tasks are left that the database refuses to change, and
+// ErrScheduled when only tasks of a later time are left.
 func (p *Processor) RunOnce(ctx context.Context) error { return p.run(ctx, true) }
 
-// StopNow ends the grace period of a stop: tasks in flight are released at once. It is safe for concurrent use and may be
-// called more than once, also before a stop.
+// StopNow ends the waits of a stop: tasks in flight are released at once. Paid requests that are cut off so count as requests of unknown
+// outcome. It is safe for concurrent use and may be called more than once, also before a stop.
 func (p *Processor) StopNow() { p.closeStop() }
 
 func (p *Processor) startTime() time.Time {
@@ -186,7 +201,9 @@ func (p *Processor) startTime() time.Time {
 
 func (p *Processor) run(ctx context.Context, once bool) error {
 	detached := context.WithoutCancel(ctx)
-	// Attempts run until the grace period is over, and their outcomes are written a little longer.
+	stopped := context.AfterFunc(ctx, func() { p.stopping.Store(true) })
+	defer stopped()
+	// Attempts run until drain ends them, and their outcomes are written a little longer.
 	work, stopWork := context.WithCancelCause(detached)
 	writes, stopWrites := context.WithCancel(detached)
 	defer stopWrites()
@@ -215,7 +232,8 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	return err
 }
 
-// drain lets the attempts in flight finish within the grace period, and cancels the rest, which are released.
+// drain lets the attempts in flight finish: those that wait for the answer to a paid request within their own time, all others
+// within the grace period. What is left is cancelled and released.
 func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.CancelFunc) {
 	done := make(chan struct{})
 	go func() {
@@ -223,22 +241,41 @@ func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.C
 		p.inFlight.running.Wait()
 	}()
 	if n := p.inFlight.count(); n > 0 {
-		p.conf.Log.WithFields(logrus.Fields{"in_flight": n, "grace": p.conf.ShutdownGrace}).Info("stopping: no more tasks are claimed")
+		p.conf.Log.WithFields(logrus.Fields{"in_flight": n, "paid_requests": p.inFlight.awaitRequests(), "grace": p.conf.ShutdownGrace}).
+			Info("stopping: no more tasks are claimed; paid requests may finish")
 	}
-	grace := time.NewTimer(p.conf.ShutdownGrace)
-	defer grace.Stop()
-	select {
-	case <-done:
-	case <-grace.C:
-	case <-p.stopNow:
-	}
-	stopWork(errStopping)
-	final := time.NewTimer(FinalWriteTimeout)
-	defer final.Stop()
-	select {
-	case <-done:
-	case <-final.C:
-		stopWrites()
-		<-done
+	grace := time.Now().Add(p.conf.ShutdownGrace)
+	stopNow := p.stopNow
+	tick := time.NewTicker(drainInterval)
+	defer tick.Stop()
+	deadline := grace // of the last writes
+	for {
+		select {
+		case <-done:
+			return
+		case <-stopNow:
+			stopNow = nil
+			stopWork(errStopping)
+			grace = time.Now()
+			deadline = grace.Add(FinalWriteTimeout)
+		case now := <-tick.C:
+			switch {
+			case p.inFlight.awaitRequests() > 0 && stopNow != nil:
+				// What came back last may be recorded after the grace.
+				deadline = latest(grace, now.Add(FinalWriteTimeout))
+				if now.After(grace) {
+					p.inFlight.abortOthers()
+				}
+			case now.After(deadline):
+				stopWrites()
+				<-done
+				return
+			case now.After(grace):
+				stopWork(errStopping)
+			}
+		}
 	}
 }
+
+// drainInterval is how often a stop looks at what is still in flight.
+const drainInterval = 50 * time.Millisecond

@@ -17,7 +17,9 @@ type Status struct {
 	Counts              Counts    `json:"counts"`
 	LastHeartbeat       time.Time `json:"last_heartbeat,omitzero"` // recorded in the database
 	SilentSeconds       float64   `json:"silent_seconds"`          // since the last heartbeat, or since the start
+	PaidRequests        int       `json:"paid_requests"`           // tasks in flight that wait for the answer to one
 	DatabaseLostAt      time.Time `json:"database_lost_at,omitzero"`
+	LeasesFailingSince  time.Time `json:"leases_failing_since,omitzero"` // the leases can't be renewed: nothing is started
 	APIUnreachableSince time.Time `json:"api_unreachable_since,omitzero"`
 	APIErrorCode        task.Code `json:"api_error_code,omitempty"`
 	APIError            string    `json:"api_error,omitempty"`
@@ -34,7 +36,7 @@ func (p *Processor) Status() Status {
 	startedAt, heartbeat := p.startTime(), p.heartbeats.last()
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
-		DatabaseLostAt: p.database.unavailableSince(), APIRespondedAt: p.api.lastResponse(),
+		PaidRequests: p.inFlight.awaitRequests(), LeasesFailingSince: p.leases.failingSince(), DatabaseLostAt: p.database.unavailableSince(), APIRespondedAt: p.api.lastResponse(),
 		RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()

@@ -18,7 +18,7 @@ const sweepBatch = 1000
 type sweeper struct {
 	queue          Queue
 	lease          time.Duration
-	maxAttempts    int
+	maxLost        int           // MaxLostClaims
 	pendingTimeout time.Duration // 0: none is due for too long
 	users          *userLimit
 	loop           *loopWatch
@@ -26,6 +26,7 @@ type sweeper struct {
 	events         *eventRecorder
 	log            logrus.FieldLogger
 	lastAt         time.Time
+	suspect        bool                    // a task waits until nothing else is in flight
 	unanswered     map[EventKind]uuid.UUID // ids of calls without an answer, which are repeated under the same id
 }
 
@@ -35,15 +36,31 @@ func (s *sweeper) sweep(ctx context.Context) {
 		return
 	}
 	s.lastAt = time.Now()
-	s.closeAll(ctx, EventAbandoned, "its processor stopped responding in the last attempt", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
-		return s.queue.FailAbandoned(ctx, s.maxAttempts, sweepBatch, call)
-	})
+	if s.database.settled(s.lease) {
+		s.closeAll(ctx, EventAbandoned, "its processor ended again and again while it had the task", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+			return s.queue.FailAbandoned(ctx, s.maxLost, s.lease, sweepBatch, call)
+		})
+		s.lookForSuspects(ctx)
+	}
 	if s.pendingTimeout > 0 {
 		s.closeAll(ctx, EventOverdue, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
 			return s.queue.FailOverdue(ctx, s.pendingTimeout, sweepBatch, call)
 		})
 	}
 	s.users.refresh(ctx)
+}
+
+// lookForSuspects finds out whether a task waits for a processor that works on nothing else.
+func (s *sweeper) lookForSuspects(ctx context.Context) {
+	found, err := bounded(ctx, func(ctx context.Context) (bool, error) { return s.queue.HasSuspect(ctx, s.maxLost) })
+	if err != nil {
+		s.database.failed(ctx, "look for tasks whose processor ended", err)
+		return
+	}
+	if found && !s.suspect {
+		s.log.Warn("a task whose processor ended twice is worked next, with nothing else in flight; claiming waits for that")
+	}
+	s.suspect = found
 }
 
 // closeAll closes tasks batch by batch and logs each.

@@ -29,12 +29,12 @@ func (u *userLimit) refresh(ctx context.Context) {
 // left is called after a task of the user left the state processing.
 func (u *userLimit) left(ctx context.Context, user string) {
 	if u.on.Load() {
-		u.admit(ctx, func(ctx context.Context) (int, error) { return u.queue.Admit(ctx, user) })
+		u.admit(ctx, func(ctx context.Context) error { return u.queue.Admit(ctx, user) })
 	}
 }
 
-func (u *userLimit) admit(ctx context.Context, call func(context.Context) (int, error)) {
-	if _, err := bounded(ctx, call); err != nil {
+func (u *userLimit) admit(ctx context.Context, call func(context.Context) error) {
+	if _, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, call(ctx) }); err != nil {
 		u.database.failed(ctx, "admit the next tasks of a user", err)
 	}
 }

@@ -9,7 +9,8 @@ import (
 // Worker does the paid work of one task. It is called from many goroutines at once.
 //
 // ctx ends with the attempt's timeout, when the lease is lost, and when the grace of a stop is over. An error that is not a
-// *task.Error is retried (task.AsError). After an error, nothing of the work may be left behind.
+// *task.Error is retried (task.AsError). A Worker whose work is done already by an earlier claim returns its result without a request. A panic
+// counts as a lost claim.
 type Worker interface {
 	Work(ctx context.Context, t task.Task, c Call) (Result, error)
 }
@@ -20,6 +21,9 @@ type Call interface {
 	Progress(percent int, stage string)
 	// Inputs returns the task's input pictures, the mask included. The error is the one that Work returns.
 	Inputs(ctx context.Context) ([]task.Input, error)
+	// BeforeRequest records that a paid request is about to be sent to the endpoint, and returns the idempotency key to send with it. A Worker
+	// calls it right before each such request. Without a nil error no request may be sent, and the error is the one that Work returns.
+	BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error)
 }
 
 // Result is what a Worker made of a task.

@@ -25,6 +25,7 @@ type Store interface {
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	CountStuck(ctx context.Context, w store.Sweep) (int, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
+	FailSetAside(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	CountOverdue(ctx context.Context, after time.Duration) (int, error)
 }
 
@@ -115,17 +116,30 @@ type OverdueResult struct {
 // FailOverdue fails and refunds the tasks that are due for longer than after, batch by batch, and logs each task. When ctx
 // ends it stops between two batches, as Sweep does.
 func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (OverdueResult, error) {
-	var done OverdueResult
 	if dryRun {
+		var done OverdueResult
 		var err error
 		done.Count, err = st.CountOverdue(ctx, after)
 		return done, err
 	}
+	return closeAll(ctx, log, "failed: it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+		return st.FailOverdue(ctx, after, batch, call)
+	})
+}
+
+// FailSetAside fails and refunds the tasks that have been set aside for longer than after, batch by batch, and logs each task.
+func FailSetAside(ctx context.Context, st Store, after time.Duration, log logrus.FieldLogger) (OverdueResult, error) {
+	return closeAll(ctx, log, "set aside for too long: failed", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+		return st.FailSetAside(ctx, after, batch, call)
+	})
+}
+
+// closeAll closes tasks batch by batch until there are none.
+func closeAll(ctx context.Context, log logrus.FieldLogger, what string, next func(context.Context, uuid.UUID) ([]task.Refund, error)) (OverdueResult, error) {
+	var done OverdueResult
 	for ctx.Err() == nil {
 		call := uuid.New()
-		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
-			return st.FailOverdue(ctx, after, batch, call)
-		})
+		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) { return next(ctx, call) })
 		if err != nil {
 			return done, err
 		}
@@ -135,7 +149,7 @@ func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool
 			if r.MissingCharge {
 				done.MissingCharges = append(done.MissingCharges, r.TaskID)
 			}
-			logClosed(log, r, "failed: it was due for longer than PENDING_TIMEOUT")
+			logClosed(log, r, what)
 		}
 		if len(closed) == 0 { // a batch may be smaller than its limit because rows are locked
 			return done, nil

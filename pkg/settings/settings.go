@@ -38,6 +38,8 @@ type Settings struct {
 
 	Concurrency    int
 	MaxAttempts    int
+	RetryUnknown   int // repeats of requests of unknown outcome, of one run
+	MaxLostClaims  int // in a row, before a task fails
 	PollInterval   time.Duration
 	Lease          time.Duration
 	TaskTimeout    time.Duration

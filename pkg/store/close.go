@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -47,10 +48,18 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 	return accepted, nil
 }
 
-// Fail closes a leased task as failed and refunds it. It returns task.ErrLeaseLost if the lease is not held. If the
-// result of a call was lost, the task shows whether it succeeded: it is failed under that epoch.
-func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error) (task.Refund, error) {
-	closed, _, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
+// Fail closes a leased task as failed and refunds it. usesAttempt says whether the attempt counts. It returns task.ErrLeaseLost if the
+// lease is not held. A repeat after a lost answer returns the first result.
+func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error) {
+	used := 0
+	if usesAttempt {
+		used = 1
+	}
+	closed, _, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint,
+		answer(cause), used)
+	if err == nil && len(closed) == 0 {
+		closed, _, err = s.queryRefunds(ctx, s.sql.recordedFailure, l.TaskID, l.Epoch)
+	}
 	if err != nil {
 		return task.Refund{}, err
 	}
@@ -98,18 +107,21 @@ func (s *Store) Redrive(ctx context.Context, taskID string, run int) (Redriven, 
 	return r, err
 }
 
-// FailAbandoned fails and refunds up to limit tasks whose lease expired during their last attempt. A repeat with the same call id
+// FailAbandoned fails and refunds up to limit tasks whose lease expired after maxLostClaims of their claims in a row had been lost
+// before. For the time of afterStart after a start of the server it leaves their owners time to come back. A repeat with the same call id
 // returns the first result.
-func (s *Store) FailAbandoned(ctx context.Context, maxAttempts, limit int, call uuid.UUID) ([]task.Refund, error) {
-	return s.closeBatch(ctx, call, s.sql.failAbandoned, maxAttempts, limit, string(task.CodeLeaseExpired),
-		"the lease expired during the last attempt")
+func (s *Store) FailAbandoned(ctx context.Context, maxLostClaims int, afterStart time.Duration, limit int, call uuid.UUID) ([]task.Refund, error) {
+	candidates := func() ([]string, error) { return s.queryTexts(ctx, s.sql.abandoned, maxLostClaims, limit) }
+	return s.closeBatch(ctx, call, s.sql.failAbandoned, candidates, nil, maxLostClaims, afterStart.Milliseconds(), limit, string(task.CodeWorkerLost),
+		fmt.Sprintf("its processor ended or lost the database in %d claims in a row (MAX_LOST_CLAIMS)", maxLostClaims))
 }
 
 // FailOverdue fails and refunds up to limit tasks that have been due for longer than after and were not started, the
 // oldest first. In the result, Refund.Age is the time since the task was due. Concurrent calls share the work. A repeat with the
 // same call id returns the first result.
 func (s *Store) FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error) {
-	return s.closeBatch(ctx, call, s.sql.failOverdue, after.Milliseconds(), limit, string(task.CodePendingTimeout),
+	candidates := func() ([]string, error) { return s.queryTexts(ctx, s.sql.overdue, after.Milliseconds(), limit) }
+	return s.closeBatch(ctx, call, s.sql.failOverdue, candidates, nil, after.Milliseconds(), limit, string(task.CodePendingTimeout),
 		fmt.Sprintf("not started within %s (PENDING_TIMEOUT)", after))
 }
 
@@ -126,8 +138,10 @@ type Sweep struct {
 	Limit     int           // maximum number of tasks
 	Tasks     []string      // only these tasks; nil: all
 	UserID    string        // only this user's tasks; empty: all
-	Requeue   bool          // return the tasks to the queue instead of failing and refunding them
-	CallID    uuid.UUID     // of this call, the same for its repeats, which return the first result; zero: a new one
+	// AfterStart is how long after a start of the server nothing is closed, so that the owners of leases can come back.
+	AfterStart time.Duration
+	Requeue    bool      // return the tasks to the queue instead of failing and refunding them
+	CallID     uuid.UUID // of this call, the same for its repeats, which return the first result; zero: a new one
 }
 
 func (w Sweep) filters() (tasks, user any) {
@@ -147,9 +161,21 @@ func (s *Store) Sweep(ctx context.Context, w Sweep) ([]task.Refund, error) {
 	if w.Requeue {
 		st = s.sql.requeue
 	}
-	tasks, user := w.filters()
-	return s.closeBatch(ctx, w.CallID, st, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
-		fmt.Sprintf("processing for longer than %s", w.OlderThan), tasks, user)
+	_, user := w.filters()
+	candidates := func() ([]string, error) {
+		stuck, err := s.Stuck(ctx, w)
+		return taskIDs(stuck), err
+	}
+	return s.closeBatch(ctx, w.CallID, st, candidates, w.Tasks, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
+		fmt.Sprintf("processing for longer than %s", w.OlderThan), user, w.AfterStart.Milliseconds())
+}
+
+func taskIDs(refunds []task.Refund) []string {
+	ids := make([]string, len(refunds))
+	for i, r := range refunds {
+		ids[i] = r.TaskID
+	}
+	return ids
 }
 
 // Stuck returns the tasks that Sweep would take, and changes nothing.
@@ -167,15 +193,37 @@ func (s *Store) CountStuck(ctx context.Context, w Sweep) (int, error) {
 	return n, err
 }
 
-// closeBatch runs a statement that closes tasks of many users: its last arguments are users to leave out, and the id of the call. While
-// it closes nothing because rows of users are locked, it is repeated without these users.
-func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, args ...any) ([]task.Refund, error) {
+// closeBatch runs a statement that closes tasks of many users: its last arguments are the only tasks that it may close (nil: all), users to
+// leave out, and the id of the call. While it closes nothing because rows of users are locked, it is repeated without these users. A task that
+// makes it fail is set aside, and the other candidates are closed.
+func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, candidates func() ([]string, error), tasks []string,
+	args ...any) ([]task.Refund, error) {
 	if call == uuid.Nil {
 		call = uuid.New()
 	}
+	refunds, err := s.closeTasks(ctx, call, st, tasks, args...)
+	if err == nil || !isRowError(err) {
+		return refunds, err
+	}
+	ids, listErr := candidates()
+	if listErr != nil {
+		return nil, errors.Join(err, listErr)
+	}
+	err = s.eachByItself(ctx, st.String(), ids, err, func(id string) error {
+		closed, err := s.closeTasks(ctx, uuid.New(), st, []string{id}, args...)
+		refunds = append(refunds, closed...)
+		return err
+	})
+	if len(refunds) > 0 {
+		return refunds, nil
+	}
+	return nil, err
+}
+
+func (s *Store) closeTasks(ctx context.Context, call uuid.UUID, st statement, tasks []string, args ...any) ([]task.Refund, error) {
 	locked := []string{}
 	for {
-		refunds, more, err := s.queryRecorded(ctx, call, st, append(slices.Clone(args), pq.Array(locked))...)
+		refunds, more, err := s.queryRecorded(ctx, call, st, append(slices.Clone(args), pq.Array(tasks), pq.Array(locked))...)
 		if err != nil || len(refunds) > 0 || len(more) == 0 {
 			return refunds, err
 		}
@@ -190,13 +238,19 @@ func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement,
 	refunds, locked, err = s.queryRefunds(ctx, st, append(args, id)...)
 	// Where the first call closed all there was, a repeat closes nothing.
 	repeated := err == nil && len(refunds) == 0
-	if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr != nil && pqErr.Table == "calls" {
+	if isRecorded(err) {
 		repeated, locked = true, nil
 	}
 	if repeated {
 		refunds, _, err = s.queryRefunds(ctx, s.sql.recordedResult, id)
 	}
 	return refunds, locked, err
+}
+
+// isRecorded reports whether a call was rolled back because its result is recorded already.
+func isRecorded(err error) bool {
+	pqErr := pq.As(err, pqerror.UniqueViolation)
+	return pqErr != nil && pqErr.Table == "calls"
 }
 
 // queryRefunds runs a statement that returns task, user, credits refunded, balance after it, age in ms, whether a charge is missing, and

@@ -101,11 +101,11 @@ func TestSweep_RequeueInvalidatesLeaseWithoutRefund(t *testing.T) {
 	assert.Zero(t, row.Attempts, "the attempt is not used")
 	assert.Equal(t, task.Processing, b.row(late[1].ID).State, "only the named task")
 
+	again := b.claim(1)
+	require.Len(t, again, 1)
 	held, err := b.Complete(b.ctx, store.Completion{Lease: late[0].Lease(), ImageURL: "late.png"})
 	require.NoError(t, err)
 	assert.Empty(t, held)
-	again := b.claim(1)
-	require.Len(t, again, 1)
 	assert.Greater(t, again[0].Epoch, late[0].Epoch)
 	// A process that claims a task again holds two leases on it, of which one is valid.
 	held, _, err = b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: late[0].Lease()}, {Lease: again[0].Lease()}})
@@ -160,7 +160,7 @@ func TestFailOverdue_ConcurrentClaimsNeverOverlap(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for {
-				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3})
+				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
 				if !assert.NoError(t, err) || len(claimed) == 0 {
 					return
 				}
@@ -251,7 +251,7 @@ func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
 	tasks := b.claim(150)
 	require.Len(t, tasks, 150)
 	b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour',
-	            lease_expires_at = now() - interval '1 hour', attempt_count = 3`)
+	            lease_expires_at = now() - interval '1 hour', lost_claims = 3`)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	closed := map[string]int{}
@@ -262,7 +262,7 @@ func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
 			closed[r.TaskID]++
 		}
 	}
-	// Cancel reports the same to each caller: a task counts once, however many callers there were.
+	// Cancel and Fail report the same to each caller: a task counts once, however many callers there were.
 	cancelled := func(id string) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -271,8 +271,8 @@ func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
 	for range 3 {
 		wg.Go(func() {
 			for _, tk := range tasks {
-				if r, err := b.Fail(b.ctx, tk.Lease(), errServer); err == nil {
-					count(r)
+				if _, err := b.Fail(b.ctx, tk.Lease(), errServer, true); err == nil {
+					cancelled(tk.ID)
 				} else {
 					assert.ErrorIs(t, err, task.ErrLeaseLost)
 				}
@@ -298,7 +298,7 @@ func TestClose_ConcurrentClosesRefundOnce(t *testing.T) {
 		})
 		wg.Go(func() {
 			for {
-				reaped, err := b.FailAbandoned(b.ctx, 3, 7, uuid.Nil)
+				reaped, err := b.FailAbandoned(b.ctx, 3, 0, 7, uuid.Nil)
 				if !assert.NoError(t, err) || len(reaped) == 0 {
 					return
 				}
@@ -328,7 +328,7 @@ func TestClose_RepeatedCallReturnsFirstResult(t *testing.T) {
 			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: limit, CallID: id, Requeue: true})
 		},
 		"abandoned": func(b *testStore, limit int, id uuid.UUID) ([]task.Refund, error) {
-			return b.FailAbandoned(b.ctx, 1, limit, id)
+			return b.FailAbandoned(b.ctx, 0, 0, limit, id)
 		},
 	} {
 		for _, limit := range []int{2, 5} {

@@ -13,10 +13,13 @@ type Control struct {
 	PausedAt        time.Time `json:"paused_at,omitzero"`
 	PausedBy        string    `json:"paused_by,omitempty"`
 	PausedReason    string    `json:"paused_reason,omitempty"`
+	// Copied: this database is not the one in which the installation was resumed or migrated last, but a copy or a restored backup.
+	// Nothing is claimed until Resume, because its tasks may have been paid for elsewhere.
+	Copied bool `json:"copied,omitempty"`
 }
 
-// Paused reports whether claiming is paused.
-func (c Control) Paused() bool { return !c.PausedAt.IsZero() }
+// Paused reports whether claiming is paused, by an operator or because the database is a copy.
+func (c Control) Paused() bool { return !c.PausedAt.IsZero() || c.Copied }
 
 // Control returns what holds for all processors.
 func (s *Store) Control(ctx context.Context) (Control, error) {
@@ -28,7 +31,7 @@ func (s *Store) Pause(ctx context.Context, by, reason string) (Control, error) {
 	return s.queryControl(ctx, s.sql.pause, by, reason)
 }
 
-// Resume ends a pause.
+// Resume ends a pause, and accepts a copied database as the installation's.
 func (s *Store) Resume(ctx context.Context) error {
 	var n int
 	return s.queryRow(ctx, s.sql.resume, nil, &n)
@@ -44,7 +47,7 @@ func (s *Store) SetLimits(ctx context.Context, userConcurrency, userMaxWaiting i
 func (s *Store) queryControl(ctx context.Context, st statement, args ...any) (Control, error) {
 	var c Control
 	var pausedAt sql.NullTime
-	err := s.queryRow(ctx, st, args, &c.UserConcurrency, &c.UserMaxWaiting, &pausedAt, &c.PausedBy, &c.PausedReason)
+	err := s.queryRow(ctx, st, args, &c.UserConcurrency, &c.UserMaxWaiting, &pausedAt, &c.PausedBy, &c.PausedReason, &c.Copied)
 	c.PausedAt = pausedAt.Time
 	return c, err
 }

@@ -1,6 +1,11 @@
 package store
 
-import "database/sql"
+import (
+	"context"
+	"database/sql"
+
+	"github.com/lib/pq"
+)
 
 // Statement returns the text of a statement, for EXPLAIN.
 func (s *Store) Statement(name string) string {
@@ -29,3 +34,21 @@ func WorkerGrants(schema, role string) []string {
 
 // DB returns the connection pool.
 func (s *Store) DB() *sql.DB { return s.db }
+
+// PutAside sets a task aside.
+func (s *Store) PutAside(ctx context.Context, id string) error {
+	return s.putAside(ctx, id, "claim", &pq.Error{Code: "23514", Constraint: "a_rule"})
+}
+
+// Migrations is the number of migrations.
+var Migrations = func() int {
+	n, err := newNames("")
+	if err != nil {
+		panic(err)
+	}
+	all, err := loadMigrations(migrationFiles, n)
+	if err != nil {
+		panic(err)
+	}
+	return len(all)
+}()

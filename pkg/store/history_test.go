@@ -62,7 +62,7 @@ func act(b *testStore, random *rand.Rand, user string, claimed *[]task.Task) err
 		_, err := b.Release(b.ctx, store.ReleaseRequest{Lease: mine.Lease()})
 		return err
 	case n == 7:
-		_, err := b.Fail(b.ctx, mine.Lease(), errServer)
+		_, err := b.Fail(b.ctx, mine.Lease(), errServer, true)
 		return err
 	case n == 8:
 		_, err := b.Cancel(b.ctx, mine.ID, "")
@@ -74,7 +74,7 @@ func act(b *testStore, random *rand.Rand, user string, claimed *[]task.Task) err
 		_, err := b.Redrive(b.ctx, mine.ID, random.IntN(2)*mine.Run)
 		return err
 	case n == 10:
-		_, err := b.FailAbandoned(b.ctx, 2, 2, uuid.Nil)
+		_, err := b.FailAbandoned(b.ctx, 2, 0, 2, uuid.Nil)
 		return err
 	default:
 		_, err := b.Complete(b.ctx, store.Completion{Lease: mine.Lease()})

@@ -235,7 +235,7 @@ func TestRedrive_ConcurrentRepeatsChargeOnce(t *testing.T) {
 		t.Helper()
 		tasks := b.claim(1)
 		require.Len(t, tasks, 1)
-		_, err := b.Fail(b.ctx, tasks[0].Lease(), errServer)
+		_, err := b.Fail(b.ctx, tasks[0].Lease(), errServer, true)
 		require.NoError(t, err)
 	}
 	_, err := b.Redrive(b.ctx, id, 1)
@@ -292,7 +292,7 @@ func TestRedrive_NeedsInputs(t *testing.T) {
 	done, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, Inputs: []task.Input{{Content: []byte("x")}}})
 	require.NoError(t, err)
 	held := b.claim(1)[0]
-	_, err = b.Fail(b.ctx, held.Lease(), errServer)
+	_, err = b.Fail(b.ctx, held.Lease(), errServer, true)
 	require.NoError(t, err)
 	p, err := b.Prune(b.ctx, store.PruneConfig{RedriveWindow: time.Hour, Batch: 10})
 	require.NoError(t, err)

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,21 +19,90 @@ type ClaimRequest struct {
 	Limit       int           // maximum number of tasks
 	Lease       time.Duration // time until the leases expire unless renewed
 	MaxAttempts int           // for tasks without their own
-	CallID      uuid.UUID     // of this call, the same for its repeats; zero: a new one
+	// MaxLostClaims is how often in a row a task's claims may be lost; it is claimed once more, to look for what is paid for already,
+	// and FailAbandoned fails it after that. 0: any number.
+	MaxLostClaims int
+	// TakeExpired claims tasks with an expired lease too, unless the server was started within the time of AfterStart: until then their
+	// owners may come back.
+	TakeExpired bool
+	AfterStart  time.Duration
+	// Alone: the processor works on nothing else. Only then may the result be a task whose claims were lost twice in a row, and then it is the
+	// only one.
+	Alone  bool
+	CallID uuid.UUID // of this call, the same for its repeats; zero: a new one
 }
+
+// Suspect reports whether a task's processor may have ended because of the task, so that nothing else may be in flight with it.
+func Suspect(t task.Task) bool { return t.LostClaims >= suspectClaims }
+
+// suspectClaims is how many lost claims in a row make a task suspect. It stands in the function claim, too.
+const suspectClaims = 2
 
 // Claim claims up to r.Limit tasks and raises their lease_epoch: tasks with an expired lease first, then tasks that
 // may start, by priority and turn. It returns no error when there are none, or while claiming is paused. A repeat with the same
-// CallID returns the same leases, as far as they still hold.
+// CallID returns the same leases, as far as they still hold. A task that makes the claim fail is set aside, and the others are claimed.
 func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) {
+	tasks, err := s.claim(ctx, r, nil)
+	if err == nil || !isRowError(err) {
+		return tasks, err
+	}
+	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit)
+	if listErr != nil {
+		return nil, errors.Join(err, listErr)
+	}
+	claimed := tasks[:0]
+	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) error {
+		if len(claimed) == r.Limit || len(claimed) > 0 && (r.Alone && Suspect(claimed[0])) {
+			return nil
+		}
+		one := r
+		one.CallID, one.Limit = uuid.New(), 1
+		got, err := s.claim(ctx, one, []string{id})
+		claimed = append(claimed, got...)
+		return err
+	})
+	if len(claimed) > 0 {
+		return claimed, nil
+	}
+	return nil, err
+}
+
+func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]task.Task, error) {
+	maxLost := r.MaxLostClaims
+	if maxLost <= 0 {
+		maxLost = math.MaxInt32
+	}
+	var afterStart any
+	if r.TakeExpired {
+		afterStart = r.AfterStart.Milliseconds()
+	}
 	var tasks []task.Task
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
-		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch)
+		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch,
+			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims)
 		tasks = append(tasks, t)
 		return err
-	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts)
+	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, afterStart, r.Alone, pq.Array(only))
 	return tasks, err
+}
+
+// HasSuspect reports whether a task waits for a processor that works on nothing else (ClaimRequest.Alone).
+func (s *Store) HasSuspect(ctx context.Context, maxLostClaims int) (bool, error) {
+	var found bool
+	err := s.queryRow(ctx, s.sql.hasSuspect, []any{maxLostClaims}, &found)
+	return found, err
+}
+
+// BeginRequest records that a paid request is about to be sent to the endpoint, and returns its idempotency key: that of the run's last
+// request while its outcome is unknown, else a new one. A repeat with the same call id records nothing more. It returns
+// task.ErrLeaseLost if the lease is not held.
+func (s *Store) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error) {
+	err = s.queryRow(ctx, s.sql.beginRequest, []any{l.TaskID, l.Epoch, call.String(), endpoint}, &key)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", task.ErrLeaseLost
+	}
+	return key, err
 }
 
 // callID returns the id of a call.
@@ -42,10 +113,11 @@ func callID(given uuid.UUID) string {
 	return given.String()
 }
 
-// Admit lets the next tasks of a user start, as far as USER_CONCURRENCY allows, and returns how many. It is called after a task of the
+// Admit lets the next tasks of a user start, as far as USER_CONCURRENCY allows. It is called after a task of the
 // user left the state processing. It waits a second at most for a transaction that has locked the user.
-func (s *Store) Admit(ctx context.Context, user string) (int, error) {
-	return s.admit(ctx, []string{user}, true)
+func (s *Store) Admit(ctx context.Context, user string) error {
+	_, err := s.admit(ctx, []string{user}, true)
+	return err
 }
 
 func (s *Store) admit(ctx context.Context, users []string, wait bool) (int, error) {
@@ -60,20 +132,19 @@ const (
 	admitTasks = 1000 // the function returns this many or more when it may find more
 )
 
-// AdmitAll is Admit for all users, and returns how many tasks may start now: it makes up for calls of Admit that were missed, and admits
+// AdmitAll is Admit for all users: it makes up for calls of Admit that were missed, and admits
 // all tasks after USER_CONCURRENCY was switched off. Users that are locked are left out.
-func (s *Store) AdmitAll(ctx context.Context) (int, error) {
-	total, after := 0, ""
+func (s *Store) AdmitAll(ctx context.Context) error {
+	after := ""
 	for {
 		users, err := s.queryTexts(ctx, s.sql.heldUsers, after, admitUsers)
 		if err != nil || len(users) == 0 {
-			return total, err
+			return err
 		}
 		for n := admitTasks; n >= admitTasks; {
 			if n, err = s.admit(ctx, users, false); err != nil {
-				return total, err
+				return err
 			}
-			total += n
 		}
 		after = users[len(users)-1]
 	}
@@ -119,6 +190,32 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 	if len(renewals) == 0 {
 		return nil, 0, nil
 	}
+	held, locked, err = s.renewLeases(ctx, lease, renewals)
+	if err == nil || !isRowError(err) || len(renewals) == 1 {
+		return held, locked, err
+	}
+	// One row that can't be changed must not let the leases of the others expire.
+	held, locked = nil, 0
+	failed := 0
+	for _, r := range renewals {
+		one, n, err := s.renewLeases(ctx, lease, []LeaseRenewal{r})
+		switch {
+		case err == nil:
+			held, locked = append(held, one...), locked+n
+		case isRowError(err):
+			held = append(held, r.Lease)
+			failed++
+		default:
+			return held, locked, err
+		}
+	}
+	if failed == len(renewals) {
+		return nil, 0, err
+	}
+	return held, locked, nil
+}
+
+func (s *Store) renewLeases(ctx context.Context, lease time.Duration, renewals []LeaseRenewal) (held []task.Lease, locked int, err error) {
 	leases := make([]task.Lease, len(renewals))
 	progress, stages := make([]int64, len(renewals)), make([]string, len(renewals))
 	for i, r := range renewals {
@@ -139,14 +236,30 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 }
 
 // Retry returns a task to the queue, due after wait. The attempt is used. It returns task.ErrLeaseLost if the lease is
-// not held.
+// not held. A repeat after a lost answer returns nil as the first call did.
 func (s *Store) Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error {
 	ids, err := s.queryTexts(ctx, s.sql.retry, l.TaskID, l.Epoch, wait.Milliseconds(),
-		string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint)
-	if err == nil && len(ids) == 0 {
+		string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint, answer(cause))
+	if err != nil || len(ids) > 0 {
+		return err
+	}
+	ids2, epochs := leaseColumns([]task.Lease{l})
+	recorded, err := s.queryLeases(ctx, s.sql.recordedOutcomes, ids2, epochs, "retry")
+	if err == nil && len(recorded) == 0 {
 		return task.ErrLeaseLost
 	}
 	return err
+}
+
+// answer is what is recorded of the request that is open (requestAnswered in statements.go).
+func answer(cause *task.Error) string {
+	switch {
+	case cause == nil || cause.Unknown:
+		return "unknown"
+	case cause.NotSent:
+		return "unsent"
+	}
+	return "answered"
 }
 
 // ReleaseRequest describes one task to release.
@@ -154,27 +267,35 @@ type ReleaseRequest struct {
 	Lease task.Lease
 	Wait  time.Duration // time until the task may be claimed again
 	Cause *task.Error   // optional
+	// Lost: the claim counts as lost, as if the processor had ended.
+	Lost bool
 }
 
-// Release returns tasks to the queue without using an attempt, and returns the leases that were released.
+// Release returns tasks to the queue without using an attempt, and returns the leases that were released, by this call or by an earlier
+// one whose answer was lost.
 func (s *Store) Release(ctx context.Context, requests ...ReleaseRequest) ([]task.Lease, error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
 	n := len(requests)
 	leases, waits := make([]task.Lease, n), make([]int64, n)
-	codes, messages := make([]string, n), make([]string, n)
-	requestIDs, endpoints := make([]string, n), make([]string, n)
+	codes, messages, answers := make([]string, n), make([]string, n), make([]string, n)
+	requestIDs, endpoints, lost := make([]string, n), make([]string, n), make([]bool, n)
 	for i, r := range requests {
-		leases[i], waits[i] = r.Lease, r.Wait.Milliseconds()
+		leases[i], waits[i], answers[i], lost[i] = r.Lease, r.Wait.Milliseconds(), answer(r.Cause), r.Lost
 		if r.Cause != nil {
 			codes[i], messages[i] = string(r.Cause.Code), r.Cause.Error()
 			requestIDs[i], endpoints[i] = r.Cause.RequestID, r.Cause.Endpoint
 		}
 	}
 	ids, epochs := leaseColumns(leases)
-	return s.queryLeases(ctx, s.sql.release, ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages),
-		pq.Array(requestIDs), pq.Array(endpoints))
+	released, err := s.queryLeases(ctx, s.sql.release, ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages),
+		pq.Array(requestIDs), pq.Array(endpoints), pq.Array(answers), pq.Array(lost))
+	if err != nil || len(released) == n {
+		return released, err
+	}
+	// The result includes the tasks just released, because the first statement has committed.
+	return s.queryLeases(ctx, s.sql.recordedOutcomes, ids, epochs, "release")
 }
 
 // leaseColumns returns the leases as two array parameters.

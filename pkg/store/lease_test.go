@@ -36,38 +36,107 @@ func TestClaim_InTurnWithNewEpoch(t *testing.T) {
 
 	assert.Len(t, b.claim(10), 2, "the task that is due later is not claimed")
 	assert.Empty(t, b.claim(10))
-	wait, some, err := b.NextDue(b.ctx)
+	wait, some, err := b.NextDue(b.ctx, true)
 	require.NoError(t, err)
 	assert.True(t, some)
 	assert.Positive(t, wait)
 }
 
-func TestClaim_ExpiredLeasesFirstWhileAttemptsRemain(t *testing.T) {
+// A claim that ended without a word uses no attempt. After two in a row the task is claimed by a processor that works on nothing else,
+// and after the last one only to look for what is paid for already.
+func TestClaim_LostClaims(t *testing.T) {
 	b := fresh(t)
 	lost := b.claimOne(1)
 	b.enqueue(b.user(1), 1, 1)
-	b.expireLeases()
-
-	again := b.claim(1)
-	require.Len(t, again, 1)
-	assert.Equal(t, lost.ID, again[0].ID)
-	assert.Equal(t, 2, again[0].Attempt)
-	assert.Greater(t, again[0].Epoch, lost.Epoch)
-
-	b.expireLeases()
-	require.Len(t, b.claim(2), 2)
-	b.expireLeases()
-	third := b.row(lost.ID)
-	require.Equal(t, 3, third.Attempts)
-	for _, other := range b.claim(5) {
-		assert.NotEqual(t, lost.ID, other.ID, "no attempts remain")
+	claim := func(alone bool) []task.Task {
+		t.Helper()
+		b.expireLeases()
+		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 3, TakeExpired: true, Alone: alone})
+		require.NoError(t, err)
+		return tasks
 	}
-	reaped, err := b.FailAbandoned(b.ctx, 3, 10, uuid.Nil)
+	tasks := claim(true)
+	require.Len(t, tasks, 2, "one lost claim may be chance")
+	assert.Equal(t, lost.ID, tasks[0].ID, "expired leases come first")
+	assert.Equal(t, 1, tasks[0].Attempt)
+	assert.Equal(t, 1, tasks[0].LostClaims)
+	assert.Greater(t, tasks[0].Epoch, lost.Epoch)
+	require.NoError(t, b.Retry(b.ctx, tasks[1].Lease(), 0, errServer))
+	for _, want := range []int{2, 3} {
+		suspect, err := b.HasSuspect(b.ctx, 3)
+		require.NoError(t, err)
+		assert.False(t, suspect, "its lease has not expired")
+		other := claim(false)
+		for _, o := range other {
+			assert.NotEqual(t, lost.ID, o.ID, "something else is in flight")
+			requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: o.Lease()}))
+		}
+		suspect, err = b.HasSuspect(b.ctx, 3)
+		require.NoError(t, err)
+		assert.True(t, suspect)
+		tasks = claim(true)
+		require.Len(t, tasks, 1, "nothing else with it")
+		assert.Equal(t, lost.ID, tasks[0].ID)
+		assert.Equal(t, want, tasks[0].LostClaims)
+		assert.True(t, store.Suspect(tasks[0]))
+	}
+	b.expireLeases()
+	suspect, err := b.HasSuspect(b.ctx, 3)
 	require.NoError(t, err)
-	require.Len(t, reaped, 1)
-	assert.Equal(t, lost.ID, reaped[0].TaskID)
-	assert.EqualValues(t, 1, reaped[0].Credits)
-	assert.Equal(t, task.CodeLeaseExpired, b.row(lost.ID).ErrorCode)
+	assert.False(t, suspect)
+	for _, other := range claim(true) {
+		assert.NotEqual(t, lost.ID, other.ID)
+	}
+	closed, err := b.FailAbandoned(b.ctx, 3, 0, 10, uuid.Nil)
+	require.NoError(t, err)
+	require.Len(t, closed, 1)
+	assert.Equal(t, lost.ID, closed[0].TaskID)
+	assert.EqualValues(t, 1, closed[0].Credits)
+	assert.Equal(t, task.CodeWorkerLost, b.row(lost.ID).ErrorCode)
+	assert.Zero(t, b.row(lost.ID).Attempts)
+	b.requireAudit()
+}
+
+// The lost claims count in a row: one that ended with a word begins anew.
+func TestClaim_LostClaimsInARow(t *testing.T) {
+	b := fresh(t)
+	b.claimOne(1)
+	b.expireLeases()
+	tasks := b.claim(1)
+	require.Len(t, tasks, 1)
+	require.Equal(t, 1, tasks[0].LostClaims)
+	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: tasks[0].Lease()}))
+	tasks = b.claim(1)
+	require.Len(t, tasks, 1)
+	assert.Zero(t, tasks[0].LostClaims)
+	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: tasks[0].Lease(), Lost: true}))
+	tasks = b.claim(1)
+	require.Len(t, tasks, 1)
+	assert.Equal(t, 1, tasks[0].LostClaims, "the worker panicked")
+}
+
+// After a start of the server the owners of expired leases have time to come back.
+func TestClaim_WaitsAfterStartOfServer(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(1)
+	b.exec(`update imagetasks.tasks set lost_claims = 7, processing_started_at = now() - interval '1 hour'`)
+	b.expireLeases()
+	const longer = 24 * time.Hour // than the server runs
+	for _, r := range []store.ClaimRequest{{TakeExpired: true, AfterStart: longer}, {}} {
+		r.Worker, r.Limit, r.Lease = "w", 10, time.Minute
+		tasks, err := b.Claim(b.ctx, r)
+		require.NoError(t, err)
+		assert.Empty(t, tasks)
+	}
+	closed, err := b.FailAbandoned(b.ctx, 3, longer, 10, uuid.Nil)
+	require.NoError(t, err)
+	assert.Empty(t, closed)
+	for _, requeue := range []bool{false, true} {
+		closed, err = b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10, AfterStart: longer, Requeue: requeue})
+		require.NoError(t, err)
+		assert.Empty(t, closed)
+	}
+	requireHeld(t)(b.Complete(b.ctx, store.Completion{Lease: held.Lease(), ImageURL: "x"}))
 	b.requireAudit()
 }
 
@@ -78,11 +147,6 @@ func TestClaim_MaxAttemptsOfTaskTakesPrecedence(t *testing.T) {
 	claimed := b.claim(1)
 	require.Len(t, claimed, 1)
 	assert.True(t, claimed[0].LastAttempt())
-	b.expireLeases()
-	assert.Empty(t, b.claim(1))
-	reaped, err := b.FailAbandoned(b.ctx, 3, 10, uuid.Nil)
-	require.NoError(t, err)
-	assert.Len(t, reaped, 1)
 }
 
 func TestClaim_ConcurrentClaimsNeverOverlap(t *testing.T) {
@@ -94,7 +158,7 @@ func TestClaim_ConcurrentClaimsNeverOverlap(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			for {
-				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3})
+				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
 				if !assert.NoError(t, err) || len(tasks) == 0 {
 					return
 				}
@@ -131,7 +195,7 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 		},
 		"retry": func(b *testStore, l task.Lease) error { return b.Retry(b.ctx, l, 0, errServer) },
 		"fail": func(b *testStore, l task.Lease) error {
-			_, err := b.Fail(b.ctx, l, errServer)
+			_, err := b.Fail(b.ctx, l, errServer, true)
 			return err
 		},
 		"inputs": func(b *testStore, l task.Lease) error {
@@ -146,7 +210,9 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 		},
 		"retried":   func(b *testStore, held task.Task) { require.NoError(b.tb, b.Retry(b.ctx, held.Lease(), 0, errServer)) },
 		"cancelled": func(b *testStore, held task.Task) { b.cancel(held.ID) },
-		"failed":    func(b *testStore, held task.Task) { noErr[task.Refund](b.tb)(b.Fail(b.ctx, held.Lease(), errServer)) },
+		"failed": func(b *testStore, held task.Task) {
+			noErr[task.Refund](b.tb)(b.Fail(b.ctx, held.Lease(), errServer, true))
+		},
 		"swept": func(b *testStore, held task.Task) {
 			b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '21 minutes'`)
 			swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
@@ -157,11 +223,17 @@ func TestTransitions_LostLeaseIsRejected(t *testing.T) {
 			b.exec(`update imagetasks.tasks set lease_epoch = lease_epoch + 7`)
 		},
 	}
+	// The same call again is a repeat after a lost answer; a picture of a task that nobody has claimed since completes it.
+	repeats := map[string]bool{"released/release": true, "retried/retry": true, "failed/fail": true,
+		"released/complete": true, "retried/complete": true}
 	b := fresh(t)
 	for loss, lose := range losses {
 		for name, call := range calls {
 			t.Run(loss+"/"+name, func(t *testing.T) {
 				b := &testStore{Store: b.Store, tb: t, ctx: t.Context(), raw: b.raw}
+				if repeats[loss+"/"+name] {
+					return
+				}
 				held := b.claimOne(2)
 				b.exec(`insert into imagetasks.inputs (task_id, position, content) values ($1, 1, 'x')`, held.ID)
 				lose(b, held)
@@ -312,7 +384,7 @@ func TestClaim_Paused(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, c, again, "a pause that is in force stays as it is")
 	assert.Empty(t, b.claim(1))
-	_, due, err := b.NextDue(b.ctx)
+	_, due, err := b.NextDue(b.ctx, true)
 	require.NoError(t, err)
 	assert.False(t, due)
 	require.NoError(t, b.Resume(b.ctx))

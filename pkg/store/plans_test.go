@@ -40,20 +40,23 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		args      []any
 		indexes   []string
 	}{
-		{"fail_abandoned", []any{3, 100, "c", "m", none, call}, []string{primary, lease}},
-		{"fail_overdue", []any{stuck, 1000, "c", "m", none, call}, []string{primary, pending}},
+		{"fail_abandoned", []any{3, 0, 100, "c", "m", nil, none, call}, []string{primary, lease}},
+		{"fail_overdue", []any{stuck, 1000, "c", "m", nil, none, call}, []string{primary, pending}},
 		{"count_overdue", []any{stuck}, []string{pending}},
-		{"sweep", []any{stuck, 1000, "c", "m", nil, nil, none, call}, []string{primary, started}},
-		{"requeue", []any{stuck, 1000, "c", "m", nil, nil, none, call}, []string{primary, started}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, started}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, started}},
 		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
 		{"count_stuck", []any{stuck, nil, nil}, []string{started}},
-		{"next_due", nil, []string{lease}},
+		{"next_due", []any{true}, []string{lease}},
+		{"has_suspect", []any{5}, []string{lease}},
+		{"abandoned", []any{3, 100}, []string{lease}},
+		{"begin_request", []any{id, epoch, call, "e"}, []string{primary}},
 		{"queue_stats", []any{stuck}, []string{pending, started}},
 		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
 		{"complete", []any{ids, epochs, texts, texts, texts}, []string{primary}},
-		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts}, []string{primary}},
-		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e"}, []string{primary}},
-		{"fail", []any{id, epoch, "c", "m", "r", "e"}, []string{primary}},
+		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts, texts, pq.Array([]bool{false})}, []string{primary}},
+		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e", "answered"}, []string{primary}},
+		{"fail", []any{id, epoch, "c", "m", "r", "e", "answered", 1}, []string{primary}},
 	} {
 		plan := b.explain(b.Statement(c.statement), c.args...)
 		assert.NotRegexp(t, "Seq Scan on (tasks|ledger)", plan, c.statement)
@@ -84,16 +87,20 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 	stuck, none := int(20*time.Minute/time.Millisecond), pq.Array([]string{})
 	for name, args := range map[string][]any{
 		"count_stuck":    {stuck, nil, nil},
-		"fail_overdue":   {stuck, 1000, "c", "m", none, uuid.NewString()},
-		"sweep":          {stuck, 1000, "c", "m", nil, nil, none, uuid.NewString()},
+		"fail_overdue":   {stuck, 1000, "c", "m", nil, none, uuid.NewString()},
+		"sweep":          {stuck, 1000, "c", "m", nil, 0, nil, none, uuid.NewString()},
 		"queue_stats":    {stuck},
 		"processors":     nil,
-		"prune_inputs":   {stuck, 1000},
-		"prune_keys":     {stuck, 1000},
-		"prune_calls":    {stuck, 1000},
-		"next_due":       nil,
-		"fail_abandoned": {3, 100, "c", "m", none, uuid.NewString()},
+		"prune_inputs":   {stuck, 1000, uuid.NewString()},
+		"prune_keys":     {stuck, 1000, uuid.NewString()},
+		"prune_calls":    {stuck, 1000, uuid.NewString()},
+		"next_due":       {true},
+		"has_suspect":    {5},
+		"tasks_aside":    {100},
+		"fail_set_aside": {stuck, 1000, "c", nil, none, uuid.NewString()},
+		"fail_abandoned": {3, 0, 100, "c", "m", nil, none, uuid.NewString()},
 	} {
+		_ = b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...) // the first call of a session reads catalogs
 		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
 		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
 		pages := 0

@@ -61,3 +61,6 @@ func (s *Store) Processors(ctx context.Context) ([]Processor, error) {
 	})
 	return out, err
 }
+
+// PingLeases returns nil if leases could be renewed now: the connections that renew them respond.
+func (s *Store) PingLeases(ctx context.Context) error { return s.Ping(ctx) }

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // How long rows are kept that only serve repeated calls, or that describe processors that ended.
@@ -26,6 +28,7 @@ type Pruned struct {
 	Keys       int `json:"keys"`
 	Calls      int `json:"calls"`
 	Processors int `json:"processors"`
+	SetAside   int `json:"set_aside"` // notes on tasks that were set aside and are closed now
 }
 
 // Add adds another result.
@@ -35,11 +38,12 @@ func (p *Pruned) Add(q Pruned) {
 	p.Keys += q.Keys
 	p.Calls += q.Calls
 	p.Processors += q.Processors
+	p.SetAside += q.SetAside
 }
 
 // More reports whether one of the kinds was limited by the size of the batch, so that another call may find more.
 func (p Pruned) More(batch int) bool {
-	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors) >= batch
+	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors, p.SetAside) >= batch
 }
 
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
@@ -57,13 +61,26 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		{s.sql.pruneKeys, keepKeys, &p.Keys, false},
 		{s.sql.pruneCalls, keepCalls, &p.Calls, false},
 		{s.sql.pruneProcessors, keepProcessors, &p.Processors, false},
+		{s.sql.pruneSetAside, 0, &p.SetAside, false},
 	} {
 		if step.skip {
 			continue
 		}
-		if err := s.queryRow(ctx, step.st, []any{step.age.Milliseconds(), c.Batch}, step.n); err != nil {
+		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch)
+		if err != nil {
 			return p, err
 		}
+		*step.n = n
 	}
 	return p, nil
+}
+
+// pruneBatch runs a statement that deletes rows and records how many under the id of the call, for a repeat after a lost answer.
+func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int) (n int, err error) {
+	call := callID(uuid.Nil)
+	err = s.queryRow(ctx, st, []any{age.Milliseconds(), limit, call}, &n)
+	if isRecorded(err) {
+		err = s.queryRow(ctx, s.sql.recordedCount, []any{call}, &n)
+	}
+	return n, err
 }

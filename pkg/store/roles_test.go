@@ -204,14 +204,14 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, RunAt: time.Now().Add(time.Hour)})
 	must(err)
-	_, err = s.Admit(ctx, user)
+	err = s.Admit(ctx, user)
 	must(err)
 	_, err = s.SetLimits(ctx, 0, 0)
 	must(err)
-	_, err = s.AdmitAll(ctx)
+	err = s.AdmitAll(ctx)
 	must(err)
 	claim := func(n int) []task.Task {
-		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3})
+		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3, TakeExpired: true, Alone: true})
 		must(err)
 		return tasks
 	}
@@ -223,6 +223,13 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Inputs(ctx, tasks[0].Lease())
 	must(err)
+	_, err = s.BeginRequest(ctx, tasks[0].Lease(), uuid.New(), "")
+	must(err)
+	for range 2 {
+		must(s.PutAside(ctx, tasks[9].ID))
+	}
+	_, err = s.FailSetAside(ctx, 0, 10, uuid.Nil)
+	must(err)
 	_, _, err = s.RenewLeases(ctx, time.Hour, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 	must(err)
 	_, err = s.Complete(ctx, store.Completion{Lease: tasks[0].Lease()})
@@ -230,20 +237,20 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(s.Retry(ctx, tasks[1].Lease(), 0, errServer))
 	_, err = s.Release(ctx, store.ReleaseRequest{Lease: tasks[2].Lease()})
 	must(err)
-	_, err = s.Fail(ctx, tasks[3].Lease(), errServer)
+	_, err = s.Fail(ctx, tasks[3].Lease(), errServer, true)
 	must(err)
 	_, err = s.Redrive(ctx, tasks[3].ID, 1)
 	must(err)
 	_, err = s.Cancel(ctx, tasks[4].ID, user)
 	must(err)
-	_, err = s.Fail(ctx, tasks[5].Lease(), errServer)
+	_, err = s.Fail(ctx, tasks[5].Lease(), errServer, true)
 	must(err)
 	time.Sleep(2 * time.Millisecond) // the statements below select what is older than a millisecond
 	_, err = s.Sweep(ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 1})
 	must(err)
 	_, err = s.Sweep(ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 1, Requeue: true})
 	must(err)
-	_, err = s.FailAbandoned(ctx, 1, 1, uuid.Nil)
+	_, err = s.FailAbandoned(ctx, 1, 0, 1, uuid.Nil)
 	must(err)
 	_, err = s.FailOverdue(ctx, time.Millisecond, 1, uuid.Nil)
 	must(err)

@@ -24,12 +24,15 @@ func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " 
 type statements struct {
 	enqueue statement
 
-	claim, admit, heldUsers, inputs, renewLeases, retry, release statement
+	claim, claimable, hasSuspect, beginRequest statement
+	admit, heldUsers, inputs, renewLeases      statement
+	retry, release, recordedOutcomes           statement
+	setAside, tasksAside, failSetAside         statement
 
-	complete, completed, fail, cancel, redrive statement
-	failAbandoned, failOverdue, countOverdue   statement
-	sweep, requeue, stuck, countStuck          statement
-	recordedResult                             statement
+	complete, completed, fail, recordedFailure, cancel, redrive  statement
+	abandoned, overdue, failAbandoned, failOverdue, countOverdue statement
+	sweep, requeue, stuck, countStuck                            statement
+	recordedResult                                               statement
 
 	grantCredits, balance, ledger statement
 
@@ -37,7 +40,7 @@ type statements struct {
 
 	control, pause, resume, setLimits statement
 
-	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors statement
+	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, recordedCount statement
 
 	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
@@ -58,28 +61,38 @@ func (s *statements) files() map[string]map[string]*statement {
 			"enqueue": &s.enqueue,
 		},
 		"lease.sql": {
-			"claim":        &s.claim,
-			"admit":        &s.admit,
-			"held_users":   &s.heldUsers,
-			"inputs":       &s.inputs,
-			"renew_leases": &s.renewLeases,
-			"retry":        &s.retry,
-			"release":      &s.release,
+			"claim":             &s.claim,
+			"claimable":         &s.claimable,
+			"has_suspect":       &s.hasSuspect,
+			"begin_request":     &s.beginRequest,
+			"recorded_outcomes": &s.recordedOutcomes,
+			"admit":             &s.admit,
+			"held_users":        &s.heldUsers,
+			"inputs":            &s.inputs,
+			"renew_leases":      &s.renewLeases,
+			"retry":             &s.retry,
+			"release":           &s.release,
 		},
 		"close.sql": {
-			"complete":        &s.complete,
-			"completed":       &s.completed,
-			"fail":            &s.fail,
-			"cancel":          &s.cancel,
-			"redrive":         &s.redrive,
-			"recorded_result": &s.recordedResult,
-			"fail_abandoned":  &s.failAbandoned,
-			"fail_overdue":    &s.failOverdue,
-			"count_overdue":   &s.countOverdue,
-			"sweep":           &s.sweep,
-			"requeue":         &s.requeue,
-			"stuck":           &s.stuck,
-			"count_stuck":     &s.countStuck,
+			"complete":         &s.complete,
+			"completed":        &s.completed,
+			"fail":             &s.fail,
+			"recorded_failure": &s.recordedFailure,
+			"set_aside":        &s.setAside,
+			"tasks_aside":      &s.tasksAside,
+			"fail_set_aside":   &s.failSetAside,
+			"cancel":           &s.cancel,
+			"redrive":          &s.redrive,
+			"recorded_result":  &s.recordedResult,
+			"abandoned":        &s.abandoned,
+			"overdue":          &s.overdue,
+			"fail_abandoned":   &s.failAbandoned,
+			"fail_overdue":     &s.failOverdue,
+			"count_overdue":    &s.countOverdue,
+			"sweep":            &s.sweep,
+			"requeue":          &s.requeue,
+			"stuck":            &s.stuck,
+			"count_stuck":      &s.countStuck,
 		},
 		"credits.sql": {
 			"grant_credits": &s.grantCredits,
@@ -103,6 +116,8 @@ func (s *statements) files() map[string]map[string]*statement {
 			"prune_keys":       &s.pruneKeys,
 			"prune_calls":      &s.pruneCalls,
 			"prune_processors": &s.pruneProcessors,
+			"prune_set_aside":  &s.pruneSetAside,
+			"recorded_count":   &s.recordedCount,
 		},
 		"stats.sql": {
 			"next_due":        &s.nextDue,
@@ -220,8 +235,10 @@ func isEmpty(text string) bool {
 // closing is the data of the block "close" in close.sql.
 type closing struct {
 	names
-	State, Code, Message, Request, Endpoint string
-	Call                                    string // empty: the call is not recorded
+	By, State, Code, Message, Request, Endpoint string
+	Answer                                      string // of the request that is open; see requestAnswered
+	Attempts                                    string // how many attempts are used
+	Call                                        string // empty: the call is not recorded
 }
 
 // maxOutcomes bounds the outcomes that are kept with a task.
@@ -231,6 +248,11 @@ const maxOutcomes = 50
 // arguments are SQL expressions, mostly parameters such as $1.
 func fill(name, text string, n names) (string, error) {
 	t := template.New(name)
+	execute := func(c closing) (string, error) {
+		var b strings.Builder
+		err := t.ExecuteTemplate(&b, "close", c)
+		return b.String(), err
+	}
 	t.Funcs(template.FuncMap{
 		"literal": pq.QuoteLiteral,
 		// An id of a task or a user.
@@ -259,20 +281,39 @@ func fill(name, text string, n names) (string, error) {
         select from %s.ledger charge where charge.task_id = %[1]s.task_id and charge.run = %[1]s.run and charge.kind = 'charge'))`,
 				row, n.Schema)
 		},
-		// The attempts of the row t, with the outcome of the claim that ends. Without a claim there is no outcome.
-		"outcome": func(outcome, code, message, request, endpoint string) string {
-			return fmt.Sprintf(`case when t.processing_started_at is null then t.attempts else
-            case when jsonb_array_length(t.attempts) < %d then t.attempts else t.attempts - 0 end || jsonb_strip_nulls(jsonb_build_object(
-                'run', t.run, 'attempt', t.attempt_count, 'outcome', '%s', 'at', now(),
-                'seconds', round(extract(epoch from now() - t.processing_started_at)::numeric, 3),
-                'code', %s::text, 'message', %s::text, 'request_id', %s::text, 'endpoint', %s::text)) end`,
-				maxOutcomes, outcome, code, message, request, endpoint)
+		// The server was started more than ms milliseconds ago: the owners of leases had time to come back.
+		"settled": func(ms string) string {
+			return fmt.Sprintf("pg_postmaster_start_time() < now() - %s * interval '1 millisecond'", ms)
 		},
+		// The end of a statement that counts the rows of counted and records the number under the id of the call.
+		"recordedCount": func(counted, call string) string {
+			return fmt.Sprintf(`recorded as (
+    insert into %s.calls (call_id, result)
+    select %s::uuid, jsonb_build_object('count', count(*)) from %s having count(*) > 0
+)
+select count(*) from %[3]s`, n.Schema, call, counted)
+		},
+		// What becomes of the record of a request that is open, in an update of the row t. answer is the text "answered", "unsent" (no
+		// byte of it left), or anything else: its outcome is unknown.
+		"requestAnswered": func(answer string) string {
+			return fmt.Sprintf(`requests_sent = t.requests_sent - (t.request_open and t.requests_sent > 0 and %[1]s = 'unsent')::int,
+        unknown_outcomes = t.unknown_outcomes + (t.request_open and %[1]s not in ('answered', 'unsent'))::int,
+        request_key = case when t.request_open and (%[1]s = 'answered' or %[1]s = 'unsent' and t.unknown_outcomes = 0) then null else t.request_key end,
+        request_open = false`, answer)
+		},
+		// The attempts of the row t, with the outcome of the claim that ends, by its holder. Without a claim there is no outcome.
+		"outcome": func(outcome, code, message, request, endpoint string) string {
+			return outcomeBy("'holder'", outcome, code, message, request, endpoint)
+		},
+		"outcomeBy": outcomeBy,
 		"close": func(state, code, message, request, endpoint, call string) (string, error) {
-			var b strings.Builder
-			err := t.ExecuteTemplate(&b, "close", closing{names: n, State: state, Code: code, Message: message, Request: request,
-				Endpoint: endpoint, Call: call})
-			return b.String(), err
+			return execute(closing{names: n, By: "null", State: state, Code: code, Message: message, Request: request,
+				Endpoint: endpoint, Answer: "''", Attempts: "0", Call: call})
+		},
+		// close by the holder of the lease.
+		"closeHeld": func(state, code, message, request, endpoint, answer, attempts string) (string, error) {
+			return execute(closing{names: n, By: "'holder'", State: state, Code: code, Message: message, Request: request,
+				Endpoint: endpoint, Answer: answer, Attempts: attempts})
 		},
 	})
 	if _, err := t.Parse(text); err != nil {
@@ -281,4 +322,14 @@ func fill(name, text string, n names) (string, error) {
 	var b strings.Builder
 	err := t.Execute(&b, n)
 	return b.String(), err
+}
+
+// outcomeBy returns the attempts of the row t with one more outcome. by is 'holder' where the holder of the lease records it.
+func outcomeBy(by, outcome, code, message, request, endpoint string) string {
+	return fmt.Sprintf(`case when t.processing_started_at is null then t.attempts else
+            case when jsonb_array_length(t.attempts) < %d then t.attempts else t.attempts - 0 end || jsonb_strip_nulls(jsonb_build_object(
+                'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', %s::text, 'outcome', '%s', 'at', now(),
+                'seconds', round(extract(epoch from now() - t.processing_started_at)::numeric, 3),
+                'code', %s::text, 'message', %s::text, 'request_id', %s::text, 'endpoint', %s::text)) end`,
+		maxOutcomes, by, outcome, code, message, request, endpoint)
 }

@@ -9,11 +9,11 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// NextDue returns the time until the first pending task is due or the first lease expires, 0 or less if that is now.
+// NextDue returns the time until the first pending task is due or, with takeExpired, the first lease expires, 0 or less if that is now.
 // It returns false if there is neither, and while claiming is paused.
-func (s *Store) NextDue(ctx context.Context) (time.Duration, bool, error) {
+func (s *Store) NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error) {
 	var ms int64
-	err := s.queryRow(ctx, s.sql.nextDue, nil, &ms)
+	err := s.queryRow(ctx, s.sql.nextDue, []any{takeExpired}, &ms)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, false, nil
 	}

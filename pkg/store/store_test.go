@@ -89,7 +89,7 @@ func (b *testStore) enqueue(user string, count, cost int) []string {
 
 func (b *testStore) claim(limit int) []task.Task {
 	b.tb.Helper()
-	tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3})
+	tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
 	require.NoError(b.tb, err)
 	return tasks
 }
@@ -185,7 +185,7 @@ func TestOpen_TwoSchemasInOneDatabase(t *testing.T) {
 	require.NoError(t, err)
 	second, err := other.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 2})
 	require.NoError(t, err)
-	claimed, err := other.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3})
+	claimed, err := other.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
 	require.NoError(t, err)
 	require.Len(t, claimed, 1)
 	assert.Equal(t, second.TaskIDs[0], claimed[0].ID)
@@ -241,7 +241,7 @@ func TestIsUnavailable_ServerRestart(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Ping(ctx) == nil }, time.Minute, 10*time.Millisecond)
 	<-woken // the listener reconnected, and wakes because it may have missed notifications
 
-	_, err = s.Fail(ctx, task.Lease{TaskID: "none"}, errServer)
+	_, err = s.Fail(ctx, task.Lease{TaskID: "none"}, errServer, true)
 	assert.False(t, store.IsUnavailable(err))
 	assert.False(t, store.IsUnavailable(nil))
 	assert.False(t, store.IsUnavailable(errors.New("something else")))
@@ -270,7 +270,7 @@ func TestStore_BehindTransactionPooler(t *testing.T) {
 				}
 				_, _, err := b.RenewLeases(b.ctx, time.Minute, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 				assert.NoError(t, err)
-				_, err = b.Fail(b.ctx, tasks[0].Lease(), errServer)
+				_, err = b.Fail(b.ctx, tasks[0].Lease(), errServer, true)
 				assert.NoError(t, err)
 			}
 		})

@@ -7,7 +7,9 @@ type Code string
 const (
 	CodeInternal       Code = "internal"
 	CodeStuck          Code = "stuck"
-	CodeLeaseExpired   Code = "lease_expired"
+	CodeWorkerLost     Code = "worker_lost"     // its processor ended again and again while it had the task
+	CodeOutcomeUnknown Code = "outcome_unknown" // requests were sent whose outcome is unknown, and no other may be
+	CodeBadRow         Code = "bad_row"         // the database refused to change the task
 	CodePendingTimeout Code = "pending_timeout" // due for too long without being claimed
 	CodeCancelled      Code = "cancelled"
 	CodeShutdown       Code = "shutdown"

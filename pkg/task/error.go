@@ -43,6 +43,10 @@ type Error struct {
 	Disposition Disposition
 	// NotSent means that no byte of the request left this host, so that it can't have been billed.
 	NotSent bool
+	// Unknown means that a request was sent and no answer of the API itself was read whole: it may have been billed.
+	Unknown bool
+	// Paid means that the API has answered with a picture that could not be kept: no other request may be made for the run.
+	Paid bool
 	// RetryAfter is the wait that the API asked for, or zero.
 	RetryAfter time.Duration
 	// RequestID is the API's id of the request, if it sent one.

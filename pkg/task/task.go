@@ -31,9 +31,13 @@ type Task struct {
 	Options     json.RawMessage // the API's own options, an object
 	Model       string          // empty: the processor's default
 	Inputs      int             // number of input pictures, the mask included
-	Attempt     int             // this attempt's number, from 1
+	Attempt     int             // the number of the next attempt that is used, from 1
 	MaxAttempts int             // the task's own, or else the processor's
 	Epoch       int64           // the lease_epoch of this claim
+
+	RequestsSent    int // paid requests of this run that were recorded
+	UnknownOutcomes int // of them, those without an answer of the API that was read whole
+	LostClaims      int // claims in a row that ended without a word
 }
 
 // Input is an input picture of a task: its content, or a URL.

@@ -95,6 +95,7 @@ func (a program) fix(c *cli.Context) error {
 		if o.OlderThan == 0 {
 			o.OlderThan = s.StuckAfter
 		}
+		o.AfterStart = s.Lease
 		terminal := app.IsTerminal(a.Stderr)
 		stderr := a.Stderr
 		if terminal {

@@ -92,6 +92,9 @@ func (a program) monitor(c *cli.Context) (err error) {
 	st, err := a.openStore(ctx, s, c.Bool("watch"))
 	if err != nil {
 		log.WithError(err).Error("the monitor pass was not completed")
+		if store.IsUnavailable(err) {
+			err = errors.Join(err, monitor.NoteOutage(s.LogDir))
+		}
 		return err
 	}
 	defer st.Close()
@@ -101,7 +104,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: d, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
-		Dir: s.LogDir, StuckAfter: s.StuckAfter, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
+		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
@@ -171,7 +174,8 @@ type passDocument struct {
 	Text lang.Message `json:"summary"`
 	monitor.Summary
 	Repair         repair.Report        `json:"repair"`
-	Overdue        repair.OverdueResult `json:"overdue"` // due for longer than PENDING_TIMEOUT
+	Overdue        repair.OverdueResult `json:"overdue"`   // due for longer than PENDING_TIMEOUT
+	SetAside       repair.OverdueResult `json:"set_aside"` // that the database had refused to change
 	Queue          store.QueueStats     `json:"queue"`
 	DatabaseMillis int64                `json:"database_ms"`
 	Checks         []health.Check       `json:"health_checks"`
@@ -179,7 +183,7 @@ type passDocument struct {
 }
 
 func (w watcher) document(r monitor.Report) passDocument {
-	return passDocument{At: r.At, Text: summary.Pass(r.Summary), Summary: r.Summary, Repair: r.Repair, Overdue: r.Overdue,
+	return passDocument{At: r.At, Text: summary.Pass(r.Summary), Summary: r.Summary, Repair: r.Repair, Overdue: r.Overdue, SetAside: r.SetAside,
 		Queue: r.Queue, DatabaseMillis: r.DatabaseMillis, Checks: r.Checks, Problems: finding.Documents(r.Findings, w.commandLine)}
 }
 

@@ -34,6 +34,7 @@ type statusReport struct {
 	Queue      store.QueueStats        `json:"queue"`
 	Control    store.Control           `json:"control"`
 	unsettled  store.Unsettled
+	setAside   []store.SetAside
 	OldestDue  float64                `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
@@ -96,7 +97,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 		return r, err
 	}
 	r.Route = a.route(s)
-	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled,
+	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.setAside,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
@@ -121,6 +122,9 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	if r.Control, err = st.Control(ctx); err != nil {
+		return err
+	}
+	if r.setAside, err = st.TasksAside(ctx, overview.UnsettledLimit); err != nil {
 		return err
 	}
 	if r.unsettled, err = st.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {

@@ -152,7 +152,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
-		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts, PollInterval: s.PollInterval,
+		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
+		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		Observe: notifySystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
 		Details: func(st processor.Status) any { return details(st) },
@@ -180,7 +181,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	counts := p.Status().Counts
 	log.Infof("task-processor stopped: %d completed, %d failed, %d retried, %d released",
 		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])
-	if errors.Is(err, processor.ErrAPIUnavailable) || errors.Is(err, processor.ErrPaused) || errors.Is(err, processor.ErrScheduled) {
+	if errors.Is(err, processor.ErrAPIUnavailable) || errors.Is(err, processor.ErrPaused) || errors.Is(err, processor.ErrSetAside) || errors.Is(err, processor.ErrScheduled) {
 		log.Error(err.Error())
 		return app.ErrUnhealthy
 	}

@@ -47,10 +47,12 @@ found as (
     update {{.Schema}}.tasks t
     set (status, error_code, error_message, request_id) = row ('{{.State}}', {{.Code}}::text, {{.Message}}::text, {{.Request}}),
         credits_refunded = coalesce(closing.amount, t.credits_refunded),
+        attempt_count = t.attempt_count + {{.Attempts}},
+        {{requestAnswered .Answer}},
         current_stage = 'closed',
         leased_by = null,
         lease_expires_at = null,
-        attempts = {{outcome .State .Code .Message .Request .Endpoint}},
+        attempts = {{outcomeBy .By .State .Code .Message .Request .Endpoint}},
         completed_at = now(),
         updated_at = now()
     from closing
@@ -89,12 +91,13 @@ from (select distinct payer from found where amount is not null and task_id not 
 {{- end}}
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints. Returns the leases that were completed. Input pictures are
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints. Returns the leases that were completed. A task that was requeued, and that
+-- nobody has claimed since, is completed as well: its picture is there. Input pictures are
 -- deleted. Locks: as renew_leases. Index: primary key.
 with held as (
     select t.task_id, t.input_count, given.image_url, given.request_id, given.endpoint
     from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) as given (task_id, epoch, image_url, request_id, endpoint)
-    join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+    join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') in ('processing', 'pending')
     order by t.task_id
     for update of t
 ), freed as (
@@ -104,6 +107,8 @@ update {{.Schema}}.tasks t
 set status = 'completed',
     image_url = held.image_url,
     request_id = nullif(held.request_id, ''),
+    request_open = false,
+    request_key = null,
     progress_percentage = 100,
     current_stage = 'completed',
     error_code = null,
@@ -125,14 +130,24 @@ from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
 join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
 
 -- name: fail
--- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id, $6 endpoint.
+-- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id, $6 endpoint, $7 answer, $8 attempts used (0 or 1).
 -- Locks: the task, its user. Index: primary key, the ledger's unique index.
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
     for update
-), {{close "failed" "$3" "$4" "nullif($5::text, '')" "nullif($6::text, '')" ""}};
+), {{closeHeld "failed" "$3" "$4" "nullif($5::text, '')" "nullif($6::text, '')" "$7::text" "$8::int"}};
+
+-- name: recorded_failure
+-- $1 task, $2 epoch. What fail returned, if the holder of this lease has failed the task: fail is repeatable with it after its answer was lost.
+-- Locks: none. Index: primary key, the ledger's unique index.
+select t.task_id, t.user_id, coalesce(refund.amount, 0), refund.balance_after,
+       (extract(epoch from t.completed_at - t.processing_started_at) * 1000)::bigint, {{missingCharge "t"}}, null::text
+from {{.Schema}}.tasks t
+left join {{.Schema}}.ledger refund on refund.task_id = t.task_id and refund.run = t.run and refund.kind = 'refund'
+where t.task_id = $1 and t.lease_epoch = $2 and t.status = 'failed'
+  and t.attempts @> jsonb_build_array(jsonb_build_object('outcome', 'failed', 'epoch', $2::bigint, 'by', 'holder'));
 
 -- name: cancel
 -- $1 task, $2 user (null: any). Locks: the task, its user. Index: primary key.
@@ -150,39 +165,61 @@ from {{.Schema}}.calls c, jsonb_to_recordset(c.result)
 where c.call_id = $1;
 
 -- name: fail_abandoned
--- $1 max_attempts for tasks without their own, $2 limit, $3 error code, $4 error message, $5 not these users, $6 call.
--- Fails tasks whose lease expired during the last attempt. Locks: skips rows locked by others. Index: "lease".
+-- $1 MAX_LOST_CLAIMS, $2 wait after a start of the server in ms, $3 limit, $4 error code, $5 error message, $6 only these tasks (null: all),
+-- $7 not these users, $8 call.
+-- Fails tasks whose lease expired in the claim after the last one that may be lost. Locks: skips rows locked by others. Index: "lease".
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where lease_expires_at < now() and coalesce(status, '') = 'processing'
-      and attempt_count >= coalesce(max_attempts, $1)
-      and user_id <> all ($5::text[])
+    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}}
+      and {{selected "$6" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and user_id <> all ($7::text[])
     order by lease_expires_at
-    limit $2
+    limit $3
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id" "null" "$6"}};
+), {{close "failed" "$4" "$5" "t.request_id" "null" "$8"}};
+
+-- name: abandoned
+-- $1 MAX_LOST_CLAIMS, $2 limit. The tasks that fail_abandoned would take. Locks: none. Index: "lease".
+select task_id from {{.Schema}}.tasks
+where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and task_id <> all ({{.Schema}}.tasks_set_aside())
+order by lease_expires_at
+limit $2;
 
 -- name: fail_overdue
--- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 not these users, $6 call. Fails overdue tasks, the oldest first. The error
+-- $1 pending timeout in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks (null: all), $6 not these users, $7 call. Fails
+-- overdue tasks, the oldest first. The error
 -- of an earlier attempt is appended to the message. Locks: skips rows locked by others. Index: "scheduled", "due".
 with unpromoted as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for = 'time' and user_id <> all ($5::text[])
+    where {{overdue "$1"}} and waits_for = 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and user_id <> all ($6::text[])
     order by run_after
     limit $2
     for update skip locked
 ), waiting as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for is distinct from 'time' and user_id <> all ($5::text[])
+    where {{overdue "$1"}} and waits_for is distinct from 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and user_id <> all ($6::text[])
     order by run_after
     limit greatest($2 - (select count(*) from unpromoted), 0)
     for update skip locked
 ), target as (
     select * from unpromoted union all select * from waiting
-), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$6"}};
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$7"}};
+
+-- name: overdue
+-- $1 pending timeout in ms, $2 limit. The tasks that fail_overdue would take. Locks: none. Index: "scheduled", "due".
+(select task_id from {{.Schema}}.tasks
+ where {{overdue "$1"}} and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())
+ order by run_after limit $2)
+union all
+(select task_id from {{.Schema}}.tasks
+ where {{overdue "$1"}} and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())
+ order by run_after limit $2)
+limit $2;
 
 -- name: count_overdue
 -- $1 as in fail_overdue. The number of tasks it would fail without a limit. Locks: none. Index: "scheduled", "due".
@@ -190,36 +227,36 @@ select (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_
      + (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_for is distinct from 'time');
 
 -- name: sweep
--- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only these tasks, $6 only this user's tasks
--- (null: all), $7 not these users, $8 call. Fails stuck tasks, the oldest first.
+-- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only this user's tasks (null: all), $6 wait after a start of the
+-- server in ms, $7 only these tasks (null: all), $8 not these users, $9 call. Fails stuck tasks, the oldest first.
 -- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "started".
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where {{stuck "$1"}}
-      and {{selected "$5" "$6"}}
-      and user_id <> all ($7::text[])
+    where {{stuck "$1"}} and {{settled "$6"}}
+      and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and user_id <> all ($8::text[])
     order by {{.StartedAt}}
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id" "null" "$8"}};
+), {{close "failed" "$3" "$4" "t.request_id" "null" "$9"}};
 
 -- name: requeue
--- $1 to $8 as in sweep. Returns stuck tasks to the queue. The attempt is not used and nothing is refunded. The lease of
+-- $1 to $9 as in sweep. Returns stuck tasks to the queue. No attempt is used and nothing is refunded. The lease of
 -- the former worker is lost, because the task is no longer processing. Locks and index: as sweep.
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where {{stuck "$1"}}
-      and {{selected "$5" "$6"}}
-      and user_id <> all ($7::text[])
+    where {{stuck "$1"}} and {{settled "$6"}}
+      and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and user_id <> all ($8::text[])
     order by {{.StartedAt}}
     limit $2
     for update skip locked
 ), requeued as (
     update {{.Schema}}.tasks t
     set status = 'pending',
-        attempt_count = greatest(attempt_count - 1, 0),
+        lost_claims = 0,
         run_after = now(),
         waits_for = 'time',
         error_code = $3,
@@ -229,7 +266,7 @@ with target as (
         leased_by = null,
         lease_expires_at = null,
         processing_started_at = null,
-        attempts = {{outcome "requeued" "$3" "$4" "t.request_id" "null"}},
+        attempts = {{outcomeBy "null" "requeued" "$3" "$4" "t.request_id" "null"}},
         updated_at = now()
     from target
     where t.task_id = target.task_id
@@ -242,7 +279,7 @@ with target as (
     from target
 ), recorded as (
     insert into {{.Schema}}.calls (call_id, result)
-    select $8::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
+    select $9::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 )
 select result.task_id, result.user_id, result.credits, result.balance, result.age, result.missing_charge, null::text
 from result left join notified on true;
@@ -254,7 +291,7 @@ with stuck as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}}
-      and {{selected "$3" "$4"}}
+      and {{selected "$3" "$4"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
     order by {{.StartedAt}}
     limit $2
 )
@@ -271,3 +308,31 @@ select count(*)
 from {{.Schema}}.tasks
 where {{stuck "$1"}}
   and {{selected "$2" "$3"}};
+
+-- name: set_aside
+-- $1 task, $2 operation, $3 reason. Leaves a task out of claims and sweeps for an hour. Locks: the row of set_aside.
+insert into {{.Schema}}.set_aside as s (task_id, operation, reason) values ($1, $2, $3)
+on conflict (task_id) do update set operation = excluded.operation, reason = excluded.reason, tried_at = now()
+returning task_id;
+
+-- name: tasks_aside
+-- $1 limit. Tasks that are set aside and not closed, the oldest first. Locks: none.
+select s.task_id, s.operation, s.reason, s.since
+from {{.Schema}}.set_aside s join {{.Schema}}.tasks t using (task_id)
+where t.status in ('pending', 'processing')
+order by s.since
+limit $1;
+
+-- name: fail_set_aside
+-- $1 set aside for at least so many ms, $2 limit, $3 error code, $4 only these tasks (null: all), $5 not these users, $6 call. Fails tasks that are set aside for so
+-- long. Locks: skips rows locked by others. Index: primary keys.
+with target as (
+    select t.task_id, t.user_id, t.run, t.credits_deducted, s.since, s.operation || ': ' || s.reason as why
+    from {{.Schema}}.set_aside s
+    join {{.Schema}}.tasks t using (task_id)
+    where {{older "s.since" "$1"}} and coalesce(t.status, '') in ('pending', 'processing')
+      and ($4::text[] is null or t.task_id = any ($4)) and t.user_id <> all ($5::text[])
+    order by s.since
+    limit $2
+    for update of t skip locked
+), {{close "failed" "$3" "('the task was set aside, because the database refused to change it: ' || (select why from target where target.task_id = t.task_id))" "t.request_id" "null" "$6"}};

@@ -2,19 +2,23 @@
 
 -- name: control
 -- Locks: none.
-select user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, '') from {{.Schema}}.control;
+select user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, ''),
+       database_identity is distinct from {{.Schema}}.database_identity() from {{.Schema}}.control;
 
 -- name: pause
 -- $1 who, $2 reason. A pause that is in force stays as it is.
 update {{.Schema}}.control
 set paused_at = coalesce(paused_at, now()), paused_by = case when paused_at is null then $1 else paused_by end,
     paused_reason = case when paused_at is null then $2 else paused_reason end
-returning user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, '');
+returning user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, ''), coalesce(paused_reason, ''),
+       database_identity is distinct from {{.Schema}}.database_identity();
 
 -- name: resume
--- Wakes the processors.
+-- Ends a pause, and accepts that the database is another one than before. Wakes the processors.
 with resumed as (
-    update {{.Schema}}.control set paused_at = null, paused_by = null, paused_reason = null returning 1
+    update {{.Schema}}.control set paused_at = null, paused_by = null, paused_reason = null,
+        database_identity = {{.Schema}}.database_identity()
+    returning 1
 )
 select count(pg_notify({{literal .Channel}}, '')) from resumed;
 

@@ -6,11 +6,44 @@
 -- looking up the few named ones by primary key.
 
 -- name: claim
--- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own. The function is in the schema, so
+-- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own, $6 MAX_LOST_CLAIMS, $7 expired leases are taken so many ms after a
+-- start of the server (null: never), $8 whether nothing else is in flight, $9 only these tasks (null: all). The function is in the schema, so
 -- that one round trip promotes tasks whose time has come, claims, and records the call.
 -- Locks: the claimed rows; rows locked by others are skipped. Index: "scheduled", "lease", "ready".
-select task_id, run, user_id, prompt, options, model, input_count, attempt_count, max_attempts, lease_epoch
-from {{.Schema}}.claim($1, $2, $3, $4, $5);
+select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims
+from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: claimable
+-- $1 limit. The tasks that the next claims would take, in no particular order, to find the one that makes a claim fail. Locks: none. Index: "lease", "ready".
+(select task_id from {{.Schema}}.tasks
+ where coalesce(status, '') = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside())
+ order by lease_expires_at limit $1)
+union all
+(select task_id from {{.Schema}}.tasks
+ where status = 'pending' and waits_for is null and task_id <> all ({{.Schema}}.tasks_set_aside())
+ order by (- priority), slot, backlog, run_after, task_id limit $1);
+
+-- name: has_suspect
+-- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. Locks: none. Index: "lease".
+select exists (
+    select from {{.Schema}}.tasks
+    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
+      and task_id <> all ({{.Schema}}.tasks_set_aside()));
+
+-- name: begin_request
+-- $1 task, $2 epoch, $3 id of this call, $4 endpoint. Records a paid request before it is sent, and returns its idempotency key: that of
+-- the last request as long as its outcome is unknown, else a new one. A repeat of the call records nothing more. Locks: the task.
+-- Index: primary key.
+update {{.Schema}}.tasks
+set requests_sent = requests_sent + case when request_call is distinct from $3::uuid or not request_open then 1 else 0 end,
+    request_key = case when request_call = $3::uuid and request_open then request_key
+                       when request_open then $3::text -- the worker goes on after an answer within the same claim
+                       else coalesce(request_key, $3::text) end,
+    request_open = true,
+    request_call = $3::uuid,
+    request_endpoint = nullif($4, '')
+where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
+returning request_key;
 
 -- name: admit
 -- $1 users, $2 whether to wait for the lock of a user. Lets their next tasks start and returns how many.
@@ -64,12 +97,15 @@ join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.
 where not exists (select from renewed where renewed.task_id = t.task_id);
 
 -- name: retry
--- $1 task, $2 epoch, $3 wait in ms, $4 error code, $5 error message, $6 request id, $7 endpoint. The attempt is used.
+-- $1 task, $2 epoch, $3 wait in ms, $4 error code, $5 error message, $6 request id, $7 endpoint, $8 answer. The attempt is used.
 -- Locks: the task. Index: primary key.
 update {{.Schema}}.tasks t
 set status = 'pending',
     run_after = now() + $3 * interval '1 millisecond',
     waits_for = 'time',
+    attempt_count = attempt_count + 1,
+    lost_claims = 0,
+    {{requestAnswered "$8::text"}},
     error_code = $4,
     error_message = $5,
     request_id = nullif($6, ''),
@@ -84,20 +120,21 @@ where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
 returning task_id;
 
 -- name: release
--- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints. The attempts are not used. Returns the
--- leases that were released. Other processors are notified if a task is due now.
+-- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints, $8 answers, $9 whether the claim
+-- was lost, because the work panicked. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
 -- Locks: the rows of the named leases, in the order of task_id, so that these statements cannot deadlock. Index: primary key.
 with held as (
-    select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint
-    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
-         as given (task_id, epoch, wait, code, message, request_id, endpoint)
+    select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint, given.answer, given.lost
+    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[])
+         as given (task_id, epoch, wait, code, message, request_id, endpoint, answer, lost)
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
     order by t.task_id
     for update of t
 ), released as (
     update {{.Schema}}.tasks t
     set status = 'pending',
-        attempt_count = greatest(attempt_count - 1, 0),
+        lost_claims = case when held.lost then t.lost_claims + 1 else 0 end,
+        {{requestAnswered "held.answer"}},
         run_after = now() + held.wait * interval '1 millisecond',
         -- The next claim promotes it, with the limits of that moment; it keeps its turn.
         waits_for = 'time',
@@ -117,3 +154,14 @@ with held as (
     select pg_notify({{literal .Channel}}, '') where exists (select from released where wait = 0)
 )
 select task_id, lease_epoch from released left join notified on true;
+
+-- name: recorded_outcomes
+-- $1 tasks, $2 epochs, $3 outcome. The leases whose holder has recorded this outcome: retry and release are repeatable with it after
+-- their answer was lost. Locks: none. Index: primary key.
+select t.task_id, t.lease_epoch_given
+from (
+    select given.task_id, given.epoch as lease_epoch_given, t.attempts
+    from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
+    join {{.Schema}}.tasks t on t.task_id = given.task_id
+) t
+where t.attempts @> jsonb_build_array(jsonb_build_object('outcome', $3::text, 'epoch', t.lease_epoch_given, 'by', 'holder'));

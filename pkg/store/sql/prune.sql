@@ -1,8 +1,8 @@
 -- Deletes what is not needed any more, in small batches. Locks: the deleted rows; rows locked by others are skipped. Each
--- statement returns how many rows it deleted.
+-- statement returns how many rows it deleted, and records that under the id of the call.
 
 -- name: prune_tasks
--- $1 age in ms, $2 limit. Closed tasks; the ledger and the pictures stay. A task whose refund is owed, or whose charge is missing,
+-- $1 age in ms, $2 limit, $3 call. Closed tasks; the ledger and the pictures stay. A task whose refund is owed, or whose charge is missing,
 -- stays too: an audit could not find it any more. Index: "completed" (BRIN), the ledger's unique index.
 with closed as (
     select t.task_id from {{.Schema}}.tasks t
@@ -16,11 +16,10 @@ with closed as (
     for update skip locked
 ), deleted as (
     delete from {{.Schema}}.tasks where task_id = any (array(select task_id from closed)) returning 1
-)
-select count(*) from deleted;
+), {{recordedCount "deleted" "$3"}};
 
 -- name: prune_inputs
--- $1 age in ms, $2 limit. Input pictures of tasks that failed so long ago. Index: "inputs".
+-- $1 age in ms, $2 limit, $3 call. Input pictures of tasks that failed so long ago. Index: "inputs".
 with failed as (
     select t.task_id from {{.Schema}}.tasks t
     where t.status = 'failed' and t.input_count > 0 and {{older "t.completed_at" "$1"}}
@@ -32,34 +31,45 @@ with failed as (
 ), noted as (
     -- The update makes a redrive that read the row before fail, at any isolation level.
     update {{.Schema}}.tasks t set inputs_pruned_at = now() from failed where t.task_id = failed.task_id returning 1
-)
-select count(*) from noted;
+), {{recordedCount "noted" "$3"}};
 
 -- name: prune_keys
--- $1 age in ms, $2 limit. Keys of enqueue; those of grants are kept for ever. Index: "keys_time" (BRIN).
+-- $1 age in ms, $2 limit, $3 call. Keys of enqueue; those of grants are kept for ever. Index: "keys_time" (BRIN).
 with old as (
     select function, user_id, key from {{.Schema}}.keys
     where {{older "created_at" "$1"}} and function <> 'grant_credits'
     limit $2
 ), deleted as (
     delete from {{.Schema}}.keys k using old where k.function = old.function and k.user_id = old.user_id and k.key = old.key returning 1
-)
-select count(*) from deleted;
+), {{recordedCount "deleted" "$3"}};
 
 -- name: prune_calls
--- $1 age in ms, $2 limit. Index: "calls_time".
+-- $1 age in ms, $2 limit, $3 call. Index: "calls_time".
 with old as (
     select call_id from {{.Schema}}.calls where {{older "created_at" "$1"}} order by created_at limit $2
 ), deleted as (
     delete from {{.Schema}}.calls where call_id = any (array(select call_id from old)) returning 1
-)
-select count(*) from deleted;
+), {{recordedCount "deleted" "$3"}};
 
 -- name: prune_processors
--- $1 age in ms of the last heartbeat, $2 limit.
+-- $1 age in ms of the last heartbeat, $2 limit, $3 call.
 with old as (
     select worker from {{.Schema}}.processors where {{older "beat_at" "$1"}} limit $2
 ), deleted as (
     delete from {{.Schema}}.processors where worker = any (array(select worker from old)) returning 1
-)
-select count(*) from deleted;
+), {{recordedCount "deleted" "$3"}};
+
+-- name: prune_set_aside
+-- $1 age in ms, $2 limit, $3 call. Notes on tasks that are closed or gone. Index: primary keys.
+with old as (
+    select s.task_id from {{.Schema}}.set_aside s
+    left join {{.Schema}}.tasks t using (task_id)
+    where {{older "s.since" "$1"}} and (t.status is null or t.status not in ('pending', 'processing'))
+    limit $2
+), deleted as (
+    delete from {{.Schema}}.set_aside where task_id = any (array(select task_id from old)) returning 1
+), {{recordedCount "deleted" "$3"}};
+
+-- name: recorded_count
+-- $1 call. What a statement above recorded. Index: primary key.
+select (result ->> 'count')::int from {{.Schema}}.calls where call_id = $1;

@@ -1,22 +1,24 @@
 -- Read-only statements on the queue: counts and times. None of them locks anything.
 
 -- name: next_due
--- Milliseconds until a task may be claimed, at most a day; no row if nothing is pending or leased, or while claiming is paused.
--- Index: "ready", the first entry of "scheduled" and of "lease".
+-- $1 whether expired leases are taken. Milliseconds until a task may be claimed, at most a day; no row if nothing is pending or leased, or while
+-- claiming is paused. A task that only a processor that works on nothing else may claim does not count. Index: "ready", the first entry of "scheduled" and of "lease".
 select least(ceil(extract(epoch from next.at - now()) * 1000), 86400000)::bigint
 from {{.Schema}}.control, (
     select least(
-        (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null)),
+        (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null
+                                    and task_id <> all ({{.Schema}}.tasks_set_aside()))),
         (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'),
-        (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing')
+        (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing' and $1 and lost_claims = 0
+         and task_id <> all ({{.Schema}}.tasks_set_aside()))
     ) as at
 ) next
 where paused_at is null and next.at is not null;
 
 -- name: has_pending
--- Whether any task is pending, due or not. Index: "scheduled", "due".
-select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time')
-    or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time');
+-- Whether any task is pending, due or not, that is not set aside. Index: "scheduled", "due".
+select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
+    or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, age of the oldest due task in ms, processing,
