@@ -151,7 +151,7 @@ func (d *database) text(statement string, args ...any) string {
 // failNext claims the next task and fails it, as a processor does.
 func (d *database) failNext(wantID string) {
 	d.t.Helper()
-	claimed, err := d.store.Claim(d.t.Context(), store.ClaimRequest{Worker: "w", Limit: 1, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
+	claimed, err := d.store.Claim(d.t.Context(), store.ClaimRequest{Worker: "w", Limit: 1, Lease: time.Minute, MaxAttempts: 3, Expired: 1000, Alone: true})
 	require.NoError(d.t, err)
 	require.Len(d.t, claimed, 1)
 	require.Equal(d.t, wantID, claimed[0].ID)

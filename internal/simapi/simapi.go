@@ -49,16 +49,17 @@ type Config struct {
 
 // Call is one request for a picture.
 type Call struct {
-	Path    string
-	Remote  string // the caller's host:port, as the API saw it
-	Prompt  string
-	Model   string
-	Size    string
-	Options map[string]string // every parameter besides prompt, model, n and the pictures; what is not a string in JSON
-	Input   []byte            // the first of Inputs
-	Inputs  []Picture         // the pictures to edit
-	Mask    *Picture
-	Refused string // the parameter that the API refused
+	Path           string
+	Remote         string // the caller's host:port, as the API saw it
+	IdempotencyKey string // the header of that name
+	Prompt         string
+	Model          string
+	Size           string
+	Options        map[string]string // every parameter besides prompt, model, n and the pictures; what is not a string in JSON
+	Input          []byte            // the first of Inputs
+	Inputs         []Picture         // the pictures to edit
+	Mask           *Picture
+	Refused        string // the parameter that the API refused
 }
 
 // Server is a running API on a port of the loopback interface. It is safe for concurrent use.
@@ -238,7 +239,7 @@ func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
 
 // serve records a request and responds with the behaviour of its prompt. wrong is what is wrong with its form; nil: nothing.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *refusal) {
-	c.Path, c.Remote = r.URL.Path, r.RemoteAddr
+	c.Path, c.Remote, c.IdempotencyKey = r.URL.Path, r.RemoteAddr, r.Header.Get("Idempotency-Key")
 	if wrong == nil {
 		wrong = c.check()
 	}

@@ -30,9 +30,18 @@ const key = "test-key-0123456789"
 type fakeCall struct {
 	inputs   []task.Input
 	inputErr error
+	refusal  error // of BeforeRequest
 
-	mu     sync.Mutex
-	stages []string
+	mu       sync.Mutex
+	stages   []string
+	requests []string // endpoints
+}
+
+func (c *fakeCall) BeforeRequest(_ context.Context, endpoint string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests = append(c.requests, endpoint)
+	return "key-1", c.refusal
 }
 
 func (c *fakeCall) Progress(_ int, stage string) {

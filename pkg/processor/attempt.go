@@ -127,6 +127,17 @@ func (f *inFlight) alone() bool {
 	return false
 }
 
+// lost returns how many attempts are on tasks whose last claim was lost.
+func (f *inFlight) lost() int {
+	n := 0
+	for _, a := range f.list() {
+		if a.task.LostClaims > 0 {
+			n++
+		}
+	}
+	return n
+}
+
 // awaitRequests returns how many attempts wait for the answer to a paid request.
 func (f *inFlight) awaitRequests() int {
 	n := 0

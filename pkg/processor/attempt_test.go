@@ -17,7 +17,8 @@ func TestAttempt_Timeout(t *testing.T) {
 	f := newFixture(t)
 	id := f.enqueue("[hang once] x")[0]
 	f.run(f.config(func(c *processor.Config) { c.TaskTimeout = 2 * time.Second }), f.client())
-	f.seen(processor.EventRetried, 1)
+	f.seen(processor.EventOutcomeUnknown, 1)
+	f.seen(processor.EventReleased, 1)
 	assert.Equal(t, task.CodeTimeout, f.row(id).ErrorCode)
 	f.exec(`update imagetasks.tasks set run_after = now()`)
 	f.seen(processor.EventCompleted, 1)

@@ -68,7 +68,7 @@ func overBadNetwork(t *testing.T, tasks int, http2 bool) {
 		require.NoError(t, err)
 	}
 	processorConf := f.config(func(c *processor.Config) {
-		c.Concurrency, c.TaskTimeout, c.Lease = 50, 6*time.Second, time.Minute
+		c.Concurrency, c.TaskTimeout, c.Lease, c.RetryUnknown = 50, 6*time.Second, time.Minute, 3
 	})
 	p := f.processor(processorConf, client)
 	for { // a run that ends because the API is unreachable at the moment is repeated

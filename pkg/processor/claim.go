@@ -92,7 +92,7 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	defer cancel()
 	tasks, err := bounded(claiming, func(ctx context.Context) ([]task.Task, error) {
 		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
-			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, TakeExpired: c.database.settled(c.lease), AfterStart: c.lease,
+			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, Expired: c.expiredLimit(), AfterStart: c.lease,
 			Alone: inFlight == 0, CallID: c.callID})
 	})
 	if err != nil {
@@ -137,10 +137,23 @@ func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
+// expiredPerProcessor divides the concurrency into the number of tasks that may be in flight after one of their claims was lost.
+const expiredPerProcessor = 20
+
+// expiredLimit returns how many tasks with an expired lease may be claimed now. One of them may be why a processor ended: most of those that were in
+// flight with it must not be so again, because they would have two requests of unknown outcome. All of them must be claimed
+// well within STUCK_AFTER nevertheless.
+func (c *claimLoop) expiredLimit() int {
+	if !c.database.settled(c.lease) {
+		return 0
+	}
+	return max(1+c.concurrency/expiredPerProcessor-c.inFlight.lost(), 0)
+}
+
 func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
 	var found bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
-		next, found, err = c.queue.NextDue(ctx, c.database.settled(c.lease))
+		next, found, err = c.queue.NextDue(ctx, c.expiredLimit() > 0)
 		return next, err
 	})
 	if err != nil {
@@ -189,7 +202,7 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 	}
 	var found bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {
-		next, found, err = c.queue.NextDue(ctx, c.database.settled(c.lease))
+		next, found, err = c.queue.NextDue(ctx, c.expiredLimit() > 0)
 		return next, err
 	})
 	if err != nil {

@@ -74,7 +74,7 @@ func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 	assert.Equal(t, 1000, f.count(processor.EventCompleted))
 	var unexpected int
 	require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks
-		where status <> 'completed' or attempt_count <> 1 or lease_epoch <> 1`).Scan(&unexpected))
+		where status <> 'completed' or attempt_count <> 0 or requests_sent <> 1 or lease_epoch <> 1`).Scan(&unexpected))
 	assert.Zero(t, unexpected)
 	assert.Len(t, f.files(), 1000)
 	f.requireAudit()

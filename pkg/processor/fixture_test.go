@@ -129,7 +129,7 @@ func (f *fixture) client(more ...string) *imageapi.Client {
 }
 
 func (f *fixture) config(change ...func(*processor.Config)) processor.Config {
-	conf := processor.Config{Worker: "w", PollInterval: 20 * time.Millisecond, Lease: 3 * time.Second, Log: f.logger,
+	conf := processor.Config{Worker: "w", RetryUnknown: 1, PollInterval: 20 * time.Millisecond, Lease: 3 * time.Second, Log: f.logger,
 		Observe: func(e processor.Event) {
 			f.mu.Lock()
 			f.events[e.Kind]++
@@ -250,10 +250,32 @@ func (f *fixture) requireAudit() {
 	}
 }
 
+// generatorOf returns a client that calls before for each request before it prepares it.
+func generatorOf(client generator, before func(context.Context, imageapi.Request) error) generator {
+	return &delayedGenerator{client, before}
+}
+
+type delayedGenerator struct {
+	generator
+	before func(context.Context, imageapi.Request) error
+}
+
+func (g *delayedGenerator) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+	if err := g.before(ctx, r); err != nil {
+		return imageapi.Result{}, err
+	}
+	return g.generator.Generate(ctx, r, w)
+}
+
 // generatorFunc is a client without an API.
 type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) error
 
 func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+	if r.BeforeSend != nil {
+		if _, err := r.BeforeSend(ctx); err != nil {
+			return imageapi.Result{}, err
+		}
+	}
 	return imageapi.Result{}, f(ctx, r, w)
 }
 

@@ -37,21 +37,23 @@ func TestRunOnce_CompletesAndRefunds(t *testing.T) {
 		kept, err := os.ReadFile(f.pictures.Dir() + "/" + r.ImageURL)
 		require.NoError(t, err)
 		assert.Equal(t, simapi.Draw(prompts[i]), kept)
-		assert.Equal(t, 1, r.Attempts)
+		assert.Zero(t, r.Attempts)
+		assert.Equal(t, 1, r.RequestsSent)
 		assert.NotEmpty(t, r.RequestID)
 	}
 	for i, want := range []struct {
-		state    task.State
-		code     task.Code
-		attempts int
+		state              task.State
+		code               task.Code
+		attempts, requests int
 	}{
-		{task.Failed, task.CodeModeration, 1}, {task.Completed, "", 2}, {task.Completed, "", 1},
-		{task.Failed, task.CodeWebPage, 1}, {task.Failed, task.CodeNotAPicture, 1},
+		{task.Failed, task.CodeModeration, 1, 1}, {task.Completed, "", 1, 2}, {task.Completed, "", 0, 2},
+		{task.Failed, task.CodeOutcomeUnknown, 0, 2}, {task.Failed, task.CodeNotAPicture, 1, 1},
 	} {
 		r := f.row(ids[10+i])
 		assert.Equal(t, want.state, r.State, "%+v", r)
 		assert.Equal(t, want.code, r.ErrorCode, "%+v", r)
 		assert.Equal(t, want.attempts, r.Attempts, "%+v", r)
+		assert.Equal(t, want.requests, r.RequestsSent, "%+v", r)
 	}
 	f.requireAudit()
 }

@@ -45,7 +45,7 @@ func TestSweep_AbandonedTasks(t *testing.T) {
 	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "killed", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})
 	require.NoError(t, err)
 	require.Len(t, claimed, 2)
-	f.exec(`update imagetasks.tasks set attempt_count = 3 where task_id = $1`, ids[1])
+	f.exec(`update imagetasks.tasks set lost_claims = 5 where task_id = $1`, ids[1])
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Second }), f.client())
 	f.seen(processor.EventCompleted, 1)
 	f.seen(processor.EventAbandoned, 1)

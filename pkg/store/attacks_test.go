@@ -81,7 +81,7 @@ func TestOneUsersTransaction_StopsNobodyElse(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, swept, "the slow user's task waits for the next sweep")
 	require.NoError(t, b.AdmitAll(ctx))
-	tasks, err := b.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 3, TakeExpired: true, Alone: true})
+	tasks, err := b.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 3, Expired: 1000, Alone: true})
 	require.NoError(t, err)
 	require.Len(t, tasks, 1)
 	assert.Equal(t, other, tasks[0].UserID)

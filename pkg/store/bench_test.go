@@ -97,7 +97,7 @@ func spread(b *testing.B, workers, rounds int, do func(ctx context.Context) int)
 
 func claimed(s *store.Store, batch int) func(context.Context) ([]task.Task, error) {
 	return func(ctx context.Context) ([]task.Task, error) {
-		return s.Claim(ctx, store.ClaimRequest{Worker: "bench", Limit: batch, Lease: time.Hour, MaxAttempts: 3, TakeExpired: true, Alone: true})
+		return s.Claim(ctx, store.ClaimRequest{Worker: "bench", Limit: batch, Lease: time.Hour, MaxAttempts: 3, Expired: 1000, Alone: true})
 	}
 }
 

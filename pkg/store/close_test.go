@@ -160,7 +160,7 @@ func TestFailOverdue_ConcurrentClaimsNeverOverlap(t *testing.T) {
 	for range 2 {
 		wg.Go(func() {
 			for {
-				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
+				claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 5, Lease: time.Minute, MaxAttempts: 3, Expired: 1000, Alone: true})
 				if !assert.NoError(t, err) || len(claimed) == 0 {
 					return
 				}

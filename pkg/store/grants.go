@@ -52,7 +52,7 @@ func workerObjects() []object {
 		{"function", "redrive(text, integer)", []string{"execute"}},
 		{"function", "grant_credits(text, bigint, text, text)", []string{"execute"}},
 		{"function", "balance(text)", []string{"execute"}},
-		{"function", "claim(uuid, text, integer, bigint, integer, integer, bigint, boolean, text[])", []string{"execute"}},
+		{"function", "claim(uuid, text, integer, bigint, integer, integer, integer, bigint, boolean, text[])", []string{"execute"}},
 		{"function", "tasks_set_aside()", []string{"execute"}},
 		{"function", "database_identity()", []string{"execute"}},
 		{"function", "promote(integer)", []string{"execute"}},

@@ -22,10 +22,10 @@ type ClaimRequest struct {
 	// MaxLostClaims is how often in a row a task's claims may be lost; it is claimed once more, to look for what is paid for already,
 	// and FailAbandoned fails it after that. 0: any number.
 	MaxLostClaims int
-	// TakeExpired claims tasks with an expired lease too, unless the server was started within the time of AfterStart: until then their
-	// owners may come back.
-	TakeExpired bool
-	AfterStart  time.Duration
+	// Expired is how many of the tasks may have an expired lease. If the server was started within the time of AfterStart, none has, because
+	// until then their owners may come back.
+	Expired    int
+	AfterStart time.Duration
 	// Alone: the processor works on nothing else. Only then may the result be a task whose claims were lost twice in a row, and then it is the
 	// only one.
 	Alone  bool
@@ -72,10 +72,6 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 	if maxLost <= 0 {
 		maxLost = math.MaxInt32
 	}
-	var afterStart any
-	if r.TakeExpired {
-		afterStart = r.AfterStart.Milliseconds()
-	}
 	var tasks []task.Task
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
@@ -83,7 +79,7 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims)
 		tasks = append(tasks, t)
 		return err
-	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, afterStart, r.Alone, pq.Array(only))
+	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, r.Expired, r.AfterStart.Milliseconds(), r.Alone, pq.Array(only))
 	return tasks, err
 }
 

@@ -51,7 +51,7 @@ func TestClaim_LostClaims(t *testing.T) {
 	claim := func(alone bool) []task.Task {
 		t.Helper()
 		b.expireLeases()
-		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 3, TakeExpired: true, Alone: alone})
+		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 3, Expired: 1000, Alone: alone})
 		require.NoError(t, err)
 		return tasks
 	}
@@ -122,7 +122,7 @@ func TestClaim_WaitsAfterStartOfServer(t *testing.T) {
 	b.exec(`update imagetasks.tasks set lost_claims = 7, processing_started_at = now() - interval '1 hour'`)
 	b.expireLeases()
 	const longer = 24 * time.Hour // than the server runs
-	for _, r := range []store.ClaimRequest{{TakeExpired: true, AfterStart: longer}, {}} {
+	for _, r := range []store.ClaimRequest{{Expired: 1000, AfterStart: longer}, {}} {
 		r.Worker, r.Limit, r.Lease = "w", 10, time.Minute
 		tasks, err := b.Claim(b.ctx, r)
 		require.NoError(t, err)
@@ -158,7 +158,7 @@ func TestClaim_ConcurrentClaimsNeverOverlap(t *testing.T) {
 	for w := range 4 {
 		wg.Go(func() {
 			for {
-				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
+				tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: fmt.Sprint(w), Limit: 7, Lease: time.Minute, MaxAttempts: 3, Expired: 1000, Alone: true})
 				if !assert.NoError(t, err) || len(tasks) == 0 {
 					return
 				}

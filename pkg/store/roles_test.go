@@ -211,7 +211,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	err = s.AdmitAll(ctx)
 	must(err)
 	claim := func(n int) []task.Task {
-		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3, TakeExpired: true, Alone: true})
+		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3, Expired: 1000, Alone: true})
 		must(err)
 		return tasks
 	}

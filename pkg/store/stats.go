@@ -20,7 +20,8 @@ func (s *Store) NextDue(ctx context.Context, takeExpired bool) (time.Duration, b
 	return time.Duration(ms) * time.Millisecond, err == nil, err
 }
 
-// HasPending reports whether any task is pending, including tasks that wait for a retry.
+// HasPending reports whether any task is pending, including tasks that wait for a retry, or has an expired lease. Tasks that are set aside do
+// not count.
 func (s *Store) HasPending(ctx context.Context) (bool, error) {
 	var pending bool
 	err := s.queryRow(ctx, s.sql.hasPending, nil, &pending)

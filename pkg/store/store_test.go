@@ -89,7 +89,7 @@ func (b *testStore) enqueue(user string, count, cost int) []string {
 
 func (b *testStore) claim(limit int) []task.Task {
 	b.tb.Helper()
-	tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
+	tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: limit, Lease: time.Minute, MaxAttempts: 3, Expired: 1000, Alone: true})
 	require.NoError(b.tb, err)
 	return tasks
 }
@@ -185,7 +185,7 @@ func TestOpen_TwoSchemasInOneDatabase(t *testing.T) {
 	require.NoError(t, err)
 	second, err := other.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 2})
 	require.NoError(t, err)
-	claimed, err := other.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, TakeExpired: true, Alone: true})
+	claimed, err := other.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 10, Lease: time.Minute, MaxAttempts: 3, Expired: 1000, Alone: true})
 	require.NoError(t, err)
 	require.Len(t, claimed, 1)
 	assert.Equal(t, second.TaskIDs[0], claimed[0].ID)

@@ -87,12 +87,12 @@ drop function {{.Schema}}.claim(uuid, text, int, bigint, int);
 -- that is repeated with the same id returns the same leases, as far as they still hold, for another lease_ms. fallback_attempts is for
 -- tasks without max_attempts of their own. Claims never wait for each other: rows locked by others are skipped.
 --
--- after_start_ms: tasks with an expired lease are claimed too, unless the server was started within this time, because their owners may come
--- back; null: they are not claimed.
+-- max_expired: how many of them may be tasks with an expired lease; after_start_ms: none is, if the server was started within this time, because
+-- their owners may come back.
 -- alone: the processor works on nothing else. Only then is a task claimed that was lost twice in a row, and nothing with it; one that was lost
 -- max_lost times is claimed once more, to look for what is paid for already. these: no other tasks.
 create function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, lease_ms bigint, fallback_attempts int, max_lost int,
-    after_start_ms bigint, alone boolean, these text[])
+    max_expired int, after_start_ms bigint, alone boolean, these text[])
 returns table (task_id text, run int, user_id text, prompt text, options jsonb, model text, input_count int,
                attempt int, max_attempts int, lease_epoch bigint, requests_sent int, unknown_outcomes int, lost_claims int)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -102,7 +102,7 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set j
 as $$
 #variable_conflict use_column
 declare
-    take_expired boolean := coalesce(pg_postmaster_start_time() < now() - after_start_ms * interval '1 millisecond', false);
+    take_expired boolean := max_expired > 0 and pg_postmaster_start_time() < now() - after_start_ms * interval '1 millisecond';
     aside text[];
     suspect text;
 begin
@@ -144,7 +144,7 @@ begin
               and coalesce(t.status, '') = 'processing' and t.lease_expires_at < now() and t.lost_claims = 0 and max_lost > 0
               and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
             order by t.lease_expires_at
-            limit max_tasks
+            limit least(max_tasks, max_expired)
             for update skip locked
         ), ready as (
             select t.task_id

@@ -6,12 +6,12 @@
 -- looking up the few named ones by primary key.
 
 -- name: claim
--- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own, $6 MAX_LOST_CLAIMS, $7 expired leases are taken so many ms after a
--- start of the server (null: never), $8 whether nothing else is in flight, $9 only these tasks (null: all). The function is in the schema, so
+-- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own, $6 MAX_LOST_CLAIMS, $7 maximum of tasks with an
+-- expired lease, $8 which are taken so many ms after a start of the server, $9 whether nothing else is in flight, $10 only these tasks (null: all). The function is in the schema, so
 -- that one round trip promotes tasks whose time has come, claims, and records the call.
 -- Locks: the claimed rows; rows locked by others are skipped. Index: "scheduled", "lease", "ready".
 select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims
-from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9);
+from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: claimable
 -- $1 limit. The tasks that the next claims would take, in no particular order, to find the one that makes a claim fail. Locks: none. Index: "lease", "ready".

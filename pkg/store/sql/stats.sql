@@ -16,9 +16,10 @@ from {{.Schema}}.control, (
 where paused_at is null and next.at is not null;
 
 -- name: has_pending
--- Whether any task is pending, due or not, that is not set aside. Index: "scheduled", "due".
+-- Whether any task is pending, due or not, or has an expired lease, and is not set aside. Index: "scheduled", "due", "lease".
 select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
-    or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()));
+    or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
+    or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, age of the oldest due task in ms, processing,
