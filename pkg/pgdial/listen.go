@@ -13,7 +13,7 @@ import (
 )
 
 // pingTimeout is how long a server may take to respond to LISTEN and to a ping.
-const pingTimeout = 10 * time.Second
+const pingTimeout = 5 * time.Second
 
 // Listen subscribes to a channel and calls wake once it is subscribed and for each notification, until ctx ends or the
 // connection breaks. The driver must have opened a session on the connection and must not use it any more. The driver's own
@@ -32,6 +32,8 @@ func (c *Conn) Listen(ctx context.Context, channel string, ping time.Duration, w
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !l.asked:
 			err = l.query("")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = fmt.Errorf("the connection that listens: the database did not respond for %s: %w", pingTimeout, err)
 		case err != nil:
 			err = fmt.Errorf("the connection that listens: %w", err)
 		case kind == 'E':

@@ -37,13 +37,13 @@ func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.TaskDuration > 0 {
 		seconds = p.TaskDuration.Seconds()
 	}
-	_, err := s.queryTexts(ctx, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
 	return err
 }
 
 // Deregister deletes a processor that has stopped. It returns no error if there is no such processor.
 func (s *Store) Deregister(ctx context.Context, worker string) error {
-	_, err := s.queryTexts(ctx, s.sql.deregister, worker)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.deregister, worker)
 	return err
 }
 

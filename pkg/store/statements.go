@@ -15,7 +15,18 @@ import (
 var sqlFiles embed.FS
 
 // statement is one named SQL text.
-type statement struct{ name, text string }
+type statement struct {
+	name, text string
+	writes     bool // it changes rows, or calls a function of the schema, which may do so
+}
+
+// readsOnly reports whether an SQL text changes nothing: it calls no function of the schema either.
+func readsOnly(text string, n names) bool {
+	calls := strings.Contains(text, "from "+n.Schema+".") && regexp.MustCompile(`from `+regexp.QuoteMeta(n.Schema)+`\.\w+\(`).MatchString(text)
+	return !calls && !changing.MatchString(text)
+}
+
+var changing = regexp.MustCompile(`(?m)^[^-]*\b(insert into|update|delete from)\b`)
 
 // String returns the name for error messages.
 func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " ") }
@@ -199,6 +210,7 @@ func readSections(files fs.FS, file string, n names) ([]statement, error) {
 	for _, part := range strings.Split(filled, "-- name: ")[1:] {
 		name, body, _ := strings.Cut(part, "\n")
 		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";")}
+		section.writes = !readsOnly(section.text, n)
 		if isEmpty(section.text) {
 			return nil, fmt.Errorf("%s: statement %q is empty", file, section.name)
 		}
