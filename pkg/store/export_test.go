@@ -1,6 +1,9 @@
 package store
 
-import "database/sql"
+import (
+	"database/sql"
+	"time"
+)
 
 // Statement returns the text of a statement, for EXPLAIN.
 func (s *Store) Statement(name string) string {
@@ -10,6 +13,27 @@ func (s *Store) Statement(name string) string {
 		}
 	}
 	panic("no statement " + name)
+}
+
+// Statements returns the texts of all statements by name, the audits' as "audit: CODE".
+func (s *Store) Statements() map[string]string {
+	all := map[string]string{}
+	for _, fields := range s.sql.files() {
+		for name, st := range fields {
+			all[name] = st.text
+		}
+	}
+	for _, st := range s.sql.audits {
+		all["audit: "+st.name] = st.text
+	}
+	return all
+}
+
+// RepeatSoon shortens the waits before a statement is repeated.
+func (s *Store) RepeatSoon() {
+	for i := range s.waits {
+		s.waits[i] = time.Duration(i+1) * time.Millisecond
+	}
 }
 
 // WorkerGrants returns one statement for each privilege of a worker role.

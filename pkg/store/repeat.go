@@ -7,11 +7,6 @@ import (
 	"time"
 )
 
-// repeatWaits are the waits before a statement is repeated whose answer was lost.
-func repeatWaits() []time.Duration {
-	return []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}
-}
-
 // repeat calls run, and calls it again while an answer is lost, within ctx and, where that has no deadline, within the Store's timeout. What run
 // does must be safe to repeat.
 func (s *Store) repeat(ctx context.Context, run func(context.Context) error) error {
@@ -21,7 +16,7 @@ func (s *Store) repeat(ctx context.Context, run func(context.Context) error) err
 		defer cancel()
 	}
 	err := run(ctx)
-	for _, wait := range repeatWaits() {
+	for _, wait := range s.waits {
 		if !isLost(err) || ctx.Err() != nil {
 			return err
 		}

@@ -54,6 +54,7 @@ type Store struct {
 	dialer     *dialer
 	names      names
 	sql        statements
+	waits      []time.Duration // before a statement is repeated whose answer was lost
 }
 
 // SchemaNameError means that Config.Schema can't be used.
@@ -93,7 +94,7 @@ func Open(conf Config) (*Store, error) {
 		conns = 8
 	}
 	return &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
-		sql: loaded}, nil
+		sql: loaded, waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}, nil
 }
 
 // Close closes the connections.
