@@ -452,6 +452,7 @@ func TestConnector_LikePsql(t *testing.T) {
 	}
 	t.Run("cancel", s.testCancel)
 	t.Run("abort", s.testAbort)
+	t.Run("silence", func(t *testing.T) { checkSilence(t, s.expand("postgres://trusted@{tls}/postgres?sslmode=require")) })
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range connectCases {
 			t.Run(c.text+" "+c.env, func(t *testing.T) {

@@ -3,15 +3,15 @@ package store
 import (
 	"context"
 	"time"
+
+	"imagetasks/pkg/pgdial"
 )
 
-const (
-	// listenerPing is the interval of pings on the LISTEN connection. A ping detects a broken connection that reports no
-	// error, so that it is replaced.
-	listenerPing = 15 * time.Second
-	// reconnectMin and reconnectMax bound the wait before the LISTEN connection is made again; it doubles.
-	reconnectMin, reconnectMax = time.Second, 15 * time.Second
-)
+// listenerPing detects a LISTEN connection that broke and reports no error, so that it is replaced.
+var listenerPing = pgdial.Ping{After: 15 * time.Second, Timeout: 5 * time.Second}
+
+// reconnectMin and reconnectMax bound the wait before the LISTEN connection is made again; it doubles.
+const reconnectMin, reconnectMax = time.Second, 15 * time.Second
 
 // Listen calls wake when tasks may have become due: once subscribed, at each NOTIFY, and after each reconnect, because
 // notifications sent in between are lost. It returns when ctx ends. It calls lost, which is optional, when the connection breaks or can't be
