@@ -174,7 +174,12 @@ const callTimeout = 30 * time.Second
 
 // bounded makes one call of the database within callTimeout.
 func bounded[T any](ctx context.Context, call func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	return boundedBy(ctx, callTimeout, call)
+}
+
+// boundedBy makes one call of the database within limit.
+func boundedBy[T any](ctx context.Context, limit time.Duration, call func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return call(ctx)
 }

@@ -82,8 +82,8 @@ func (h *heartbeats) record(ctx context.Context) {
 	h.events.record(Event{Kind: EventHeartbeat})
 }
 
-// heartbeatTimeout bounds one try to record a heartbeat.
-const heartbeatTimeout = 10 * time.Second
+// One try to record a heartbeat may take as long as the interval, within these bounds.
+const minHeartbeatTimeout, maxHeartbeatTimeout = time.Second, 10 * time.Second
 
 func (h *heartbeats) write(ctx context.Context) error {
 	p := h.processor
@@ -92,7 +92,7 @@ func (h *heartbeats) write(ctx context.Context) error {
 	if p.Report, err = json.Marshal(h.report()); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(max(h.interval, minHeartbeatTimeout), maxHeartbeatTimeout))
 	defer cancel()
 	return h.queue.RecordHeartbeat(ctx, p)
 }
