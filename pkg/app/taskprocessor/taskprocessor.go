@@ -140,7 +140,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	changed := false
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
-		if changed, err = setLimits(ctx, st, s, log); err != nil {
+		changed, err = setLimits(ctx, st, s, log)
+		if err != nil && ctx.Err() != nil && !once {
+			log.Info("interrupted before the first claim")
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
