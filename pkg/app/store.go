@@ -117,7 +117,7 @@ func waitForDatabase(ctx context.Context, st *store.Store) error {
 		if err == nil {
 			return nil
 		}
-		if !store.IsUnavailable(err) || time.Now().After(deadline) || ctx.Err() != nil {
+		if !store.IsUnavailable(err) && !store.IsTransient(err) || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("the database does not respond: %w; check DATABASE_URL, and that PostgreSQL is running", err)
 		}
 		select {

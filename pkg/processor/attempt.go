@@ -151,8 +151,12 @@ func (c *call) Progress(percent int, stage string) { c.attempt.setProgress(perce
 // Inputs implements Call.
 func (c *call) Inputs(ctx context.Context) ([]task.Input, error) {
 	inputs, err := c.queue.Inputs(ctx, c.attempt.task.Lease())
-	if err != nil && store.IsUnavailable(err) {
+	switch {
+	case err == nil:
+	case store.IsUnavailable(err):
 		return nil, &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database is unavailable", Err: err}
+	case store.IsTransient(err):
+		return nil, &task.Error{Code: task.CodeInternal, Disposition: task.Release, Message: "the database refused to return the input pictures", Err: err}
 	}
 	return inputs, err
 }

@@ -227,7 +227,7 @@ func (o *outcomes) handleWriteError(a *attempt, err error, outcome string) bool 
 	return true
 }
 
-// persist calls write until it succeeds or fails for another reason than an unavailable database, or until ctx ends.
+// persist calls write until it succeeds or fails for a reason that does not pass, or until ctx ends.
 func (o *outcomes) persist(ctx context.Context, what string, write func(context.Context) error) error {
 	for {
 		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -237,7 +237,7 @@ func (o *outcomes) persist(ctx context.Context, what string, write func(context.
 			o.database.succeeded()
 			return nil
 		}
-		if !store.IsUnavailable(err) || ctx.Err() != nil {
+		if !store.IsUnavailable(err) && !store.IsTransient(err) || ctx.Err() != nil {
 			return err
 		}
 		select {

@@ -45,6 +45,15 @@ func (e *LostAnswerError) ofRead() *LostAnswerError {
 	return &read
 }
 
+// afterRepeat returns the error where a repeat failed in a way that does not tell what became of the statement.
+func (e *LostAnswerError) afterRepeat(err error) *LostAnswerError {
+	repeated := *e
+	if e.Silence == 0 && !errors.Is(err, driver.ErrBadConn) {
+		repeated.Err = fmt.Errorf("%w, and its repeat failed: %w", e.Err, err)
+	}
+	return &repeated
+}
+
 // Unwrap returns why the answer was lost.
 func (e *LostAnswerError) Unwrap() error { return e.Err }
 

@@ -178,6 +178,37 @@ func TestRepeat_GivesUp(t *testing.T) {
 		"terminating connection due to administrator command (57P01)")
 }
 
+// Once an answer was lost, an error of the repeat does not tell that the statement had no effect.
+func TestRepeat_OutcomeStaysUnknown(t *testing.T) {
+	for _, then := range []pgfault.Rule{{Fault: pgfault.Error, SQLState: "55P03"}, {Fault: pgfault.Error, SQLState: "42501"}, {Fault: pgfault.Cut}} {
+		t.Run(string(then.Fault)+" "+then.SQLState, func(t *testing.T) {
+			b, s, proxy := throughProxy(t, store.Config{})
+			s.RepeatSoon()
+			proxy.Add(pgfault.Rule{Fault: pgfault.LostFIN, Contains: "grant_credits", Times: 1})
+			then.Contains = "grant_credits"
+			injection := proxy.Add(then)
+			_, err := s.GrantCredits(t.Context(), "user", 10, "test", "k")
+			_, ok := errors.AsType[*store.LostAnswerError](err)
+			assert.True(t, ok, "%T: %v", err, err)
+			assert.ErrorContains(t, err, "whether it took effect is unknown")
+			assert.True(t, store.IsUnavailable(err))
+			assert.Equal(t, 3, injection.Hits())
+			assert.Equal(t, 10, b.balance("user"))
+		})
+	}
+	t.Run("unreachable", func(t *testing.T) {
+		_, s, proxy := throughProxy(t, store.Config{})
+		s.RepeatSoon()
+		require.NoError(t, s.Ping(t.Context()))
+		proxy.Add(pgfault.Rule{Fault: pgfault.LostFIN, Contains: "grant_credits", Times: 1})
+		proxy.SilenceNew(true)
+		ctx, cancel := context.WithTimeout(t.Context(), silentLimit)
+		defer cancel()
+		_, err := s.GrantCredits(ctx, "user", 10, "test", "k")
+		assert.ErrorContains(t, err, "whether it took effect is unknown")
+	})
+}
+
 // The end of the context ends the repeats.
 func TestRepeat_WithinContext(t *testing.T) {
 	_, s, proxy := throughProxy(t, store.Config{})

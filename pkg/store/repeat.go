@@ -2,36 +2,67 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 // repeat calls run, and calls it again while an answer is lost, within ctx and, where that has no deadline, within the Store's timeout. What run
-// does must be safe to repeat.
+// does must be safe to repeat. Once an answer was lost, only another answer tells what became of the statement: an error that says nothing
+// about it, for example that no connection can be made, is repeated too, and returned as a *LostAnswerError.
 func (s *Store) repeat(ctx context.Context, run func(context.Context) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.connector.limit)
 		defer cancel()
 	}
-	err := run(ctx)
-	for _, wait := range s.waits {
-		if !isLost(err) || ctx.Err() != nil {
+	var lost *LostAnswerError
+	for try := 0; ; try++ {
+		err := run(ctx)
+		if err == nil {
+			return nil
+		}
+		last, ok := errors.AsType[*LostAnswerError](err)
+		switch {
+		case ok:
+			lost = last
+		case lost != nil && !tells(err):
+			err = lost.afterRepeat(err)
+		case lost == nil && errors.Is(err, driver.ErrBadConn):
+			// database/sql found no connection on which the statement could be sent.
+		default:
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if try == len(s.waits) || !sleep(ctx, s.waits[try]) {
 			return err
-		case <-time.After(wait):
 		}
-		again := run(ctx)
-		if again != nil && ctx.Err() != nil && !isLost(again) && isLostAnswer(err) {
-			return err // a try that found no time to be sent tells nothing about the earlier ones
-		}
-		err = again
 	}
-	return err
+}
+
+// tells reports whether the error of a repeat is the statement's own answer. Others, such as that no connection could be made or that a lock
+// was not free, leave open whether an earlier try took effect.
+func tells(err error) bool {
+	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
+		class := pqErr.Code.Class()
+		return refusals[string(pqErr.Code)] != nil || class == pqerror.ClassIntegrityConstraintViolation || class == pqerror.ClassDataException
+	}
+	return errors.Is(err, sql.ErrNoRows)
+}
+
+// sleep waits, and reports false if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return ctx.Err() == nil
+	}
 }
 
 // read is repeat for what changes nothing.
@@ -42,10 +73,6 @@ func (s *Store) read(ctx context.Context, run func(context.Context) error) error
 	}
 	return err
 }
-
-// isLost reports whether a statement must be sent on another connection. database/sql passes driver.ErrBadConn on when it found no
-// connection on which it could be sent.
-func isLost(err error) bool { return isLostAnswer(err) || errors.Is(err, driver.ErrBadConn) }
 
 func isLostAnswer(err error) bool {
 	_, ok := errors.AsType[*LostAnswerError](err)
