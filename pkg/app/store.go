@@ -113,11 +113,11 @@ func open(ctx context.Context, st *store.Store, checkSchema bool) (*store.Store,
 func waitForDatabase(ctx context.Context, st *store.Store) error {
 	deadline := time.Now().Add(databaseWait)
 	for {
-		err := st.Ping(ctx)
+		err := ping(ctx, st)
 		if err == nil {
 			return nil
 		}
-		if !store.IsUnavailable(err) || time.Now().After(deadline) || ctx.Err() != nil {
+		if !store.IsUnavailable(err) && !store.IsTransient(err) || time.Now().After(deadline) || ctx.Err() != nil {
 			return fmt.Errorf("the database does not respond: %w; check DATABASE_URL, and that PostgreSQL is running", err)
 		}
 		select {
@@ -125,6 +125,13 @@ func waitForDatabase(ctx context.Context, st *store.Store) error {
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
+}
+
+// ping asks the database once. A server that accepts connections and stays silent must not use up more than the whole wait.
+func ping(ctx context.Context, st *store.Store) error {
+	ctx, cancel := context.WithTimeout(ctx, databaseWait)
+	defer cancel()
+	return st.Ping(ctx)
 }
 
 // AbortWhenIdle closes the store's connections once ctx is done and nothing was in flight for a second: what a processor

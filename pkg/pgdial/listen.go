@@ -12,17 +12,20 @@ import (
 	"time"
 )
 
-// pingTimeout is how long a server may take to respond to LISTEN and to a ping.
-const pingTimeout = 10 * time.Second
+// Ping says how the server is asked whether it still responds.
+type Ping struct {
+	After   time.Duration // without anything received
+	Timeout time.Duration // of the response, also that to LISTEN itself
+}
 
 // Listen subscribes to a channel and calls wake once it is subscribed and for each notification, until ctx ends or the
 // connection breaks. The driver must have opened a session on the connection and must not use it any more. The driver's own
-// listener reads the environment and fails on variables that it does not know. Each time that nothing was received for the
-// time of ping, the server is asked to respond, so that a connection that broke silently is noticed.
-func (c *Conn) Listen(ctx context.Context, channel string, ping time.Duration, wake func()) error {
+// listener reads the environment and fails on variables that it does not know. Each time that nothing was received for a while, the server is
+// asked to respond, so that a connection that broke silently is noticed.
+func (c *Conn) Listen(ctx context.Context, channel string, ping Ping, wake func()) error {
 	stop := context.AfterFunc(ctx, c.Abort)
 	defer stop()
-	l := &listener{conn: c, reader: bufio.NewReader(c)}
+	l := &listener{conn: c, reader: bufio.NewReader(c), ping: ping}
 	if err := l.query(`listen "` + strings.ReplaceAll(channel, `"`, `""`) + `"`); err != nil {
 		return err
 	}
@@ -32,12 +35,14 @@ func (c *Conn) Listen(ctx context.Context, channel string, ping time.Duration, w
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !l.asked:
 			err = l.query("")
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = fmt.Errorf("the connection that listens: the database did not respond for %s: %w", ping.Timeout, err)
 		case err != nil:
 			err = fmt.Errorf("the connection that listens: %w", err)
 		case kind == 'E':
 			err = fmt.Errorf("the connection that listens: %s", serverMessage(body))
 		case kind == 'Z':
-			err = l.ready(ping)
+			err = l.ready()
 			if !subscribed {
 				subscribed = true
 				wake()
@@ -54,13 +59,14 @@ func (c *Conn) Listen(ctx context.Context, channel string, ping time.Duration, w
 type listener struct {
 	conn   *Conn
 	reader *bufio.Reader
+	ping   Ping
 	asked  bool // the server owes a response
 }
 
-// query sends a statement, to which the server must respond within the time of pingTimeout.
+// query sends a statement, to which the server must respond in time.
 func (l *listener) query(text string) error {
 	l.asked = true
-	if err := l.conn.SetDeadline(time.Now().Add(pingTimeout)); err != nil {
+	if err := l.conn.SetDeadline(time.Now().Add(l.ping.Timeout)); err != nil {
 		return err
 	}
 	message := binary.BigEndian.AppendUint32([]byte{'Q'}, uint32(len(text)+5))
@@ -68,10 +74,10 @@ func (l *listener) query(text string) error {
 	return err
 }
 
-// ready notes that the server has responded. The next message may take the time of ping.
-func (l *listener) ready(ping time.Duration) error {
+// ready notes that the server has responded.
+func (l *listener) ready() error {
 	l.asked = false
-	return l.conn.SetDeadline(time.Now().Add(ping))
+	return l.conn.SetDeadline(time.Now().Add(l.ping.After))
 }
 
 // message reads a message. After an exceeded deadline it may be called again: what was read is kept.

@@ -281,11 +281,11 @@ func TestPassword_Passfile(t *testing.T) {
 }
 
 // listening runs Listen against a server that does what serve does, and returns the number of calls of wake.
-func listening(t *testing.T, ping time.Duration, serve func(*bufio.Reader, net.Conn)) (woken int, err error) {
+func listening(t *testing.T, ping, timeout time.Duration, serve func(*bufio.Reader, net.Conn)) (woken int, err error) {
 	t.Helper()
 	conn, err := dialed(t, Attempt{}, func(c net.Conn) { serve(bufio.NewReader(c), c); _ = c.Close() })
 	require.NoError(t, err)
-	err = conn.Listen(t.Context(), `a"b`, ping, func() { woken++ })
+	err = conn.Listen(t.Context(), `a"b`, Ping{After: ping, Timeout: timeout}, func() { woken++ })
 	return woken, err
 }
 
@@ -303,7 +303,7 @@ func query(r *bufio.Reader) string {
 }
 
 func TestListen_PingsAndWakes(t *testing.T) {
-	woken, err := listening(t, 5*time.Millisecond, func(r *bufio.Reader, c net.Conn) {
+	woken, err := listening(t, 5*time.Millisecond, time.Minute, func(r *bufio.Reader, c net.Conn) {
 		assert.Equal(t, `listen "a""b"`, query(r))
 		ready := message('Z', "I")
 		_, _ = c.Write(slices.Concat(message('C', "LISTEN\x00"), ready))
@@ -317,17 +317,36 @@ func TestListen_PingsAndWakes(t *testing.T) {
 }
 
 func TestListen_Refused(t *testing.T) {
-	woken, err := listening(t, time.Minute, func(r *bufio.Reader, c net.Conn) {
+	woken, err := listening(t, time.Minute, time.Minute, func(r *bufio.Reader, c net.Conn) {
 		query(r)
 		_, _ = c.Write(message('E', "Mno LISTEN here\x00\x00"))
 	})
 	assert.Zero(t, woken)
 	assert.ErrorContains(t, err, "no LISTEN here")
-	_, err = listening(t, time.Minute, func(r *bufio.Reader, c net.Conn) {
+	_, err = listening(t, time.Minute, time.Minute, func(r *bufio.Reader, c net.Conn) {
 		query(r)
 		_, _ = c.Write([]byte("Z\xff\xff\xff\xff"))
 	})
 	assert.ErrorContains(t, err, "invalid message")
-	_, err = listening(t, time.Minute, func(*bufio.Reader, net.Conn) {})
+	_, err = listening(t, time.Minute, time.Minute, func(*bufio.Reader, net.Conn) {})
 	assert.Error(t, err)
+}
+
+func TestListen_Silence(t *testing.T) {
+	proceed := make(chan struct{})
+	for name, respond := range map[string]bool{"to LISTEN": false, "to a ping": true} {
+		t.Run(name, func(t *testing.T) {
+			woken, err := listening(t, time.Millisecond, 20*time.Millisecond, func(r *bufio.Reader, c net.Conn) {
+				query(r)
+				if respond {
+					_, _ = c.Write(slices.Concat(message('C', "LISTEN\x00"), message('Z', "I")))
+					query(r)
+				}
+				<-proceed
+			})
+			assert.Equal(t, respond, woken == 1)
+			assert.ErrorContains(t, err, "the database did not respond for 20ms")
+			proceed <- struct{}{}
+		})
+	}
 }

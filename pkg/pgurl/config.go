@@ -15,9 +15,15 @@ import (
 )
 
 const (
-	defaultPort    = 5432
-	defaultTimeout = 10 * time.Second
+	defaultPort        = 5432
+	defaultTimeout     = 10 * time.Second
+	defaultUserTimeout = 20 * time.Second
 )
+
+// defaultKeepAlive notices after 30 seconds that an idle connection is broken. The defaults of systems take two hours.
+func defaultKeepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}
+}
 
 // config checks the parameters and returns them with their types.
 func (v *values) config(env func(string) (string, bool)) (Config, error) {
@@ -126,6 +132,7 @@ func (v *values) setNetwork(c *Config) error {
 	} else if given {
 		c.ConnectTimeout = time.Duration(max(n, 0)) * time.Second
 	}
+	c.KeepAlive = defaultKeepAlive()
 	n, given, err := v.number("keepalives")
 	if err != nil {
 		return err
@@ -134,19 +141,34 @@ func (v *values) setNetwork(c *Config) error {
 	for keyword, field := range map[string]*time.Duration{
 		"keepalives_idle": &c.KeepAlive.Idle, "keepalives_interval": &c.KeepAlive.Interval,
 	} {
-		n, _, err := v.number(keyword)
+		n, given, err := v.number(keyword)
 		if err != nil {
 			return err
 		}
-		*field = time.Duration(max(n, 0)) * time.Second
+		if given {
+			*field = time.Duration(orSystem(n)) * time.Second
+		}
 	}
-	if n, _, err = v.number("keepalives_count"); err != nil {
+	if n, given, err = v.number("keepalives_count"); err != nil {
 		return err
+	} else if given {
+		c.KeepAlive.Count = orSystem(n)
 	}
-	c.KeepAlive.Count = max(n, 0)
-	n, _, err = v.number("tcp_user_timeout")
-	c.UserTimeout = time.Duration(max(n, 0)) * time.Millisecond
-	return err
+	c.UserTimeout = defaultUserTimeout
+	if n, given, err = v.number("tcp_user_timeout"); err != nil {
+		return err
+	} else if given {
+		c.UserTimeout = time.Duration(max(n, 0)) * time.Millisecond
+	}
+	return nil
+}
+
+// orSystem returns a number of net.KeepAliveConfig, where 0 is Go's default, for one of libpq's, where 0 is the system's.
+func orSystem(n int) int {
+	if n <= 0 {
+		return -1
+	}
+	return n
 }
 
 func (v *values) setSession(c *Config) (err error) {

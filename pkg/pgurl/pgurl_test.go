@@ -1,6 +1,7 @@
 package pgurl_test
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -188,7 +189,8 @@ func TestParse_Environment(t *testing.T) {
 func TestParse_Defaults(t *testing.T) {
 	c := parse(t, "postgres://u@h", "HOME=/home/x")
 	assert.Equal(t, 10*time.Second, c.ConnectTimeout)
-	assert.True(t, c.KeepAlive.Enable)
+	assert.Equal(t, net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}, c.KeepAlive)
+	assert.Equal(t, 20*time.Second, c.UserTimeout)
 	assert.False(t, c.TextParameters)
 	assert.Equal(t, "/home/x/.pgpass", c.Passfile)
 	assert.Equal(t, pgurl.TLS{Mode: "prefer", DefaultRootCert: "/home/x/.postgresql/root.crt", Cert: "/home/x/.postgresql/postgresql.crt",
@@ -201,6 +203,9 @@ func TestParse_Defaults(t *testing.T) {
 	assert.True(t, c.TextParameters)
 	assert.Equal(t, "f", c.ApplicationName)
 	assert.NotEmpty(t, parse(t, "postgres://h").User)
+	c = parse(t, "postgres://u@h?keepalives_idle=0&keepalives_interval=7&keepalives_count=0&tcp_user_timeout=0")
+	assert.Equal(t, net.KeepAliveConfig{Enable: true, Idle: -time.Second, Interval: 7 * time.Second, Count: -1}, c.KeepAlive, "0 is the system's")
+	assert.Zero(t, c.UserTimeout)
 }
 
 func TestParse_Service(t *testing.T) {

@@ -15,6 +15,9 @@ import (
 // minClaimWait keeps the loop from spinning when a task that is due can't be claimed.
 const minClaimWait = 100 * time.Millisecond
 
+// minClaimTimeout is the least time that a claim gets.
+const minClaimTimeout = time.Second
+
 // claimLoop claims as many tasks as may be in flight.
 type claimLoop struct {
 	queue        Queue
@@ -90,7 +93,9 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	// A claim that a stop cut off would leave tasks waiting for their leases to expire.
 	claiming, cancel := lingering(ctx)
 	defer cancel()
-	tasks, err := bounded(claiming, func(ctx context.Context) ([]task.Task, error) {
+	// Where the answer is lost, the same claim is repeated while its leases hold.
+	timeout := min(callTimeout, max(c.lease/2, minClaimTimeout))
+	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) {
 		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
 			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, Expired: c.expiredLimit(), AfterStart: c.lease,
 			Alone: inFlight == 0, CallID: c.callID})

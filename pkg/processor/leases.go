@@ -50,6 +50,7 @@ func (r *leaseRenewer) run(ctx context.Context) {
 	interval := max(r.lease/3, time.Millisecond)
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
+	failures := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,23 +58,36 @@ func (r *leaseRenewer) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		next := interval
-		if !r.renew(ctx) {
-			next = max(interval/20, time.Millisecond)
+		locked, err := r.renew(ctx)
+		switch {
+		case err != nil:
+			next = r.database.failed(ctx, "renew leases", err)
+			if failures++; failures == 1 {
+				next = time.Millisecond // at once, on a new connection
+			}
+		default:
+			failures = 0
+			if locked > 0 {
+				next = max(interval/20, time.Millisecond)
+			}
 		}
-		timer.Reset(next)
+		timer.Reset(min(next, interval))
 	}
 }
 
-// renew renews all leases. It reports false if one could not be renewed because somebody else has locked its row: until that ends, the
-// lease may expire, and must be renewed before another processor claims the task.
-func (r *leaseRenewer) renew(ctx context.Context) bool {
+// minRenewTimeout is the least time that one try to renew the leases gets.
+const minRenewTimeout = 300 * time.Millisecond
+
+// renew renews all leases. It returns how many could not be renewed because somebody else has locked their rows: until that ends, the
+// leases may expire, and must be renewed before another processor claims the tasks.
+func (r *leaseRenewer) renew(ctx context.Context) (locked int, err error) {
 	attempts := r.inFlight.list()
 	renewals := make([]store.LeaseRenewal, len(attempts))
 	for i, a := range attempts {
 		renewals[i] = a.renewal()
 	}
-	// A response after the next renewal is due is of no use.
-	bounded, cancel := context.WithTimeout(ctx, max(r.lease/3, time.Second))
+	// A connection that is silent leaves the time for more tries within the lease.
+	bounded, cancel := context.WithTimeout(ctx, max(r.lease/6, minRenewTimeout))
 	defer cancel()
 	held, locked, err := r.queue.RenewLeases(bounded, r.lease, renewals)
 	if len(renewals) == 0 && !r.failingSince().IsZero() {
@@ -83,8 +97,7 @@ func (r *leaseRenewer) renew(ctx context.Context) bool {
 		r.note(err)
 	}
 	if err != nil {
-		r.database.failed(ctx, "renew leases", err)
-		return true
+		return 0, err
 	}
 	if len(renewals) > 0 {
 		r.database.succeeded()
@@ -99,5 +112,5 @@ func (r *leaseRenewer) renew(ctx context.Context) bool {
 		}
 	}
 	r.events.record(Event{Kind: EventLeasesRenewed})
-	return locked == 0
+	return locked, nil
 }

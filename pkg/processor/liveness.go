@@ -66,7 +66,12 @@ func (h *heartbeats) record(ctx context.Context) {
 		h.log.Error("the claim loop is stalled; no heartbeat is recorded")
 		return
 	}
-	if err := h.write(ctx); err != nil {
+	err := h.write(ctx)
+	if err != nil && store.IsUnavailable(err) && ctx.Err() == nil {
+		h.database.failed(ctx, "record a heartbeat", err)
+		err = h.write(ctx) // at once, on a new connection
+	}
+	if err != nil {
 		h.database.failed(ctx, "record a heartbeat", err)
 		return
 	}
@@ -77,6 +82,9 @@ func (h *heartbeats) record(ctx context.Context) {
 	h.events.record(Event{Kind: EventHeartbeat})
 }
 
+// One try to record a heartbeat may take as long as the interval, within these bounds.
+const minHeartbeatTimeout, maxHeartbeatTimeout = time.Second, 10 * time.Second
+
 func (h *heartbeats) write(ctx context.Context) error {
 	p := h.processor
 	p.TaskDuration = h.events.taskDuration()
@@ -84,7 +92,7 @@ func (h *heartbeats) write(ctx context.Context) error {
 	if p.Report, err = json.Marshal(h.report()); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, min(max(h.interval, minHeartbeatTimeout), maxHeartbeatTimeout))
 	defer cancel()
 	return h.queue.RecordHeartbeat(ctx, p)
 }

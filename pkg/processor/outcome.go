@@ -11,8 +11,8 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// writeTimeout bounds one try to record an outcome.
-const writeTimeout = time.Minute
+// writeTimeout bounds one try to record an outcome. It leaves time for another within FinalWriteTimeout.
+const writeTimeout = FinalWriteTimeout / 2
 
 // outcomes records what became of an attempt: completed, retried, released or failed. A write is repeated until its context ends while the database
 // is unavailable, and for the time of giveUp while it refuses it.

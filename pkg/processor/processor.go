@@ -39,7 +39,7 @@ type Queue interface {
 	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
-	Listen(ctx context.Context, wake func())
+	Listen(ctx context.Context, wake func(), lost func(error))
 	RecordHeartbeat(ctx context.Context, p store.Processor) error
 	Deregister(ctx context.Context, worker string) error
 }
@@ -154,7 +154,7 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	log, redact := conf.Log, sanitizer(conf.Redact)
 	events := &eventRecorder{observe: conf.Observe}
 	attempts := newInFlight()
-	database := &databaseState{log: log, events: events, pollInterval: conf.PollInterval}
+	database := &databaseState{log: log, events: events, pollInterval: conf.PollInterval, lease: conf.Lease}
 	loop := &loopWatch{timeout: conf.PollInterval + conf.StallTimeout}
 	api := &apiState{call: conf.Probe, sanitizer: redact, log: log, events: events, pollInterval: conf.PollInterval}
 	users := &userLimit{queue: queue, database: database}
@@ -215,7 +215,7 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 
 	var helpers sync.WaitGroup
 	helping, stopHelpers := context.WithCancel(detached)
-	helpers.Go(func() { p.queue.Listen(helping, p.claims.wake) })
+	helpers.Go(func() { p.queue.Listen(helping, p.claims.wake, p.database.listenerLost) })
 	helpers.Go(func() { p.leases.run(helping) })
 	if !once {
 		helpers.Go(func() { p.heartbeats.run(helping) })

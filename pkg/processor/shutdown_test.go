@@ -47,7 +47,7 @@ func TestShutdown_PaidRequestsFinish(t *testing.T) {
 	f := newFixture(t)
 	release := f.api.BlockResponses()
 	// The third task waits for its input picture.
-	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1, Priority: 9, })
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "hat", Cost: 1, Priority: 9})
 	require.NoError(t, err)
 	ids := f.enqueue("a", "b", "c", "d")
 	f.exec(`update imagetasks.tasks set priority = 9`)

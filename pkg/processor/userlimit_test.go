@@ -22,7 +22,7 @@ import (
 func TestUserConcurrency_EightProcessors(t *testing.T) {
 	f := newFixture(t)
 	const allowed, users, each = 2, 4, 40
-	_, err := f.SetLimits(t.Context(), allowed, 0)
+	err := f.SetLimits(t.Context(), allowed, 0)
 	require.NoError(t, err)
 	for u := range users {
 		user := fmt.Sprintf("user_%d", u)

@@ -31,6 +31,10 @@ func errNewerSchema(have, compatible, want int) error {
 // CheckAccess checks that the schema fits this program, and that the role may see and do what it needs: a role that sees no rows must not
 // be mistaken for an empty queue. Its errors are an *AccessError or wrap ErrSchema, and name what to do.
 func (s *Store) CheckAccess(ctx context.Context) error {
+	return s.read(ctx, s.checkAccess)
+}
+
+func (s *Store) checkAccess(ctx context.Context) error {
 	role, err := s.checkServer(ctx)
 	if err != nil {
 		return err

@@ -60,7 +60,7 @@ func TestRenewLeases_LockedRow(t *testing.T) {
 // One user's open transaction must not stop claims, sweeps and admissions of the others.
 func TestOneUsersTransaction_StopsNobodyElse(t *testing.T) {
 	b := fresh(t)
-	_, err := b.SetLimits(b.ctx, 1, 0)
+	err := b.SetLimits(b.ctx, 1, 0)
 	require.NoError(t, err)
 	slow, other := b.user(10), b.user(10)
 	b.enqueue(slow, 2, 1)
@@ -118,7 +118,7 @@ func TestMigrate_SchemaOfSomebodyElse(t *testing.T) {
 // Held tasks of many users are admitted in bounded transactions, also after USER_CONCURRENCY was switched off.
 func TestAdmitAll_ManyUsers(t *testing.T) {
 	b := fresh(t)
-	_, err := b.SetLimits(b.ctx, 1, 0)
+	err := b.SetLimits(b.ctx, 1, 0)
 	require.NoError(t, err)
 	const users = 15_000
 	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, waits_for, slot, backlog)
@@ -128,7 +128,7 @@ func TestAdmitAll_ManyUsers(t *testing.T) {
 	b.exec(`analyze imagetasks.tasks`)
 	require.NoError(t, b.AdmitAll(b.ctx))
 	assert.Equal(t, users, b.number(`select count(*) from imagetasks.tasks where waits_for is null`))
-	_, err = b.SetLimits(b.ctx, 0, 0)
+	err = b.SetLimits(b.ctx, 0, 0)
 	require.NoError(t, err)
 	require.NoError(t, b.AdmitAll(b.ctx))
 	assert.Zero(t, b.number(`select count(*) from imagetasks.tasks where waits_for is not null`))
@@ -258,10 +258,10 @@ func TestSetLimits_WaitsForEnqueuesInProgress(t *testing.T) {
 	b := fresh(t)
 	user := b.user(10)
 	tx := b.openTransaction(`select * from imagetasks.enqueue_many($1, '[{"prompt": "x"}, {"prompt": "x"}, {"prompt": "x"}]')`, user)
-	_, err := b.SetLimits(b.ctx, 1, 0)
+	err := b.SetLimits(b.ctx, 1, 0)
 	assert.Error(t, err, "it does not wait for ever")
 	time.AfterFunc(200*time.Millisecond, func() { assert.NoError(t, tx.Commit()) })
-	_, err = b.SetLimits(b.ctx, 1, 0)
+	err = b.SetLimits(b.ctx, 1, 0)
 	require.NoError(t, err)
 	assert.Len(t, b.claim(10), 1)
 }
@@ -370,7 +370,7 @@ func TestSetLimits_WhileTheQueueWorks(t *testing.T) {
 	for range 15 {
 		for _, limit := range []int{1, 0} {
 			require.Eventually(t, func() bool {
-				_, err := b.SetLimits(b.ctx, limit, 0)
+				err := b.SetLimits(b.ctx, limit, 0)
 				if err != nil {
 					assert.True(t, store.IsLockTimeout(err), "%v", err)
 				}
@@ -395,13 +395,13 @@ func TestSetLimits_WhileTheQueueWorks(t *testing.T) {
 // A task that is released after the limit became lower is admitted again, and does not start beyond it.
 func TestRelease_AfterLimitBecameLower(t *testing.T) {
 	b := fresh(t)
-	_, err := b.SetLimits(b.ctx, 3, 0)
+	err := b.SetLimits(b.ctx, 3, 0)
 	require.NoError(t, err)
 	user := b.user(3)
 	b.enqueue(user, 3, 1)
 	tasks := b.claim(3)
 	require.Len(t, tasks, 3)
-	_, err = b.SetLimits(b.ctx, 2, 0)
+	err = b.SetLimits(b.ctx, 2, 0)
 	require.NoError(t, err)
 	requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: tasks[0].Lease()}))
 	require.NoError(t, b.Admit(b.ctx, user))

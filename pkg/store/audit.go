@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/lib/pq"
@@ -27,8 +28,21 @@ type Rule struct {
 	Violations []Violation `json:"violations"` // the first 100 of them
 }
 
+// auditTimeout bounds an audit.
+const auditTimeout = 10 * time.Minute
+
 // Audit checks every money rule over the whole database, in one read-only snapshot. It reads whole tables.
-func (s *Store) Audit(ctx context.Context) ([]Rule, error) {
+func (s *Store) Audit(ctx context.Context) (rules []Rule, err error) {
+	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+	defer cancel()
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		rules, err = s.audit(ctx)
+		return err
+	})
+	return rules, err
+}
+
+func (s *Store) audit(ctx context.Context) ([]Rule, error) {
 	tx, err := s.db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)

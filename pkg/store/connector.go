@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
 	"net"
 	"net/netip"
@@ -17,9 +18,17 @@ import (
 // configuration: it reads no environment, where it would fail on variables that it does not know, and it need not know
 // libpq's rules for hosts and TLS.
 type connector struct {
-	conf pgurl.Config
-	dial pgdial.DialFunc
+	conf  pgurl.Config
+	dial  pgdial.DialFunc
+	limit time.Duration // of a statement whose context has no deadline
 }
+
+// maxConnect bounds the time in which a host must start a session, also where connect_timeout is 0 or more: database/sql opens connections in
+// the background, without a bound of its own.
+const maxConnect = 15 * time.Second
+
+// cancelTimeout bounds the request that cancels a statement.
+const cancelTimeout = 5 * time.Second
 
 // newConnector reads the URL. It does not connect.
 func newConnector(conf Config) (*connector, *dialer, error) {
@@ -33,32 +42,50 @@ func newConnector(conf Config) (*connector, *dialer, error) {
 	if c.Warning != "" && conf.Warn != nil {
 		conf.Warn("DATABASE_URL: " + c.Warning)
 	}
+	if c.ConnectTimeout <= 0 || c.ConnectTimeout > maxConnect {
+		c.ConnectTimeout = maxConnect
+	}
 	d := &dialer{dial: pgdial.Network(c)}
-	return &connector{conf: c, dial: d.DialContext}, d, nil
+	return &connector{conf: c, dial: d.DialContext, limit: conf.StatementTimeout}, d, nil
 }
 
-// session is an open session of the driver, and its connection.
-type session struct {
-	driver.Conn
-	conn *pgdial.Conn
+// pool returns a pool of at most conns connections.
+func (c *connector) pool(conns int) *sql.DB {
+	db := sql.OpenDB(&poolConnector{connector: c})
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	return db
+}
+
+// poolConnector opens the connections of one pool.
+type poolConnector struct {
+	*connector
+	state poolState
 }
 
 // Connect opens a session. It implements driver.Connector.
-func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c *poolConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	s, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return s.Conn, nil
+	return newBoundConn(s.Conn, s.wire, c.limit, &c.state)
 }
 
 // Driver returns the driver. It implements driver.Connector.
-func (c *connector) Driver() driver.Driver { return &pq.Driver{} }
+func (c *poolConnector) Driver() driver.Driver { return &pq.Driver{} }
+
+// session is an open session of the driver, and its connection.
+type session struct {
+	driver.Conn
+	wire *wire
+}
 
 func (c *connector) connect(ctx context.Context) (s session, err error) {
 	err = pgdial.Open(ctx, c.conf, c.dial, func(ctx context.Context, a *pgdial.Attempt) (encrypted bool, err error) {
 		s, err = open(ctx, c.conf, a)
-		return s.conn != nil && s.conn.Encrypted, err
+		return s.wire != nil && s.wire.Encrypted, err
 	})
 	return s, err
 }
@@ -77,11 +104,12 @@ func open(ctx context.Context, conf pgurl.Config, a *pgdial.Attempt) (s session,
 		if err != nil {
 			return nil, err
 		}
-		if !opened { // later, the driver dials only to cancel a statement
-			s.conn = c
-			stop = context.AfterFunc(ctx, c.Abort)
+		if opened { // the driver dials only to cancel a statement, and waits for the end of that connection
+			return c, c.SetDeadline(time.Now().Add(cancelTimeout))
 		}
-		return c, nil
+		s.wire = &wire{Conn: c}
+		stop = context.AfterFunc(ctx, c.Abort)
+		return s.wire, nil
 	}))
 	s.Conn, err = connector.Connect(ctx)
 	opened = true

@@ -243,7 +243,7 @@ func (s *postgresServers) store(t *testing.T, text string, env []string) (facts 
 	if err == nil {
 		// The LISTEN connection is opened in the same way.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		st.Listen(ctx, cancel)
+		st.Listen(ctx, cancel, nil)
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = errors.New("LISTEN failed")
 		}
@@ -452,6 +452,7 @@ func TestConnector_LikePsql(t *testing.T) {
 	}
 	t.Run("cancel", s.testCancel)
 	t.Run("abort", s.testAbort)
+	t.Run("silence", func(t *testing.T) { checkSilence(t, s.expand("postgres://trusted@{tls}/postgres?sslmode=require")) })
 	t.Run("cases", func(t *testing.T) {
 		for _, c := range connectCases {
 			t.Run(c.text+" "+c.env, func(t *testing.T) {
@@ -544,6 +545,6 @@ func TestConnector_ProcessEnvironmentIsNotRead(t *testing.T) {
 	defer st.Close()
 	require.NoError(t, st.Ping(t.Context()))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	st.Listen(ctx, cancel)
+	st.Listen(ctx, cancel, nil)
 	assert.ErrorIs(t, ctx.Err(), context.Canceled)
 }

@@ -37,11 +37,11 @@ func (s *Store) Resume(ctx context.Context) error {
 	return s.queryRow(ctx, s.sql.resume, nil, &n)
 }
 
-// SetLimits sets the limits for the tasks of one user, 0 for none, and reports whether they changed. Tasks beyond a new
+// SetLimits sets the limits for the tasks of one user, 0 for none. Tasks beyond a new
 // UserConcurrency wait again; those that are processing go on.
-func (s *Store) SetLimits(ctx context.Context, userConcurrency, userMaxWaiting int) (changed bool, err error) {
-	err = s.queryRow(ctx, s.sql.setLimits, []any{userConcurrency, userMaxWaiting}, &changed)
-	return changed, err
+func (s *Store) SetLimits(ctx context.Context, userConcurrency, userMaxWaiting int) error {
+	var changed bool // by this try; after a lost answer it says nothing about the call
+	return s.queryRow(ctx, s.sql.setLimits, []any{userConcurrency, userMaxWaiting}, &changed)
 }
 
 func (s *Store) queryControl(ctx context.Context, st statement, args ...any) (Control, error) {

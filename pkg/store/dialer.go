@@ -2,13 +2,13 @@ package store
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
+	"syscall"
 )
 
-// dialer makes the connections of a Store, and can close them all at once. lib/pq ends a statement whose context is
-// done only when the server responds, and its handshake has no bound but connect_timeout: closing the connection is
-// what ends both. It is safe for concurrent use.
+// dialer makes the connections of a Store, and can close them all at once, which ends every call in progress. It is safe for concurrent use.
 type dialer struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -30,6 +30,14 @@ func (c *dialedConn) Close() error {
 	delete(c.dialer.conns, c)
 	c.dialer.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// SyscallConn implements syscall.Conn.
+func (c *dialedConn) SyscallConn() (syscall.RawConn, error) {
+	if raw, ok := c.Conn.(syscall.Conn); ok {
+		return raw.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 // DialContext connects.

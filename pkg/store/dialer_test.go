@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"net"
 	"testing"
 	"time"
@@ -49,4 +50,39 @@ func TestAbort_EndsAHandshakeWithoutResponse(t *testing.T) {
 	}
 	assert.ErrorIs(t, s.Ping(context.Background()), net.ErrClosed)
 	require.NoError(t, s.Close())
+}
+
+// Connections that database/sql opens in the background have no other bound.
+func TestConnector_BoundsConnecting(t *testing.T) {
+	for options, want := range map[string]time.Duration{"": 10 * time.Second, "&connect_timeout=0": maxConnect, "&connect_timeout=3": 3 * time.Second,
+		"&connect_timeout=600": maxConnect} {
+		c, _, err := newConnector(Config{URL: "postgres://u:p@h/x?sslmode=disable" + options})
+		require.NoError(t, err)
+		assert.Equal(t, want, c.conf.ConnectTimeout, options)
+	}
+}
+
+func TestMessageReader_FindsFatalErrors(t *testing.T) {
+	fatal := "SFATAL\x00VFATAL\x00C57P01\x00Mgone\x00\x00"
+	stream := message('D', "E\x00\x00") + message('E', "SERROR\x00VERROR\x00C55P03\x00Mlock\x00\x00") + message('Z', "I") + message('E', fatal)
+	for size := 1; size <= len(stream); size++ {
+		var r messageReader
+		var found error
+		for rest := stream; rest != ""; {
+			n := min(size, len(rest))
+			if err := r.read([]byte(rest[:n])); err != nil {
+				require.NoError(t, found)
+				found = err
+			}
+			rest = rest[n:]
+		}
+		assert.EqualError(t, found, "the server ended the connection: gone (57P01)")
+	}
+	var r messageReader
+	assert.NoError(t, r.read([]byte("Ecould not fork new process")), "not a message")
+	assert.NoError(t, r.read([]byte(message('E', fatal))))
+}
+
+func message(kind byte, body string) string {
+	return string(append(binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(body)+4)), body...))
 }

@@ -42,10 +42,16 @@ func (s *Store) Enqueue(ctx context.Context, r EnqueueRequest) (Enqueued, error)
 	if r.Key == "" {
 		r.Key = uuid.NewString()
 	}
+	// Pictures may take long on a slow network.
+	ctx, cancel := context.WithTimeout(ctx, s.connector.limit+time.Duration(len(tasks)/minUpload)*time.Second)
+	defer cancel()
 	var out Enqueued
 	err = s.queryRow(ctx, s.sql.enqueue, []any{r.UserID, tasks, r.Key}, pq.Array(&out.TaskIDs), &out.Balance)
 	return out, err
 }
+
+// minUpload is how many bytes a second the timeout of Enqueue expects.
+const minUpload = 64 << 10
 
 // tasks returns the tasks as the argument of enqueue_many.
 func (r EnqueueRequest) tasks() (string, error) {

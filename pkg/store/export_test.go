@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"database/sql"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/lib/pq"
 )
 
@@ -15,6 +17,27 @@ func (s *Store) Statement(name string) string {
 		}
 	}
 	panic("no statement " + name)
+}
+
+// Statements returns the texts of all statements by name, the audits' as "audit: CODE".
+func (s *Store) Statements() map[string]string {
+	all := map[string]string{}
+	for _, fields := range s.sql.files() {
+		for name, st := range fields {
+			all[name] = st.text
+		}
+	}
+	for _, st := range s.sql.audits {
+		all["audit: "+st.name] = st.text
+	}
+	return all
+}
+
+// RepeatSoon shortens the waits before a statement is repeated.
+func (s *Store) RepeatSoon() {
+	for i := range s.waits {
+		s.waits[i] = time.Duration(i+1) * time.Millisecond
+	}
 }
 
 // WorkerGrants returns one statement for each privilege of a worker role.
@@ -52,3 +75,8 @@ var Migrations = func() int {
 	}
 	return len(all)
 }()
+
+// PruneKeys deletes keys older than age, as Prune does.
+func (s *Store) PruneKeys(ctx context.Context, age time.Duration, limit int, call uuid.UUID) (int, error) {
+	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, call)
+}

@@ -124,7 +124,7 @@ func TestClaim_Scheduled(t *testing.T) {
 func TestClaim_UserConcurrencyIsExact(t *testing.T) {
 	b := fresh(t)
 	const allowed, users, each = 2, 5, 60
-	_, err := b.SetLimits(b.ctx, allowed, 0)
+	err := b.SetLimits(b.ctx, allowed, 0)
 	require.NoError(t, err)
 	ids := make([]string, users)
 	for u := range users {
@@ -203,13 +203,13 @@ func TestSetLimits_WaitingTasks(t *testing.T) {
 	b.enqueue(v, 1, 1)
 	processing := b.claim(1)
 	require.Len(t, processing, 1)
-	_, err := b.SetLimits(b.ctx, 3, 0)
+	err := b.SetLimits(b.ctx, 3, 0)
 	require.NoError(t, err)
 	q, err := b.QueueStats(b.ctx, time.Minute)
 	require.NoError(t, err)
 	assert.Equal(t, 7, q.Held)
 	assert.Len(t, b.claim(20), 3, "two of the first user, one of the second")
-	_, err = b.SetLimits(b.ctx, 0, 0)
+	err = b.SetLimits(b.ctx, 0, 0)
 	require.NoError(t, err)
 	require.NoError(t, b.AdmitAll(b.ctx))
 	assert.Len(t, b.claim(20), 7)
@@ -234,7 +234,7 @@ func TestClaim_BuffersStayBounded(t *testing.T) {
 		due, later, held = 1_000_000, 1_000_000, 100_000
 	}
 	b := fresh(t)
-	_, err := b.SetLimits(b.ctx, 2, 0)
+	err := b.SetLimits(b.ctx, 2, 0)
 	require.NoError(t, err)
 	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, waits_for, slot, backlog)
 		select 'due-' || i, 'user ' || i % 50000, 'x', null, 1 + i / 50000, 1 from generate_series(1, $1) i`, due)

@@ -218,7 +218,7 @@ func (s *Store) renewLeases(ctx context.Context, lease time.Duration, renewals [
 		leases[i], progress[i], stages[i] = r.Lease, int64(min(max(r.Progress, 0), 100)), r.Stage
 	}
 	ids, epochs := leaseColumns(leases)
-	err = s.query(ctx, s.sql.renewLeases, func(rows *sql.Rows) error {
+	err = s.queryOn(ctx, s.heartbeats, s.sql.renewLeases, func(rows *sql.Rows) error {
 		var l task.Lease
 		var renewed bool
 		err := rows.Scan(&l.TaskID, &l.Epoch, &renewed)

@@ -3,30 +3,32 @@ package store
 import (
 	"context"
 	"time"
+
+	"imagetasks/pkg/pgdial"
 )
 
-const (
-	// listenerPing is the interval of pings on the LISTEN connection. A ping detects a broken connection that reports no
-	// error, so that it is replaced.
-	listenerPing = time.Minute
-	// reconnectMin and reconnectMax bound the wait before the LISTEN connection is made again; it doubles.
-	reconnectMin, reconnectMax = time.Second, time.Minute
-)
+// listenerPing detects a LISTEN connection that broke and reports no error, so that it is replaced.
+var listenerPing = pgdial.Ping{After: 15 * time.Second, Timeout: 5 * time.Second}
+
+// reconnectMin and reconnectMax bound the wait before the LISTEN connection is made again; it doubles.
+const reconnectMin, reconnectMax = time.Second, 15 * time.Second
 
 // Listen calls wake when tasks may have become due: once subscribed, at each NOTIFY, and after each reconnect, because
-// notifications sent in between are lost. It returns when ctx ends. Behind a transaction pooler no notification arrives,
-// and this can't be distinguished from an empty queue, so callers must poll too.
-func (s *Store) Listen(ctx context.Context, wake func()) {
+// notifications sent in between are lost. It returns when ctx ends. It calls lost, which is optional, when the connection breaks or can't be
+// made, once until it is subscribed again. Behind a transaction pooler no notification arrives, and this can't be distinguished from an
+// empty queue, so callers must poll too.
+func (s *Store) Listen(ctx context.Context, wake func(), lost func(error)) {
 	wait := reconnectMin
+	reported := false
 	for {
-		if session, err := s.connector.connect(ctx); err == nil {
-			// An error means that the connection broke or that the server refuses LISTEN: both call for a new connection.
-			_ = session.conn.Listen(ctx, s.names.Channel, listenerPing, func() {
-				wait = reconnectMin
-				wake()
-			})
-			session.conn.Abort()
+		err := s.listen(ctx, func() {
+			wait, reported = reconnectMin, false
+			wake()
+		})
+		if ctx.Err() == nil && !reported && lost != nil {
+			lost(err)
 		}
+		reported = true
 		select {
 		case <-ctx.Done():
 			return
@@ -34,4 +36,14 @@ func (s *Store) Listen(ctx context.Context, wake func()) {
 		}
 		wait = min(2*wait, reconnectMax)
 	}
+}
+
+// listen listens on a new connection until it breaks, or until the server refuses LISTEN: both call for a new connection.
+func (s *Store) listen(ctx context.Context, wake func()) error {
+	session, err := s.connector.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer session.wire.Abort()
+	return session.wire.Listen(ctx, s.names.Channel, listenerPing, wake)
 }

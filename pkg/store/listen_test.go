@@ -17,7 +17,7 @@ func TestListen_WakesOnEnqueueAndRelease(t *testing.T) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	woken := make(chan struct{}, 100)
 	var wg sync.WaitGroup
-	wg.Go(func() { b.Listen(ctx, func() { woken <- struct{}{} }) })
+	wg.Go(func() { b.Listen(ctx, func() { woken <- struct{}{} }, nil) })
 	<-woken // subscribed
 
 	b.enqueue(user, 3, 1)

@@ -91,10 +91,15 @@ func (s *Store) Plan(ctx context.Context, roles Roles) (MigrateResult, error) {
 	return s.migrate(ctx, roles, false)
 }
 
+// migrateTimeout bounds a migration: on a large table it may take long.
+const migrateTimeout = time.Hour
+
 func (s *Store) migrate(ctx context.Context, roles Roles, commit bool) (MigrateResult, error) {
-	if err := s.checkMigratable(ctx); err != nil {
+	if err := s.read(ctx, s.checkMigratable); err != nil {
 		return MigrateResult{}, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
+	defer cancel()
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
@@ -112,6 +117,9 @@ func (s *Store) migrate(ctx context.Context, roles Roles, commit bool) (MigrateR
 		return m.result, err
 	}
 	if err := tx.Commit(); err != nil {
+		if isLostAnswer(err) {
+			return m.result, fmt.Errorf("migrate: commit: %w; run it again, which does what is left to do", err)
+		}
 		return m.result, fmt.Errorf("migrate: commit: %w", err)
 	}
 	return m.result, nil

@@ -37,13 +37,13 @@ func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.TaskDuration > 0 {
 		seconds = p.TaskDuration.Seconds()
 	}
-	_, err := s.queryTexts(ctx, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
 	return err
 }
 
 // Deregister deletes a processor that has stopped. It returns no error if there is no such processor.
 func (s *Store) Deregister(ctx context.Context, worker string) error {
-	_, err := s.queryTexts(ctx, s.sql.deregister, worker)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.deregister, worker)
 	return err
 }
 
@@ -63,4 +63,4 @@ func (s *Store) Processors(ctx context.Context) ([]Processor, error) {
 }
 
 // PingLeases returns nil if leases could be renewed now: the connections that renew them respond.
-func (s *Store) PingLeases(ctx context.Context) error { return s.Ping(ctx) }
+func (s *Store) PingLeases(ctx context.Context) error { return s.ping(ctx, s.heartbeats) }

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -66,7 +68,7 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		if step.skip {
 			continue
 		}
-		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch)
+		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.New())
 		if err != nil {
 			return p, err
 		}
@@ -76,11 +78,15 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 }
 
 // pruneBatch runs a statement that deletes rows and records how many under the id of the call, for a repeat after a lost answer.
-func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int) (n int, err error) {
-	call := callID(uuid.Nil)
+func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int, id uuid.UUID) (n int, err error) {
+	call := callID(id)
 	err = s.queryRow(ctx, st, []any{age.Milliseconds(), limit, call}, &n)
-	if isRecorded(err) {
+	// Where the first call deleted all there was, a repeat deletes nothing.
+	if isRecorded(err) || err == nil && n == 0 {
 		err = s.queryRow(ctx, s.sql.recordedCount, []any{call}, &n)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
 	}
 	return n, err
 }

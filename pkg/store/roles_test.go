@@ -192,7 +192,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(s.RecordHeartbeat(ctx, store.Processor{Worker: user, Host: "h", PID: 1}))
 	_, err := s.GrantCredits(ctx, user, 100, "", user)
 	must(err)
-	_, err = s.SetLimits(ctx, 2, 100)
+	err = s.SetLimits(ctx, 2, 100)
 	must(err)
 	// Its time comes while the others are enqueued.
 	_, err = s.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, RunAt: time.Now().Add(time.Millisecond)})
@@ -206,7 +206,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(err)
 	err = s.Admit(ctx, user)
 	must(err)
-	_, err = s.SetLimits(ctx, 0, 0)
+	err = s.SetLimits(ctx, 0, 0)
 	must(err)
 	err = s.AdmitAll(ctx)
 	must(err)

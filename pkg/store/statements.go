@@ -15,7 +15,19 @@ import (
 var sqlFiles embed.FS
 
 // statement is one named SQL text.
-type statement struct{ name, text string }
+type statement struct {
+	name, text string
+	writes     bool // it changes rows, or calls a function that may
+}
+
+// readsOnly reports whether an SQL text changes nothing.
+func readsOnly(text string, n names) bool {
+	text = strings.ReplaceAll(text, n.Schema+".balance(", "")
+	calls := regexp.MustCompile(regexp.QuoteMeta(n.Schema) + `\.\w+\(`)
+	return !calls.MatchString(text) && !changing.MatchString(text)
+}
+
+var changing = regexp.MustCompile(`(?m)^[^-]*\b(insert into|update|delete from)\b`)
 
 // String returns the name for error messages.
 func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " ") }
@@ -214,6 +226,7 @@ func readSections(files fs.FS, file string, n names) ([]statement, error) {
 	for _, part := range strings.Split(filled, "-- name: ")[1:] {
 		name, body, _ := strings.Cut(part, "\n")
 		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";")}
+		section.writes = !readsOnly(section.text, n)
 		if isEmpty(section.text) {
 			return nil, fmt.Errorf("%s: statement %q is empty", file, section.name)
 		}

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -44,6 +45,24 @@ func TestLoadStatements_Embedded(t *testing.T) {
 		}
 	}
 	assert.Len(t, embeddedSQL(t), len(s.files())+1, "every SQL file is read")
+}
+
+// An error about a lost answer leaves out that its effect is unknown where there is none.
+func TestLoadStatements_Writes(t *testing.T) {
+	s, err := loadStatements(embeddedSQL(t), testNames(t))
+	require.NoError(t, err)
+	var reading []string
+	for _, fields := range s.files() {
+		for name, st := range fields {
+			if !st.writes {
+				reading = append(reading, name)
+			}
+		}
+	}
+	slices.Sort(reading)
+	assert.Equal(t, []string{"balance", "closed_within", "completed", "control", "count_by_state", "count_overdue", "count_stuck", "failures_within",
+		"forgotten", "has_pending", "held_users", "inputs", "ledger", "list_tasks", "live_tasks_of", "next_due", "processors", "queue_stats",
+		"recorded_result", "refunds_today", "resolved", "stuck", "task", "task_details", "task_ledger", "unsettled"}, reading)
 }
 
 func TestLoadStatements_InvalidFiles(t *testing.T) {

@@ -9,18 +9,13 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/lib/pq"
-	"github.com/lib/pq/pqerror"
 
 	"imagetasks/pkg/task"
 )
@@ -37,17 +32,29 @@ type Config struct {
 	Warn func(message string)
 	// ApplicationName is shown in pg_stat_activity.
 	ApplicationName string
-	// MaxConns is the maximum number of connections; 0 means 8. Listen uses one more.
+	// MaxConns is the maximum number of connections; 0 means 8. Heartbeats and renewals of leases use heartbeatConns more, and Listen one.
 	MaxConns int
+	// StatementTimeout bounds a call whose context has no deadline, repeats included; 0 means a minute. Migrations and audits have bounds of
+	// their own.
+	StatementTimeout time.Duration
 }
 
-// Store is a connection pool and the statements for it. It is safe for concurrent use.
+// heartbeatConns is the number of connections for heartbeats and renewals of leases alone: a statement that hangs, and calls that wait for
+// a connection, must not delay them.
+const heartbeatConns = 2
+
+// Store is a pool of connections and the statements for it. It is safe for concurrent use.
+//
+// A statement whose answer was lost is repeated on another connection, up to 4 times in all: every statement is safe to repeat with the same
+// arguments. Where no try was answered, the error wraps a *LostAnswerError.
 type Store struct {
-	db        *sql.DB
-	connector *connector
-	dialer    *dialer
-	names     names
-	sql       statements
+	db         *sql.DB
+	heartbeats *sql.DB
+	connector  *connector
+	dialer     *dialer
+	names      names
+	sql        statements
+	waits      []time.Duration // before a statement is repeated whose answer was lost
 }
 
 // SchemaNameError means that Config.Schema can't be used.
@@ -63,6 +70,9 @@ func (e *SchemaNameError) Unwrap() error { return e.Err }
 // does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
 // statements that the Store uses.
 func Open(conf Config) (*Store, error) {
+	if conf.StatementTimeout <= 0 {
+		conf.StatementTimeout = time.Minute
+	}
 	connector, d, err := newConnector(conf)
 	if err != nil {
 		return nil, err
@@ -79,51 +89,26 @@ func Open(conf Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the SQL statements: %w", err)
 	}
-	db := sql.OpenDB(connector)
 	conns := conf.MaxConns
 	if conns <= 0 {
 		conns = 8
 	}
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	db.SetConnMaxIdleTime(5 * time.Minute)
-	return &Store{db: db, connector: connector, dialer: d, names: n, sql: loaded}, nil
+	return &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
+		sql: loaded, waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}, nil
 }
 
 // Close closes the connections.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return errors.Join(s.db.Close(), s.heartbeats.Close()) }
 
 // Ping returns nil if the database is reachable and executes a query.
-func (s *Store) Ping(ctx context.Context) error {
-	var one int
-	return s.db.QueryRowContext(ctx, "select 1").Scan(&one)
-}
+func (s *Store) Ping(ctx context.Context) error { return s.ping(ctx, s.db) }
 
-// IsUnavailable reports whether err means that the database is unavailable (down, starting, unreachable, out of
-// connections) or overloaded, so that the same call may succeed later.
-func IsUnavailable(err error) bool {
-	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
-		switch pqErr.Code.Class() {
-		case pqerror.ClassConnectionException, pqerror.ClassTransactionRollback,
-			pqerror.ClassInsufficientResources, pqerror.ClassOperatorIntervention:
-			return true
-		}
-		return pqErr.Code == pqerror.ReadOnlySQLTransaction // a standby, until it is promoted
-	}
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return true
-	}
-	for _, sign := range []error{driver.ErrBadConn, sql.ErrConnDone, io.EOF, io.ErrUnexpectedEOF,
-		context.DeadlineExceeded, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, syscall.ENOENT} {
-		if errors.Is(err, sign) {
-			return true
-		}
-	}
-	return false
+func (s *Store) ping(ctx context.Context, pool *sql.DB) error {
+	return s.read(ctx, func(ctx context.Context) error {
+		var one int
+		return pool.QueryRowContext(ctx, "select 1").Scan(&one)
+	})
 }
-
-// IsLockTimeout reports whether err means that another transaction held a lock for too long.
-func IsLockTimeout(err error) bool { return pq.As(err, pqerror.LockNotAvailable) != nil }
 
 // refusals are the errors of the schema's functions, by their SQLSTATE.
 var refusals = map[string]error{
@@ -150,6 +135,9 @@ func (e *refusal) Unwrap() error { return e.kind }
 
 // wrap adds the statement's name to an error, and translates those of the schema's functions.
 func wrap(st statement, err error) error {
+	if err == nil {
+		return nil
+	}
 	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
 		if kind := refusals[string(pqErr.Code)]; kind != nil {
 			text := pqErr.Message
@@ -159,39 +147,49 @@ func wrap(st statement, err error) error {
 			return &refusal{text, kind}
 		}
 	}
+	if lost, ok := errors.AsType[*LostAnswerError](err); ok && !st.writes {
+		err = lost.ofRead()
+	}
 	return fmt.Errorf("%s: %w", st, err)
 }
 
 // query runs a statement and calls scan for each row. Errors are prefixed with the statement's name.
 func (s *Store) query(ctx context.Context, st statement, scan func(*sql.Rows) error, args ...any) error {
-	rows, err := s.db.QueryContext(ctx, st.text, args...)
-	if err != nil {
-		return wrap(st, err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return wrap(st, err)
+	return s.queryOn(ctx, s.db, st, scan, args...)
+}
+
+// queryOn is query with the connections of db. No row is scanned twice: a connection returns rows only when it has all of them.
+func (s *Store) queryOn(ctx context.Context, db *sql.DB, st statement, scan func(*sql.Rows) error, args ...any) error {
+	return wrap(st, s.repeat(ctx, func(ctx context.Context) error {
+		rows, err := db.QueryContext(ctx, st.text, args...)
+		if err != nil {
+			return err
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return wrap(st, err)
-	}
-	return nil
+		defer rows.Close()
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	}))
 }
 
 // queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.
 func (s *Store) queryRow(ctx context.Context, st statement, args []any, dest ...any) error {
-	if err := s.db.QueryRowContext(ctx, st.text, args...).Scan(dest...); err != nil {
-		return wrap(st, err)
-	}
-	return nil
+	return wrap(st, s.repeat(ctx, func(ctx context.Context) error {
+		return s.db.QueryRowContext(ctx, st.text, args...).Scan(dest...)
+	}))
 }
 
 // queryTexts runs a statement whose rows have one text column.
 func (s *Store) queryTexts(ctx context.Context, st statement, args ...any) ([]string, error) {
+	return s.queryTextsOn(ctx, s.db, st, args...)
+}
+
+func (s *Store) queryTextsOn(ctx context.Context, db *sql.DB, st statement, args ...any) ([]string, error) {
 	var out []string
-	err := s.query(ctx, st, func(rows *sql.Rows) error {
+	err := s.queryOn(ctx, db, st, func(rows *sql.Rows) error {
 		var v string
 		err := rows.Scan(&v)
 		out = append(out, v)

@@ -225,7 +225,7 @@ func TestIsUnavailable_ServerRestart(t *testing.T) {
 	woken := make(chan struct{}, 100)
 	listening, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
-	wg.Go(func() { s.Listen(listening, func() { woken <- struct{}{} }) })
+	wg.Go(func() { s.Listen(listening, func() { woken <- struct{}{} }, nil) })
 	defer wg.Wait()
 	defer stop()
 	<-woken
@@ -281,7 +281,7 @@ func TestStore_BehindTransactionPooler(t *testing.T) {
 
 	// Listen gets no notifications through the pooler, and neither fails nor blocks.
 	ctx, cancel := context.WithCancel(b.ctx)
-	wg.Go(func() { b.Listen(ctx, cancel) })
+	wg.Go(func() { b.Listen(ctx, cancel, nil) })
 	wg.Wait()
 	b.requireAudit()
 }

@@ -137,15 +137,16 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
-	changed := false
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
-		if changed, err = setLimits(ctx, st, s, log); err != nil {
+		err = setLimits(ctx, st, s, log)
+		if err != nil && ctx.Err() != nil && !once {
+			log.Info("interrupted before the first claim")
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-	}
-	if changed {
-		log.Infof("limits of one user's tasks, for all processors: USER_CONCURRENCY=%s, USER_MAX_WAITING=%s", limitText(s.UserConcurrency), limitText(s.UserMaxWaiting))
 	}
 	details := func(st processor.Status) overview.ProcessorReport {
 		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
@@ -255,11 +256,18 @@ const (
 )
 
 // setLimits sets the limits of one user's tasks. They can't change while a transaction of the application is open that enqueued tasks.
-func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log logrus.FieldLogger) (changed bool, err error) {
+func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log logrus.FieldLogger) error {
+	before, err := st.Control(ctx)
+	if err != nil {
+		return err
+	}
 	for range limitTries {
-		changed, err = st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting)
+		err = st.SetLimits(ctx, s.UserConcurrency, s.UserMaxWaiting)
+		if err == nil && (before.UserConcurrency != s.UserConcurrency || before.UserMaxWaiting != s.UserMaxWaiting) {
+			log.Infof("limits of one user's tasks, for all processors: USER_CONCURRENCY=%s, USER_MAX_WAITING=%s", limitText(s.UserConcurrency), limitText(s.UserMaxWaiting))
+		}
 		if !store.IsLockTimeout(err) || ctx.Err() != nil {
-			return changed, err
+			return err
 		}
 		log.Warn("USER_CONCURRENCY and USER_MAX_WAITING can't be set yet: a transaction of the application that enqueued tasks is still open")
 		select {
@@ -267,7 +275,7 @@ func setLimits(ctx context.Context, st *store.Store, s settings.Settings, log lo
 		case <-time.After(limitWait):
 		}
 	}
-	return changed, fmt.Errorf("%w: end the application's transactions that have enqueued tasks (pg_stat_activity shows them)", err)
+	return fmt.Errorf("%w: end the application's transactions that have enqueued tasks (pg_stat_activity shows them)", err)
 }
 
 // limitText returns a limit as in the env file.

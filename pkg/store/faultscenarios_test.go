@@ -1,0 +1,447 @@
+package store_test
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/task"
+)
+
+// faultScenario prepares rows and returns the call that uses the statement. The call may be repeated.
+type faultScenario func(b *faultBench) faultCall
+
+type faultCall func(ctx context.Context, s *store.Store) (any, error)
+
+const faultUser = "user"
+
+// faultCallID is the id of each call.
+var faultCallID = uuid.MustParse("11111111-1111-4111-8111-111111111111")
+
+// tasks grants 100 credits and enqueues a task of 2 credits for each prompt.
+func (b *faultBench) tasks(prompts ...string) (ids []string) {
+	b.tb.Helper()
+	_, err := b.GrantCredits(b.ctx, faultUser, 100, "test", "first")
+	require.NoError(b.tb, err)
+	for _, prompt := range prompts {
+		done, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: faultUser, Prompt: prompt, Cost: 2, Key: prompt})
+		require.NoError(b.tb, err)
+		ids = append(ids, done.TaskIDs...)
+	}
+	return ids
+}
+
+// claimed is tasks that were claimed.
+func (b *faultBench) claimed(prompts ...string) (leases []task.Lease) {
+	b.tb.Helper()
+	b.tasks(prompts...)
+	for _, t := range b.claim(len(prompts)) {
+		leases = append(leases, t.Lease())
+	}
+	require.Len(b.tb, leases, len(prompts))
+	return leases
+}
+
+// failed is tasks that failed and were refunded.
+func (b *faultBench) failed(prompts ...string) (ids []string) {
+	b.tb.Helper()
+	for _, l := range b.claimed(prompts...) {
+		_, err := b.Fail(b.ctx, l, errServer, true)
+		require.NoError(b.tb, err)
+		ids = append(ids, l.TaskID)
+	}
+	return ids
+}
+
+// stuck is tasks that have been processing for an hour.
+func (b *faultBench) stuck(prompts ...string) []task.Lease {
+	b.tb.Helper()
+	leases := b.claimed(prompts...)
+	b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`)
+	return leases
+}
+
+// abandoned is tasks whose lease ran out in the last claim that may be lost.
+func (b *faultBench) abandoned(prompts ...string) {
+	b.tb.Helper()
+	b.claimed(prompts...)
+	b.exec(`update imagetasks.tasks set lost_claims = 3`)
+	b.expireLeases()
+}
+
+// spoil makes the balance of the user one that no refund can be added to.
+func (b *faultBench) spoil() {
+	b.tb.Helper()
+	b.exec(`update imagetasks.credits set credits = 1000000000000000000`)
+}
+
+// aside is tasks that are set aside.
+func (b *faultBench) aside(prompts ...string) {
+	b.tb.Helper()
+	for _, id := range b.tasks(prompts...) {
+		require.NoError(b.tb, b.PutAside(b.ctx, id))
+	}
+	b.exec(`update imagetasks.set_aside set since = since - interval '1 hour'`)
+}
+
+// old makes all tasks, keys, calls and heartbeats a year old.
+func (b *faultBench) old() {
+	b.tb.Helper()
+	b.exec(`update imagetasks.tasks set created_at = created_at - interval '1 year', updated_at = updated_at - interval '1 year',
+		run_after = run_after - interval '1 year', completed_at = completed_at - interval '1 year'`)
+	b.exec(`update imagetasks.keys set created_at = created_at - interval '1 year'`)
+	b.exec(`update imagetasks.calls set created_at = created_at - interval '1 year'`)
+	b.exec(`update imagetasks.processors set beat_at = beat_at - interval '1 year'`)
+}
+
+// uncharged is a task that says it was charged, without a charge.
+func (b *faultBench) uncharged() string {
+	b.tb.Helper()
+	b.tasks()
+	b.exec(`insert into imagetasks.tasks (task_id, user_id, prompt, status, credits_cost, credits_deducted, completed_at)
+		values ('uncharged', $1, 'x', 'failed', 2, 2, now())`, faultUser)
+	return "uncharged"
+}
+
+// reading is a scenario of a statement that changes nothing.
+func reading(prepare func(b *faultBench), call faultCall) faultScenario {
+	return func(b *faultBench) faultCall {
+		if prepare != nil {
+			prepare(b)
+		}
+		return call
+	}
+}
+
+func pruning(prepare func(b *faultBench)) faultScenario {
+	return func(b *faultBench) faultCall {
+		prepare(b)
+		b.old()
+		return func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Prune(ctx, store.PruneConfig{Retention: time.Hour, RedriveWindow: time.Hour, Batch: 10})
+		}
+	}
+}
+
+// faultScenarios are the scenarios by the name of the statement. "contains: TEXT" is a statement that is not in a file.
+func faultScenarios() map[string]faultScenario {
+	all := map[string]faultScenario{}
+	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultOthers()} {
+		for name, scenario := range group {
+			all[name] = scenario
+		}
+	}
+	return all
+}
+
+func faultLeases() map[string]faultScenario {
+	held := func(b *faultBench) { // one task may start, two wait for it, and two may start from now on
+		err := b.SetLimits(b.ctx, 1, 0)
+		require.NoError(b.tb, err)
+		b.tasks("a", "b", "c")
+		b.exec(`update imagetasks.control set user_concurrency = 2`)
+	}
+	admitAll := reading(held, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.AdmitAll(ctx) })
+	return map[string]faultScenario{
+		"claim": reading(func(b *faultBench) { b.tasks("a", "b", "c") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, CallID: faultCallID})
+		}),
+		"claimable": reading(func(b *faultBench) {
+			b.tasks("a", "b")
+			b.exec(`update imagetasks.tasks set lease_epoch = 1000000000000000 where prompt = 'a'`)
+		}, func(ctx context.Context, s *store.Store) (any, error) {
+			tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3})
+			return len(tasks), err
+		}),
+		"has_suspect": reading(func(b *faultBench) { b.abandoned("a") }, func(ctx context.Context, s *store.Store) (any, error) { return s.HasSuspect(ctx, 5) }),
+		"begin_request": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.BeginRequest(ctx, lease, faultCallID, "e")
+			}
+		},
+		"recorded_outcomes": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			_, err := b.Release(b.ctx, store.ReleaseRequest{Lease: lease, Cause: errServer})
+			require.NoError(b.tb, err)
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.Release(ctx, store.ReleaseRequest{Lease: lease, Cause: errServer})
+			}
+		},
+		"admit":      reading(held, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Admit(ctx, faultUser) }),
+		"held_users": admitAll,
+		"inputs": func(b *faultBench) faultCall {
+			b.tasks()
+			_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: faultUser, Prompt: "a", Cost: 2, Inputs: []task.Input{{URL: "https://pictures.example/a.png"}}})
+			require.NoError(b.tb, err)
+			lease := b.claim(1)[0].Lease()
+			return func(ctx context.Context, s *store.Store) (any, error) { return s.Inputs(ctx, lease) }
+		},
+		"renew_leases": func(b *faultBench) faultCall {
+			leases := b.claimed("a", "b")
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				held, locked, err := s.RenewLeases(ctx, time.Minute, []store.LeaseRenewal{{Lease: leases[0], Progress: 7, Stage: "s"}, {Lease: leases[1]},
+					{Lease: task.Lease{TaskID: "other", Epoch: 1}}})
+				return map[string]any{"held": len(held), "locked": locked}, err
+			}
+		},
+		"retry": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return nil, s.Retry(ctx, lease, time.Second, errServer)
+			}
+		},
+		"release": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.Release(ctx, store.ReleaseRequest{Lease: lease, Cause: errServer})
+			}
+		},
+	}
+}
+
+func faultClosing() map[string]faultScenario {
+	complete := func(lease task.Lease) faultCall {
+		return func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Complete(ctx, store.Completion{Lease: lease, ImageURL: "https://pictures.example/a.png", RequestID: "r", Endpoint: "e"})
+		}
+	}
+	abandoned := func(ctx context.Context, s *store.Store) (any, error) {
+		return s.FailAbandoned(ctx, 3, 0, 10, faultCallID)
+	}
+	sweep := func(requeue bool) faultScenario {
+		return reading(func(b *faultBench) { b.stuck("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			refunds, err := s.Sweep(ctx, store.Sweep{OlderThan: time.Minute, Limit: 10, Requeue: requeue, CallID: faultCallID})
+			return len(refunds), err
+		})
+	}
+	return map[string]faultScenario{
+		"complete": func(b *faultBench) faultCall { return complete(b.claimed("a")[0]) },
+		"completed": func(b *faultBench) faultCall {
+			call := complete(b.claimed("a")[0])
+			_, err := call(b.ctx, b.Store)
+			require.NoError(b.tb, err)
+			return call
+		},
+		"fail": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) { return s.Fail(ctx, lease, errServer, true) }
+		},
+		"recorded_failure": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			_, err := b.Fail(b.ctx, lease, errServer, true)
+			require.NoError(b.tb, err)
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				refund, err := s.Fail(ctx, lease, errServer, true)
+				refund.Age = 0
+				return refund, err
+			}
+		},
+		"abandoned": reading(func(b *faultBench) { b.abandoned("a"); b.spoil() }, abandoned),
+		"overdue": reading(func(b *faultBench) { b.tasks("a"); b.old(); b.spoil() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.FailOverdue(ctx, time.Hour, 10, faultCallID)
+		}),
+		"set_aside": reading(func(b *faultBench) { b.abandoned("a"); b.spoil() }, abandoned),
+		"tasks_aside": reading(func(b *faultBench) { b.aside("a") }, func(ctx context.Context, s *store.Store) (any, error) {
+			aside, err := s.TasksAside(ctx, 10)
+			return len(aside), err
+		}),
+		"fail_set_aside": reading(func(b *faultBench) { b.aside("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			refunds, err := s.FailSetAside(ctx, 0, 10, faultCallID)
+			return len(refunds), err
+		}),
+		"cancel": func(b *faultBench) faultCall {
+			id := b.tasks("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) { return s.Cancel(ctx, id, faultUser) }
+		},
+		"redrive": func(b *faultBench) faultCall {
+			id := b.failed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) { return s.Redrive(ctx, id, 1) }
+		},
+		"recorded_result": func(b *faultBench) faultCall {
+			b.abandoned("a")
+			_, err := abandoned(b.ctx, b.Store)
+			require.NoError(b.tb, err)
+			return abandoned
+		},
+		"fail_abandoned": reading(func(b *faultBench) { b.abandoned("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			refunds, err := s.FailAbandoned(ctx, 3, 0, 10, faultCallID)
+			return len(refunds), err
+		}),
+		"fail_overdue": reading(func(b *faultBench) { b.tasks("a"); b.old() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.FailOverdue(ctx, time.Hour, 10, faultCallID)
+		}),
+		"count_overdue": reading(func(b *faultBench) { b.tasks("a"); b.old() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.CountOverdue(ctx, time.Hour)
+		}),
+		"sweep":   sweep(false),
+		"requeue": sweep(true),
+		"stuck": reading(func(b *faultBench) { b.stuck("a") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Stuck(ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
+		}),
+		"count_stuck": reading(func(b *faultBench) { b.stuck("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.CountStuck(ctx, store.Sweep{OlderThan: time.Minute})
+		}),
+		"repair_refunds": reading(func(b *faultBench) { b.tasks("a"); b.exec(`update imagetasks.tasks set status = 'failed'`) },
+			func(ctx context.Context, s *store.Store) (any, error) { return s.RepairRefunds(ctx, 10, faultCallID) }),
+		"resolve": reading(func(b *faultBench) { b.uncharged() }, resolveUncharged),
+		"resolved": reading(func(b *faultBench) {
+			b.uncharged()
+			_, err := resolveUncharged(b.ctx, b.Store)
+			require.NoError(b.tb, err)
+		}, resolveUncharged),
+	}
+}
+
+func resolveUncharged(ctx context.Context, s *store.Store) (any, error) {
+	user, balance, err := s.Resolve(ctx, "uncharged", 2, "paid by card")
+	return map[string]any{"user": user, "balance": balance}, err
+}
+
+func faultCredits() map[string]faultScenario {
+	charged := func(b *faultBench) { b.tasks("a", "b") }
+	return map[string]faultScenario{
+		"enqueue": reading(func(b *faultBench) { b.tasks() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Enqueue(ctx, store.EnqueueRequest{UserID: faultUser, Prompt: "a", Cost: 3, Key: "k"})
+		}),
+		"grant_credits": reading(func(b *faultBench) { b.tasks() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.GrantCredits(ctx, faultUser, 10, "bought", "k")
+		}),
+		"balance": reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Balance(ctx, faultUser) }),
+		"ledger":  reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Ledger(ctx, faultUser, 10) }),
+	}
+}
+
+func faultControl() map[string]faultScenario {
+	beat := func(ctx context.Context, s *store.Store) (any, error) {
+		return nil, s.RecordHeartbeat(ctx, store.Processor{Worker: "w", Host: "h", PID: 7, Version: "1", Report: json.RawMessage(`{"a": 1}`), Capacity: 3})
+	}
+	running := func(b *faultBench) {
+		_, err := beat(b.ctx, b.Store)
+		require.NoError(b.tb, err)
+	}
+	paused := func(b *faultBench) {
+		_, err := b.Pause(b.ctx, "first", "backup")
+		require.NoError(b.tb, err)
+	}
+	return map[string]faultScenario{
+		"record_heartbeat": reading(nil, beat),
+		"deregister":       reading(running, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Deregister(ctx, "w") }),
+		"processors": reading(running, func(ctx context.Context, s *store.Store) (any, error) {
+			processors, err := s.Processors(ctx)
+			return len(processors), err
+		}),
+		"control": reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return s.Control(ctx) }),
+		"pause":   reading(nil, func(ctx context.Context, s *store.Store) (any, error) { return s.Pause(ctx, "me", "backup") }),
+		"resume":  reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Resume(ctx) }),
+		"set_limits": reading(func(b *faultBench) { b.tasks("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return nil, s.SetLimits(ctx, 1, 10)
+		}),
+		"prune_tasks": pruning(func(b *faultBench) {
+			b.failed("a", "b")
+			b.exec("delete from imagetasks.keys")
+		}),
+		"prune_inputs": pruning(func(b *faultBench) {
+			_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: faultUser, Prompt: "a", Inputs: []task.Input{{URL: "https://pictures.example/a.png"}}})
+			require.NoError(b.tb, err)
+			_, err = b.Fail(b.ctx, b.claim(1)[0].Lease(), errServer, true)
+			require.NoError(b.tb, err)
+			b.exec("delete from imagetasks.keys; delete from imagetasks.calls")
+			// It is kept: it says that it was charged, without a charge.
+			b.exec(`update imagetasks.tasks set credits_deducted = 1`)
+		}),
+		"prune_keys":       pruning(func(b *faultBench) { b.tasks("a") }),
+		"prune_calls":      pruning(func(b *faultBench) { b.claimed("a"); b.exec("delete from imagetasks.keys") }),
+		"prune_processors": pruning(running),
+		"prune_set_aside": pruning(func(b *faultBench) {
+			b.aside("a")
+			b.exec("delete from imagetasks.keys; update imagetasks.tasks set status = 'cancelled', credits_deducted = 0")
+		}),
+		"recorded_count": reading(func(b *faultBench) { b.tasks("a"); b.old() }, func(ctx context.Context, s *store.Store) (any, error) {
+			for range 2 { // the second is a repeat
+				if _, err := s.PruneKeys(ctx, time.Hour, 10, faultCallID); err != nil {
+					return nil, err
+				}
+			}
+			return s.PruneKeys(ctx, time.Hour, 10, faultCallID)
+		}),
+	}
+}
+
+func faultStats() map[string]faultScenario {
+	some := func(b *faultBench) { b.failed("a"); b.exec("delete from imagetasks.calls"); b.more("b") }
+	return map[string]faultScenario{
+		"next_due": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
+			wait, found, err := s.NextDue(ctx, true)
+			return found && wait <= 0, err
+		}),
+		"has_pending": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
+		"queue_stats": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
+		"count_by_state": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.CountByState(ctx)
+		}),
+		"closed_within":   reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.ClosedWithin(ctx, time.Hour) }),
+		"failures_within": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.FailuresWithin(ctx, time.Hour) }),
+		"refunds_today": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
+			n, credits, err := s.RefundsToday(ctx)
+			return map[string]any{"n": n, "credits": credits}, err
+		}),
+	}
+}
+
+// more enqueues further tasks.
+func (b *faultBench) more(prompt string) {
+	b.tb.Helper()
+	_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: faultUser, Prompt: prompt, Cost: 2, Key: prompt})
+	require.NoError(b.tb, err)
+}
+
+func faultTasks() map[string]faultScenario {
+	one := func(call func(ctx context.Context, s *store.Store, id string) (any, error)) faultScenario {
+		return func(b *faultBench) faultCall {
+			id := b.failed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) { return call(ctx, s, id) }
+		}
+	}
+	details := one(func(ctx context.Context, s *store.Store, id string) (any, error) { return s.TaskDetails(ctx, id) })
+	deleteContent := func(ctx context.Context, s *store.Store) (any, error) {
+		cancelled, forgotten, err := s.DeleteUserContent(ctx, faultUser)
+		return []any{cancelled, forgotten}, err
+	}
+	return map[string]faultScenario{
+		"task":         one(func(ctx context.Context, s *store.Store, id string) (any, error) { return s.Task(ctx, id) }),
+		"task_details": details,
+		"task_ledger":  details,
+		"list_tasks": reading(func(b *faultBench) { b.tasks("a") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.ListTasks(ctx, store.TaskFilter{Limit: 10})
+		}),
+		"live_tasks_of": reading(func(b *faultBench) { b.tasks("a") }, deleteContent),
+		"forget":        reading(func(b *faultBench) { b.failed("a") }, deleteContent),
+		"forgotten": reading(func(b *faultBench) {
+			b.failed("a")
+			_, err := deleteContent(b.ctx, b.Store)
+			require.NoError(b.tb, err)
+		}, deleteContent),
+		"unsettled": reading(func(b *faultBench) { b.uncharged() }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Unsettled(ctx, time.Hour, 10)
+		}),
+	}
+}
+
+// faultOthers are the audits and the statements that are not in a file.
+func faultOthers() map[string]faultScenario {
+	all := map[string]faultScenario{}
+	for _, rule := range []string{"duplicate_charge_or_refund", "refund_without_charge", "refund_without_failure", "missing_refund", "missing_charge",
+		"task_columns_mismatch", "balance_mismatch", "broken_ledger_chain"} {
+		all["audit: "+rule] = reading(func(b *faultBench) { b.uncharged() }, func(ctx context.Context, s *store.Store) (any, error) { return s.Audit(ctx) })
+	}
+	for _, text := range []string{"pg_is_in_recovery()", "has_function_privilege", "row_security_active", "compatible_with"} {
+		all["contains: "+text] = reading(nil, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.CheckAccess(ctx) })
+	}
+	all["contains: select 1"] = reading(nil, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Ping(ctx) })
+	return all
+}
