@@ -224,7 +224,7 @@ func (c *Client) send(ctx context.Context, method, path string, b body) (*http.R
 		request.Header.Set("Content-Type", b.contentType)
 	}
 	request.Header.Set("Accept", "application/json")
-	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
+	request.Header.Set("Authorization", "Bearer "+*c.key.Load())
 	request.Header.Set("User-Agent", c.conf.UserAgent)
 	response, err := c.http.Do(request)
 	if err != nil {

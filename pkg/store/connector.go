@@ -17,7 +17,7 @@ import (
 // configuration: it reads no environment, where it would fail on variables that it does not know, and it need not know
 // libpq's rules for hosts and TLS.
 type connector struct {
-	conf pgurl.Config
+	conf *currentConfig
 	dial pgdial.DialFunc
 }
 
@@ -34,7 +34,7 @@ func newConnector(conf Config) (*connector, *dialer, error) {
 		conf.Warn("DATABASE_URL: " + c.Warning)
 	}
 	d := &dialer{dial: pgdial.Network(c)}
-	return &connector{conf: c, dial: d.DialContext}, d, nil
+	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext}, d, nil
 }
 
 // session is an open session of the driver, and its connection.
@@ -56,8 +56,9 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 func (c *connector) Driver() driver.Driver { return &pq.Driver{} }
 
 func (c *connector) connect(ctx context.Context) (s session, err error) {
-	err = pgdial.Open(ctx, c.conf, c.dial, func(ctx context.Context, a *pgdial.Attempt) (encrypted bool, err error) {
-		s, err = open(ctx, c.conf, a)
+	conf := c.conf.get()
+	err = pgdial.Open(ctx, conf, c.dial, func(ctx context.Context, a *pgdial.Attempt) (encrypted bool, err error) {
+		s, err = open(ctx, conf, a)
 		return s.conn != nil && s.conn.Encrypted, err
 	})
 	return s, err
