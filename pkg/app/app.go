@@ -65,6 +65,8 @@ type App struct {
 	Environ []string
 	// Signals delivers SIGINT and SIGTERM; nil: none.
 	Signals <-chan os.Signal
+	// Hangups returns a channel that delivers SIGHUP from now on, until stop is called; nil: none is delivered.
+	Hangups func() (c <-chan os.Signal, stop func())
 
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
@@ -73,6 +75,14 @@ type App struct {
 	warnedOfURL atomic.Bool // warnOfURL has printed
 	interrupted atomic.Bool // a signal has come
 	printedJSON bool        // PrintJSON was called
+}
+
+// hangups returns a channel that delivers SIGHUP, which ends a program that does not call it. One is enough: reading the
+// settings once serves all signals that came before.
+func hangups() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }
 
 // Program returns the command line of one of the programs.
@@ -87,7 +97,7 @@ func Main(program Program) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals}
+	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals, Hangups: hangups}
 	return a.Run(context.Background(), program, os.Args...)
 }
 

@@ -149,7 +149,10 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 		return r, nil
 	}
 	state.LastPass, state.Summary = r.At, r.Summary
-	return r, writeState(m.conf.Dir, state)
+	if err := writeState(m.conf.Dir, state); err != nil {
+		r.Findings = append(r.Findings, finding.Finding{Code: finding.LogDirUnwritable, Subject: m.conf.Dir, Reason: m.conf.Redact(err.Error())})
+	}
+	return r, nil
 }
 
 func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {

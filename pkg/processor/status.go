@@ -17,6 +17,7 @@ type Status struct {
 	Counts              Counts    `json:"counts"`
 	LastHeartbeat       time.Time `json:"last_heartbeat,omitzero"` // recorded in the database
 	SilentSeconds       float64   `json:"silent_seconds"`          // since the last heartbeat, or since the start
+	Stalled             bool      `json:"-"`                       // the claim loop makes no progress
 	DatabaseLostAt      time.Time `json:"database_lost_at,omitzero"`
 	APIUnreachableSince time.Time `json:"api_unreachable_since,omitzero"`
 	APIErrorCode        task.Code `json:"api_error_code,omitempty"`
@@ -35,7 +36,7 @@ func (p *Processor) Status() Status {
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
 		DatabaseLostAt: p.database.unavailableSince(), APIRespondedAt: p.api.lastResponse(),
-		RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
+		Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()
 	}
