@@ -69,6 +69,7 @@ type Server struct {
 	done     chan struct{}
 
 	mu      sync.Mutex
+	key     string
 	calls   []Call
 	probes  int
 	seen    map[string]int // prompts, by how often they came
@@ -95,7 +96,7 @@ func Start(conf Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{conf: conf, listener: listener, done: make(chan struct{}), seen: map[string]int{}}
+	s := &Server{conf: conf, listener: listener, done: make(chan struct{}), key: conf.Key, seen: map[string]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/models", s.models)
 	mux.HandleFunc("POST /v1/images/generations", s.generations)
@@ -165,6 +166,13 @@ func (s *Server) Refuse(r *Refusal) {
 	s.refusal = r
 }
 
+// SetKey changes the key that requests need from now on.
+func (s *Server) SetKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = key
+}
+
 // BlockResponses makes responses wait until the returned function is called, once.
 func (s *Server) BlockResponses() (release func()) {
 	gate := make(chan struct{})
@@ -181,7 +189,7 @@ func (s *Server) BlockResponses() (release func()) {
 
 func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 	s.mu.Lock()
-	refusal := s.refusal
+	refusal, required := s.refusal, s.key
 	s.mu.Unlock()
 	w.Header().Set("X-Ratelimit-Limit-Requests", "60")
 	w.Header().Set("X-Ratelimit-Remaining-Requests", "59")
@@ -201,7 +209,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if s.conf.Key != "" && key != s.conf.Key {
+	if required != "" && key != required {
 		fail(w, http.StatusUnauthorized, "invalid_api_key", "Incorrect API key provided: "+key)
 		return false
 	}

@@ -190,8 +190,8 @@ func TestInspect_FindsAProcessorWithoutItsLock(t *testing.T) {
 	revived, err := d.Revive(t.Context(), false)
 	require.NoError(t, err)
 	assert.Zero(t, revived, "it runs")
-	d.Grace = time.Minute
-	stopped, err := d.Stop(t.Context(), "a test", false)
+	d.ShortGrace = time.Minute
+	stopped, err := d.Stop(t.Context(), "a test", true)
 	require.NoError(t, err)
 	assert.Equal(t, supervise.StopResult{WasRunning: true, PID: cmd.Process.Pid}, stopped)
 	assert.ErrorContains(t, <-ended, "terminated")
@@ -251,8 +251,9 @@ func TestStop_InterruptedLeavesTheProcessorStopping(t *testing.T) {
 	d.Grace, d.OnWait = time.Hour, func(time.Duration) { cancel() }
 	_, err := d.Stop(ctx, "a test", false)
 	require.ErrorIs(t, err, context.Canceled)
-	assert.Equal(t, []string{"terminated"}, signals(t, log))
+	assert.Equal(t, []string{"user", "defined", "signal", "1"}, signals(t, log))
 	assert.True(t, supervise.ProcessExists(cmd.Process.Pid))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	require.NoError(t, <-ended)
 }

@@ -29,11 +29,15 @@ type step struct {
 	notify  bool // OnWait
 }
 
-// plannedStop lets paid requests finish.
-func (d *Daemon) plannedStop() []step { return []step{{syscall.SIGTERM, d.Grace, true}} }
+// PlannedStop asks a processor to stop and to let its paid requests finish, as the first SIGTERM or SIGINT does. It may be
+// repeated: a second stop command must not cut what the first one waits for.
+const PlannedStop = syscall.SIGUSR1
 
-// stopNow cuts paid requests: the processor takes its second signal for that. It is another one, because two of a kind may
-// arrive as one.
+// plannedStop lets paid requests finish.
+func (d *Daemon) plannedStop() []step { return []step{{PlannedStop, d.Grace, true}} }
+
+// stopNow cuts paid requests: the processor takes its second SIGTERM or SIGINT for that. It is another signal, because two of a
+// kind may arrive as one.
 func (d *Daemon) stopNow() []step {
 	return []step{{signal: syscall.SIGTERM}, {signal: syscall.SIGINT, timeout: d.ShortGrace}}
 }
@@ -43,7 +47,7 @@ func (d *Daemon) stopHung() []step {
 	return []step{{signal: syscall.SIGTERM, timeout: d.ShortGrace}, {signal: syscall.SIGINT, timeout: cutTimeout}}
 }
 
-// Stop stops the processor with SIGTERM, and with SIGKILL after the grace. Paid requests may finish meanwhile, unless now is
+// Stop stops the processor with PlannedStop, and with SIGKILL after the grace. Paid requests may finish meanwhile, unless now is
 // set: then they are cut. It writes a stop marker with the name by, so that the monitor does not start it again; where no
 // processor is running it writes the marker only. With now it does not wait for another program that stops the processor.
 func (d *Daemon) Stop(ctx context.Context, by string, now bool) (s StopResult, err error) {

@@ -154,7 +154,7 @@ func TestRevive_CountsRestartsForAnHour(t *testing.T) {
 	assert.Empty(t, recent)
 }
 
-// A processor that ignores SIGTERM is killed after the grace.
+// A processor that ignores the signal is killed after the grace.
 func TestStop_KillsAfterTheGrace(t *testing.T) {
 	d := program(t, "")
 	cmd, ended := holder(t, d.Dir, "ignore")
@@ -166,7 +166,7 @@ func TestStop_KillsAfterTheGrace(t *testing.T) {
 }
 
 // holder starts a process that holds the lock as a processor does. With a log it writes the signals that it gets to it, and
-// exits when it got both SIGTERM and SIGINT; with "ignore" it ignores SIGTERM.
+// exits when it got both SIGTERM and SIGINT; with "ignore" it ignores SIGTERM and PlannedStop.
 func holder(t *testing.T, d supervise.Dir, log string) (*exec.Cmd, <-chan error) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=TestHelperProcess")
@@ -196,9 +196,9 @@ func TestHelperProcess(t *testing.T) {
 	switch path {
 	case "":
 	case "ignore":
-		signal.Ignore(syscall.SIGTERM)
+		signal.Ignore(syscall.SIGTERM, supervise.PlannedStop)
 	default:
-		signal.Notify(got, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		signal.Notify(got, supervise.PlannedStop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		var err error
 		log, err = os.Create(path)
 		require.NoError(t, err)
