@@ -173,6 +173,12 @@ func (s *Server) SetKey(key string) {
 	s.key = key
 }
 
+func (s *Server) requiredKey() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.key
+}
+
 // BlockResponses makes responses wait until the returned function is called, once.
 func (s *Server) BlockResponses() (release func()) {
 	gate := make(chan struct{})
@@ -187,9 +193,10 @@ func (s *Server) BlockResponses() (release func()) {
 	}
 }
 
-func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
+// authorized reports whether a request has the key that was required when it came, and responds if it has not.
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request, required string) bool {
 	s.mu.Lock()
-	refusal, required := s.refusal, s.key
+	refusal := s.refusal
 	s.mu.Unlock()
 	w.Header().Set("X-Ratelimit-Limit-Requests", "60")
 	w.Header().Set("X-Ratelimit-Remaining-Requests", "59")
@@ -223,7 +230,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.conf.NoModels:
 		http.NotFound(w, r)
-	case s.authorized(w, r):
+	case s.authorized(w, r, s.requiredKey()):
 		answer(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]string{"id": "gpt-image-2", "object": "model"}}})
 	}
 }
@@ -231,7 +238,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 	c, err := readJSON(r)
 	if err != nil || c.Prompt == "" {
-		if s.authorized(w, r) {
+		if s.authorized(w, r, s.requiredKey()) {
 			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is required")
 		}
 		return
@@ -256,7 +263,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 	s.mu.Lock()
 	s.calls = append(s.calls, c)
 	s.seen[c.Prompt]++
-	nth, gate := s.seen[c.Prompt], s.gate
+	nth, gate, key := s.seen[c.Prompt], s.gate, s.key
 	s.busy++
 	s.most = max(s.most, s.busy)
 	s.mu.Unlock()
@@ -276,7 +283,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 			return
 		}
 	}
-	if !s.authorized(w, r) {
+	if !s.authorized(w, r, key) {
 		return
 	}
 	w.Header().Set("X-Request-Id", fmt.Sprintf("req_sim_%d", len(s.Calls())))

@@ -121,7 +121,7 @@ func (r *Reloader) reload(targets Targets, log logrus.FieldLogger) {
 		changed = strings.Join(result.Changed, ", ") + " changed, in use from now on"
 	}
 	if len(result.NeedsRestart) > 0 {
-		log.Warnf("SIGHUP: the settings were read again: %s; %s changed too and needs a restart", changed, strings.Join(result.NeedsRestart, ", "))
+		log.Warnf("SIGHUP: the settings were read again: %s; not in use until a restart: %s", changed, strings.Join(result.NeedsRestart, ", "))
 		return
 	}
 	log.Info("SIGHUP: the settings were read again: " + changed)

@@ -85,7 +85,7 @@ var (
 // reload.
 var (
 	textReloaded        = lang.Text{EN: "the processor (pid %d) has read its env file again: %s", ZH: "处理器（进程 %d）已重新读取 env 文件：%s"}
-	textReloadedPartly  = lang.Text{EN: "the processor (pid %d) has read its env file again: %s; %s changed too and needs a restart", ZH: "处理器（进程 %d）已重新读取 env 文件：%s；%s 也有变化，需要重启才能生效"}
+	textReloadedPartly  = lang.Text{EN: "the processor (pid %d) has read its env file again: %s; not in use until a restart: %s", ZH: "处理器（进程 %d）已重新读取 env 文件：%s；以下设置需要重启才能生效：%s"}
 	textNothingChanged  = lang.Text{EN: "nothing changed", ZH: "没有变化"}
 	textSettingsChanged = lang.Text{EN: "%s changed, in use from now on", ZH: "%s 已更新并生效"}
 	textReloadUnknown   = lang.Text{EN: "the processor (pid %d) was asked to read its env file again and has not reported the result; see %s", ZH: "已要求处理器（进程 %d）重新读取 env 文件，但尚未收到结果；请查看 %s"}
