@@ -30,8 +30,8 @@ func (w Warning) Text(l lang.Lang) string { return effectTexts[w.Effect].In(l, w
 func (w Warning) AboutMarker() bool { return w.Effect == MayBeStarted || w.Effect == NotRevived }
 
 var effectTexts = map[Effect]lang.Text{
-	MayBeStarted: {EN: "the stop could not be recorded, so the monitor may start the processor again: %s",
-		ZH: "无法记录本次停止，监控可能会再次启动处理器：%s"},
+	MayBeStarted: {EN: "the stop could not be recorded, so the monitor, or the start at boot, may start the processor again: %s",
+		ZH: "无法记录本次停止，监控或开机启动项可能会再次启动处理器：%s"},
 	NotRevived: {EN: "the start could not be recorded, so the monitor will not restart the processor if it ends: %s",
 		ZH: "无法记录本次启动，处理器退出后监控不会重启它：%s"},
 	RestartsNotCounted: {EN: "the restart could not be recorded, so the limit of restarts within an hour does not hold: %s",

@@ -165,13 +165,18 @@ func (a program) restart(c *cli.Context) error {
 const (
 	// reloadWait is how long reload waits for the processor's report of the result, which comes with a heartbeat.
 	reloadWait = 30 * time.Second
-	reloadPoll = 200 * time.Millisecond
+	reloadPoll = 250 * time.Millisecond
 )
 
 // reload makes the processor read its env file again, and prints the result.
 func (a program) reload(c *cli.Context) error {
 	return a.withoutDatabase(c, "reload", func(ctx context.Context, s settings.Settings, d *supervisor) error {
-		lookup := a.newLookup(s, nil)
+		st, err := a.NewStore(ctx, s)
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		lookup := a.newLookup(s, st)
 		state, err := d.Inspect(ctx)
 		if err != nil {
 			return err
