@@ -159,6 +159,30 @@ func TestPIDFile_OfAnotherDirectory(t *testing.T) {
 	w.run("task-processor", "stop").ok()
 }
 
+// A processor of this directory died without a word, and its pid belongs to the processor of another directory now.
+func TestPIDFile_ReusedPID(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.withDaemons()
+	w.env["LOG_DIR"] = filepath.Join(w.dir, "other")
+	w.run("task-processor", "start").ok()
+	pid := w.only()
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	w.env["LOG_DIR"] = w.dir
+	for _, age := range []string{"20 minutes", "2 minutes"} {
+		worker := host + ":" + pid + ":dead"
+		_, err = w.db.Exec(`insert into imagetasks.processors (worker, host, pid, version, report, beat_at, capacity)
+			values ($1, $2, $3, 'x', json_build_object('worker', $1::text, 'pid', $3::int, 'log_dir', $4::text), now() - $5::interval, 1)
+			on conflict (worker) do update set beat_at = excluded.beat_at`, worker, host, pid, w.dir, age)
+		require.NoError(t, err)
+		assert.Contains(t, w.run("task-processor", "stop", "--now").ok(), "was not running", age)
+		assert.Equal(t, pid, w.only())
+	}
+	w.env["LOG_DIR"] = filepath.Join(w.dir, "other")
+	w.run("task-processor", "stop").ok()
+}
+
 // unprivileged makes the programs of a fixture run as a user who may not write everywhere.
 func (w *fixture) unprivileged() {
 	w.t.Helper()

@@ -76,7 +76,8 @@ func (f Finding) Next() Command {
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
 	case ProcessorHung:
-		return Command{Program: "task-processor", Args: []string{"restart"}}
+		// Without --now it would wait for paid requests for as long as one may take.
+		return Command{Program: "task-processor", Args: []string{"restart", "--now"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
 	case MissingCharge:

@@ -112,6 +112,7 @@ func (r *Reloader) reload(targets Targets, log logrus.FieldLogger) {
 	}
 	log = log.WithField("file", path)
 	if err != nil {
+		result.Changed, result.NeedsRestart = nil, nil
 		result.Error = r.app.Redact.String(strings.ReplaceAll(err.Error(), "\n", "; "))
 		log.Error("SIGHUP: the settings were not changed: " + result.Error)
 		return
