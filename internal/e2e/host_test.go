@@ -76,7 +76,8 @@ func TestPIDFile_ReplacedUnderARunningDaemon(t *testing.T) {
 			check()
 			beside := w.start("task-processor", "run")
 			w.waitFor("it runs beside the daemon", func() bool {
-				return strings.Contains(beside.stderr.String(), "runs without supervision") || beside.ended()
+				text := beside.stderr.String()
+				return strings.Contains(text, "runs without supervision") && strings.Contains(text, "starts; the image API") || beside.ended()
 			})
 			if strings.HasPrefix(name, "a ") {
 				assert.Contains(t, beside.result().stderr, "remove it", "nothing is locked in the place of the file")
@@ -157,6 +158,26 @@ func TestPIDFile_OfAnotherDirectory(t *testing.T) {
 	w.env["LOG_DIR"] = w.dir
 	assert.Contains(t, w.run("task-processor", "status").ok(), fmt.Sprintf("running (pid %d)", first))
 	w.run("task-processor", "stop").ok()
+}
+
+// The status address is asked first: without the lock and without the database, stop finds the processor and stops it.
+func TestPIDFile_StatusAddressKnowsTheProcessor(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	withDaemon(w)
+	w.env["STATUS_ADDR"] = freeAddress(t)
+	w.run("task-processor", "start").ok()
+	pid := w.pid()
+	path := filepath.Join(w.dir, "task-processor.pid")
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP)) // so that it does not put the file back in between
+	require.NoError(t, os.Remove(path))
+	require.NoError(t, os.Mkdir(path, 0o755))
+	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	database := w.env["DATABASE_URL"]
+	w.env["DATABASE_URL"] = "postgres://operator:" + databasePassword + "@127.0.0.1:1/nowhere?sslmode=disable"
+	assert.Contains(t, w.run("task-processor", "stop").ok(), fmt.Sprintf("(pid %d) has stopped", pid))
+	assert.Empty(t, w.daemons())
+	w.env["DATABASE_URL"] = database
 }
 
 // A processor of this directory died without a word, and its pid belongs to the processor of another directory now.
