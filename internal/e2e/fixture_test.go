@@ -87,6 +87,7 @@ type fixture struct {
 	proxy *simproxy.Proxy
 	env   map[string]string
 	user  string
+	cred  *syscall.Credential // of the programs; nil: this process's
 
 	mu      sync.Mutex
 	outputs bytes.Buffer // of all programs
@@ -214,6 +215,9 @@ func (w *fixture) command(name string, args ...string) *process {
 		p.Env = append(p.Env, k+"="+v)
 	}
 	p.Stdout, p.Stderr = &p.stdout, &p.stderr
+	if w.cred != nil {
+		p.SysProcAttr = &syscall.SysProcAttr{Credential: w.cred}
+	}
 	return p
 }
 

@@ -70,6 +70,7 @@ type Server struct {
 	done     chan struct{}
 
 	mu      sync.Mutex
+	key     string
 	calls   []Call
 	probes  int
 	seen    map[string]int // prompts, by how often they came
@@ -96,7 +97,7 @@ func Start(conf Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{conf: conf, listener: listener, done: make(chan struct{}), seen: map[string]int{}}
+	s := &Server{conf: conf, listener: listener, done: make(chan struct{}), key: conf.Key, seen: map[string]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/models", s.models)
 	mux.HandleFunc("POST /v1/images/generations", s.generations)
@@ -166,6 +167,19 @@ func (s *Server) Refuse(r *Refusal) {
 	s.refusal = r
 }
 
+// SetKey changes the key that requests need from now on.
+func (s *Server) SetKey(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = key
+}
+
+func (s *Server) requiredKey() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.key
+}
+
 // BlockResponses makes responses wait until the returned function is called, once.
 func (s *Server) BlockResponses() (release func()) {
 	gate := make(chan struct{})
@@ -180,7 +194,8 @@ func (s *Server) BlockResponses() (release func()) {
 	}
 }
 
-func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
+// authorized reports whether a request has the key that was required when it came, and responds if it has not.
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request, required string) bool {
 	s.mu.Lock()
 	refusal := s.refusal
 	s.mu.Unlock()
@@ -202,7 +217,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if s.conf.Key != "" && key != s.conf.Key {
+	if required != "" && key != required {
 		fail(w, http.StatusUnauthorized, "invalid_api_key", "Incorrect API key provided: "+key)
 		return false
 	}
@@ -216,7 +231,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.conf.NoModels:
 		http.NotFound(w, r)
-	case s.authorized(w, r):
+	case s.authorized(w, r, s.requiredKey()):
 		answer(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]string{"id": "gpt-image-2", "object": "model"}}})
 	}
 }
@@ -224,7 +239,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 	c, err := readJSON(r)
 	if err != nil || c.Prompt == "" {
-		if s.authorized(w, r) {
+		if s.authorized(w, r, s.requiredKey()) {
 			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is required")
 		}
 		return
@@ -249,7 +264,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 	s.mu.Lock()
 	s.calls = append(s.calls, c)
 	s.seen[c.Prompt]++
-	nth, gate := s.seen[c.Prompt], s.gate
+	nth, gate, key := s.seen[c.Prompt], s.gate, s.key
 	s.busy++
 	s.most = max(s.most, s.busy)
 	s.mu.Unlock()
@@ -269,7 +284,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 			return
 		}
 	}
-	if !s.authorized(w, r) {
+	if !s.authorized(w, r, key) {
 		return
 	}
 	w.Header().Set("X-Request-Id", fmt.Sprintf("req_sim_%d", len(s.Calls())))

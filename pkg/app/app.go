@@ -63,8 +63,10 @@ type App struct {
 	Env func(name string) (string, bool)
 	// Environ is the environment of programs that this one starts.
 	Environ []string
-	// Signals delivers SIGINT and SIGTERM; nil: none.
+	// Signals delivers SIGINT, SIGTERM and supervise.PlannedStop; nil: none.
 	Signals <-chan os.Signal
+	// Hangups returns a channel that delivers SIGHUP from now on, until stop is called; nil: none is delivered.
+	Hangups func() (c <-chan os.Signal, stop func())
 
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
@@ -73,6 +75,14 @@ type App struct {
 	warnedOfURL atomic.Bool // warnOfURL has printed
 	interrupted atomic.Bool // a signal has come
 	printedJSON bool        // PrintJSON was called
+}
+
+// hangups returns a channel that delivers SIGHUP, which ends a program that does not call it. One is enough: reading the
+// settings once serves all signals that came before.
+func hangups() (<-chan os.Signal, func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
 }
 
 // Program returns the command line of one of the programs.
@@ -84,10 +94,10 @@ func Main(program Program) int {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return exitFault
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signals := make(chan os.Signal, 3)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, supervise.PlannedStop)
 	defer signal.Stop(signals)
-	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals}
+	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals, Hangups: hangups}
 	return a.Run(context.Background(), program, os.Args...)
 }
 
@@ -189,22 +199,25 @@ func wantsJSONArgs(args []string) bool {
 	return false
 }
 
-// UntilSignal returns a context that ends at the first signal. At each further one it calls stopNow, unless that is nil. The
-// caller calls stop when its work is done.
+// UntilSignal returns a context that ends at the first signal. At each further one but supervise.PlannedStop it calls stopNow,
+// unless that is nil. The caller calls stop when its work is done.
 func (a *App) UntilSignal(ctx context.Context, stopNow func()) (_ context.Context, stop context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		for n := 0; ; n++ {
+		for n := 0; ; {
 			select {
 			case <-done:
 				return
-			case <-a.Signals:
+			case s := <-a.Signals:
 				a.interrupted.Store(true)
 				cancel()
-				if n > 0 && stopNow != nil {
+				if s == supervise.PlannedStop {
+					continue
+				}
+				if n++; n > 1 && stopNow != nil {
 					stopNow()
 				}
 			}

@@ -77,10 +77,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	if _, err := a.Lang(c); err != nil {
 		return settings.Settings{}, err // before anything is done whose result would be printed
 	}
-	path, given := FlagValue(c, "env-file")
-	if !given {
-		path = ".env"
-	}
+	path, given := envFile(c)
 	file, err := settings.ReadEnvFile(path)
 	switch {
 	case err != nil && settings.IsMissing(err) && !given:
@@ -91,6 +88,33 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	quiet, _ := FlagValue(c, "quiet")
 	a.quiet = quiet == "true"
 	a.warnOfNearMisses(path, file)
+	return a.loadFrom(c, file)
+}
+
+// LoadAgain reads the settings again while the program runs, with the path of the env file, which must exist.
+func (a *App) LoadAgain(c *cli.Context) (s settings.Settings, path string, err error) {
+	path, _ = envFile(c)
+	file, err := settings.ReadEnvFile(path)
+	if settings.IsMissing(err) {
+		err = fmt.Errorf("there is no env file %s", path)
+	}
+	if err != nil {
+		return s, path, err
+	}
+	s, err = a.loadFrom(c, file)
+	return s, path, err
+}
+
+// envFile returns the path of the env file, and whether it was given on the command line.
+func envFile(c *cli.Context) (path string, given bool) {
+	if path, given = FlagValue(c, "env-file"); !given {
+		path = ".env"
+	}
+	return path, given
+}
+
+// loadFrom reads the settings with this content of the env file, and adds their secrets to Redact.
+func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Settings, error) {
 	s, err := settings.Load(
 		func(s settings.Setting) (string, bool) {
 			if s.Flag == "" {

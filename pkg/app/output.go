@@ -58,7 +58,16 @@ func IsTerminal(w io.Writer) bool {
 
 // Logger returns the program's logger. Unless file is empty, it also writes to the file of that name in LOG_DIR.
 func (a *App) Logger(s settings.Settings, file string) (*logrus.Logger, io.Closer, error) {
-	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: a.Stderr, Color: a.Colors(a.Stderr), Redact: a.Redact}
+	return a.logger(s, file, a.Stderr)
+}
+
+// FileLogger is Logger that writes to stderr only while the file can't be written.
+func (a *App) FileLogger(s settings.Settings, file string) (*logrus.Logger, io.Closer, error) {
+	return a.logger(s, file, nil)
+}
+
+func (a *App) logger(s settings.Settings, file string, stderr io.Writer) (*logrus.Logger, io.Closer, error) {
+	conf := logging.Config{Level: s.LogLevel, Format: s.LogFormat, Stderr: stderr, Color: a.Colors(stderr), Fallback: a.Stderr, Redact: a.Redact}
 	if file != "" {
 		conf.File = s.LogDir + string(os.PathSeparator) + file
 	}

@@ -36,6 +36,7 @@ const (
 	NotSupervised         Code = "not_supervised"
 	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"
+	LogDirUnwritable      Code = "log_dir_unwritable" // LOG_DIR: the disk is full, for example
 )
 
 // Finding is one problem. Which fields are set depends on the code; its texts are redacted by the code that creates it.

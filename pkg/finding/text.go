@@ -58,6 +58,8 @@ func (f Finding) message() lang.Message {
 		return msg(textMonitorOverdue, since)
 	case MonitorPassIncomplete:
 		return msg(textPassIncomplete, f.Reason)
+	case LogDirUnwritable:
+		return msg(textLogDir, f.Subject, f.Reason)
 	}
 	return msg(lang.Text{EN: "%s: %s"}, string(f.Code), f.Reason)
 }
@@ -80,7 +82,8 @@ func (f Finding) Next() Command {
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
 	case ProcessorHung:
-		return Command{Program: "task-processor", Args: []string{"restart"}}
+		// Without --now it would wait for paid requests for as long as one may take.
+		return Command{Program: "task-processor", Args: []string{"restart", "--now"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
 	case MissingCharge:
@@ -158,5 +161,8 @@ var (
 		ZH: "没有处理器在运行，也没有任何机制会启动它：crontab 条目未安装，监控从未在本机运行"}
 	textMonitorOverdue = lang.Text{EN: "the crontab entries are installed, but the monitor has not run since %s; check that the cron service is running",
 		ZH: "crontab 条目已安装，但监控自 %s 起没有运行；请检查 cron 服务是否在运行"}
+	textLogDir = lang.Text{
+		EN: "files in %s (LOG_DIR) can't be written; logs and marks of start and stop may be lost: %s. Free some space, or correct its permissions",
+		ZH: "无法写入 %s（LOG_DIR）中的文件，日志以及启动和停止标记可能丢失：%s。请释放磁盘空间，或修正目录权限"}
 	textPassIncomplete = lang.Text{EN: "the monitor pass was not completed: %s", ZH: "本次监控未完成：%s"}
 )

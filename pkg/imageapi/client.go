@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"imagetasks/pkg/proxy"
@@ -38,16 +39,14 @@ type Client struct {
 	conf      Config
 	transport http.RoundTripper
 	http      *http.Client // over transport
+	key       atomic.Pointer[string]
 	limits    limits
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
 func New(conf Config) (*Client, error) {
-	if conf.Key == "" {
-		return nil, errors.New("no API key is set; set OPENAI_API_KEY")
-	}
-	if strings.ContainsAny(conf.Key, " \t\r\n") {
-		return nil, errors.New("OPENAI_API_KEY contains white space; copy it again")
+	if err := CheckKey(conf.Key); err != nil {
+		return nil, err
 	}
 	if _, err := url.Parse(conf.BaseURL); err != nil {
 		return nil, errors.New("OPENAI_BASE_URL is not a URL")
@@ -65,11 +64,33 @@ func New(conf Config) (*Client, error) {
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
-	return &Client{conf: conf, transport: transport, http: &http.Client{
+	c := &Client{conf: conf, transport: transport, http: &http.Client{
 		Transport: transport,
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}}
+	c.key.Store(&conf.Key)
+	return c, nil
+}
+
+// CheckKey returns an error for a key that can't be one.
+func CheckKey(key string) error {
+	if key == "" {
+		return errors.New("no API key is set; set OPENAI_API_KEY")
+	}
+	if strings.ContainsAny(key, " \t\r\n") {
+		return errors.New("OPENAI_API_KEY contains white space; copy it again")
+	}
+	return nil
+}
+
+// SetKey makes requests that begin from now on use another key, unless CheckKey refuses it.
+func (c *Client) SetKey(key string) error {
+	if err := CheckKey(key); err != nil {
+		return err
+	}
+	c.key.Store(&key)
+	return nil
 }
 
 // Endpoint returns the API's scheme, host and path, without a login.

@@ -227,7 +227,7 @@ func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, 
 		request.Header.Set("Content-Type", b.contentType)
 	}
 	request.Header.Set("Accept", "application/json")
-	request.Header.Set("Authorization", "Bearer "+c.conf.Key)
+	request.Header.Set("Authorization", "Bearer "+*c.key.Load())
 	request.Header.Set("User-Agent", c.conf.UserAgent)
 	if idempotencyKey != "" {
 		// In lower case on purpose: net/http repeats a request by itself that has this header in its usual form, and each may be billed.

@@ -2,10 +2,13 @@
 package logging
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 	"gopkg.in/natefinch/lumberjack.v2"
@@ -25,15 +28,25 @@ type Config struct {
 	Stderr io.Writer // nil: the file only
 	Color  bool      // on Stderr
 	File   string    // empty: no file
+	// Fallback gets the entries while the file can't be written, where Stderr is nil, and what is to be said about the file;
+	// nil: Stderr.
+	Fallback io.Writer
 	// MaxMegabytes is the size at which the file is rotated; 0: 10.
 	MaxMegabytes int
 	Redact       *redact.Redactor
 }
 
-// New returns a logger and the closer of its file. It returns an error where the file can't be written.
+// New returns a logger and the closer of its file. A file that can't be written, for example because the disk is full, is
+// reported once on Fallback, and used again when that is possible.
 func New(conf Config) (*logrus.Logger, io.Closer, error) {
 	log := logrus.New()
-	if conf.Stderr == nil {
+	instead := &fallback{notices: conf.Fallback, entries: conf.Fallback}
+	if conf.Stderr != nil {
+		instead.entries = nil // they are there already
+		if instead.notices == nil {
+			instead.notices = conf.Stderr
+		}
+	} else {
 		conf.Stderr = io.Discard
 	}
 	log.SetOutput(conf.Redact.Writer(conf.Stderr))
@@ -49,14 +62,16 @@ func New(conf Config) (*logrus.Logger, io.Closer, error) {
 	if conf.File == "" {
 		return log, io.NopCloser(nil), nil
 	}
-	if err := writable(conf.File); err != nil {
-		return nil, nil, fmt.Errorf("log file: %w", err)
-	}
+	err := writable(conf.File)
 	if conf.MaxMegabytes <= 0 {
 		conf.MaxMegabytes = maxMegabytes
 	}
 	file := &lumberjack.Logger{Filename: conf.File, MaxSize: conf.MaxMegabytes, MaxBackups: maxBackups, Compress: true}
-	log.AddHook(&fileHook{w: conf.Redact.Writer(file), formatter: formatter(conf.Format, false)})
+	hook := &fileHook{path: conf.File, w: conf.Redact.Writer(file), formatter: formatter(conf.Format, false), fallback: instead.redacted(conf.Redact)}
+	if err != nil {
+		hook.failed(err)
+	}
+	log.AddHook(hook)
 	return log, file, nil
 }
 
@@ -79,10 +94,33 @@ func writable(path string) error {
 	return f.Close()
 }
 
-// fileHook writes each entry to the file as well.
+// fallback is where entries and notices go that the file can't take.
+type fallback struct {
+	notices io.Writer // nil: nowhere
+	entries io.Writer // nil: nowhere
+}
+
+func (f *fallback) redacted(r *redact.Redactor) *fallback {
+	out := &fallback{}
+	if f.notices != nil {
+		out.notices = r.Writer(f.notices)
+	}
+	if f.entries != nil {
+		out.entries = r.Writer(f.entries)
+	}
+	return out
+}
+
+// fileHook writes each entry to the file as well. It returns no error: logrus would print one for each entry.
 type fileHook struct {
+	path      string
 	w         io.Writer
 	formatter logrus.Formatter
+	fallback  *fallback
+
+	mu   sync.Mutex
+	lost int  // entries since the file can't be written
+	down bool // it can't be written
 }
 
 func (h *fileHook) Levels() []logrus.Level { return logrus.AllLevels }
@@ -92,6 +130,51 @@ func (h *fileHook) Fire(e *logrus.Entry) error {
 	if err != nil {
 		return err
 	}
-	_, err = h.w.Write(line)
-	return err
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		h.recover(e)
+	}
+	if !h.down {
+		if _, err = h.w.Write(line); err != nil {
+			h.failed(err)
+		}
+	}
+	if h.down {
+		h.lost++
+		if h.fallback.entries != nil {
+			_, _ = h.fallback.entries.Write(line)
+		}
+	}
+	return nil
+}
+
+// recover writes to the file that entries are missing, where that is possible again.
+func (h *fileHook) recover(e *logrus.Entry) {
+	notice := logrus.NewEntry(e.Logger)
+	notice.Time, notice.Level = e.Time, logrus.WarnLevel
+	notice.Message = fmt.Sprintf("the log file could not be written for some time: %d entries are missing here", h.lost)
+	line, err := h.formatter.Format(notice)
+	if err == nil {
+		_, err = h.w.Write(line)
+	}
+	if err == nil {
+		h.down, h.lost = false, 0
+	}
+}
+
+// failed says once that the file can't be written.
+func (h *fileHook) failed(err error) {
+	h.down = true
+	if h.fallback.notices == nil {
+		return
+	}
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
+	}
+	instead := "the log goes to stderr only"
+	if h.fallback.entries != nil {
+		instead = "the log goes to stderr"
+	}
+	_, _ = fmt.Fprintf(h.fallback.notices, "warning: the log file %s can't be written: %v; until it can, %s\n", h.path, err, instead)
 }

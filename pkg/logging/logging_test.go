@@ -62,11 +62,44 @@ func TestNew_RotatesBySize(t *testing.T) {
 	assert.Less(t, info.Size(), int64(1<<20))
 }
 
-func TestNew_ReportsAnUnwritableFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "file")
-	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	_, _, err := logging.New(logging.Config{Stderr: &bytes.Buffer{}, File: filepath.Join(path, "x.log"), Redact: redact.New()})
-	assert.ErrorContains(t, err, "log file")
-	_, _, err = logging.New(logging.Config{Stderr: &bytes.Buffer{}, Level: "loud", Redact: redact.New()})
+func TestNew_UnknownLevel(t *testing.T) {
+	_, _, err := logging.New(logging.Config{Stderr: &bytes.Buffer{}, Level: "loud", Redact: redact.New()})
 	assert.ErrorContains(t, err, "log level")
+}
+
+// A file that can't be written is reported once, and used again when it can be.
+func TestNew_UnwritableFile(t *testing.T) {
+	obstacle := filepath.Join(t.TempDir(), "obstacle")
+	for name, quiet := range map[string]bool{"stderr": false, "only to the file": true} {
+		require.NoError(t, os.WriteFile(obstacle, nil, 0o600))
+		var out bytes.Buffer
+		conf := logging.Config{File: filepath.Join(obstacle, "x.log"), Fallback: &out, Redact: redact.New("hunter2hunter2")}
+		if !quiet {
+			conf.Stderr, conf.Fallback = &out, nil
+		}
+		log, closer, err := logging.New(conf)
+		require.NoError(t, err, name)
+		for range 3 {
+			log.Info("an entry with hunter2hunter2")
+		}
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		require.Len(t, lines, 4, "%s: %s", name, out.String())
+		assert.Contains(t, lines[0], "warning: the log file")
+		assert.Contains(t, lines[0], "not a directory")
+		assert.Equal(t, 3, strings.Count(out.String(), "an entry with"))
+		assert.NotContains(t, out.String(), "hunter2")
+
+		require.NoError(t, os.Remove(obstacle))
+		log.Info("it works again")
+		require.NoError(t, closer.Close())
+		kept, err := os.ReadFile(conf.File)
+		require.NoError(t, err)
+		assert.Contains(t, string(kept), "3 entries are missing here")
+		assert.Contains(t, string(kept), "it works again")
+		assert.Equal(t, 2, strings.Count(string(kept), "\n"))
+		if quiet {
+			assert.NotContains(t, out.String(), "it works again")
+		}
+		require.NoError(t, os.RemoveAll(obstacle))
+	}
 }

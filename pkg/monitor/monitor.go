@@ -154,7 +154,10 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	if err == nil {
 		state.LastPass, state.Summary = r.At, r.Summary
 	}
-	return r, errors.Join(err, writeState(m.conf.Dir, state))
+	if err := writeState(m.conf.Dir, state); err != nil {
+		r.Findings = append(r.Findings, finding.Finding{Code: finding.LogDirUnwritable, Subject: m.conf.Dir, Reason: m.conf.Redact(err.Error())})
+	}
+	return r, err
 }
 
 func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
@@ -169,7 +172,7 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 	if err := m.conf.Store.Ping(ctx); err != nil {
 		m.record("database", began, false, m.conf.Redact(err.Error()), "no repair is possible until it responds")
 		state.DatabaseLost, state.DatabaseBack = r.At, time.Time{}
-		m.checkLockOnly(r)
+		m.checkLockOnly(ctx, r)
 		return fmt.Errorf("the database does not respond: %w", err)
 	}
 	r.DatabaseMillis = time.Since(began).Milliseconds()
@@ -229,9 +232,9 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 }
 
 // checkLockOnly reports on the processor without the database: whether its process runs.
-func (m *Monitor) checkLockOnly(r *Report) {
+func (m *Monitor) checkLockOnly(ctx context.Context, r *Report) {
 	began := time.Now()
-	state, err := m.conf.Supervisor.Inspect()
+	state, err := m.conf.Supervisor.Inspect(ctx)
 	if err != nil {
 		m.record("processor", began, false, m.conf.Redact(err.Error()), "")
 		return

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gofrs/flock"
-
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
@@ -80,17 +78,16 @@ func writeState(dir string, s State) error {
 // ErrPassRunning means that another pass is running on this host.
 var ErrPassRunning = errors.New("another monitor pass is running on this host")
 
-// Lock keeps other passes on this host from starting until release is called. It returns ErrPassRunning if one is running.
+// Lock keeps other passes on this host from starting until release is called. It returns ErrPassRunning if one is running. Any
+// other error means that passes may overlap, which harms nothing: on several hosts they do.
 func Lock(dir string) (release func() error, err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	lock := flock.New(filepath.Join(dir, "task-monitor.lock"))
-	locked, err := lock.TryLock()
+	// An error shows when the file is created.
+	_ = os.MkdirAll(dir, 0o755)
+	lock, err := supervise.TryLock(filepath.Join(dir, "task-monitor.lock"))
 	if err != nil {
 		return nil, fmt.Errorf("lock the monitor pass: %w", err)
 	}
-	if !locked {
+	if lock == nil {
 		return nil, ErrPassRunning
 	}
 	return lock.Close, nil

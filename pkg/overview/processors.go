@@ -20,6 +20,17 @@ type ProcessorReport struct {
 	processor.Status
 	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+	// LogDir is the directory (LOG_DIR) whose pid file it holds; empty: it runs beside another processor, or with --once.
+	LogDir string  `json:"log_dir,omitempty"`
+	Reload *Reload `json:"reload,omitempty"` // the last time that it read its settings again; null: never
+}
+
+// Reload is the result of reading the settings again.
+type Reload struct {
+	At           time.Time `json:"at"`
+	Changed      []string  `json:"changed,omitempty"`       // settings that are in use now, by name
+	NeedsRestart []string  `json:"needs_restart,omitempty"` // settings that were changed and are not in use
+	Error        string    `json:"error,omitempty"`         // nothing was changed
 }
 
 // Processor is a processor on any host, as the database knows it.
@@ -55,7 +66,7 @@ type ProcessorLister interface {
 
 // Inspector inspects the pid file and the markers of this host's processor.
 type Inspector interface {
-	Inspect() (supervise.State, error)
+	Inspect(ctx context.Context) (supervise.State, error)
 }
 
 // Config says where processors are looked up and when one counts as hung.
@@ -74,7 +85,7 @@ type Config struct {
 // file decides whether the background processor runs, a process that does not exist is not alive whatever its last
 // heartbeat, and a processor that can't reach the database, but responds on its status address, is not hung.
 func Processors(ctx context.Context, c Config) ([]Processor, LocalProcessor, error) {
-	state, err := c.Inspector.Inspect()
+	state, err := c.Inspector.Inspect(ctx)
 	if err != nil {
 		return nil, LocalProcessor{}, err
 	}

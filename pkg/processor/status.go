@@ -18,6 +18,7 @@ type Status struct {
 	LastHeartbeat       time.Time `json:"last_heartbeat,omitzero"` // recorded in the database
 	SilentSeconds       float64   `json:"silent_seconds"`          // since the last heartbeat, or since the start
 	PaidRequests        int       `json:"paid_requests"`           // tasks in flight that wait for the answer to one
+	Stalled             bool      `json:"-"`                       // the claim loop makes no progress
 	DatabaseLostAt      time.Time `json:"database_lost_at,omitzero"`
 	LeasesFailingSince  time.Time `json:"leases_failing_since,omitzero"` // the leases can't be renewed: nothing is started
 	APIUnreachableSince time.Time `json:"api_unreachable_since,omitzero"`
@@ -36,8 +37,8 @@ func (p *Processor) Status() Status {
 	startedAt, heartbeat := p.startTime(), p.heartbeats.last()
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
-		PaidRequests: p.inFlight.awaitRequests(), LeasesFailingSince: p.leases.failingSince(), DatabaseLostAt: p.database.unavailableSince(), APIRespondedAt: p.api.lastResponse(),
-		RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
+		PaidRequests: p.inFlight.awaitRequests(), LeasesFailingSince: p.leases.failingSince(), DatabaseLostAt: p.database.unavailableSince(),
+		APIRespondedAt: p.api.lastResponse(), Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()
 	}

@@ -31,14 +31,20 @@ type UpstreamState struct {
 // (open) until RetryAt. Then it lets one request pass that costs nothing (half-open). If that fails, the next wait is longer.
 // It is safe for concurrent use.
 type breaker struct {
-	onChange func(UpstreamState) // optional; called under the lock
-
 	mu         sync.Mutex
+	onChange   func(UpstreamState) // optional; called under the lock
 	state      UpstreamState
 	failures   int  // consecutive, while closed
 	ejections  int  // consecutive, without a success in between
 	trying     bool // a request is trying the ejected upstream
 	generation int  // changes with state.Ejected and with each ejection: outcomes of earlier requests don't count
+}
+
+// setOnChange sets a function that is called when the upstream is ejected and when it serves again.
+func (b *breaker) setOnChange(f func(UpstreamState)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.onChange = f
 }
 
 // allow reports whether a request may use the upstream, and returns a function to call once with the request's outcome.

@@ -67,9 +67,15 @@ func Parse(text string) (*url.URL, error) {
 // route returns the proxy for a request to a URL; nil: none.
 type route func(*url.URL) (*url.URL, error)
 
+// configuredRoute is a route and the settings that it comes from, logins included: routes of the same settings are the same.
+type configuredRoute struct {
+	choose   route
+	settings string
+}
+
 // newRoutes returns the routes of env in order of preference. It checks every proxy URL, so that an invalid one is refused
 // at start and not at the first request that uses it. Its error holds a *settings.Error for each.
-func newRoutes(env Env) ([]route, error) {
+func newRoutes(env Env) ([]configuredRoute, error) {
 	var errs []error
 	check := func(name, text string) *url.URL {
 		if strings.TrimSpace(text) == "" {
@@ -81,7 +87,7 @@ func newRoutes(env Env) ([]route, error) {
 		}
 		return u
 	}
-	var listed []route
+	var listed []configuredRoute
 	known := map[string]bool{}
 	for i, text := range env.OpenAI {
 		name := "OPENAI_PROXY"
@@ -90,7 +96,7 @@ func newRoutes(env Env) ([]route, error) {
 		}
 		if u := check(name, text); u != nil && !known[u.String()] {
 			known[u.String()] = true
-			listed = append(listed, func(*url.URL) (*url.URL, error) { return u, nil })
+			listed = append(listed, configuredRoute{func(*url.URL) (*url.URL, error) { return u, nil }, u.String()})
 		}
 	}
 	https, http, all := check("HTTPS_PROXY", env.HTTPS), check("HTTP_PROXY", env.HTTP), check("ALL_PROXY", env.All)
@@ -102,13 +108,13 @@ func newRoutes(env Env) ([]route, error) {
 	}
 	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: env.No}
 	choose := config.ProxyFunc()
-	return []route{func(u *url.URL) (*url.URL, error) {
+	return []configuredRoute{{func(u *url.URL) (*url.URL, error) {
 		p, err := choose(u)
 		if err != nil || p == nil {
 			return nil, err
 		}
 		return Parse(p.String())
-	}}, nil
+	}, strings.Join([]string{"by scheme", config.HTTPSProxy, config.HTTPProxy, config.NoProxy}, "\n")}}, nil
 }
 
 // firstOf returns the first URL that is not nil, as text.

@@ -21,7 +21,7 @@ var errNotHTTP = errors.New("the response is not HTTP; is this an http proxy?")
 
 // connect returns a connection that ends at addr, by the route for URLs of that scheme.
 func (up *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
-	proxy, err := up.route(&url.URL{Scheme: scheme, Host: addr})
+	proxy, err := up.route.choose(&url.URL{Scheme: scheme, Host: addr})
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +53,7 @@ func (up *upstream) dialTLS(ctx context.Context, _, addr string) (net.Conn, erro
 	began := time.Now()
 	conn, err := up.handshake(ctx, raw, addr, config)
 	if err != nil {
-		proxy, _ := up.route(&url.URL{Scheme: "https", Host: addr})
+		proxy, _ := up.route.choose(&url.URL{Scheme: "https", Host: addr})
 		return nil, newError(OpTLS, proxy, addr, err)
 	}
 	record(ctx, OpTLS, began)

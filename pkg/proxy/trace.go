@@ -59,11 +59,11 @@ func record(ctx context.Context, op Op, began time.Time) {
 // Probe makes a connection for u through the first upstream, closes it, and returns its trace. No request is sent. The
 // error is an *Error.
 func (t *Transport) Probe(ctx context.Context, u *url.URL) (Trace, error) {
-	return t.upstreams[0].trace(ctx, u)
+	return t.upstreams()[0].trace(ctx, u)
 }
 
 func (up *upstream) trace(ctx context.Context, u *url.URL) (trace Trace, err error) {
-	proxy, err := up.route(u)
+	proxy, err := up.route.choose(u)
 	if err != nil {
 		return trace, err
 	}

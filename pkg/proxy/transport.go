@@ -6,6 +6,9 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"imagetasks/pkg/task"
@@ -47,8 +50,11 @@ func (c *Config) setDefaults() {
 // the first that is not ejected serves. One that fails is ejected, and may be tried again after a wait that grows (see
 // RetryableUpstreams). A Transport is safe for concurrent use.
 type Transport struct {
-	conf      Config
-	upstreams []*upstream // at least one
+	conf Config
+	list atomic.Pointer[[]*upstream] // at least one
+
+	mu       sync.Mutex // of changes of list
+	onChange func(UpstreamState)
 }
 
 // New returns a Transport. Each proxy URL that can't be used is a *settings.Error in the error.
@@ -58,24 +64,79 @@ func New(conf Config) (*Transport, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Transport{conf: conf}
+	var list []*upstream
 	for _, r := range routes {
-		t.upstreams = append(t.upstreams, newUpstream(conf, r))
+		list = append(list, newUpstream(conf, r))
 	}
-	return t, nil
+	return newTransport(conf, list...), nil
+}
+
+func newTransport(conf Config, list ...*upstream) *Transport {
+	t := &Transport{conf: conf}
+	t.list.Store(&list)
+	return t
+}
+
+// upstreams returns the upstreams at this time.
+func (t *Transport) upstreams() []*upstream { return *t.list.Load() }
+
+// CheckEnv returns the error that SetEnv would return.
+func CheckEnv(env Env) error {
+	_, err := newRoutes(env)
+	return err
+}
+
+// SetEnv makes requests that begin from now on use other proxies. Requests in flight go on. An upstream that stays as it was
+// keeps its state and its connections. Each proxy URL that can't be used is a *settings.Error in the error, and nothing is
+// changed then.
+func (t *Transport) SetEnv(env Env) error {
+	routes, err := newRoutes(env)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	old := t.upstreams()
+	var list []*upstream
+	for _, r := range routes {
+		same := slices.IndexFunc(old, func(up *upstream) bool { return up.route.settings == r.settings })
+		if same >= 0 {
+			list = append(list, old[same])
+		} else {
+			list = append(list, newUpstream(t.conf, r))
+		}
+	}
+	t.observe(list)
+	t.list.Store(&list)
+	for _, up := range old {
+		if !slices.Contains(list, up) {
+			up.closeIdle()
+		}
+	}
+	return nil
 }
 
 // OnChange sets a function that is called when one of several upstreams is ejected and when it serves again. The function
 // must not block and must not use the Transport. Call OnChange before the first request.
 func (t *Transport) OnChange(f func(UpstreamState)) {
-	if len(t.upstreams) < 2 {
-		return // a single upstream is used even while it is ejected
-	}
-	for _, up := range t.upstreams {
-		up.breaker.onChange = func(s UpstreamState) {
-			s.Proxy = up.via(&url.URL{}) // a proxy of a list serves every URL
-			f(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.onChange = f
+	t.observe(t.upstreams())
+}
+
+// observe makes the upstreams of a list report their changes.
+func (t *Transport) observe(list []*upstream) {
+	for _, up := range list {
+		var report func(UpstreamState)
+		if len(list) > 1 && t.onChange != nil { // a single upstream is used even while it is ejected
+			onChange := t.onChange
+			report = func(s UpstreamState) {
+				s.Proxy = up.via(&url.URL{}) // a proxy of a list serves every URL
+				onChange(s)
+			}
 		}
+		up.breaker.setOnChange(report)
 	}
 }
 
@@ -83,13 +144,14 @@ func (t *Transport) OnChange(f func(UpstreamState)) {
 // again by now. A GET through it decides whether the upstream serves again. Other requests don't try it, because they may be
 // billed.
 func (t *Transport) RetryableUpstreams() []*Transport {
-	if len(t.upstreams) < 2 {
+	list := t.upstreams()
+	if len(list) < 2 {
 		return nil // a single upstream is used even while it is ejected
 	}
 	var out []*Transport
-	for _, up := range t.upstreams {
+	for _, up := range list {
 		if s := up.breaker.snapshot(); s.Ejected && time.Now().After(s.RetryAt) {
-			out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{up}})
+			out = append(out, newTransport(t.conf, up))
 		}
 	}
 	return out
@@ -98,8 +160,8 @@ func (t *Transport) RetryableUpstreams() []*Transport {
 // Upstreams returns a new Transport for each upstream, in their order. They share no state with t.
 func (t *Transport) Upstreams() []*Transport {
 	var out []*Transport
-	for _, up := range t.upstreams {
-		out = append(out, &Transport{conf: t.conf, upstreams: []*upstream{newUpstream(t.conf, up.route)}})
+	for _, up := range t.upstreams() {
+		out = append(out, newTransport(t.conf, newUpstream(t.conf, up.route)))
 	}
 	return out
 }
@@ -121,7 +183,7 @@ func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	var ejected []*upstream
 	var last error
-	for _, up := range t.upstreams {
+	for _, up := range t.upstreams() {
 		done, ok := up.breaker.allow(r.Method == http.MethodGet && !isOtherTarget(r.Context()))
 		if !ok {
 			ejected = append(ejected, up)
@@ -175,7 +237,7 @@ func (t *Transport) send(up *upstream, done func(error), r *http.Request, previo
 // eject ejects an upstream and reports whether there is another that is not ejected.
 func (t *Transport) eject(up *upstream, code task.Code, reason string) (another bool) {
 	up.breaker.ejectFor(code, reason)
-	for _, other := range t.upstreams {
+	for _, other := range t.upstreams() {
 		another = another || !other.breaker.snapshot().Ejected
 	}
 	return another
@@ -183,7 +245,7 @@ func (t *Transport) eject(up *upstream, code task.Code, reason string) (another 
 
 // CloseIdleConnections closes the connections that carry no request.
 func (t *Transport) CloseIdleConnections() {
-	for _, up := range t.upstreams {
+	for _, up := range t.upstreams() {
 		up.closeIdle()
 	}
 }
@@ -192,7 +254,7 @@ func (t *Transport) CloseIdleConnections() {
 // connection.
 func (t *Transport) Via(u *url.URL) []string {
 	var out []string
-	for _, up := range t.upstreams {
+	for _, up := range t.upstreams() {
 		if via := up.via(u); via != "" {
 			out = append(out, via)
 		}
@@ -202,8 +264,9 @@ func (t *Transport) Via(u *url.URL) []string {
 
 // States returns the state of each upstream for requests to u, in order of preference.
 func (t *Transport) States(u *url.URL) []UpstreamState {
-	out := make([]UpstreamState, 0, len(t.upstreams))
-	for _, up := range t.upstreams {
+	list := t.upstreams()
+	out := make([]UpstreamState, 0, len(list))
+	for _, up := range list {
 		s := up.breaker.snapshot()
 		s.Proxy = up.via(u)
 		out = append(out, s)

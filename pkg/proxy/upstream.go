@@ -18,7 +18,7 @@ import (
 // other settings give.
 type upstream struct {
 	conf    Config
-	route   route
+	route   configuredRoute
 	breaker breaker
 	// pool carries https, and http that goes directly or through SOCKS: the connections end at the API.
 	pool connPool
@@ -26,7 +26,7 @@ type upstream struct {
 	forward *http.Transport
 }
 
-func newUpstream(conf Config, r route) *upstream {
+func newUpstream(conf Config, r configuredRoute) *upstream {
 	up := &upstream{conf: conf, route: r}
 	up.pool.newTransport = func() *http.Transport {
 		t := up.newHTTP()
@@ -38,7 +38,7 @@ func newUpstream(conf Config, r route) *upstream {
 	// Some proxies (tinyproxy) close the connection after each plain request without announcing it. A POST sent on such a
 	// connection is lost and can't be repeated safely.
 	up.forward.DisableKeepAlives = true
-	up.forward.Proxy = func(r *http.Request) (*url.URL, error) { return up.route(r.URL) }
+	up.forward.Proxy = func(r *http.Request) (*url.URL, error) { return up.route.choose(r.URL) }
 	up.forward.DialContext = up.dialForward("http")
 	up.forward.DialTLSContext = up.dialForward("https")
 	return up
@@ -78,7 +78,7 @@ func (up *upstream) closeIdle() {
 
 // via returns the proxy for requests to u without its login; empty: none.
 func (up *upstream) via(u *url.URL) string {
-	proxy, err := up.route(u)
+	proxy, err := up.route.choose(u)
 	if err != nil {
 		return ""
 	}
@@ -110,7 +110,7 @@ func (up *upstream) send(r *http.Request, done func(error)) (*http.Response, err
 }
 
 func (up *upstream) roundTrip(r *http.Request) (*http.Response, error) {
-	proxy, err := up.route(r.URL)
+	proxy, err := up.route.choose(r.URL)
 	if err != nil {
 		if r.Body != nil {
 			_ = r.Body.Close()

@@ -157,8 +157,8 @@ func processorSettings() []Setting {
 			UsageZH: "超过该时间没有心跳的处理器视为无响应",
 			set:     positive(func(s *Settings) *time.Duration { return &s.HungAfter })},
 		{Env: "SHUTDOWN_GRACE", Flag: "shutdown-grace", Worker: true, Default: "30s",
-			Usage:   "how long tasks in flight may take to finish when the processor stops; one whose request for a picture was sent may take TASK_TIMEOUT",
-			UsageZH: "处理器停止时，正在处理的任务可用于完成的时间；已发送图片请求的任务可用 TASK_TIMEOUT",
+			Usage:   "how long tasks in flight may take to finish when the processor stops; those whose request is paid for may take TASK_TIMEOUT",
+			UsageZH: "处理器停止时，正在处理的任务可用于完成的时间；已发出付费请求的任务最多可用 TASK_TIMEOUT",
 			set:     positive(func(s *Settings) *time.Duration { return &s.ShutdownGrace })},
 	}
 }

@@ -5,6 +5,7 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -60,7 +61,8 @@ type Settings struct {
 	LogLevel    string
 	LogFormat   string
 
-	urls []string // as they were set, those that may hold a login
+	urls   []string          // as they were set, those that may hold a login
+	values map[string]string // of all settings as they were set, by name
 }
 
 // Proxy holds the proxy settings, unparsed: package proxy knows their rules.
@@ -137,7 +139,7 @@ type Source func(Setting) (string, bool)
 // Load takes each setting from the first source that has it, or else its default. An empty value counts as none. It returns
 // all errors together, each an *Error.
 func Load(sources ...Source) (Settings, error) {
-	var s Settings
+	s := Settings{values: map[string]string{}}
 	var faults []error
 	for _, setting := range List() {
 		value := setting.Default
@@ -147,6 +149,7 @@ func Load(sources ...Source) (Settings, error) {
 				break
 			}
 		}
+		s.values[setting.Env] = value
 		if value == "" {
 			continue
 		}
@@ -189,6 +192,39 @@ func (s *Settings) Secrets() []string { return []string{s.APIKey} }
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
 // proxies where nobody meant it. They are known even where Load returned an error.
 func (s *Settings) SecretURLs() []string { return append(slices.Clone(s.urls), s.Proxy.OpenAI...) }
+
+// Changed returns the names of the settings whose values differ in other.
+func (s *Settings) Changed(other *Settings) []string {
+	var names []string
+	for _, setting := range List() {
+		if s.values[setting.Env] != other.values[setting.Env] {
+			names = append(names, setting.Env)
+		}
+	}
+	return names
+}
+
+// IsProcessors reports whether only the processor reads the setting of that name.
+func IsProcessors(name string) bool {
+	return slices.ContainsFunc(List(), func(s Setting) bool { return s.Env == name && s.Worker })
+}
+
+// With returns s with the settings of these names as in other, where both were loaded without an error.
+func (s Settings) With(other Settings, names ...string) Settings {
+	s.values = maps.Clone(s.values)
+	for _, setting := range List() {
+		if !slices.Contains(names, setting.Env) {
+			continue
+		}
+		value := other.values[setting.Env]
+		s.values[setting.Env] = value
+		if value == "" {
+			value = setting.Default
+		}
+		_ = setting.set(&s, value) // it was accepted before
+	}
+	return s
+}
 
 func text(field func(*Settings) *string) func(*Settings, string) error {
 	return func(s *Settings, v string) error { *field(s) = v; return nil }

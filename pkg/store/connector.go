@@ -18,7 +18,7 @@ import (
 // configuration: it reads no environment, where it would fail on variables that it does not know, and it need not know
 // libpq's rules for hosts and TLS.
 type connector struct {
-	conf  pgurl.Config
+	conf  *currentConfig
 	dial  pgdial.DialFunc
 	limit time.Duration // of a statement whose context has no deadline
 }
@@ -42,11 +42,16 @@ func newConnector(conf Config) (*connector, *dialer, error) {
 	if c.Warning != "" && conf.Warn != nil {
 		conf.Warn("DATABASE_URL: " + c.Warning)
 	}
+	boundConnect(&c)
+	d := &dialer{dial: pgdial.Network(c)}
+	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext, limit: conf.StatementTimeout}, d, nil
+}
+
+// boundConnect bounds the time for a connection.
+func boundConnect(c *pgurl.Config) {
 	if c.ConnectTimeout <= 0 || c.ConnectTimeout > maxConnect {
 		c.ConnectTimeout = maxConnect
 	}
-	d := &dialer{dial: pgdial.Network(c)}
-	return &connector{conf: c, dial: d.DialContext, limit: conf.StatementTimeout}, d, nil
 }
 
 // pool returns a pool of at most conns connections.
@@ -83,8 +88,9 @@ type session struct {
 }
 
 func (c *connector) connect(ctx context.Context) (s session, err error) {
-	err = pgdial.Open(ctx, c.conf, c.dial, func(ctx context.Context, a *pgdial.Attempt) (encrypted bool, err error) {
-		s, err = open(ctx, c.conf, a)
+	conf := c.conf.get()
+	err = pgdial.Open(ctx, conf, c.dial, func(ctx context.Context, a *pgdial.Attempt) (encrypted bool, err error) {
+		s, err = open(ctx, conf, a)
 		return s.wire != nil && s.wire.Encrypted, err
 	})
 	return s, err

@@ -2,7 +2,6 @@ package supervise
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 
 const (
 	startTimeout = 30 * time.Second // until a started processor is healthy
-	killTimeout  = 10 * time.Second // until a killed process is gone
 	pollInterval = 50 * time.Millisecond
 	maxOut       = 1 << 20 // bytes of output besides the log that are kept
 	tailLines    = 15      // of the log that an error quotes
@@ -30,26 +28,65 @@ type Daemon struct {
 	Env     []string
 	WorkDir string
 
-	Grace time.Duration // between SIGTERM and SIGKILL
+	// Grace is how long a planned stop may take, which lets paid requests finish, before the process is killed; ShortGrace is
+	// the same for a stop that cuts them, and for a hung processor.
+	Grace, ShortGrace time.Duration
 	// Healthy reports whether the process of that pid has a recent heartbeat. It is called repeatedly during a start.
 	Healthy func(ctx context.Context, pid int) (bool, error)
-	// Confirm reports whether a pid that the kernel does not confirm is the running processor's: its status address reports
-	// it, or its heartbeat after since. Without it, such a pid is never signalled.
-	Confirm func(ctx context.Context, pid int, since time.Time) bool
+	// Find returns the processor of this host and directory that its status address or its heartbeat reports. It is called
+	// where the lock on the pid file does not tell which process it is, and must return within a few seconds; nil: none is
+	// ever found.
+	Find func(ctx context.Context) (Found, bool)
 	// StartTimeout is how long a start may take until the processor is healthy; 0: 30s.
 	StartTimeout time.Duration
 	// Redact is applied to the lines of the log that an error quotes; nil: they are quoted as they are.
 	Redact func(string) string
 
-	holder holderLookup // nil: lockHolder
+	// Warn is told what could not be written; optional.
+	Warn func(Warning)
+	// OnWait is called once while a planned stop takes longer than two seconds, with how long it may take; optional.
+	OnWait func(atMost time.Duration)
+	// OnBusy is called once while another program starts or stops the processor; optional.
+	OnBusy func()
+
+	kernel kernel // nil: systemKernel
 }
 
-// Inspect returns the state of the processor. It locks the pid file for a moment if that is not locked.
-func (d *Daemon) Inspect() (State, error) {
-	if d.holder != nil {
-		return d.Dir.inspect(d.holder)
+// Found is a processor that its status address or its heartbeat reports.
+type Found struct {
+	PID     int
+	Started time.Time
+	Age     time.Duration // of the report
+}
+
+// Inspect returns the state of the processor. It locks the pid file for a moment if that is not locked, and then asks Find,
+// because the file may have been deleted or replaced.
+func (d *Daemon) Inspect(ctx context.Context) (State, error) {
+	k := d.kernel
+	if k == nil {
+		k = systemKernel{}
 	}
-	return d.Dir.Inspect()
+	state, err := d.Dir.inspect(k)
+	if state.PID != 0 || d.Find == nil {
+		return state, err
+	}
+	found, ok := d.Find(ctx)
+	switch {
+	case !ok:
+	case !state.Running:
+		state.Running, state.Unlocked, state.PID, state.Since = true, true, found.PID, found.Started
+		state.PIDConfirmed = true
+		err = nil
+	case found.Age <= time.Since(state.Since):
+		state.PID, state.PIDConfirmed = found.PID, true
+	}
+	return state, err
+}
+
+func (d *Daemon) warn(effect Effect, err error) {
+	if err != nil && d.Warn != nil {
+		d.Warn(Warning{Effect: effect, Err: plainError(err)})
+	}
 }
 
 // StartError is a start that failed, with the end of the processor's log.
@@ -69,24 +106,25 @@ func (e *StartError) Error() string {
 // Start starts the processor and returns its pid once it is healthy. One that is already running is not changed. The stop
 // marker is removed. A start that fails is a *StartError and leaves no process running.
 func (d *Daemon) Start(ctx context.Context) (pid int, already bool, err error) {
-	release, err := d.Dir.control(ctx)
+	release, err := d.control(ctx)
 	if err != nil {
 		return 0, false, err
 	}
-	defer func() { err = errors.Join(err, release()) }()
-	if err := d.Dir.markStarted(time.Now()); err != nil {
-		return 0, false, err
-	}
+	defer release()
+	d.warn(NotRevived, d.Dir.markStarted(time.Now()))
 	return d.start(ctx)
 }
 
 func (d *Daemon) start(ctx context.Context) (pid int, already bool, err error) {
-	state, err := d.Inspect()
+	state, err := d.Inspect(ctx)
 	if err != nil {
 		return 0, false, err
 	}
 	if state.Running {
 		return state.PID, true, nil
+	}
+	if state.Obstacle != nil {
+		return 0, false, state.Obstacle
 	}
 	out, err := d.openOut()
 	if err != nil {
@@ -144,20 +182,17 @@ func (d *Daemon) spawn(out *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// openOut opens the file for the output of the processor besides its log; where that is not possible, the output is lost.
 func (d *Daemon) openOut() (*os.File, error) {
 	path := d.Dir.path(".out")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	_ = os.MkdirAll(filepath.Dir(path), 0o755)
+	f, err := openFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, err
+		d.warn(OutputLost, err)
+		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}
 	if info, err := f.Stat(); err == nil && info.Size() > maxOut {
-		err = f.Truncate(0)
-		if err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
+		d.warn(OutputLost, f.Truncate(0))
 	}
 	return f, nil
 }
@@ -196,127 +231,4 @@ func (d *Daemon) tail(since map[string]int64) string {
 		text = d.Redact(text)
 	}
 	return text
-}
-
-// StopResult is what a stop did.
-type StopResult struct {
-	WasRunning bool
-	PID        int
-	Killed     bool // it did not exit within the grace
-}
-
-// Stop stops the processor with SIGTERM, and with SIGKILL after the grace. It writes a stop marker with the name by, so that the
-// monitor does not start it again; where no processor is running it writes the marker only.
-func (d *Daemon) Stop(ctx context.Context, by string) (s StopResult, err error) {
-	release, err := d.Dir.control(ctx)
-	if err != nil {
-		return s, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	// The marker first: a monitor pass in between must not find a dead processor.
-	if err := d.Dir.markStopped(StopMark{At: time.Now(), By: by}); err != nil {
-		return s, err
-	}
-	return d.stop(ctx)
-}
-
-// ErrNoPID means that a processor is running and its pid is unknown or could not be confirmed, so that it can't be signalled.
-var ErrNoPID = errors.New("a processor holds the lock on the pid file, but its pid is unknown or could not be confirmed by its status " +
-	"address or heartbeat; it may belong to another user; stop it by hand")
-
-func (d *Daemon) stop(ctx context.Context) (StopResult, error) {
-	state, err := d.runningState(ctx)
-	if err != nil || !state.Running {
-		return StopResult{}, err
-	}
-	s := StopResult{WasRunning: true, PID: state.PID}
-	gone, err := d.signal(ctx, state.PID, syscall.SIGTERM, d.Grace)
-	if err != nil || gone {
-		return s, err
-	}
-	s.Killed = true
-	gone, err = d.signal(ctx, state.PID, syscall.SIGKILL, killTimeout)
-	if err == nil && !gone {
-		err = fmt.Errorf("process %d did not exit after SIGKILL", state.PID)
-	}
-	return s, err
-}
-
-// runningState returns the state once a running processor has written its pid, which is confirmed.
-func (d *Daemon) runningState(ctx context.Context) (State, error) {
-	deadline := time.Now().Add(2 * time.Second)
-	for {
-		state, err := d.Inspect()
-		if err != nil || !state.Running || state.PIDConfirmed {
-			return state, err
-		}
-		if state.PID != 0 && d.Confirm != nil && d.Confirm(ctx, state.PID, state.Since) {
-			return state, nil
-		}
-		if time.Now().After(deadline) {
-			return state, ErrNoPID
-		}
-		if err := pause(ctx, pollInterval); err != nil {
-			return state, err
-		}
-	}
-}
-
-// signal sends a signal to the process that holds the lock and reports whether the lock was released in time.
-func (d *Daemon) signal(ctx context.Context, pid int, sig syscall.Signal, bound time.Duration) (gone bool, err error) {
-	// The process is looked up first and its lock is tested again afterwards, so that a pid that another program got in
-	// between is not signalled (on Linux, FindProcess holds the process by a pidfd).
-	process, err := os.FindProcess(pid)
-	if err != nil {
-		return false, fmt.Errorf("process %d: %w", pid, err)
-	}
-	defer process.Release()
-	state, err := d.Inspect()
-	if err != nil {
-		return false, err
-	}
-	if !state.Running || state.PID != pid {
-		return !state.Running, nil
-	}
-	if err := process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return false, fmt.Errorf("signal process %d: %w", pid, err)
-	}
-	deadline := time.Now().Add(bound)
-	for {
-		if locked, err := d.Dir.locked(); err != nil || !locked {
-			return err == nil, err
-		}
-		if time.Now().After(deadline) {
-			return false, nil
-		}
-		if err := pause(ctx, pollInterval); err != nil {
-			return false, err
-		}
-	}
-}
-
-// Restart stops a running processor and starts it again. The stop marker is removed.
-func (d *Daemon) Restart(ctx context.Context) (pid int, err error) {
-	release, err := d.Dir.control(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, release()) }()
-	if _, err := d.stop(ctx); err != nil {
-		return 0, err
-	}
-	if err := d.Dir.markStarted(time.Now()); err != nil {
-		return 0, err
-	}
-	pid, _, err = d.start(ctx)
-	return pid, err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -3,9 +3,7 @@ package supervise
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 )
@@ -28,66 +26,62 @@ func (e *CrashLoopError) Error() string {
 		e.Restarts, e.Log)
 }
 
-// Revive starts a dead processor again; a hung one is stopped first. It does nothing, and returns pid 0, if no processor is
-// wanted in the background or another program has started one. Each try counts: after MaxRestarts within RestartWindow it
-// returns a *CrashLoopError until the first of them is older than that.
+// reviveWait is how long Revive waits for another program that starts or stops the processor; a start takes less.
+const reviveWait = time.Minute
+
+// Revive starts a dead processor again; a hung one is stopped first, with the short grace. It does nothing, and returns pid 0, if
+// no processor is wanted in the background or another program has started one. Each try counts: after MaxRestarts within
+// RestartWindow it returns a *CrashLoopError until the first of them is older than that.
 func (d *Daemon) Revive(ctx context.Context, hung bool) (pid int, err error) {
-	release, err := d.Dir.control(ctx)
+	release, err := d.controlWithin(ctx, reviveWait)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, release()) }()
-	state, err := d.Inspect()
+	defer release()
+	state, err := d.Inspect(ctx)
 	if err != nil {
 		return 0, err
 	}
 	if !state.Wanted || state.Running && !hung {
 		return 0, nil
 	}
-	if err := d.Dir.countRestart(time.Now()); err != nil {
+	if err := d.countRestart(time.Now()); err != nil {
 		return 0, err
 	}
-	if _, err := d.stop(ctx); err != nil {
+	if _, err := d.stop(ctx, d.stopHung()); err != nil {
 		return 0, err
 	}
 	pid, _, err = d.start(ctx)
 	return pid, err
 }
 
-// Restarts returns when the processor was restarted within RestartWindow.
-func (d Dir) Restarts(now time.Time) ([]time.Time, error) {
+// Restarts returns when the processor was restarted within RestartWindow. A file that can't be read counts as empty.
+func (d Dir) Restarts(now time.Time) []time.Time {
 	text, err := os.ReadFile(d.path(".restarts"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
 	if err != nil {
-		return nil, fmt.Errorf("read the restarts: %w", err)
+		return nil
 	}
 	var all, recent []time.Time
-	// A file that can't be parsed counts as empty.
+	// So does one that can't be parsed.
 	_ = json.Unmarshal(text, &all)
 	for _, at := range all {
 		if age := now.Sub(at); age < RestartWindow && age > -RestartWindow {
 			recent = append(recent, at)
 		}
 	}
-	return recent, nil
+	return recent
 }
 
-func (d Dir) countRestart(now time.Time) error {
-	recent, err := d.Restarts(now)
-	if err != nil {
-		return err
-	}
+// countRestart records a restart, or returns a *CrashLoopError.
+func (d *Daemon) countRestart(now time.Time) error {
+	recent := d.Dir.Restarts(now)
 	if len(recent) >= MaxRestarts {
-		return &CrashLoopError{Restarts: len(recent), Log: d.Log()}
+		return &CrashLoopError{Restarts: len(recent), Log: d.Dir.Log()}
 	}
 	text, err := json.Marshal(append(recent, now))
 	if err == nil {
-		err = WriteFileAtomic(d.path(".restarts"), string(text)+"\n")
+		err = WriteFileAtomic(d.Dir.path(".restarts"), string(text)+"\n")
 	}
-	if err != nil {
-		return fmt.Errorf("record the restart: %w", err)
-	}
+	d.warn(RestartsNotCounted, err)
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -28,29 +29,29 @@ func inspect(t *testing.T, d supervise.Dir) supervise.State {
 func TestInspect_LockDecidesNotThePID(t *testing.T) {
 	d := supervise.Dir(t.TempDir())
 	assert.Equal(t, supervise.State{}, inspect(t, d))
-	lock, err := d.Lock()
+	lock, err := d.Lock(nil)
 	require.NoError(t, err)
 	s := inspect(t, d)
 	assert.True(t, s.Running)
 	assert.Equal(t, os.Getpid(), s.PID)
-	_, err = d.Lock()
+	_, err = d.Lock(nil)
 	assert.ErrorIs(t, err, supervise.ErrRunning)
 
-	// A pid that does not hold the lock is ignored.
-	require.NoError(t, os.WriteFile(d.PidFile(), []byte("1\n"), 0o644))
-	assert.Zero(t, inspect(t, d).PID)
-	require.NoError(t, os.WriteFile(d.PidFile(), fmt.Appendln(nil, os.Getppid()), 0o644))
-	assert.Zero(t, inspect(t, d).PID)
-	require.NoError(t, os.WriteFile(d.PidFile(), []byte("nonsense"), 0o644))
-	assert.Zero(t, inspect(t, d).PID)
-	_, err = (&supervise.Daemon{Dir: d}).Stop(t.Context(), "a test")
-	assert.ErrorIs(t, err, supervise.ErrNoPID)
+	// A pid that does not hold the lock is ignored; the kernel knows the one that does.
+	known := os.Getpid()
+	if runtime.GOOS != "linux" {
+		known = 0
+	}
+	for _, text := range []string{"1\n", fmt.Sprintln(os.Getppid()), "nonsense", ""} {
+		require.NoError(t, os.WriteFile(d.PidFile(), []byte(text), 0o644))
+		assert.Equal(t, known, inspect(t, d).PID, "%q", text)
+	}
 
 	require.NoError(t, lock.Release())
 	assert.False(t, inspect(t, d).Running)
 	require.NoError(t, os.WriteFile(d.PidFile(), fmt.Appendln(nil, os.Getpid()), 0o644))
 	assert.False(t, inspect(t, d).Running, "a pid without the lock does not count")
-	again, err := d.Lock()
+	again, err := d.Lock(nil)
 	require.NoError(t, err)
 	require.NoError(t, again.Release())
 }
@@ -111,7 +112,7 @@ func TestStart_Healthy(t *testing.T) {
 
 func TestStop_MarkerIsRespectedUntilStart(t *testing.T) {
 	d := program(t, `exit 1`)
-	_, err := d.Stop(t.Context(), "wei (sudo)")
+	_, err := d.Stop(t.Context(), "wei (sudo)", false)
 	require.NoError(t, err)
 	s := inspect(t, d.Dir)
 	require.NotNil(t, s.Stopped)
@@ -144,43 +145,78 @@ func TestRevive_CountsRestartsForAnHour(t *testing.T) {
 	}
 	_, err = d.Revive(t.Context(), false)
 	assert.ErrorAs(t, err, new(*supervise.CrashLoopError))
-	recent, err := d.Dir.Restarts(time.Now())
-	require.NoError(t, err)
+	recent := d.Dir.Restarts(time.Now())
 	assert.Len(t, recent, supervise.MaxRestarts, "only tries count")
-	recent, err = d.Dir.Restarts(time.Now().Add(supervise.RestartWindow))
-	require.NoError(t, err)
+	recent = d.Dir.Restarts(time.Now().Add(supervise.RestartWindow))
 	assert.Empty(t, recent)
 	require.NoError(t, os.WriteFile(filepath.Join(string(d.Dir), "task-processor.restarts"), []byte("{"), 0o644))
-	recent, err = d.Dir.Restarts(time.Now())
-	require.NoError(t, err)
+	recent = d.Dir.Restarts(time.Now())
 	assert.Empty(t, recent)
 }
 
-// A processor that ignores SIGTERM is killed after the grace.
+// A processor that ignores the signal is killed after the grace.
 func TestStop_KillsAfterTheGrace(t *testing.T) {
 	d := program(t, "")
-	// It holds the lock as a processor does, and ignores SIGTERM.
-	cmd := exec.Command(os.Args[0], "-test.run=TestHelperProcess")
-	cmd.Env = append(os.Environ(), "HOLD="+string(d.Dir))
-	require.NoError(t, cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	require.Eventually(t, func() bool { return inspect(t, d.Dir).PID == cmd.Process.Pid }, time.Minute, 5*time.Millisecond)
+	cmd, ended := holder(t, d.Dir, "ignore")
 	d.Grace = 10 * time.Millisecond
-	stopped, err := d.Stop(t.Context(), "a test")
+	stopped, err := d.Stop(t.Context(), "a test", false)
 	require.NoError(t, err)
 	assert.Equal(t, supervise.StopResult{WasRunning: true, PID: cmd.Process.Pid, Killed: true}, stopped)
 	assert.ErrorContains(t, <-ended, "killed")
 }
 
-// TestHelperProcess is the processor of TestStop_KillsAfterTheGrace.
+// holder starts a process that holds the lock as a processor does. With a log it writes the signals that it gets to it, and
+// exits when it got both SIGTERM and SIGINT; with "ignore" it ignores SIGTERM and PlannedStop.
+func holder(t *testing.T, d supervise.Dir, log string) (*exec.Cmd, <-chan error) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=TestHelperProcess")
+	cmd.Env = append(os.Environ(), "HOLD="+string(d), "HOLD_LOG="+log)
+	require.NoError(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-ended
+	})
+	require.Eventually(t, func() bool { return inspect(t, d).PID == cmd.Process.Pid }, time.Minute, 5*time.Millisecond)
+	return cmd, ended
+}
+
+// TestHelperProcess is the process of holder.
 func TestHelperProcess(t *testing.T) {
-	dir := os.Getenv("HOLD")
+	dir, path := os.Getenv("HOLD"), os.Getenv("HOLD_LOG")
 	if dir == "" {
 		return
 	}
-	signal.Ignore(syscall.SIGTERM)
-	_, err := supervise.Dir(dir).Lock()
+	got := make(chan os.Signal, 10)
+	var log *os.File
+	switch path {
+	case "":
+	case "ignore":
+		signal.Ignore(syscall.SIGTERM, supervise.PlannedStop)
+	default:
+		signal.Notify(got, supervise.PlannedStop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		var err error
+		log, err = os.Create(path)
+		require.NoError(t, err)
+	}
+	_, err := supervise.Dir(dir).Lock(nil)
 	require.NoError(t, err)
-	time.Sleep(time.Hour)
+	seen := map[os.Signal]bool{}
+	for end := time.After(time.Hour); ; {
+		select {
+		case <-end:
+			return
+		case s := <-got:
+			seen[s] = true
+			_, err := fmt.Fprintln(log, s)
+			require.NoError(t, err)
+			if seen[syscall.SIGTERM] && seen[syscall.SIGINT] {
+				os.Exit(0)
+			}
+		}
+	}
 }

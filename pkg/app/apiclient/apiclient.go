@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	"imagetasks/pkg/app"
@@ -72,14 +73,76 @@ func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy
 	return direct, other, err
 }
 
-// Prober returns a function that checks the API, and one that closes its connections. If the settings of the API are invalid, the
-// check returns the reason: the rest of a program must not depend on them.
-func Prober(s settings.Settings) (ask func(context.Context) error, closeIdle func()) {
+// Check returns an error for a key or a proxy that can't be used.
+func Check(s settings.Settings) error {
+	if err := proxy.CheckEnv(proxy.Env(s.Proxy)); err != nil {
+		return err
+	}
+	if err := imageapi.CheckKey(s.APIKey); err != nil {
+		return &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
+	}
+	return nil
+}
+
+// Update makes requests that begin from now on use the key and the proxies of the settings. If Check refuses them, it changes
+// nothing.
+func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Settings) error {
+	if err := Check(s); err != nil {
+		return err
+	}
+	if err := transport.SetEnv(proxy.Env(s.Proxy)); err != nil {
+		return err
+	}
+	return client.SetKey(s.APIKey)
+}
+
+// Prober checks the API. If the settings of the API are invalid, the check returns the reason: the rest of a program must not
+// depend on them. It is safe for concurrent use.
+type Prober struct {
+	mu        sync.Mutex
+	client    *imageapi.Client
+	transport *proxy.Transport
+	err       error
+}
+
+// NewProber returns a Prober for the settings.
+func NewProber(s settings.Settings) *Prober {
+	p := &Prober{}
+	p.client, p.transport, p.err = New(s)
+	return p
+}
+
+// Probe checks the API.
+func (p *Prober) Probe(ctx context.Context) error {
+	p.mu.Lock()
+	client, err := p.client, p.err
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return client.Probe(ctx)
+}
+
+// Set makes later checks use these settings. It changes nothing if they are invalid.
+func (p *Prober) Set(s settings.Settings) error {
 	client, transport, err := New(s)
 	if err != nil {
-		return func(context.Context) error { return err }, func() {}
+		return err
 	}
-	return client.Probe, transport.CloseIdleConnections
+	p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.client, p.transport, p.err = client, transport, nil
+	return nil
+}
+
+// Close closes the connections that carry no request.
+func (p *Prober) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.transport.CloseIdleConnections()
+	}
 }
 
 // retryTimeout bounds the retry of all ejected proxies.

@@ -14,7 +14,6 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/settings"
-	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
@@ -22,14 +21,19 @@ import (
 // BackgroundFlag is the flag with which start runs `task-processor run` in the background.
 const BackgroundFlag = "background"
 
-// confirmTimeout bounds the question to the database whether a pid is a processor's.
-const confirmTimeout = 5 * time.Second
+// maxShortGrace keeps the restart of a hung processor within the time of a monitor pass.
+const maxShortGrace = 2 * time.Minute
 
-// New returns this host's background processor. Without a store it can be stopped but not started.
+// New returns this host's background processor. Without a store it can be stopped but not started. Warnings are printed on
+// stderr.
 func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*supervise.Daemon, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find the programs: %w", err)
+	}
+	l, err := a.Lang(c)
+	if err != nil {
+		return nil, err
 	}
 	args := []string{"run", "--" + BackgroundFlag}
 	if path, given := app.FlagValue(c, "env-file"); given {
@@ -45,14 +49,18 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 			env = append(slices.Clip(env), setting.Env+"="+value)
 		}
 	}
+	rest := s.ShutdownGrace + 2*processor.FinalWriteTimeout
+	lookup := Lookup{App: a, Settings: s, Store: st}
 	return &supervise.Daemon{
-		Dir:     supervise.Dir(s.LogDir),
-		Program: filepath.Join(filepath.Dir(self), "task-processor"),
-		Args:    args,
-		Env:     env,
-		Grace:   s.ShutdownGrace + 2*processor.FinalWriteTimeout,
-		Redact:  a.Redact.String,
-		Confirm: func(ctx context.Context, pid int, since time.Time) bool { return confirm(ctx, a, s, st, pid, since) },
+		Dir:        supervise.Dir(s.LogDir),
+		Program:    filepath.Join(filepath.Dir(self), program),
+		Args:       args,
+		Env:        env,
+		Grace:      s.TaskTimeout + rest,
+		ShortGrace: min(rest, maxShortGrace),
+		Redact:     a.Redact.String,
+		Find:       lookup.Find,
+		Warn:       func(w supervise.Warning) { fmt.Fprintln(a.Stderr, "warning:", a.Redact.String(w.Text(l))) },
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			rows, err := st.Processors(ctx)
 			for _, p := range rows {
@@ -63,33 +71,4 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 			return false, err
 		},
 	}, nil
-}
-
-// confirm reports whether the processor with that pid runs on this host: its status address reports it, or a heartbeat of it
-// is younger than its pid file.
-func confirm(ctx context.Context, a *app.App, s settings.Settings, st *store.Store, pid int, since time.Time) bool {
-	if s.StatusAddr != "" {
-		if report := status.Live(ctx, s.StatusAddr)(); report != nil && report.PID == pid {
-			return true
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
-	defer cancel()
-	if st == nil {
-		var err error
-		if st, err = a.NewStore(ctx, s); err != nil {
-			return false
-		}
-		defer st.Close()
-	}
-	rows, err := st.Processors(ctx)
-	if err != nil {
-		return false
-	}
-	for _, p := range rows {
-		if p.Host == app.Hostname() && p.PID == pid && p.HeartbeatAge <= time.Since(since) {
-			return true
-		}
-	}
-	return false
 }

@@ -98,11 +98,11 @@ func (a program) fix(c *cli.Context) error {
 		o.AfterStart = s.Lease
 		terminal := app.IsTerminal(a.Stderr)
 		stderr := a.Stderr
+		newLogger := a.Logger
 		if terminal {
-			a.Stderr = nil // the progress bar uses the terminal; the log file has the lines
+			newLogger = a.FileLogger // the progress bar uses the terminal
 		}
-		log, closer, err := a.Logger(s, "fix-stuck-tasks.log")
-		a.Stderr = stderr
+		log, closer, err := newLogger(s, "fix-stuck-tasks.log")
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
@@ -21,6 +22,7 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
 )
 
 // program is the application with the commands of this program.
@@ -70,8 +72,12 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
-	probe, closeAPI := apiclient.Prober(s)
-	defer closeAPI()
+	prober := apiclient.NewProber(s)
+	defer prober.Close()
+	var reloader *reload.Reloader
+	if c.Bool("watch") {
+		reloader = reload.New(a.App, c, s)
+	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
 
@@ -79,10 +85,13 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if errors.Is(err, monitor.ErrPassRunning) && !c.Bool("watch") {
 		return a.Print(c, textPassRunning)
 	}
-	if err != nil {
+	if errors.Is(err, monitor.ErrPassRunning) {
 		return err
 	}
-	defer func() { err = errors.Join(err, release()) }()
+	unlocked := err
+	if unlocked == nil {
+		defer func() { err = errors.Join(err, release()) }()
+	}
 
 	log, closeLog, err := a.logger(c, s)
 	if err != nil {
@@ -98,12 +107,19 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer st.Close()
+	if unlocked != nil {
+		log.WithError(unlocked).Warn("another pass may run on this host at the same time")
+	}
+	if reloader != nil {
+		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set}, log)()
+	}
 	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
 		return err
 	}
+	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: d, Host: app.Hostname(), Probe: probe, Live: status.Live(ctx, s.StatusAddr),
+		Store: st, Supervisor: d, Host: app.Hostname(), Probe: prober.Probe, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
@@ -121,12 +137,11 @@ func (a program) monitor(c *cli.Context) (err error) {
 
 // logger returns the monitor's logger: to the file only with --quiet, and on a terminal, where a person reads the summary.
 func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger, closeLog func() error, err error) {
-	stderr := a.Stderr
-	if c.Bool("quiet") || app.IsTerminal(stderr) && !c.Bool("watch") {
-		a.Stderr = nil
+	newLogger := a.Logger
+	if c.Bool("quiet") || app.IsTerminal(a.Stderr) && !c.Bool("watch") {
+		newLogger = a.FileLogger
 	}
-	log, closer, err := a.Logger(s, "task-monitor.log")
-	a.Stderr = stderr
+	log, closer, err := newLogger(s, "task-monitor.log")
 	if err != nil {
 		return nil, nil, err
 	}

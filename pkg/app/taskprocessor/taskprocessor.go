@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	sdnotify "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
@@ -20,6 +19,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
@@ -29,7 +29,6 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
-	"imagetasks/pkg/supervise"
 )
 
 const processorLog = "task-processor.log"
@@ -48,7 +47,8 @@ func New(core *app.App) *cli.App {
 	return &cli.App{
 		Name:  "task-processor",
 		Usage: "processes the image tasks in PostgreSQL, through a proxy",
-		Description: "Without a command it processes tasks until SIGTERM or SIGINT; a second signal ends the grace period.\n" +
+		Description: "Without a command it processes tasks until SIGTERM or SIGINT. Then it claims nothing more, and ends when its paid requests have finished;\n" +
+			"a second signal cuts them. SIGHUP makes it read the env file again: the API key, the proxies and the password of the database.\n" +
 			"To begin: task-processor migrate. To see it without any setup: task-processor demo.",
 		Flags:  run,
 		Action: a.run,
@@ -56,9 +56,11 @@ func New(core *app.App) *cli.App {
 			{Name: "run", Usage: "process tasks (the default)", Flags: run, Action: a.run},
 			{Name: "start", Usage: "start the background processor and wait until it is healthy", Action: a.start, Flags: append([]cli.Flag{
 				&cli.BoolFlag{Name: "unless-stopped", Usage: "do nothing if an operator stopped it; for the start at boot"}}, worker...)},
-			{Name: "stop", Usage: "stop it gracefully, then kill it; the monitor will not start it again", Action: a.stop, Flags: worker},
-			{Name: "restart", Usage: "stop it gracefully and start it again", Action: a.restart, Flags: append([]cli.Flag{
-				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}}, worker...)},
+			{Name: "stop", Usage: "stop it when its paid requests have finished; the monitor will not start it again", Action: a.stop,
+				Flags: append([]cli.Flag{nowFlag()}, worker...)},
+			{Name: "restart", Usage: "stop it when its paid requests have finished, and start it again", Action: a.restart, Flags: append([]cli.Flag{
+				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
+			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
 			migrateCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
 			tasksCommand(a), creditsCommand(a), usersCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
@@ -81,11 +83,11 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself needs no status page, and the daemon may be using the address.
 		s.StatusAddr = ""
 	}
-	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c))
+	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s))
 }
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
-func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string) (err error) {
+func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
 	client, transport, err := apiclient.New(s)
 	if err != nil {
 		return err
@@ -95,30 +97,30 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	if err != nil {
 		return err
 	}
+	newLogger := a.Logger
 	if background {
-		a.Stderr = io.Discard // the log goes to the file; a panic still reaches stderr
+		newLogger = a.FileLogger
 	}
-	log, closer, err := a.Logger(s, processorLog)
+	log, closer, err := newLogger(s, processorLog)
 	if err != nil {
 		return err
 	}
 	defer closer.Close()
+	if background {
+		a.Stderr = io.Discard // the log goes to the file; a panic still reaches stderr
+	}
 	defer func() {
 		if background && err != nil {
 			log.Error(err.Error())
 		}
 	}()
 	transport.OnChange(logProxyChanges(log))
+	pid := &pidLock{settings: s, background: background, log: log}
 	if !once {
-		hold, err := supervise.Dir(s.LogDir).Lock()
-		switch {
-		case errors.Is(err, supervise.ErrRunning) && !background:
-			log.Info("another processor holds the pid file; this one runs without supervision by the monitor")
-		case err != nil:
+		if err := pid.acquire(); err != nil {
 			return err
-		default:
-			defer func() { err = errors.Join(err, hold.Release()) }()
 		}
+		defer func() { err = errors.Join(err, pid.release()) }()
 	}
 
 	var running atomic.Pointer[processor.Processor]
@@ -137,6 +139,11 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
+	if err := pid.yield(ctx, a.newLookup(s, st)); err != nil {
+		return err
+	}
+	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
+		SetAPI: func(s settings.Settings) error { return apiclient.Update(client, transport, s) }}, log)()
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
 		err = setLimits(ctx, st, s, log)
@@ -148,15 +155,17 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			return err
 		}
 	}
+	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
-		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
+		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(),
+			LogDir: logDir, Reload: reloader.Last()}
 	}
 	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		Observe: notifySystemd(log), RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
+		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
 		Details: func(st processor.Status) any { return details(st) },
 	}, st, imageworker.New(client, pictures, log))
 	running.Store(p)
@@ -172,8 +181,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
 	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the image API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
-	stopRetries := retryEjected(ctx, transport, s)
+	stopRetries := retryEjected(ctx, transport, reloader.Settings)
 	defer stopRetries()
+	defer notifySystemd(ctx, p.Status, log)()
 	if once {
 		err = p.RunOnce(ctx)
 	} else {
@@ -194,14 +204,14 @@ const retryInterval = time.Second
 
 // retryEjected retries the ejected proxies that are due, every retryInterval, until stop is called; stop waits for it. It does
 // not end with ctx, because tasks in flight at a stop need a proxy, too.
-func retryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) (stop func()) {
+func retryEjected(ctx context.Context, t *proxy.Transport, current func() settings.Settings) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() {
 		tick := time.NewTicker(retryInterval)
 		defer tick.Stop()
 		for {
-			apiclient.RetryEjected(ctx, t, s)
+			apiclient.RetryEjected(ctx, t, current())
 			select {
 			case <-ctx.Done():
 				return
@@ -233,19 +243,6 @@ func logProxyChanges(log logrus.FieldLogger) func(proxy.UpstreamState) {
 			return
 		}
 		log.WithField("proxy", s.Proxy).Info("proxy serves again")
-	}
-}
-
-// notifySystemd passes heartbeats on to systemd if it runs this program as a unit of Type=notify
-// (https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html).
-func notifySystemd(log logrus.FieldLogger) func(processor.Event) {
-	return func(e processor.Event) {
-		if e.Kind != processor.EventHeartbeat {
-			return
-		}
-		if _, err := sdnotify.SdNotify(false, sdnotify.SdNotifyReady+"\n"+sdnotify.SdNotifyWatchdog); err != nil {
-			log.WithError(err).Warn("systemd could not be notified of a heartbeat")
-		}
 	}
 }
 

@@ -69,12 +69,26 @@ var (
 	textLeftStopped    = lang.Text{EN: "not started: the processor was stopped by %s at %s", ZH: "未启动：处理器已由 %s 于 %s 停止"}
 	textAlreadyRunning = lang.Text{EN: "the processor is already running (pid %d)", ZH: "处理器已在运行（进程 %d）"}
 	textStarted        = lang.Text{EN: "the processor is running (pid %d); log: %s", ZH: "处理器正在运行（进程 %d）；日志：%s"}
-	textWasNotRunning  = lang.Text{EN: "the processor was not running; the monitor will not start it", ZH: "处理器未在运行；监控不会启动它"}
-	textStopped        = lang.Text{EN: "the processor (pid %d) has stopped; the monitor will not start it", ZH: "处理器（进程 %d）已停止；监控不会启动它"}
-	textNotRestarted   = lang.Text{EN: "not restarted: no background processor is running on this host", ZH: "未重启：本机没有后台处理器在运行"}
-	textKilled         = lang.Text{
+	textWasNotRunning  = lang.Text{EN: "the processor was not running; %s", ZH: "处理器未在运行；%s"}
+	textStopped        = lang.Text{EN: "the processor (pid %d) has stopped; %s", ZH: "处理器（进程 %d）已停止；%s"}
+	textWaiting        = lang.Text{EN: "waiting for paid requests to finish, at most %s; to cut them: %s", ZH: "正在等待已付费的请求完成，最多 %s；如需立即中断：%s"}
+	textBusy           = lang.Text{EN: "waiting for another program that starts or stops the processor", ZH: "正在等待另一个启动或停止处理器的程序"}
+
+	textNotStartedAgain = lang.Text{EN: "the monitor will not start it", ZH: "监控不会启动它"}
+	textMayBeStarted    = lang.Text{EN: "the monitor may start it again", ZH: "监控可能会再次启动它"}
+	textNotRestarted    = lang.Text{EN: "not restarted: no background processor is running on this host", ZH: "未重启：本机没有后台处理器在运行"}
+	textKilled          = lang.Text{
 		EN: "the processor (pid %d) did not stop in time and was killed; its tasks are claimed again after their leases expire",
 		ZH: "处理器（进程 %d）未按时停止，已强制结束；它的任务在租约到期后会重新领取"}
+)
+
+// reload.
+var (
+	textReloaded        = lang.Text{EN: "the processor (pid %d) has read its env file again: %s", ZH: "处理器（进程 %d）已重新读取 env 文件：%s"}
+	textReloadedPartly  = lang.Text{EN: "the processor (pid %d) has read its env file again: %s; not in use until a restart: %s", ZH: "处理器（进程 %d）已重新读取 env 文件：%s；以下设置需要重启才能生效：%s"}
+	textNothingChanged  = lang.Text{EN: "nothing changed", ZH: "没有变化"}
+	textSettingsChanged = lang.Text{EN: "%s changed, in use from now on", ZH: "%s 已更新并生效"}
+	textReloadUnknown   = lang.Text{EN: "the processor (pid %d) was asked to read its env file again and has not reported the result; see %s", ZH: "已要求处理器（进程 %d）重新读取 env 文件，但尚未收到结果；请查看 %s"}
 )
 
 // Tasks, credits and the schema.

@@ -1,0 +1,59 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// openTerminal returns the two ends of a pseudo-terminal.
+func openTerminal(t *testing.T) (master, terminal *os.File) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("there are no pseudo-terminals here: %v", err)
+	}
+	require.NoError(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	require.NoError(t, err)
+	terminal, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	require.NoError(t, err)
+	return master, terminal
+}
+
+// SIGHUP makes a processor on a terminal read its env file again. When the terminal is closed, it stops gracefully.
+func TestHangup_OnATerminal(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.env["LOG_DIR"] = w.dir
+	w.moveToEnvFile(map[string]string{"OPENAI_API_KEY": apiKey})
+	master, terminal := openTerminal(t)
+	p := w.command("task-processor", "run")
+	p.Stdin, p.Stdout, p.Stderr = terminal, terminal, terminal
+	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	require.NoError(t, p.Start())
+	require.NoError(t, terminal.Close())
+	go func() {
+		defer close(p.done)
+		_ = p.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-p.done
+	})
+	w.waitFor("it runs", func() bool { return w.number(`select count(*) from imagetasks.processors`) == 1 })
+	require.NoError(t, p.Process.Signal(syscall.SIGHUP))
+	w.waitFor("it reads the file", func() bool { return strings.Contains(w.file("task-processor.log"), "the settings were read again") })
+	require.NoError(t, master.Close())
+	w.waitFor("it stops", p.ended)
+	assert.Equal(t, 0, p.ProcessState.ExitCode())
+	assert.Contains(t, w.file("task-processor.log"), "the terminal was closed: stopping")
+	assert.Contains(t, w.file("task-processor.log"), "task-processor stopped")
+	assert.Equal(t, 0, w.number(`select count(*) from imagetasks.processors`))
+}
