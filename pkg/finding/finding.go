@@ -26,10 +26,12 @@ const (
 	StoppedWithDueTasks   Code = "stopped_with_due_tasks"
 	NoProcessor           Code = "no_processor" // tasks are due and no processor runs on any host
 	TasksStuck            Code = "tasks_stuck"
-	MissingCharge         Code = "missing_charge"  // tasks say that they were charged, and the ledger has no charge
-	RefundOwed            Code = "refund_owed"     // charged tasks failed or were cancelled, and were not refunded
-	ClaimingPaused        Code = "claiming_paused" // by an operator, for all processors
-	TasksFailing          Code = "tasks_failing"   // most tasks of the last hour failed for one cause
+	PictureStoresDiffer   Code = "picture_stores_differ"   // processors keep their pictures in different stores
+	PictureCleaningFailed Code = "picture_cleaning_failed" // pictures that no task has could not be removed
+	MissingCharge         Code = "missing_charge"          // tasks say that they were charged, and the ledger has no charge
+	RefundOwed            Code = "refund_owed"             // charged tasks failed or were cancelled, and were not refunded
+	ClaimingPaused        Code = "claiming_paused"         // by an operator, for all processors
+	TasksFailing          Code = "tasks_failing"           // most tasks of the last hour failed for one cause
 	NotSupervised         Code = "not_supervised"
 	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"

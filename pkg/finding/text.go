@@ -38,6 +38,10 @@ func (f Finding) message() lang.Message {
 		return msg(textNoProcessor, f.Count)
 	case TasksStuck:
 		return msg(textStuck, f.Count)
+	case PictureStoresDiffer:
+		return msg(textPictureStores, f.Count, f.Subject)
+	case PictureCleaningFailed:
+		return msg(textPictureCleaning, f.Reason)
 	case MissingCharge:
 		return msg(textMissingCharge, f.Count, f.Subject)
 	case RefundOwed:
@@ -77,6 +81,10 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"restart"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
+	case PictureStoresDiffer:
+		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
+	case PictureCleaningFailed:
+		return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}}
 	case MissingCharge:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
 	case RefundOwed:
@@ -132,8 +140,12 @@ var (
 		ZH: "%d 个已扣费的任务失败或被取消，但尚未退款：%s"}
 	textPaused = lang.Text{EN: "claiming was paused by %s at %s (%s); no tasks are claimed", ZH: "%s 已于 %s 暂停领取任务（%s）"}
 
-	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
-	textFailing = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
+	textStuck         = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
+	textPictureStores = lang.Text{
+		EN: "the processors keep their pictures in %d different stores (%s): a picture that one has stored and not recorded is paid for again by another; share one directory and set IMAGE_STORE to it on every host",
+		ZH: "各处理器使用 %d 个不同的图片存储（%s）：某个处理器已保存但尚未记录的图片，会由其他处理器再次付费生成；请共享同一个目录，并在每台主机上将 IMAGE_STORE 设为该目录"}
+	textPictureCleaning = lang.Text{EN: "pictures that no task uses could not be removed: %s", ZH: "未被任务使用的图片清理失败：%s"}
+	textFailing         = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
 
 	textNotSupervised = lang.Text{
 		EN: "no processor is running, and nothing would start one: the crontab entries are not installed and the monitor has never run here",

@@ -12,6 +12,7 @@ import (
 
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/store"
@@ -35,6 +36,11 @@ type Supervisor interface {
 	Revive(ctx context.Context, hung bool) (pid int, err error)
 }
 
+// PictureCleaner removes pictures that no task uses.
+type PictureCleaner interface {
+	Clean(ctx context.Context, p inventory.Progress) (inventory.Progress, inventory.Cleaned, error)
+}
+
 // When a pass checks the API.
 const (
 	APICheckInterval   = 30 * time.Minute // after the last check
@@ -55,6 +61,7 @@ type Config struct {
 	Probe      func(ctx context.Context) error  // checks the API, through the proxy
 	Live       func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
 	Dir        string                           // directory of the state file and the lock
+	Pictures   PictureCleaner                   // optional
 
 	StuckAfter     time.Duration
 	PendingTimeout time.Duration // a task that is due for longer fails; 0: never
@@ -112,6 +119,7 @@ type Summary struct {
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
 	Pruned           store.Pruned      `json:"pruned"`
+	Pictures         inventory.Cleaned `json:"pictures"`            // once a day
 	PausedBy         string            `json:"paused_by,omitempty"` // claiming is paused
 	PausedAt         time.Time         `json:"paused_at,omitzero"`
 	Processor        Processor         `json:"processor"`
@@ -130,6 +138,8 @@ type Report struct {
 	Summary        Summary
 	Checks         []health.Check
 	Findings       []finding.Finding
+
+	databaseResponds bool
 }
 
 // Pass runs one pass. It returns an error if it could not do its work, for example without a database. What is still wrong
@@ -137,12 +147,18 @@ type Report struct {
 func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	r := Report{At: time.Now()}
 	state := readState(m.conf.Dir)
+	before := state
 	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
 	err := m.pass(ctx, &r, &state)
+	m.cleanPictures(ctx, &r, &state)
 	r.Checks = m.checks.Recent()
 	if err != nil {
 		r.Findings = append(r.Findings, finding.Finding{Code: finding.MonitorPassIncomplete, Reason: m.conf.Redact(err.Error())})
+		if before.Pictures != state.Pictures { // of the rest nothing is certain
+			before.Pictures = state.Pictures
+			err = errors.Join(err, writeState(m.conf.Dir, before))
+		}
 		return r, err
 	}
 	if m.conf.DryRun {
@@ -158,7 +174,7 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 		m.record("database", began, false, m.conf.Redact(err.Error()), "no repair is possible until it responds")
 		return fmt.Errorf("the database does not respond: %w", err)
 	}
-	r.DatabaseMillis = time.Since(began).Milliseconds()
+	r.databaseResponds, r.DatabaseMillis = true, time.Since(began).Milliseconds()
 	m.record("database", began, true, "responds", "")
 
 	if err := m.repairQueue(ctx, r); err != nil {
@@ -208,6 +224,27 @@ func (m *Monitor) prune(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
+}
+
+// cleanPictures removes pictures that no task uses, once a day. What is wrong with the pictures delays nothing else.
+func (m *Monitor) cleanPictures(ctx context.Context, r *Report, state *State) {
+	if m.conf.Pictures == nil || m.conf.DryRun || !r.databaseResponds || !state.Pictures.Due(r.At) {
+		return
+	}
+	began := time.Now()
+	progress, cleaned, err := m.conf.Pictures.Clean(ctx, state.Pictures)
+	state.Pictures, r.Summary.Pictures = progress, cleaned
+	result := fmt.Sprintf("%d checked", cleaned.Checked)
+	if err != nil {
+		result = m.conf.Redact(err.Error())
+		r.Findings = append(r.Findings, finding.Finding{Code: finding.PictureCleaningFailed, Reason: result})
+	}
+	action := ""
+	if cleaned.Removed > 0 {
+		action = fmt.Sprintf("removed %d that no task uses", cleaned.Removed)
+		m.conf.Log.WithField("bytes", cleaned.Bytes).Infof("pictures that no task uses: %d removed", cleaned.Removed)
+	}
+	m.record("pictures", began, err == nil, result, action)
 }
 
 // repairQueue closes stuck and overdue tasks, and reads the state of the queue.

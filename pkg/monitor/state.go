@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
@@ -19,6 +20,8 @@ type State struct {
 	LastPass time.Time         `json:"last_pass"` // the last complete one
 	Summary  Summary           `json:"summary"`
 	API      overview.APICheck `json:"api"`
+	// Pictures is how far the cleaning of this host's picture store is.
+	Pictures inventory.Progress `json:"pictures"`
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "task-monitor.state") }

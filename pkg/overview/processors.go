@@ -21,6 +21,8 @@ type ProcessorReport struct {
 	processor.Status
 	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+	// PictureStore is the id of the picture store that it uses.
+	PictureStore string `json:"picture_store,omitempty"`
 }
 
 // Processor is a processor on any host, as the database knows it.

@@ -27,7 +27,7 @@ func TestMigrate_Concurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	assert.Equal(t, 1, steps, "each migration is applied once")
+	assert.Equal(t, 2, steps, "each migration is applied once")
 	assert.NoError(t, open(t, url).CheckAccess(t.Context()))
 }
 
@@ -37,7 +37,7 @@ func TestPlan_ChangesNothing(t *testing.T) {
 	plan, err := b.Plan(b.ctx, store.Roles{})
 	require.NoError(t, err)
 	assert.Zero(t, plan.Version)
-	require.Len(t, plan.Migrations, 1)
+	require.Len(t, plan.Migrations, 2)
 	assert.Zero(t, b.number("select count(*) from pg_namespace where nspname = 'imagetasks'"))
 
 	done, err := b.Migrate(b.ctx, store.Roles{})
@@ -150,14 +150,14 @@ func TestPlan_NoDriftForOwnerNamedLikeTheSchema(t *testing.T) {
 // A schema that is newer and compatible is accepted, so that hosts can be upgraded one by one.
 func TestCheckAccess_NewerSchema(t *testing.T) {
 	b := fresh(t)
-	b.exec(`insert into imagetasks.schema_versions (version, name, compatible_with) values (2, 'later', 1)`)
+	b.exec(`insert into imagetasks.schema_versions (version, name, compatible_with) values (3, 'later', 1)`)
 	require.NoError(t, b.CheckAccess(b.ctx))
 	done, err := b.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
 	assert.Empty(t, done.Migrations)
 	_, err = b.Migrate(b.ctx, store.Roles{App: []string{"postgres"}})
 	assert.ErrorContains(t, err, "grant roles with the programs of that version")
-	b.exec(`update imagetasks.schema_versions set compatible_with = 2 where version = 2`)
+	b.exec(`update imagetasks.schema_versions set compatible_with = 3 where version = 3`)
 	_, migrated := b.Migrate(b.ctx, store.Roles{})
 	for _, err := range []error{b.CheckAccess(b.ctx), migrated} {
 		assert.ErrorIs(t, err, store.ErrSchema)

@@ -23,7 +23,6 @@ import (
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
-	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
@@ -60,7 +59,7 @@ func New(core *app.App) *cli.App {
 			{Name: "restart", Usage: "stop it gracefully and start it again", Action: a.restart, Flags: append([]cli.Flag{
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}}, worker...)},
 			migrateCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), creditsCommand(a), usersCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
@@ -91,10 +90,6 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer transport.CloseIdleConnections()
-	pictures, err := picture.Open(s.ImageDir, s.ImageBaseURL, s.ImageMaxBytes)
-	if err != nil {
-		return err
-	}
 	if background {
 		a.Stderr = io.Discard // the log goes to the file; a panic still reaches stderr
 	}
@@ -137,6 +132,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer st.Close()
+	pictures, err := openPictures(ctx, s, st)
+	if err != nil {
+		return err
+	}
 	changed := false
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
@@ -148,7 +147,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		log.Infof("limits of one user's tasks, for all processors: USER_CONCURRENCY=%s, USER_MAX_WAITING=%s", limitText(s.UserConcurrency), limitText(s.UserMaxWaiting))
 	}
 	details := func(st processor.Status) overview.ProcessorReport {
-		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits()}
+		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(), PictureStore: pictures.ID()}
 	}
 	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
