@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},
 	{"pkg/monitor", "pkg/diagnosis"},
-	{"pkg/overview", "pkg/imageworker", "internal/*"},
+	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "internal/*"},
 	{"pkg/processor"},
 	{"pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
 	{"pkg/app/render"},

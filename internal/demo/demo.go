@@ -151,7 +151,12 @@ func (d *demo) setUp(ctx context.Context) error {
 	if _, err := d.store.Migrate(ctx, store.Roles{}); err != nil {
 		return err
 	}
-	if d.pictures, err = picture.Open(filepath.Join(d.conf.Dir, "pictures"), "", 64<<20); err != nil {
+	installation, err := d.store.Installation(ctx)
+	if err != nil {
+		return err
+	}
+	if d.pictures, err = picture.Open(picture.Config{Dir: filepath.Join(d.conf.Dir, "pictures"), MaxBytes: 64 << 20,
+		Installation: installation.ID, Secret: installation.Secret}); err != nil {
 		return err
 	}
 	if d.api = d.conf.API; d.api != nil {

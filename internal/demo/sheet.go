@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/image/draw"
 	"golang.org/x/image/webp"
@@ -21,6 +22,7 @@ func contactSheet(dir, path string) (string, int, error) {
 	if err != nil {
 		return "", 0, err
 	}
+	entries = slices.DeleteFunc(entries, func(e os.DirEntry) bool { return decoders[filepath.Ext(e.Name())] == nil })
 	const columns, side, gap = 6, 160, 8
 	rows := max((len(entries)+columns-1)/columns, 1)
 	sheet := image.NewRGBA(image.Rect(0, 0, columns*(side+gap)+gap, rows*(side+gap)+gap))
@@ -40,6 +42,9 @@ func contactSheet(dir, path string) (string, int, error) {
 	return path, len(entries), errors.Join(png.Encode(f, sheet), f.Close())
 }
 
+// decoders are those of each kind of picture, by the extension of its file.
+var decoders = map[string]func(io.Reader) (image.Image, error){".png": png.Decode, ".jpg": jpeg.Decode, ".webp": webp.Decode}
+
 func open(path string) (image.Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -47,9 +52,5 @@ func open(path string) (image.Image, error) {
 	}
 	defer f.Close()
 	r := bufio.NewReader(f)
-	decode := map[string]func(io.Reader) (image.Image, error){".png": png.Decode, ".jpg": jpeg.Decode, ".webp": webp.Decode}[filepath.Ext(path)]
-	if decode == nil {
-		return nil, errors.New("no picture: " + path)
-	}
-	return decode(r)
+	return decoders[filepath.Ext(path)](r)
 }

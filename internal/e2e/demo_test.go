@@ -49,7 +49,7 @@ func TestDemo(t *testing.T) {
 	defer sheet.Close()
 	_, err = png.Decode(sheet)
 	require.NoError(t, err)
-	pictures, err := filepath.Glob(filepath.Join(w.dir, "var", "demo", "pictures", "*.png"))
+	pictures, err := filepath.Glob(filepath.Join(w.dir, "var", "demo", "pictures", "*", "*.png"))
 	require.NoError(t, err)
 	assert.Len(t, pictures, 20)
 	different := map[string]bool{}

@@ -309,16 +309,20 @@ func (w *fixture) audit() {
 	w.run("fix-stuck-tasks", "audit").ok()
 }
 
-// pictures returns the names in the directory of pictures.
+// pictures returns the paths of pictures and drafts in the picture store.
 func (w *fixture) pictures() []string {
 	w.t.Helper()
-	entries, err := os.ReadDir(filepath.Join(w.dir, "images"))
-	require.NoError(w.t, err)
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
+	var paths []string
+	for _, pattern := range []string{"*", ".drafts/*"} {
+		found, err := filepath.Glob(filepath.Join(w.dir, "images", "*", pattern))
+		require.NoError(w.t, err)
+		for _, path := range found {
+			if name := filepath.Base(path); name != ".drafts" && name != "imagetasks-installation.json" {
+				paths = append(paths, path)
+			}
+		}
 	}
-	return names
+	return paths
 }
 
 // waitFor waits for a condition.

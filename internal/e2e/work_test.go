@@ -47,7 +47,7 @@ func TestRunOnce_PicturesThroughProxy(t *testing.T) {
 			w.audit()
 			require.Len(t, w.pictures(), 12)
 			for _, name := range w.pictures() {
-				head, err := os.ReadFile(filepath.Join(w.dir, "images", name))
+				head, err := os.ReadFile(name)
 				require.NoError(t, err)
 				assert.True(t, strings.HasSuffix(name, ".png") && strings.HasPrefix(string(head), "\x89PNG\r\n\x1a\n"), name)
 			}

@@ -38,6 +38,10 @@ func (f Finding) message() lang.Message {
 		return msg(textNoProcessor, f.Count)
 	case TasksStuck:
 		return msg(textStuck, f.Count)
+	case PictureStoresDiffer:
+		return msg(textPictureStores, f.Count, f.Subject)
+	case PictureCleaningFailed:
+		return msg(textPictureCleaning, f.Reason)
 	case MissingCharge:
 		return msg(textMissingCharge, f.Count, f.Subject)
 	case RefundOwed:
@@ -86,6 +90,10 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"restart", "--now"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
+	case PictureStoresDiffer:
+		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
+	case PictureCleaningFailed:
+		return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}}
 	case MissingCharge:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
 	case RefundOwed:
@@ -153,8 +161,12 @@ var (
 		EN: "this database is a copy or a restored backup of another one; nothing is claimed, because its tasks may have been paid for already. When that is settled, resume",
 		ZH: "此数据库是另一个数据库的副本或恢复的备份；由于其中的任务可能已付费，暂停领取任务。确认后请恢复领取"}
 
-	textStuck   = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
-	textFailing = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
+	textStuck         = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
+	textPictureStores = lang.Text{
+		EN: "the processors keep their pictures in %d different stores (%s): a picture that one has stored and not recorded is paid for again by another; share one directory and set IMAGE_STORE to it on every host",
+		ZH: "各处理器使用 %d 个不同的图片存储（%s）：某个处理器已保存但尚未记录的图片，会由其他处理器再次付费生成；请共享同一个目录，并在每台主机上将 IMAGE_STORE 设为该目录"}
+	textPictureCleaning = lang.Text{EN: "pictures that no task uses could not be removed: %s", ZH: "未被任务使用的图片清理失败：%s"}
+	textFailing         = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
 
 	textNotSupervised = lang.Text{
 		EN: "no processor is running, and nothing would start one: the crontab entries are not installed and the monitor has never run here",

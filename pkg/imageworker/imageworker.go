@@ -29,14 +29,18 @@ type Worker struct {
 }
 
 // New returns a worker that requests pictures from generator and keeps them in pictures. It logs drafts that could not be
-// removed.
+// removed, and pictures that can't be stored at once.
 func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *Worker {
 	return &Worker{generator, pictures, log}
 }
 
-// Work implements processor.Worker: it makes the task's picture and publishes it under the task's lease. An error is a
-// *task.Error, or that of Call.Inputs.
+// Work implements processor.Worker: it makes the picture of the task's run and publishes it. A picture of the run that an earlier
+// claim published, and did not complete, is used: nothing is requested then. An error is a *task.Error, or that of Call.Inputs.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	result, found, err := w.findPublished(t)
+	if found || err != nil {
+		return result, err
+	}
 	endpoint := w.generator.Endpoint()
 	request, err := newRequest(ctx, t, c)
 	if err != nil {
@@ -46,9 +50,10 @@ func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (proce
 	if err != nil {
 		return processor.Result{}, err
 	}
+	log := w.log.WithField("task", t.ID)
 	defer func() {
 		if err := draft.Discard(); err != nil {
-			w.log.WithField("task", t.ID).WithError(err).Warn("a draft could not be removed")
+			log.WithError(err).Warn("a draft could not be removed")
 		}
 	}()
 	request.BeforeSend = func(ctx context.Context) (string, error) {
@@ -63,18 +68,40 @@ func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (proce
 		return processor.Result{}, withEndpoint(err, endpoint)
 	}
 	c.Progress(90, "storing the picture")
-	published, err := draft.Publish(t.Lease())
+	published, err := draft.Publish(ctx, t.ID, t.Run, logOnce(log))
 	if err != nil {
 		e := *task.AsError(err)
 		e.RequestID, e.Endpoint = response.RequestID, endpoint
 		return processor.Result{}, &e
 	}
-	return processor.Result{
-		URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint,
-		Fields:   map[string]any{"picture": published.Name, "bytes": published.Bytes},
-		Accepted: func() error { return w.pictures.RemoveEarlier(t.Lease()) },
-		Rejected: func() error { return w.pictures.Remove(published) },
-	}, nil
+	return processor.Result{URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint, Fields: fields(published)}, nil
+}
+
+// findPublished returns the picture of the task's run, if an earlier claim published one. An error is a *task.Error that uses no
+// attempt: what may have been paid for is not requested again before that is known.
+func (w *Worker) findPublished(t task.Task) (processor.Result, bool, error) {
+	published, found, err := w.pictures.Find(t.ID, t.Run)
+	if !found || err != nil {
+		return processor.Result{}, false, err
+	}
+	f := fields(published)
+	f["recovered"] = true
+	return processor.Result{URL: published.URL, Fields: f, Recovered: true}, true, nil
+}
+
+func fields(p picture.Picture) map[string]any {
+	return map[string]any{"picture": p.Name, "bytes": p.Bytes}
+}
+
+// logOnce returns a function that logs only at its first call that a picture can't be stored.
+func logOnce(log logrus.FieldLogger) func(error) {
+	logged := false
+	return func(err error) {
+		if !logged {
+			log.WithError(err).Warn("the picture arrived and can't be stored; it is kept in memory and stored as soon as possible")
+		}
+		logged = true
+	}
 }
 
 // newRequest reads what the task asks for. An error is a *task.Error, or that of Call.Inputs.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -82,7 +83,8 @@ func newFixture(t *testing.T) *fixture {
 	t.Cleanup(transport.CloseIdleConnections)
 	f.client, err = imageapi.New(imageapi.Config{BaseURL: f.api.URL(), Key: key, Model: "m", Transport: transport, MaxBytes: 1 << 20})
 	require.NoError(t, err)
-	f.pictures, err = picture.Open(filepath.Join(t.TempDir(), "pictures"), "", 1<<20)
+	f.pictures, err = picture.Open(picture.Config{Dir: filepath.Join(t.TempDir(), "pictures"), MaxBytes: 1 << 20,
+		Installation: "0f3a1b2c-4d5e-4f60-8123-456789abcdef", Secret: []byte("a secret of thirty-two bytes....")})
 	require.NoError(t, err)
 	return f
 }
@@ -92,18 +94,25 @@ func (f *fixture) work(t *testing.T, generator imageworker.Generator, work task.
 	return imageworker.New(generator, f.pictures, f.logger).Work(t.Context(), work, c)
 }
 
+// files returns the pictures and the drafts, relative to the picture store.
 func (f *fixture) files(t *testing.T) []string {
 	t.Helper()
-	entries, err := os.ReadDir(f.pictures.Dir())
-	require.NoError(t, err)
 	names := []string{}
-	for _, e := range entries {
-		names = append(names, e.Name())
+	for _, pattern := range []string{"*.png", "*.jpg", "*.webp", ".drafts/*"} {
+		found, err := filepath.Glob(filepath.Join(f.pictures.Dir(), pattern))
+		require.NoError(t, err)
+		for _, path := range found {
+			name, err := filepath.Rel(filepath.Dir(f.pictures.Dir()), path)
+			require.NoError(t, err)
+			names = append(names, name)
+		}
 	}
 	return names
 }
 
-func newTask(epoch int64) task.Task { return task.Task{ID: "t", Prompt: "a lantern", Epoch: epoch} }
+func newTask(epoch int64) task.Task {
+	return task.Task{ID: "t", Run: 1, Prompt: "a lantern", Epoch: epoch}
+}
 
 func TestWork_MakesPicture(t *testing.T) {
 	f := newFixture(t)
@@ -111,11 +120,11 @@ func TestWork_MakesPicture(t *testing.T) {
 	result, err := f.work(t, f.client, newTask(2), c)
 	require.NoError(t, err)
 	assert.Equal(t, []string{result.URL}, f.files(t))
-	content, err := os.ReadFile(filepath.Join(f.pictures.Dir(), result.URL))
+	content, err := os.ReadFile(filepath.Join(filepath.Dir(f.pictures.Dir()), result.URL))
 	require.NoError(t, err)
 	assert.Equal(t, simapi.Draw("a lantern"), content)
 	assert.NotEmpty(t, result.RequestID)
-	assert.Equal(t, map[string]any{"picture": result.URL, "bytes": int64(len(content))}, result.Fields)
+	assert.Equal(t, map[string]any{"picture": filepath.Base(result.URL), "bytes": int64(len(content))}, result.Fields)
 	assert.Equal(t, []string{"waiting for the API", "receiving the picture", "storing the picture"}, c.stages)
 	assert.Empty(t, f.log.String())
 }
@@ -129,7 +138,7 @@ func TestWork_PassesRequest(t *testing.T) {
 		return imageapi.Result{}, err
 	})
 	c := &fakeCall{inputs: []task.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}, {Content: []byte("mask"), Mask: true}}}
-	result, err := f.work(t, client, task.Task{ID: "t", Prompt: "p", Options: json.RawMessage(`{"style": "s", "aspect_ratio": "1:1"}`), Model: "m", Inputs: 3, Epoch: 1}, c)
+	result, err := f.work(t, client, task.Task{ID: "t", Run: 1, Prompt: "p", Options: json.RawMessage(`{"style": "s", "aspect_ratio": "1:1"}`), Model: "m", Inputs: 3, Epoch: 1}, c)
 	require.NoError(t, err)
 	assert.Equal(t, imageapi.Request{Prompt: "p", Model: "m", Options: imageapi.Options{Style: "s", AspectRatio: "1:1"},
 		Inputs: []imageapi.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}}, Mask: &imageapi.Input{Content: []byte("mask")}}, got)
@@ -184,25 +193,85 @@ func TestWork_InputIsNoPicture(t *testing.T) {
 	assert.Empty(t, f.files(t))
 }
 
-func TestWork_AcceptedRemovesEarlierPictures(t *testing.T) {
+// A picture that was published and not recorded as completed is used by the next claim of the run: it is paid for once.
+func TestWork_UsesPublishedPicture(t *testing.T) {
 	f := newFixture(t)
-	earlier, err := f.work(t, f.client, newTask(1), &fakeCall{})
+	first, err := f.work(t, f.client, newTask(1), &fakeCall{})
 	require.NoError(t, err)
-	last, err := f.work(t, f.client, newTask(3), &fakeCall{})
+	assert.False(t, first.Recovered)
+	for epoch := int64(2); epoch < 4; epoch++ {
+		c := &fakeCall{inputErr: errors.New("it reads no inputs")}
+		work := newTask(epoch)
+		work.Inputs = 1
+		next, err := f.work(t, f.client, work, c)
+		require.NoError(t, err)
+		assert.True(t, next.Recovered)
+		assert.Equal(t, first.URL, next.URL)
+		assert.Equal(t, true, next.Fields["recovered"])
+		assert.Equal(t, first.Fields["picture"], next.Fields["picture"])
+		assert.Equal(t, first.Fields["bytes"], next.Fields["bytes"])
+	}
+	assert.Len(t, f.api.Calls(), 1)
+	assert.Equal(t, []string{first.URL}, f.files(t))
+
+	redriven := newTask(4)
+	redriven.Run = 2
+	second, err := f.work(t, f.client, redriven, &fakeCall{})
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{earlier.URL, last.URL}, f.files(t))
-	require.NoError(t, last.Accepted())
-	assert.Equal(t, []string{last.URL}, f.files(t))
+	assert.NotEqual(t, first.URL, second.URL)
+	assert.Len(t, f.api.Calls(), 2, "the next run is charged again, and gets a picture of its own")
+	assert.ElementsMatch(t, []string{first.URL, second.URL}, f.files(t))
 }
 
-func TestWork_RejectedRemovesThePicture(t *testing.T) {
+// Two claims of one run, of which the first lost its lease: both know the same picture.
+func TestWork_LateAttemptUsesTheOtherPicture(t *testing.T) {
 	f := newFixture(t)
-	late, err := f.work(t, f.client, newTask(1), &fakeCall{})
+	var other processor.Result
+	client := generatorFunc(func(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
+		var err error
+		if other, err = f.work(t, f.client, newTask(2), &fakeCall{}); err != nil {
+			return imageapi.Result{}, err
+		}
+		_, err = w.Write(simapi.Draw("late"))
+		return imageapi.Result{}, err
+	})
+	late, err := f.work(t, client, newTask(1), &fakeCall{})
 	require.NoError(t, err)
-	other, err := f.work(t, f.client, newTask(2), &fakeCall{})
-	require.NoError(t, err)
-	require.NoError(t, late.Rejected())
+	assert.Equal(t, other.URL, late.URL)
 	assert.Equal(t, []string{other.URL}, f.files(t))
+}
+
+// When it can't be known whether the run has a picture, none is requested.
+func TestWork_PictureStoreUnreadable(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, os.Remove(filepath.Join(f.pictures.Dir(), "imagetasks-installation.json")))
+	_, err := f.work(t, f.client, newTask(1), &fakeCall{})
+	require.Error(t, err)
+	assert.Equal(t, task.Pause, task.AsError(err).Disposition)
+	assert.Equal(t, task.CodePictureStore, task.AsError(err).Code)
+	assert.Empty(t, f.api.Calls())
+}
+
+// hook is called with each message that is logged.
+type hook func(*logrus.Entry) error
+
+func (h hook) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (h hook) Fire(e *logrus.Entry) error { return h(e) }
+
+// The directory disappears while the picture is made, and comes back.
+func TestWork_WaitsForPictureStore(t *testing.T) {
+	f := newFixture(t)
+	away := f.pictures.Dir() + ".away"
+	client := generatorFunc(func(_ context.Context, _ imageapi.Request, w io.Writer) (imageapi.Result, error) {
+		_, err := w.Write(simapi.Draw("x"))
+		return imageapi.Result{RequestID: "req-1"}, errors.Join(err, os.Rename(f.pictures.Dir(), away))
+	})
+	f.logger.AddHook(hook(func(*logrus.Entry) error { return os.Rename(away, f.pictures.Dir()) }))
+	result, err := f.work(t, client, newTask(1), &fakeCall{})
+	require.NoError(t, err)
+	assert.Equal(t, []string{result.URL}, f.files(t))
+	assert.Equal(t, 1, strings.Count(f.log.String(), "the picture arrived and can't be stored"), "it is logged once")
 }
 
 func TestWork_APIErrorLeavesNoDraft(t *testing.T) {
@@ -243,7 +312,11 @@ func TestWork_PictureStoreUnavailable(t *testing.T) {
 func TestWork_LogsDraftsThatRemain(t *testing.T) {
 	f := newFixture(t)
 	client := generatorFunc(func(context.Context, imageapi.Request, io.Writer) (imageapi.Result, error) {
-		return imageapi.Result{}, errors.Join(os.RemoveAll(f.pictures.Dir()), &task.Error{Code: task.CodeServer})
+		// A directory in its place can't be removed as a file.
+		drafts, err := filepath.Glob(filepath.Join(f.pictures.Dir(), ".drafts", "*"))
+		require.NoError(t, err)
+		require.Len(t, drafts, 1)
+		return imageapi.Result{}, errors.Join(os.Remove(drafts[0]), os.MkdirAll(filepath.Join(drafts[0], "x"), 0o755), &task.Error{Code: task.CodeServer})
 	})
 	_, err := f.work(t, client, newTask(1), &fakeCall{})
 	require.Error(t, err)

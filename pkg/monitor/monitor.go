@@ -12,6 +12,7 @@ import (
 
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/store"
@@ -36,6 +37,11 @@ type Supervisor interface {
 	Revive(ctx context.Context, hung bool) (pid int, err error)
 }
 
+// PictureCleaner removes pictures that no task uses.
+type PictureCleaner interface {
+	Clean(ctx context.Context, p inventory.Progress) (inventory.Progress, inventory.Cleaned, error)
+}
+
 // When a pass checks the API.
 const (
 	APICheckInterval   = 30 * time.Minute // after the last check
@@ -56,6 +62,7 @@ type Config struct {
 	Probe      func(ctx context.Context) error  // checks the API, through the proxy
 	Live       func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
 	Dir        string                           // directory of the state file and the lock
+	Pictures   PictureCleaner                   // optional
 
 	StuckAfter     time.Duration
 	Lease          time.Duration // after an outage of the database nothing is closed for so long, so that the owners of leases can come back
@@ -115,6 +122,7 @@ type Summary struct {
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
 	Pruned           store.Pruned      `json:"pruned"`
+	Pictures         inventory.Cleaned `json:"pictures"`            // once a day
 	PausedBy         string            `json:"paused_by,omitempty"` // claiming is paused
 	PausedAt         time.Time         `json:"paused_at,omitzero"`
 	Processor        Processor         `json:"processor"`
@@ -134,6 +142,8 @@ type Report struct {
 	Summary        Summary
 	Checks         []health.Check
 	Findings       []finding.Finding
+
+	databaseResponds bool
 }
 
 // Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
@@ -144,6 +154,7 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
 	err := m.pass(ctx, &r, &state)
+	m.cleanPictures(ctx, &r, &state)
 	r.Checks = m.checks.Recent()
 	if err != nil {
 		r.Findings = append(r.Findings, finding.Finding{Code: finding.MonitorPassIncomplete, Reason: m.conf.Redact(err.Error())})
@@ -175,7 +186,7 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 		m.checkLockOnly(ctx, r)
 		return fmt.Errorf("the database does not respond: %w", err)
 	}
-	r.DatabaseMillis = time.Since(began).Milliseconds()
+	r.databaseResponds, r.DatabaseMillis = true, time.Since(began).Milliseconds()
 	m.record("database", began, true, "responds", "")
 
 	if state.settled(r.At, m.conf.Lease) {
@@ -271,6 +282,27 @@ func (m *Monitor) prune(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
+}
+
+// cleanPictures removes pictures that no task uses, once a day. What is wrong with the pictures delays nothing else.
+func (m *Monitor) cleanPictures(ctx context.Context, r *Report, state *State) {
+	if m.conf.Pictures == nil || m.conf.DryRun || !r.databaseResponds || !state.Pictures.Due(r.At) {
+		return
+	}
+	began := time.Now()
+	progress, cleaned, err := m.conf.Pictures.Clean(ctx, state.Pictures)
+	state.Pictures, r.Summary.Pictures = progress, cleaned
+	result := fmt.Sprintf("%d checked", cleaned.Checked)
+	if err != nil {
+		result = m.conf.Redact(err.Error())
+		r.Findings = append(r.Findings, finding.Finding{Code: finding.PictureCleaningFailed, Reason: result})
+	}
+	action := ""
+	if cleaned.Removed > 0 {
+		action = fmt.Sprintf("removed %d that no task uses", cleaned.Removed)
+		m.conf.Log.WithField("bytes", cleaned.Bytes).Infof("pictures that no task uses: %d removed", cleaned.Removed)
+	}
+	m.record("pictures", began, err == nil, result, action)
 }
 
 // readQueue reads the state of the queue, and sums up what was repaired.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/supervise"
 )
@@ -20,6 +21,8 @@ type State struct {
 	// DatabaseLost is when a pass last found no database, and DatabaseBack when the first one after that found it again.
 	DatabaseLost time.Time `json:"database_lost,omitzero"`
 	DatabaseBack time.Time `json:"database_back,omitzero"`
+	// Pictures is how far the cleaning of this host's picture store is.
+	Pictures inventory.Progress `json:"pictures"`
 }
 
 // settled reports whether the database has been there for the time of a lease since the last outage that a pass met, and notes its return.

@@ -1,6 +1,7 @@
 package overview
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -62,6 +63,7 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.api())
 	out = append(out, s.proxies()...)
 	add(s.processor())
+	add(s.pictureStores())
 	if s.Queue.Stuck > 0 {
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
 	}
@@ -187,6 +189,35 @@ func (s Snapshot) processor() *finding.Finding {
 		return &finding.Finding{Code: finding.NoProcessor, Count: s.Queue.Due}
 	}
 	return nil
+}
+
+// pictureStores reports that processors keep their pictures in different stores: then none of them finds what another one has published
+// and not completed, and it is paid for again.
+func (s Snapshot) pictureStores() *finding.Finding {
+	hosts := map[string][]string{} // by store
+	var stores []string
+	for _, p := range s.Processors {
+		id := p.Report.PictureStore
+		if !p.Alive || id == "" {
+			continue
+		}
+		if hosts[id] == nil {
+			stores = append(stores, id)
+		}
+		if !slices.Contains(hosts[id], p.Host) {
+			hosts[id] = append(hosts[id], p.Host)
+		}
+	}
+	if len(stores) < 2 {
+		return nil
+	}
+	var groups []string
+	for _, id := range stores {
+		slices.Sort(hosts[id])
+		groups = append(groups, strings.Join(hosts[id], ", "))
+	}
+	slices.Sort(groups)
+	return &finding.Finding{Code: finding.PictureStoresDiffer, Count: len(stores), Subject: strings.Join(groups, " | ")}
 }
 
 // failing reports that most tasks of the last hour failed for one cause. Moderation refuses single prompts; it counts as

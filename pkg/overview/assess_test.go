@@ -73,6 +73,15 @@ func TestAssess(t *testing.T) {
 			s.Processors[0].Report.Upstreams = []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)},
 				{Proxy: "b", Ejected: true, Since: now.Add(-30 * time.Second)}, {Proxy: "c"}}
 		}), []finding.Code{finding.ProxyEjected}},
+		"two stores of pictures": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.PictureStore = "a"
+			s.Processors = append(s.Processors, overview.Processor{Processor: store.Processor{Host: "h2"}, Alive: true, Report: overview.ProcessorReport{PictureStore: "b"}})
+		}), []finding.Code{finding.PictureStoresDiffer}},
+		"one store of pictures; that of a dead processor and one that does not name it don't count": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.PictureStore = "a"
+			s.Processors = append(s.Processors, overview.Processor{Alive: true, Report: overview.ProcessorReport{PictureStore: "a"}},
+				overview.Processor{Report: overview.ProcessorReport{PictureStore: "b"}}, overview.Processor{Alive: true})
+		}), nil},
 		"dead":            {stopped(supervise.Dead), []finding.Code{finding.ProcessorNotRunning}},
 		"hung":            {with(running(), func(s *overview.Snapshot) { s.Local.Verdict = supervise.Hung }), []finding.Code{finding.ProcessorHung}},
 		"hung foreground": {with(running(), func(s *overview.Snapshot) { s.Local.Verdict, s.Local.Wanted = supervise.Hung, false }), []finding.Code{finding.ForegroundHung}},
@@ -139,4 +148,16 @@ func TestAssess_FailingNamesCauseAndFigures(t *testing.T) {
 	require.Len(t, found, 1)
 	assert.Equal(t, finding.Finding{Code: finding.TasksFailing, Count: 30, Total: 31, Cause: task.CodeNoQuota}, found[0])
 	assert.Contains(t, found[0].Text("en"), "30 of the 31 tasks closed within the last hour failed with insufficient_quota.")
+}
+
+func TestAssess_PictureStoresNamesHosts(t *testing.T) {
+	var s overview.Snapshot
+	for _, p := range [][2]string{{"h3", "b"}, {"h1", "a"}, {"h2", "a"}, {"h1", "a"}} {
+		s.Processors = append(s.Processors, overview.Processor{Processor: store.Processor{Host: p[0]}, Alive: true,
+			Report: overview.ProcessorReport{PictureStore: p[1]}})
+	}
+	found := overview.Assess(s)
+	require.Len(t, found, 1)
+	assert.Contains(t, found[0].Text("en"), "2 different stores (h1, h2 | h3)")
+	assert.Equal(t, "task-processor", found[0].Next().Program)
 }

@@ -23,6 +23,8 @@ type ProcessorReport struct {
 	// LogDir is the directory (LOG_DIR) whose pid file it holds; empty: it runs beside another processor, or with --once.
 	LogDir string  `json:"log_dir,omitempty"`
 	Reload *Reload `json:"reload,omitempty"` // the last time that it read its settings again; null: never
+	// PictureStore is the id of the picture store that it uses.
+	PictureStore string `json:"picture_store,omitempty"`
 }
 
 // Reload is the result of reading the settings again.

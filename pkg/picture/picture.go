@@ -1,17 +1,16 @@
-// Package picture stores pictures in a directory. A picture is written to a draft, checked, synced, and published under its
-// task's name by an atomic rename, so that the directory never contains an incomplete picture under such a name.
+// Package picture stores pictures in a directory. A picture is written to a draft, checked, synced, and published under a name
+// that stands for one run of a task, so that the directory never contains an incomplete picture under such a name.
+//
+// Every installation has a directory of its own in the picture store, with a marker file that names the installation. Nothing
+// outside that directory is changed.
 package picture
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -19,48 +18,204 @@ import (
 	"imagetasks/pkg/task"
 )
 
-const (
-	draftPrefix = ".draft-"
-	// staleDraft is the age at which a draft can't belong to an attempt that is still running, for file systems without
-	// locks.
-	staleDraft = 24 * time.Hour
-)
-
-// Store is a directory of pictures, which several processors may share. It is safe for concurrent use.
-type Store struct {
-	dir      string
-	baseURL  string
-	maxBytes int64
+// Config configures a Store.
+type Config struct {
+	Dir      string // the picture store, which installations may share
+	BaseURL  string // URL under which Dir is served; empty: URLs are relative to Dir
+	MaxBytes int64  // bounds one picture
+	// Installation is the id of the installation in the database, a UUID, and Secret what makes the names of its pictures
+	// impossible to guess. Every host that shares the database computes the same names.
+	Installation string
+	Secret       []byte
 }
 
-// Open returns the store in dir. It creates dir if necessary, checks that it is writable, and removes drafts of processors that
-// crashed. A picture's URL is baseURL and its name, or its name alone if baseURL is empty. maxBytes bounds one picture.
-func Open(dir, baseURL string, maxBytes int64) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("picture store: %w", err)
-	}
-	s := &Store{dir: dir, baseURL: strings.TrimSuffix(baseURL, "/"), maxBytes: maxBytes}
-	d, err := s.Create()
+// Store is the directory of one installation's pictures, which several processors may share. It is safe for concurrent use.
+type Store struct {
+	dir      string // of the installation
+	prefix   string // its name in the picture store
+	baseURL  string
+	maxBytes int64
+	secret   []byte
+	id       string // of the store, from the marker file
+	files    fileSystem
+}
+
+// Picture is a published picture.
+type Picture struct {
+	Name   string // in the store's directory
+	Path   string
+	URL    string
+	Format string // png, jpeg or webp
+	Width  int
+	Height int
+	Bytes  int64
+}
+
+// draftsDir is the directory of the drafts. It is apart from the pictures, so that a start does not read all of their names.
+const draftsDir = ".drafts"
+
+// Open returns the store of an installation. It creates its directory if necessary, checks that it is writable, and removes drafts
+// of processors that crashed. It returns an error, and changes nothing, if the directory belongs to another installation.
+func Open(c Config) (*Store, error) {
+	s, err := newStore(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.Discard(); err != nil {
+	if err := s.createDirectory(c.Installation); err != nil {
+		return nil, err
+	}
+	d, err := s.create()
+	if err == nil {
+		err = d.Discard()
+	}
+	if err == nil {
+		err = s.removeStale()
+	}
+	if err != nil {
 		return nil, fmt.Errorf("picture store: %w", err)
 	}
-	return s, s.removeStale()
+	return s, nil
 }
 
-func (s *Store) removeStale() error {
-	entries, err := os.ReadDir(s.dir)
+// OpenExisting returns the store of an installation, and false if it does not exist. It changes nothing.
+func OpenExisting(c Config) (s *Store, exists bool, err error) {
+	if s, err = newStore(c); err != nil {
+		return nil, false, err
+	}
+	m, exists, err := s.readMarker(c.Installation)
 	if err != nil {
-		return fmt.Errorf("picture store: %w", err)
+		return nil, false, err
+	}
+	s.id = m.Store
+	return s, exists, nil
+}
+
+// Dir returns the directory of the installation's pictures.
+func (s *Store) Dir() string { return s.dir }
+
+// ID returns the id of the directory. Processors whose stores have different ids don't find each other's pictures.
+func (s *Store) ID() string { return s.id }
+
+// Find returns the published picture of a run, if there is one that is complete. An error is a *task.Error with the disposition
+// Pause: it isn't known whether there is a picture.
+func (s *Store) Find(taskID string, run int) (p Picture, found bool, err error) {
+	p, found, err = s.find(taskID, run)
+	if err == nil && !found {
+		err = s.checkMarker()
+	}
+	if err != nil {
+		return Picture{}, false, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
+			Message: "the picture store can't be read: " + err.Error(), Err: err}
+	}
+	return p, found, nil
+}
+
+// find is Find without the check that the directory is still the same.
+func (s *Store) find(taskID string, run int) (Picture, bool, error) {
+	for _, format := range formats {
+		p, found, err := s.read(s.fileName(taskID, run, format))
+		if found || err != nil {
+			return p, found, err
+		}
+	}
+	return Picture{}, false, nil
+}
+
+// read identifies a file of the store. A file that is not a complete picture counts as not found.
+func (s *Store) read(name string) (Picture, bool, error) {
+	path := filepath.Join(s.dir, name)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // does not wait for the writer of a pipe
+	if errors.Is(err, fs.ErrNotExist) {
+		return Picture{}, false, nil
+	}
+	if err != nil {
+		return Picture{}, false, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return Picture{}, false, err
+	}
+	if !info.Mode().IsRegular() {
+		return Picture{}, false, fmt.Errorf("%s is not a regular file", path)
+	}
+	k, err := identify(f, info.Size())
+	if _, ok := errors.AsType[*contentError](err); ok {
+		return Picture{}, false, nil
+	}
+	if err != nil {
+		return Picture{}, false, err
+	}
+	return s.picture(name, k, info.Size()), true, nil
+}
+
+func (s *Store) picture(name string, k kind, size int64) Picture {
+	p := Picture{Name: name, Path: filepath.Join(s.dir, name), URL: s.prefix + "/" + name,
+		Format: k.format, Width: k.width, Height: k.height, Bytes: size}
+	if s.baseURL != "" {
+		p.URL = s.baseURL + "/" + p.URL
+	}
+	return p
+}
+
+// Files returns the names of the files of a task's runs, from the first to the given one.
+func (s *Store) Files(taskID string, runs int) ([]string, error) {
+	names := []string{}
+	for run := 1; run <= runs; run++ {
+		for _, format := range formats {
+			name := s.fileName(taskID, run, format)
+			_, err := os.Lstat(filepath.Join(s.dir, name))
+			switch {
+			case err == nil:
+				names = append(names, name)
+			case !errors.Is(err, fs.ErrNotExist):
+				return names, fmt.Errorf("picture store: %w", err)
+			}
+		}
+	}
+	return names, nil
+}
+
+// RemoveRuns removes the files of a task's runs, from the first to the given one, and returns how many there were.
+func (s *Store) RemoveRuns(taskID string, runs int) (int, error) {
+	names, err := s.Files(taskID, runs)
+	removed := 0
+	for _, name := range names {
+		ok, e := s.remove(name)
+		err = errors.Join(err, e)
+		if ok {
+			removed++
+		}
+	}
+	return removed, err
+}
+
+func (s *Store) remove(name string) (bool, error) {
+	err := os.Remove(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove a picture: %w", err)
+	}
+	return true, nil
+}
+
+// staleDraft is the age at which a draft can't belong to an attempt that is still running, for file systems without locks.
+const staleDraft = 24 * time.Hour
+
+// removeStale removes the drafts of processors that crashed.
+func (s *Store) removeStale() error {
+	entries, err := os.ReadDir(filepath.Join(s.dir, draftsDir))
+	if err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), draftPrefix) {
 			continue
 		}
-		if err := removeIfAbandoned(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("picture store: %w", err)
+		if err := removeIfAbandoned(filepath.Join(s.dir, draftsDir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -89,211 +244,4 @@ func removeIfAbandoned(path string) error {
 // lock locks a draft until its file is closed, at the latest when the process ends.
 func lock(f *os.File, how int) error {
 	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|how)
-}
-
-// Dir returns the directory.
-func (s *Store) Dir() string { return s.dir }
-
-// Draft is a picture that is being written. It is not safe for concurrent use.
-type Draft struct {
-	store *Store
-	file  *os.File // nil: published or discarded
-	size  int64
-}
-
-// Create begins a draft, which must be published or discarded. A disk that is full or read-only affects every task: the error
-// is a *task.Error with the disposition Pause.
-func (s *Store) Create() (*Draft, error) {
-	for {
-		f, err := os.CreateTemp(s.dir, draftPrefix)
-		if err != nil {
-			return nil, storeError(err)
-		}
-		// Between CreateTemp and lock, a starting processor may find the draft without a lock and remove it. It holds the
-		// lock while it does, so that the file is gone when the lock is acquired here. Without locks, staleDraft protects it.
-		_ = lock(f, 0)
-		if _, err := os.Lstat(f.Name()); err == nil {
-			return &Draft{store: s, file: f}, nil
-		} else if closeErr := f.Close(); !errors.Is(err, fs.ErrNotExist) || closeErr != nil {
-			return nil, storeError(errors.Join(err, closeErr))
-		}
-	}
-}
-
-func storeError(err error) error {
-	return &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
-		Message: "the picture can't be written: " + err.Error(), Err: err}
-}
-
-// Write implements io.Writer. Beyond the store's maxBytes it returns a *task.Error with the disposition Fail.
-func (d *Draft) Write(p []byte) (int, error) {
-	if d.size+int64(len(p)) > d.store.maxBytes {
-		return 0, &task.Error{Code: task.CodeTooLarge, Disposition: task.Fail,
-			Message: fmt.Sprintf("the picture is larger than %d bytes", d.store.maxBytes)}
-	}
-	n, err := d.file.Write(p)
-	d.size += int64(n)
-	if err != nil {
-		return n, storeError(err)
-	}
-	return n, nil
-}
-
-// Picture is a published picture.
-type Picture struct {
-	Name   string // in the store's directory
-	Path   string
-	URL    string
-	Format string // png, jpeg or webp
-	Width  int
-	Height int
-	Bytes  int64
-}
-
-// Publish checks that the draft is a complete picture and gives it its name, on stable storage. The error is a *task.Error: with
-// the disposition Fail if it is not a picture, Pause if it can't be stored.
-func (d *Draft) Publish(l task.Lease) (Picture, error) {
-	kind, err := identify(d.file, d.size)
-	if err != nil {
-		return Picture{}, &task.Error{Code: task.CodeNotAPicture, Disposition: task.Fail,
-			Message: "the response is not a picture: " + err.Error(), Err: err}
-	}
-	p := Picture{Format: kind.format, Width: kind.width, Height: kind.height, Bytes: d.size}
-	p.Name = fileName(l, extensions[kind.format])
-	p.Path = filepath.Join(d.store.dir, p.Name)
-	p.URL = p.Name
-	if d.store.baseURL != "" {
-		p.URL = d.store.baseURL + "/" + url.PathEscape(p.Name)
-	}
-	err = errors.Join(d.file.Chmod(0o644), d.file.Sync())
-	if err == nil {
-		// The lock is held until the picture has its name: an unlocked draft counts as abandoned.
-		err = os.Rename(d.file.Name(), p.Path)
-	}
-	if err != nil {
-		return Picture{}, errors.Join(storeError(err), d.Discard())
-	}
-	f := d.file
-	d.file = nil
-	if err := f.Close(); err != nil {
-		return Picture{}, storeError(err)
-	}
-	if err := syncDir(d.store.dir); err != nil {
-		return Picture{}, storeError(err)
-	}
-	return p, nil
-}
-
-// Discard removes a draft that was not published; after Publish it does nothing.
-func (d *Draft) Discard() error {
-	if d.file == nil {
-		return nil
-	}
-	f := d.file
-	d.file = nil
-	err := os.Remove(f.Name())
-	_ = f.Close()
-	return err
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-// Remove removes a published picture. It is not an error if there is none.
-func (s *Store) Remove(p Picture) error {
-	if err := os.Remove(p.Path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove a picture: %w", err)
-	}
-	return nil
-}
-
-// Files returns the names of a task's pictures in a directory, of all its claims. A directory that does not exist has none.
-func Files(dir, taskID string) ([]string, error) {
-	return files(dir, []string{taskID})
-}
-
-func files(dir string, taskIDs []string) ([]string, error) {
-	names := []string{}
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("picture store: %w", err)
-	}
-	wanted := map[string]bool{}
-	for _, id := range taskIDs {
-		wanted[baseName(id)] = true
-	}
-	for _, e := range entries {
-		stem := strings.TrimSuffix(e.Name(), filepath.Ext(e.Name()))
-		i := strings.LastIndexByte(stem, '-')
-		if i < 0 || !wanted[stem[:i]] {
-			continue
-		}
-		if _, err := strconv.ParseInt(stem[i+1:], 10, 64); err == nil {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil
-}
-
-// RemoveAll removes the pictures of all claims of the tasks, and returns how many there were.
-func (s *Store) RemoveAll(taskIDs ...string) (int, error) {
-	names, err := files(s.dir, taskIDs)
-	removed := 0
-	for _, name := range names {
-		if e := os.Remove(filepath.Join(s.dir, name)); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, fmt.Errorf("remove a picture: %w", e))
-			continue
-		}
-		removed++
-	}
-	return removed, err
-}
-
-// earlierClaims is how many earlier claims RemoveEarlier covers.
-const earlierClaims = 100
-
-// RemoveEarlier removes the pictures that earlier claims of a task published without completing it.
-func (s *Store) RemoveEarlier(l task.Lease) error {
-	var errs []error
-	for epoch := max(1, l.Epoch-earlierClaims); epoch < l.Epoch; epoch++ {
-		for _, extension := range extensions {
-			path := filepath.Join(s.dir, fileName(task.Lease{TaskID: l.TaskID, Epoch: epoch}, extension))
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
-		}
-	}
-	return errors.Join(errs...)
-}
-
-var extensions = map[string]string{"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-
-// maxName bounds the part of a file's name that comes from the task's id, in bytes.
-const maxName = 100
-
-// fileName returns a picture's name, made of its task's id and its epoch.
-func fileName(l task.Lease, extension string) string {
-	return fmt.Sprintf("%s-%d%s", baseName(l.TaskID), l.Epoch, extension)
-}
-
-// baseName returns the part of a picture's name that stands for its task. In an id that is not safe in file names and URLs, the
-// unsafe characters are replaced with -, and part of the id's hash keeps the name unique.
-func baseName(taskID string) string {
-	safe := strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
-			return r
-		}
-		return '-'
-	}, taskID)
-	if safe != taskID || len(safe) > maxName || strings.HasPrefix(safe, "-") {
-		sum := sha256.Sum256([]byte(taskID))
-		safe = "task" + safe[:min(len(safe), maxName)] + "-" + hex.EncodeToString(sum[:6])
-	}
-	return safe
 }

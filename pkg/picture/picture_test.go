@@ -14,7 +14,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 
@@ -26,9 +25,27 @@ import (
 	"imagetasks/pkg/task"
 )
 
+// installation and secret identify the installation of most tests.
+const installation = "0f3a1b2c-4d5e-4f60-8123-456789abcdef"
+
+var secret = []byte("a secret of thirty-two bytes....")
+
+func config(dir string) picture.Config {
+	return picture.Config{Dir: dir, BaseURL: "https://cdn.example/p/", MaxBytes: 1 << 20, Installation: installation, Secret: secret}
+}
+
+func openIn(t *testing.T, dir string) *picture.Store {
+	t.Helper()
+	s, err := picture.Open(config(dir))
+	require.NoError(t, err)
+	return s
+}
+
 func open(t *testing.T, maxBytes int64) *picture.Store {
 	t.Helper()
-	s, err := picture.Open(filepath.Join(t.TempDir(), "a", "b"), "https://cdn.example/p/", maxBytes)
+	c := config(filepath.Join(t.TempDir(), "a", "b"))
+	c.MaxBytes = maxBytes
+	s, err := picture.Open(c)
 	require.NoError(t, err)
 	return s
 }
@@ -55,7 +72,7 @@ func webpBytes(t *testing.T) []byte {
 	return b
 }
 
-func publish(t *testing.T, s *picture.Store, l task.Lease, content []byte) (picture.Picture, error) {
+func publish(t *testing.T, s *picture.Store, taskID string, run int, content []byte) (picture.Picture, error) {
 	t.Helper()
 	d, err := s.Create()
 	require.NoError(t, err)
@@ -63,28 +80,36 @@ func publish(t *testing.T, s *picture.Store, l task.Lease, content []byte) (pict
 	if _, err := d.Write(content); err != nil {
 		return picture.Picture{}, err
 	}
-	return d.Publish(l)
+	return d.Publish(t.Context(), taskID, run, nil)
 }
 
+// names returns the names of the pictures and of the drafts.
 func names(t *testing.T, s *picture.Store) []string {
 	t.Helper()
-	entries, err := os.ReadDir(s.Dir())
-	require.NoError(t, err)
 	var out []string
-	for _, e := range entries {
-		out = append(out, e.Name())
+	for _, dir := range []string{s.Dir(), filepath.Join(s.Dir(), ".drafts")} {
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, e := range entries {
+			if e.Name() != markerName && !e.IsDir() {
+				out = append(out, e.Name())
+			}
+		}
 	}
 	return out
 }
 
+const markerName = "imagetasks-installation.json"
+
 func TestPublish_NamesAndFormats(t *testing.T) {
 	s := open(t, 1<<20)
 	for format, content := range map[string][]byte{"png": pngBytes(t), "jpeg": jpegBytes(t), "webp": webpBytes(t)} {
-		p, err := publish(t, s, task.Lease{TaskID: "0193-" + format, Epoch: 2}, content)
+		p, err := publish(t, s, "0193-"+format, 2, content)
 		require.NoError(t, err, format)
 		assert.Equal(t, format, p.Format)
-		assert.True(t, strings.HasPrefix(p.Name, "0193-"+format+"-2."), p.Name)
-		assert.Equal(t, "https://cdn.example/p/"+p.Name, p.URL)
+		assert.Regexp(t, "^0193-"+format+"-2-[a-z2-7]{26}[.](png|jpg|webp)$", p.Name)
+		assert.Equal(t, "https://cdn.example/p/0f3a1b2c4d5e/"+p.Name, p.URL)
+		assert.Equal(t, filepath.Join(s.Dir(), p.Name), p.Path)
 		assert.EqualValues(t, len(content), p.Bytes)
 		assert.Positive(t, p.Width)
 		stored, err := os.ReadFile(p.Path)
@@ -113,7 +138,7 @@ func TestPublish_RefusesIncompletePictures(t *testing.T) {
 		"riff, not webp":  []byte("RIFF\x04\x00\x00\x00WAVE"),
 		"forged size":     forgedSize(p),
 	} {
-		_, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 1}, content)
+		_, err := publish(t, s, "x", 1, content)
 		require.Error(t, err, name)
 		assert.Equal(t, task.CodeNotAPicture, task.AsError(err).Code, name)
 		assert.Equal(t, task.Fail, task.AsError(err).Disposition, name)
@@ -144,52 +169,20 @@ func TestWrite_MaxBytes(t *testing.T) {
 	assert.Empty(t, names(t, s))
 }
 
-func TestPublish_UnsafeTaskIDs(t *testing.T) {
-	s := open(t, 1<<20)
-	seen := map[string]string{}
-	for _, id := range []string{
-		"plain", "../../etc/passwd", "a/b", "a-b", "a b", "A-b", "..", ".", "-rf", "\x00", "ü", "日本語",
-		strings.Repeat("x", 5000), strings.Repeat("x", 5001), "con.png", ".draft-1",
-	} {
-		p, err := publish(t, s, task.Lease{TaskID: id, Epoch: 1}, pngBytes(t))
-		require.NoError(t, err, "%q", id)
-		assert.Equal(t, s.Dir(), filepath.Dir(p.Path))
-		assert.Regexp(t, `^[a-z0-9][a-z0-9_-]*\.png$`, p.Name)
-		assert.Empty(t, seen[p.Name], "%q and %q have the same name", id, seen[p.Name])
-		seen[p.Name] = id
-	}
-}
-
-func TestRemoveEarlier_OtherClaimsOfTheTask(t *testing.T) {
-	s := open(t, 1<<20)
-	early, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 1}, jpegBytes(t))
-	require.NoError(t, err)
-	lost, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 2}, pngBytes(t))
-	require.NoError(t, err)
-	other, err := publish(t, s, task.Lease{TaskID: "y", Epoch: 1}, pngBytes(t))
-	require.NoError(t, err)
-	require.NoError(t, s.Remove(lost))
-	require.NoError(t, s.Remove(lost), "the second call does nothing")
-	last, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 3}, pngBytes(t))
-	require.NoError(t, err)
-	require.NoError(t, s.RemoveEarlier(task.Lease{TaskID: "x", Epoch: 3}))
-	assert.NoFileExists(t, early.Path)
-	assert.ElementsMatch(t, []string{last.Name, other.Name}, names(t, s))
-}
-
 func TestOpen_RemovesAbandonedDrafts(t *testing.T) {
-	s := open(t, 1000)
+	s := openIn(t, t.TempDir())
 	inUse, err := s.Create()
 	require.NoError(t, err)
-	abandoned, published := filepath.Join(s.Dir(), ".draft-1"), filepath.Join(s.Dir(), "a-1.png")
-	for _, path := range []string{abandoned, published} {
+	abandoned, other := filepath.Join(s.Dir(), ".drafts", ".draft-1"), filepath.Join(s.Dir(), "a-1.png")
+	elsewhere := filepath.Join(filepath.Dir(s.Dir()), ".draft-2")
+	for _, path := range []string{abandoned, other, elsewhere} {
 		require.NoError(t, os.WriteFile(path, nil, 0o600))
 	}
-	_, err = picture.Open(s.Dir(), "", 1)
-	require.NoError(t, err)
+	openIn(t, filepath.Dir(s.Dir()))
 	assert.NoFileExists(t, abandoned)
-	assert.FileExists(t, published)
-	assert.Len(t, names(t, s), 2, "the draft in use and the picture")
+	assert.FileExists(t, other)
+	assert.FileExists(t, elsewhere, "it is not in the directory of the installation")
+	assert.Len(t, names(t, s), 2, "the draft in use and the other file")
 	require.NoError(t, inUse.Discard())
 	assert.Len(t, names(t, s), 1)
 }
@@ -197,7 +190,7 @@ func TestOpen_RemovesAbandonedDrafts(t *testing.T) {
 func TestOpen_NotWritable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	_, err := picture.Open(path, "", 1)
+	_, err := picture.Open(config(path))
 	assert.ErrorContains(t, err, "picture store")
 }
 
@@ -217,15 +210,17 @@ func FuzzPublish(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add([]byte("\xff\xd8\xff\xd9"))
 	f.Add([]byte("RIFF\x00\x00\x00\x00WEBPVP8 "))
-	s, err := picture.Open(f.TempDir(), "", 1<<20)
+	s, err := picture.Open(config(f.TempDir()))
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		p, err := publish(t, s, task.Lease{TaskID: "x", Epoch: 1}, content)
+		p, err := publish(t, s, "x", 1, content)
 		if err == nil {
 			assert.Positive(t, p.Width*p.Height)
-			assert.NoError(t, s.Remove(p))
+			n, err := s.RemoveRuns("x", 1)
+			assert.NoError(t, err)
+			assert.Equal(t, 1, n)
 		}
 	})
 }
@@ -233,8 +228,7 @@ func FuzzPublish(f *testing.F) {
 // Processors that start remove abandoned drafts, and never the draft of a running processor.
 func TestOpen_KeepsDraftsInUse(t *testing.T) {
 	dir := t.TempDir()
-	s, err := picture.Open(dir, "", 1<<20)
-	require.NoError(t, err)
+	s := openIn(t, dir)
 	content := simapi.Draw("x")
 	stop := make(chan struct{})
 	var starts sync.WaitGroup
@@ -245,7 +239,7 @@ func TestOpen_KeepsDraftsInUse(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					_, err := picture.Open(dir, "", 1<<20)
+					_, err := picture.Open(config(dir))
 					assert.NoError(t, err)
 				}
 			}
@@ -260,12 +254,10 @@ func TestOpen_KeepsDraftsInUse(t *testing.T) {
 			require.NoError(t, d.Discard())
 			continue
 		}
-		_, err = d.Publish(task.Lease{TaskID: fmt.Sprint("t", i), Epoch: 1})
+		_, err = d.Publish(t.Context(), fmt.Sprint("t", i), 1, nil)
 		require.NoError(t, err)
 	}
 	close(stop)
 	starts.Wait()
-	left, err := filepath.Glob(filepath.Join(dir, "*"))
-	require.NoError(t, err)
-	assert.Len(t, left, 200)
+	assert.Len(t, names(t, s), 200)
 }

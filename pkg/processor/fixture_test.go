@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +95,9 @@ func newFixtureOn(t *testing.T, url string) *fixture {
 	require.NoError(t, err)
 	f.proxy, err = simproxy.Start(simproxy.Config{User: "u", Password: "hunter2hunter2"})
 	require.NoError(t, err)
-	f.pictures, err = picture.Open(t.TempDir(), "", 1<<20)
+	installation, err := f.Installation(t.Context())
+	require.NoError(t, err)
+	f.pictures, err = picture.Open(picture.Config{Dir: t.TempDir(), MaxBytes: 1 << 20, Installation: installation.ID, Secret: installation.Secret})
 	require.NoError(t, err)
 	f.user = uuid.NewString()
 	_, err = f.GrantCredits(t.Context(), f.user, 10000, "test", "test")
@@ -230,13 +233,18 @@ func (f *fixture) exec(statement string, args ...any) {
 	require.NoError(f.t, err)
 }
 
+// files returns the pictures and the drafts, relative to the picture store.
 func (f *fixture) files() []string {
 	f.t.Helper()
-	entries, err := os.ReadDir(f.pictures.Dir())
-	require.NoError(f.t, err)
 	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
+	for _, pattern := range []string{"*.png", "*.jpg", "*.webp", ".drafts/*"} {
+		found, err := filepath.Glob(filepath.Join(f.pictures.Dir(), pattern))
+		require.NoError(f.t, err)
+		for _, path := range found {
+			name, err := filepath.Rel(filepath.Dir(f.pictures.Dir()), path)
+			require.NoError(f.t, err)
+			names = append(names, name)
+		}
 	}
 	return names
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // A processor that did not renew its lease in time completes a task that another one claimed and completed meanwhile: its
-// completion is refused and its picture is removed. The other's picture stays.
+// completion is refused. The other's picture is that of the run, and stays.
 func TestLeases_LateResultDiscarded(t *testing.T) {
 	f := newFixture(t)
 	proceed := make(chan struct{})

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -89,7 +90,7 @@ func TestWorkerKilled(t *testing.T) {
 	kills := 0
 	for {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperProcess$")
-		cmd.Env = append(os.Environ(), helperURL+"="+server.URL(url), helperPictures+"="+f.pictures.Dir())
+		cmd.Env = append(os.Environ(), helperURL+"="+server.URL(url), helperPictures+"="+filepath.Dir(f.pictures.Dir()))
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			break
@@ -121,7 +122,9 @@ func TestHelperProcess(t *testing.T) {
 	s, err := store.Open(store.Config{URL: url})
 	require.NoError(t, err)
 	defer s.Close()
-	pictures, err := picture.Open(os.Getenv(helperPictures), "", 1<<20)
+	installation, err := s.Installation(t.Context())
+	require.NoError(t, err)
+	pictures, err := picture.Open(picture.Config{Dir: os.Getenv(helperPictures), MaxBytes: 1 << 20, Installation: installation.ID, Secret: installation.Secret})
 	require.NoError(t, err)
 	log := logrus.New()
 	content := simapi.Draw("a dot")

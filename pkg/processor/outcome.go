@@ -30,9 +30,11 @@ type outcomes struct {
 	wake          func() // the claim loop, when more may be claimed
 }
 
-// complete closes the task as completed. When the lease is gone, the result is discarded.
+// complete closes the task as completed. When the lease is gone, nothing is changed.
 func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error {
-	o.responded(a)
+	if !r.Recovered {
+		o.responded(a)
+	}
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, "complete a task", func(ctx context.Context) (err error) {
@@ -44,24 +46,13 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error 
 		return err
 	}
 	if len(accepted) == 0 {
-		finish(a, r.Rejected)
 		return errLeaseLost
 	}
 	o.users.left(writes, a.task.UserID)
-	finish(a, r.Accepted)
 	took := time.Since(a.claimedAt)
 	a.log.WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
 	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
 	return nil
-}
-
-func finish(a *attempt, cleanUp func() error) {
-	if cleanUp == nil {
-		return
-	}
-	if err := cleanUp(); err != nil {
-		a.log.WithError(err).Warn("the cleanup after a task failed")
-	}
 }
 
 // record records the outcome of an attempt that failed with err. cause is why its context ended, nil when it did not.

@@ -3,6 +3,7 @@ package processor_test
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -34,7 +35,7 @@ func TestRunOnce_CompletesAndRefunds(t *testing.T) {
 	}
 	for i, id := range ids[:10] {
 		r := f.row(id)
-		kept, err := os.ReadFile(f.pictures.Dir() + "/" + r.ImageURL)
+		kept, err := os.ReadFile(filepath.Join(filepath.Dir(f.pictures.Dir()), r.ImageURL))
 		require.NoError(t, err)
 		assert.Equal(t, simapi.Draw(prompts[i]), kept)
 		assert.Zero(t, r.Attempts)

@@ -9,8 +9,8 @@ import (
 // Worker does the paid work of one task. It is called from many goroutines at once.
 //
 // ctx ends with the attempt's timeout, when the lease is lost, and when the grace of a stop is over. An error that is not a
-// *task.Error is retried (task.AsError). A Worker whose work is done already by an earlier claim returns its result without a request. A panic
-// counts as a lost claim.
+// *task.Error is retried (task.AsError). What was paid for may be left behind for the next claim of the same run, which must use it and send no
+// request. A panic counts as a lost claim.
 type Worker interface {
 	Work(ctx context.Context, t task.Task, c Call) (Result, error)
 }
@@ -32,9 +32,6 @@ type Result struct {
 	RequestID string         // the API's id of the request; may be empty
 	Endpoint  string         // the API that made it; may be empty
 	Fields    map[string]any // for the log line "completed"
-	// Accepted is called after the completion was recorded, Rejected after the lease was lost: then the result must be
-	// discarded. When the outcome is unknown because the database refused the completion, neither is called. Both are
-	// optional, and their errors are logged.
-	Accepted func() error
-	Rejected func() error
+	// Recovered means that an earlier claim made it, and nothing was requested: it is no sign that the API works.
+	Recovered bool
 }

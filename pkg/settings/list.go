@@ -84,12 +84,12 @@ func proxySettings() []Setting {
 func pictureSettings() []Setting {
 	return []Setting{
 		{Env: "IMAGE_STORE", Flag: "image-store", Worker: true, Default: "images",
-			Usage:   "directory where pictures are stored",
-			UsageZH: "存放图片的目录",
+			Usage:   "directory where pictures are stored, each installation in a directory of its own in it",
+			UsageZH: "存放图片的目录，每个安装在其中使用各自的子目录",
 			set:     imageStore},
 		{Env: "IMAGE_BASE_URL", Worker: true,
-			Usage:   "URL under which that directory is served; empty: image_url is the file name",
-			UsageZH: "该目录对外提供访问的 URL；为空时 image_url 为文件名",
+			Usage:   "URL under which that directory is served; empty: image_url is relative to it",
+			UsageZH: "该目录对外提供访问的 URL；为空时 image_url 为相对于该目录的路径",
 			set:     imageBaseURL},
 		{Env: "IMAGE_MAX_BYTES", Worker: true, Default: "33554432",
 			Usage:   "largest picture that is accepted, in bytes",

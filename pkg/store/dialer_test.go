@@ -58,7 +58,7 @@ func TestConnector_BoundsConnecting(t *testing.T) {
 		"&connect_timeout=600": maxConnect} {
 		c, _, err := newConnector(Config{URL: "postgres://u:p@h/x?sslmode=disable" + options})
 		require.NoError(t, err)
-		assert.Equal(t, want, c.conf.ConnectTimeout, options)
+		assert.Equal(t, want, c.conf.get().ConnectTimeout, options)
 	}
 }
 

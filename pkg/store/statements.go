@@ -52,6 +52,8 @@ type statements struct {
 
 	control, pause, resume, setLimits statement
 
+	installation, pictureTasks statement
+
 	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, recordedCount statement
 
 	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
@@ -121,6 +123,10 @@ func (s *statements) files() map[string]map[string]*statement {
 			"pause":      &s.pause,
 			"resume":     &s.resume,
 			"set_limits": &s.setLimits,
+		},
+		"pictures.sql": {
+			"installation":  &s.installation,
+			"picture_tasks": &s.pictureTasks,
 		},
 		"prune.sql": {
 			"prune_tasks":      &s.pruneTasks,

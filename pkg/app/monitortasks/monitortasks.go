@@ -16,6 +16,7 @@ import (
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/repair"
@@ -121,7 +122,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: d, Host: app.Hostname(), Probe: prober.Probe, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
-		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
+		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Dir: s.ImageDir, Tasks: st},
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}

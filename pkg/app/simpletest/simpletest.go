@@ -4,6 +4,7 @@ package simpletest
 import (
 	"context"
 	"errors"
+	"io"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -19,7 +20,6 @@ import (
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
-	"imagetasks/pkg/task"
 )
 
 // program is the application with this program's commands.
@@ -138,20 +138,13 @@ func makePicture(ctx context.Context, s settings.Settings, client *imageapi.Clie
 	if err != nil {
 		return diagnosis.Detail{}, err
 	}
-	pictures, err := picture.Open(dir, "", s.ImageMaxBytes)
+	name := "simple-test-" + time.Now().Format("20060102-150405")
+	made, err := picture.Save(dir, name, s.ImageMaxBytes, func(w io.Writer) error {
+		_, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, w)
+		return err
+	})
 	if err != nil {
 		return diagnosis.Detail{}, err
-	}
-	draft, err := pictures.Create()
-	if err != nil {
-		return diagnosis.Detail{}, err
-	}
-	if _, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, draft); err != nil {
-		return diagnosis.Detail{}, errors.Join(err, draft.Discard())
-	}
-	made, err := draft.Publish(task.Lease{TaskID: "simple-test-" + time.Now().Format("20060102-150405"), Epoch: 1})
-	if err != nil {
-		return diagnosis.Detail{}, errors.Join(err, draft.Discard())
 	}
 	return diagnosis.Detail{Code: diagnosis.DetailPicture, Args: []any{made.Path, made.Width, made.Height}}, nil
 }

@@ -9,7 +9,6 @@ import (
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
-	"imagetasks/pkg/picture"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 )
@@ -74,32 +73,27 @@ func (a program) deleteUserContent(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		pictures, err := picture.Open(s.ImageDir, s.ImageBaseURL, s.ImageMaxBytes)
+		removed, kept, err := removePictures(ctx, s, st, forgotten)
 		if err != nil {
 			return err
 		}
-		removed, err := pictures.RemoveAll(forgotten...)
-		if err != nil {
-			return err
-		}
-		missing := false
+		unfinished := kept > 0
 		for _, t := range cancelled {
-			missing = missing || t.MissingCharge
+			unfinished = unfinished || t.MissingCharge
 		}
 		if c.Bool("json") {
-			err = a.PrintJSON(map[string]any{"user_id": user, "cancelled": append([]store.Cancelled{}, cancelled...), "tasks": len(forgotten), "pictures": removed})
+			err = a.PrintJSON(map[string]any{"user_id": user, "cancelled": append([]store.Cancelled{}, cancelled...), "tasks": len(forgotten),
+				"pictures": removed, "pictures_kept": kept})
 		} else {
 			err = a.Print(c, textForgotten, user, lang.NewMessage(textTaskCount, len(forgotten)),
 				lang.NewMessage(textTaskCount, len(cancelled)), lang.NewMessage(textPictureCount, removed))
+			if err == nil && kept > 0 {
+				err = a.Print(c, textPicturesKept, kept)
+			}
 		}
-		if err == nil && missing {
+		if err == nil && unfinished {
 			err = app.ErrUnhealthy
 		}
 		return err
 	})
-}
-
-// pictureFiles returns the names of a task's files in the picture store; a store that does not exist has none.
-func pictureFiles(s settings.Settings, taskID string) ([]string, error) {
-	return picture.Files(s.ImageDir, taskID)
 }

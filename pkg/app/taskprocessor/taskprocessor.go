@@ -23,7 +23,6 @@ import (
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
-	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
@@ -62,7 +61,7 @@ func New(core *app.App) *cli.App {
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
 			migrateCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), creditsCommand(a), usersCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
@@ -93,10 +92,6 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer transport.CloseIdleConnections()
-	pictures, err := picture.Open(s.ImageDir, s.ImageBaseURL, s.ImageMaxBytes)
-	if err != nil {
-		return err
-	}
 	newLogger := a.Logger
 	if background {
 		newLogger = a.FileLogger
@@ -144,6 +139,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
 		SetAPI: func(s settings.Settings) error { return apiclient.Update(client, transport, s) }}, log)()
+	pictures, err := openPictures(ctx, s, st)
+	if err != nil {
+		return err
+	}
 	// A run that ends by itself does not switch off what the processors of other hosts rely on.
 	if !once || s.UserConcurrency > 0 || s.UserMaxWaiting > 0 {
 		err = setLimits(ctx, st, s, log)
@@ -158,7 +157,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
 		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(),
-			LogDir: logDir, Reload: reloader.Last()}
+			LogDir: logDir, Reload: reloader.Last(), PictureStore: pictures.ID()}
 	}
 	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),

@@ -281,7 +281,7 @@ func (a program) showTask(c *cli.Context) error {
 		if !c.Bool("prompt") {
 			details.Prompt = ""
 		}
-		files, err := pictureFiles(s, id)
+		files, err := pictureFiles(ctx, s, st, details.TaskRow)
 		if err != nil {
 			return err
 		}
