@@ -34,7 +34,7 @@ type statusReport struct {
 	Queue      store.QueueStats        `json:"queue"`
 	Control    store.Control           `json:"control"`
 	unsettled  store.Unsettled
-	setAside   []store.SetAside
+	setAside   []store.AsideTask
 	OldestDue  float64                `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
