@@ -27,7 +27,7 @@ type Store interface {
 	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
 	Prune(ctx context.Context, c store.PruneConfig) (store.Pruned, error)
 	Control(ctx context.Context) (store.Control, error)
-	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
+	TasksAside(ctx context.Context, limit int) ([]store.AsideTask, error)
 	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
 }
 

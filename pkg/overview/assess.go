@@ -36,7 +36,7 @@ type Snapshot struct {
 	Queue      store.QueueStats
 	Control    store.Control
 	Unsettled  store.Unsettled      // of the last day
-	SetAside   []store.SetAside     // tasks that the database refuses to change
+	SetAside   []store.AsideTask    // tasks that the database refuses to change
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck

@@ -86,7 +86,7 @@ func TestAssess(t *testing.T) {
 			s.Processors[0].Report.APIUnreachableSince, s.Processors[0].Report.APIErrorCode = now.Add(-time.Minute), task.CodePictureStore
 		}), []finding.Code{finding.PicturesUnstorable}},
 		"a task set aside": {with(running(), func(s *overview.Snapshot) {
-			s.SetAside = []store.SetAside{{TaskID: "a", Operation: "claim", Reason: "SQLSTATE 23514"}}
+			s.SetAside = []store.AsideTask{{TaskID: "a", Operation: "claim", Reason: "SQLSTATE 23514"}}
 		}), []finding.Code{finding.TasksSetAside}},
 		"leases can't be renewed": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.LeasesFailingSince = now.Add(-time.Minute)

@@ -252,6 +252,9 @@ func databaseError(err error) error {
 	if _, ok := errors.AsType[*task.Error](err); err == nil || ok || errors.Is(err, task.ErrLeaseLost) {
 		return err
 	}
+	if store.IsRowError(err) {
+		return &task.Error{Code: task.CodeBadRow, Disposition: task.Fail, NotSent: true, Message: "the database refused to change the task: " + err.Error(), Err: err}
+	}
 	return &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, Message: "the database could not be asked: " + err.Error(), Err: err}
 }
 

@@ -196,7 +196,7 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	if !pending {
-		aside, err := bounded(ctx, func(ctx context.Context) ([]store.SetAside, error) { return c.queue.TasksAside(ctx, 1) })
+		aside, err := bounded(ctx, func(ctx context.Context) ([]store.AsideTask, error) { return c.queue.TasksAside(ctx, 1) })
 		switch {
 		case err != nil:
 			c.database.failed(ctx, "look for tasks that are set aside", err)

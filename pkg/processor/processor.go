@@ -32,7 +32,8 @@ type Queue interface {
 	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error)
 	FailAbandoned(ctx context.Context, maxLostClaims int, afterStart time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
-	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
+	SetAside(ctx context.Context, taskID, operation string, cause error) error
+	TasksAside(ctx context.Context, limit int) ([]store.AsideTask, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	Admit(ctx context.Context, user string) error
 	AdmitAll(ctx context.Context) error

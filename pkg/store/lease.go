@@ -48,7 +48,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	}
 	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit)
 	if listErr != nil {
-		return nil, errors.Join(err, listErr)
+		return nil, listErr
 	}
 	claimed := tasks[:0]
 	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) error {

@@ -33,7 +33,7 @@ type statusReport struct {
 	Tasks      map[task.State]int      `json:"tasks"`
 	Queue      store.QueueStats        `json:"queue"`
 	Control    store.Control           `json:"control"`
-	SetAside   []store.SetAside        `json:"set_aside"` // tasks that the database refuses to change
+	SetAside   []store.AsideTask       `json:"set_aside"` // tasks that the database refuses to change
 	unsettled  store.Unsettled
 	OldestDue  float64                `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
@@ -128,7 +128,7 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 	if err != nil {
 		return err
 	}
-	r.SetAside = append([]store.SetAside{}, setAside...)
+	r.SetAside = append([]store.AsideTask{}, setAside...)
 	if r.unsettled, err = st.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {
 		return err
 	}
