@@ -14,7 +14,7 @@ type Control struct {
 	PausedBy        string    `json:"paused_by,omitempty"`
 	PausedReason    string    `json:"paused_reason,omitempty"`
 	// Copied: this database is not the one in which the installation was resumed or migrated last, but a copy or a restored backup.
-	// Nothing is claimed until Resume, because its tasks may have been paid for elsewhere.
+	// Nothing is claimed or closed until Resume, because its tasks may have been paid for elsewhere.
 	Copied bool `json:"copied,omitempty"`
 }
 
@@ -31,7 +31,8 @@ func (s *Store) Pause(ctx context.Context, by, reason string) (Control, error) {
 	return s.queryControl(ctx, s.sql.pause, by, reason)
 }
 
-// Resume ends a pause, and accepts a copied database as the installation's.
+// Resume ends a pause, and accepts a copied database as the installation's. From then on its tasks have the same time as new ones before they count
+// as stuck or overdue.
 func (s *Store) Resume(ctx context.Context) error {
 	var n int
 	return s.queryRow(ctx, s.sql.resume, nil, &n)

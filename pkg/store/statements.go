@@ -306,6 +306,11 @@ func fill(name, text string, n names) (string, error) {
 		"settled": func(ms string) string {
 			return fmt.Sprintf("pg_postmaster_start_time() < now() - %s * interval '1 millisecond'", ms)
 		},
+		// The database is the installation's own, or was accepted as such more than ms milliseconds ago (resume).
+		"accepted": func(ms string) string {
+			return fmt.Sprintf(`(select c.database_identity = %s.database_identity() and coalesce(c.accepted_at < now() - %s * interval '1 millisecond', true)
+      from %[1]s.control c)`, n.Schema, ms)
+		},
 		// The end of a statement that counts the rows of counted and records the number under the id of the call.
 		"recordedCount": func(counted, call string) string {
 			return fmt.Sprintf(`recorded as (

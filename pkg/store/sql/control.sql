@@ -17,6 +17,7 @@ returning user_concurrency, user_max_waiting, paused_at, coalesce(paused_by, '')
 -- Ends a pause, and accepts that the database is another one than before. Wakes the processors.
 with resumed as (
     update {{.Schema}}.control set paused_at = null, paused_by = null, paused_reason = null,
+        accepted_at = case when database_identity = {{.Schema}}.database_identity() then accepted_at else now() end,
         database_identity = {{.Schema}}.database_identity()
     returning 1
 )
