@@ -89,7 +89,9 @@ func TestBackup_RestoredIntoAnotherDatabase(t *testing.T) {
 		require.NoError(t, os.Chtimes(path, old, old))
 	}
 
-	byScript := w.restored(t, func(url string) { postgresProgram(t, "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file="+script, url) })
+	byScript := w.restored(t, func(url string) {
+		postgresProgram(t, "psql", "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file="+script, url)
+	})
 	assert.Contains(t, byScript.run("task-processor", "status").is(3), "! this database is a copy or a restored backup of another one")
 
 	r := w.restored(t, func(url string) { postgresProgram(t, "pg_restore", "--exit-on-error", "--dbname="+url, dump) })
@@ -115,7 +117,9 @@ func TestBackup_RestoredIntoAnotherDatabase(t *testing.T) {
 	once.is(3)
 	assert.Contains(t, once.stderr, "the database is a copy or a restored backup")
 	running := r.start("task-processor", "run")
-	r.waitFor("a heartbeat", func() bool { return r.number(`select count(*) from imagetasks.processors where report ->> 'in_flight' = '0'`) > 0 })
+	r.waitFor("a heartbeat", func() bool {
+		return r.number(`select count(*) from imagetasks.processors where report ->> 'in_flight' = '0'`) > 0
+	})
 	assert.Contains(t, r.run("task-processor", "status").is(3), "task-processor resume")
 	fixed := r.run("fix-stuck-tasks")
 	assert.Contains(t, fixed.is(3), "0 stuck tasks failed, 0 credits refunded, 3 remaining")
