@@ -10,9 +10,9 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -169,9 +169,9 @@ func TestGenerate_ErrorBodies(t *testing.T) {
 		{200, `{"data":{}}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":17}]}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":"%%%"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Retry},
 		{200, `{"data":[{"url":"ftp://x/y"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `[]`, task.CodeBadAnswer, task.Fail},
+		{200, `[]`, task.CodeBadAnswer, task.Retry},
 		{200, ``, task.CodeCutOff, task.Retry},
 		{200, `{"data":[`, task.CodeCutOff, task.Retry},
 		{200, `not JSON`, task.CodeBadAnswer, task.Retry},
