@@ -61,6 +61,7 @@ func Assess(s Snapshot) []finding.Finding {
 		}
 	}
 	add(s.api())
+	out = append(out, s.unstorable()...)
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
@@ -125,7 +126,7 @@ func (s Snapshot) api() *finding.Finding {
 		if !p.Alive {
 			continue
 		}
-		if !p.Report.APIUnreachableSince.IsZero() {
+		if !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode != task.CodePictureStore {
 			return &finding.Finding{Code: finding.APIUnreachable, Since: p.Report.APIUnreachableSince, Subject: p.Host,
 				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError}
 		}
@@ -137,6 +138,18 @@ func (s Snapshot) api() *finding.Finding {
 		return &finding.Finding{Code: finding.APIUnreachable, Since: c.At, Reason: c.Error}
 	}
 	return nil
+}
+
+// unstorable reports hosts on which no pictures can be stored.
+func (s Snapshot) unstorable() []finding.Finding {
+	var out []finding.Finding
+	for _, p := range s.Processors {
+		if p.Alive && !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode == task.CodePictureStore {
+			out = append(out, finding.Finding{Code: finding.PicturesUnstorable, Subject: p.Host, Since: p.Report.APIUnreachableSince,
+				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError})
+		}
+	}
+	return out
 }
 
 // leases reports a processor that can't renew its leases.

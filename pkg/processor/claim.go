@@ -2,7 +2,7 @@ package processor
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -62,7 +62,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		c.watch.progress()
 		if once {
 			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
-				return errors.Join(ErrAPIUnavailable, cause)
+				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code)}, cause)
 			}
 			if done, err := c.finished(ctx); done {
 				return err
@@ -71,6 +71,15 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		timer.Reset(wait)
 	}
 }
+
+// pausedError is ErrAPIUnavailable with a text that names what is wrong.
+type pausedError struct{ text string }
+
+// Error implements error.
+func (e *pausedError) Error() string { return e.text }
+
+// Is reports whether target is ErrAPIUnavailable.
+func (e *pausedError) Is(target error) bool { return target == ErrAPIUnavailable }
 
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {

@@ -125,7 +125,7 @@ func (a program) fix(c *cli.Context) error {
 		}
 		done, err := repair.Sweep(ctx, st, o, log)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		interrupted := err != nil
 		unrepaired, err := findUnrepaired(context.WithoutCancel(ctx), st, o, done)
@@ -235,12 +235,12 @@ func (a program) audit(c *cli.Context) error {
 		changes := auditChanges{Repaired: []task.Refund{}}
 		if resolve.task != "" {
 			if err := a.resolve(ctx, st, resolve, &changes); err != nil {
-				return err
+				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
 		if c.Bool("repair") {
 			if changes.Repaired, err = repairRefunds(ctx, st); err != nil {
-				return err
+				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
 		rules, err := st.Audit(ctx)
@@ -304,6 +304,9 @@ func (a program) resolve(ctx context.Context, st *store.Store, r resolution, cha
 	changes.Resolved = &resolved{TaskID: r.task, UserID: user, Credits: r.credits, Balance: balance}
 	return nil
 }
+
+// repeatCommand says that a command whose outcome is unknown may simply be repeated.
+const repeatCommand = "repeat the command, which is safe: no refund is paid twice"
 
 // repairBatch is how many refunds one statement pays.
 const repairBatch = 1000

@@ -5,6 +5,10 @@
 --
 -- A processor of version 1 that is still running loses its claims of new tasks here, and finishes those that it has.
 
+-- All locks are taken first, in the order of an application that enqueues in a transaction of its own: while this waits for it, it waits for
+-- nothing that this holds.
+lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.control in access exclusive mode;
+
 -- What is known of the paid requests of a run. While request_open is true the outcome of the last request is not recorded; a claim that
 -- finds it so counts it as unknown. request_key is the idempotency key of the last request, kept until the API has answered it.
 alter table {{.Schema}}.tasks
