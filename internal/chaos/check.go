@@ -39,6 +39,7 @@ type counts struct {
 	lostClaims int
 	claims     int
 	redrives   int
+	workers    int // processes that claimed tasks
 }
 
 // runOf names a run of a task.
@@ -78,6 +79,15 @@ func (s *system) check(ctx context.Context) error {
 	s.checkRequests(tasks, history, files)
 	if err := s.checkBalances(ctx, tasks); err != nil {
 		return err
+	}
+	// No row is bad, so none may be set aside. The last start is a processor, too.
+	const others = `select (select count(*) from imagetasks.set_aside), (select count(distinct worker) from chaos.history where status = 'processing')`
+	aside := 0
+	if err := s.db.QueryRowContext(ctx, others).Scan(&aside, &s.counts.workers); err != nil {
+		return err
+	}
+	if aside > 0 {
+		s.problems.add("no task is set aside", "%d are", aside)
 	}
 	if err := s.crashes(); err != nil {
 		return err
@@ -446,6 +456,9 @@ func (s *system) checkLeftovers() error {
 		content, err := os.ReadFile(path)
 		if err != nil {
 			return err
+		}
+		if bytes.Contains(content, []byte("the program panicked")) {
+			s.problems.add("no program crashes", "see %s", path)
 		}
 		for _, secret := range []string{apiKey, proxyPassword, promptSecret} {
 			if bytes.Contains(content, []byte(secret)) {

@@ -31,12 +31,10 @@ type processor struct {
 
 	mu      sync.Mutex
 	process *os.Process
-	starts  int
-	exits   map[string]int
 }
 
 func newProcessor(s *system, number int) *processor {
-	p := &processor{system: s, number: number, dir: filepath.Join(s.dir, fmt.Sprintf("processor-%d", number)), statusAddr: "off", exits: map[string]int{}}
+	p := &processor{system: s, number: number, dir: filepath.Join(s.dir, fmt.Sprintf("processor-%d", number)), statusAddr: "off"}
 	if number < s.options.processors-1 {
 		p.output = filepath.Join(s.dir, fmt.Sprintf("processor-%d.out", number))
 	}
@@ -82,13 +80,11 @@ func (p *processor) runOnce() error {
 	}
 	p.mu.Lock()
 	p.process = cmd.Process
-	p.starts++
 	p.mu.Unlock()
 	<-exited
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.process = nil
-	p.exits[cmd.ProcessState.String()]++
 	return nil
 }
 

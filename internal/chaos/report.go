@@ -52,16 +52,11 @@ func (s *system) table() {
 	line("pictures", "%d, of them of failed or cancelled tasks %d", s.counts.pictures, s.counts.unused)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	faults, starts := 0, 0
+	faults := 0
 	for kind, n := range s.applied {
 		faults += n - s.skipped[kind]
 	}
-	for _, p := range s.processors {
-		p.mu.Lock()
-		starts += p.starts
-		p.mu.Unlock()
-	}
-	line("starts of processors", "%d, besides the daemon's", starts)
+	line("processes that claimed", "%d", s.counts.workers)
 	line("other programs run", "%d", s.tools)
 	line("statements", "%d, faults applied to them: %v", s.database.Counts().Statements, s.database.Counts().Faults)
 	line("faults", "%d of %d kinds", faults, len(s.applied))
