@@ -48,8 +48,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// keep copies the files of the mounted directories, so that they are there after the directories were unmounted, and the content of the database.
-func (s *system) keep() {
+// keepFiles copies the files of the mounted directories, so that they are there after the directories were unmounted, and the content of the database.
+func (s *system) keepFiles() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := s.dump(ctx); err != nil {

@@ -8,8 +8,8 @@ import (
 )
 
 // mountDisk puts a small file system of its own in the place of a directory.
-func mountDisk(dir string) error {
-	return syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=755", diskBytes))
+func mountDisk(dir string, size int) error {
+	return syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=755", size))
 }
 
 // unmountDisk removes it. A program that was just killed may use it for a moment.

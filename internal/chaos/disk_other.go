@@ -4,6 +4,6 @@ package main
 
 import "errors"
 
-func mountDisk(string) error { return errors.New("only on Linux") }
+func mountDisk(string, int) error { return errors.New("only on Linux") }
 
 func unmountDisk(string) error { return nil }

@@ -1,15 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
-
-	"imagetasks/internal/postgres"
 )
 
 // historySQL records each change of a task that matters, by a trigger of this program. What the checks know of the past comes from here, and
@@ -85,16 +83,32 @@ func (s *system) dump(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(s.dir, "api-requests.json"), calls, 0o644); err != nil {
 		return err
 	}
-	if s.cluster == nil {
+	if s.db == nil {
 		return nil
 	}
-	bin, err := postgres.Find()
+	for _, table := range []string{"imagetasks.tasks", "imagetasks.ledger", "imagetasks.credits", "imagetasks.calls", "imagetasks.processors",
+		"imagetasks.set_aside", "chaos.history"} {
+		if err := s.dumpTable(ctx, table); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dumpTable writes the rows of a table to a file, one JSON object a line.
+func (s *system) dumpTable(ctx context.Context, table string) error {
+	rows, err := s.db.QueryContext(ctx, "select row_to_json(t)::text from "+table+" t")
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "pg_dump"), "--file", filepath.Join(s.dir, "database.sql"), s.cluster.URL("postgres"))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("pg_dump: %w: %s", err, out)
+	defer rows.Close()
+	var out bytes.Buffer
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return err
+		}
+		out.WriteString(line + "\n")
 	}
-	return nil
+	return errors.Join(rows.Err(), os.WriteFile(filepath.Join(s.dir, table+".jsonl"), out.Bytes(), 0o644))
 }

@@ -25,6 +25,7 @@ type options struct {
 	every      time.Duration
 	processors int // the last one is the daemon
 	print      bool
+	keep       bool // the files, even if nothing is wrong
 }
 
 func (o options) length() time.Duration { return time.Duration(o.seconds) * time.Second }
@@ -64,6 +65,7 @@ func parse(arguments []string, out io.Writer) (options, error) {
 	f.Float64Var(&o.rate, "tasks-per-second", 7, "tasks that are enqueued")
 	f.DurationVar(&o.every, "fault-every", 3*time.Second, "mean time between two faults")
 	f.IntVar(&o.processors, "processors", 4, "processors; the last one is a daemon that the monitor restarts, the others are restarted by this program")
+	f.BoolVar(&o.keep, "keep", false, "keep logs and a dump even if nothing is wrong")
 	f.BoolVar(&o.print, "print-schedule", false, "print the faults and exit")
 	if err := f.Parse(arguments); err != nil {
 		return o, err
@@ -108,8 +110,8 @@ func execute(ctx context.Context, o options, out io.Writer) (err error) {
 		err = s.work(ctx)
 	}
 	failed := err != nil || s.problems.count() > 0
-	if failed {
-		s.keep()
+	if failed || o.keep {
+		s.keepFiles()
 	}
 	cleanupErr := s.cleanup()
 	if err = errors.Join(err, cleanupErr); err != nil {
@@ -118,6 +120,9 @@ func execute(ctx context.Context, o options, out io.Writer) (err error) {
 	s.report()
 	if s.problems.count() > 0 {
 		return errFailed
+	}
+	if o.keep {
+		return nil
 	}
 	return s.remove()
 }

@@ -63,7 +63,7 @@ func (s *system) table() {
 	for _, kind := range byNumber(s.applied) {
 		text := fmt.Sprint(s.applied[kind] - s.skipped[kind])
 		if n := s.skipped[kind]; n > 0 {
-			text += fmt.Sprintf(", and %d with nothing to apply it to", n)
+			text += fmt.Sprintf(", and %d that had nothing to apply to", n)
 		}
 		line("  "+string(kind), "%s", text)
 	}

@@ -49,8 +49,11 @@ const (
 	promptSecret  = "prompt-4c90fd17"
 )
 
-// diskBytes is the size of a file system that is filled.
+// diskBytes is the size of a file system that is filled, without the pictures of the run.
 const diskBytes = 64 << 20
+
+// pictureBytes is more than what a task's picture takes.
+const pictureBytes = 8 << 10
 
 // problems collects what is wrong. It is safe for concurrent use.
 type problems struct {
@@ -266,17 +269,17 @@ func (s *system) startProcessors(ctx context.Context) error {
 		return err
 	}
 	s.mounted = true
-	disks := []string{s.pictureDir()}
+	disks := map[string]int{s.pictureDir(): diskBytes + int(s.rate*float64(s.seconds))*pictureBytes}
 	for i := range s.options.processors {
 		p := newProcessor(s, i)
 		s.processors = append(s.processors, p)
 		if err := os.Mkdir(p.dir, 0o755); err != nil {
 			return err
 		}
-		disks = append(disks, p.dir)
+		disks[p.dir] = diskBytes
 	}
-	for _, disk := range disks {
-		if err := mountDisk(disk); err != nil {
+	for disk, size := range disks {
+		if err := mountDisk(disk, size); err != nil {
 			s.mounted = false
 			s.printf("no file systems of their own for the directories that are filled (%v): they are made read-only instead", err)
 			break
