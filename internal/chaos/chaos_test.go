@@ -21,12 +21,7 @@ func TestChaos_NothingIsLost(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes two minutes")
 	}
-	bin := t.TempDir()
-	// The flags of scripts/lib.sh, so that the build cache is shared.
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...")
-	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
+	bin := buildPrograms(t)
 	o, err := parse(nil, os.Stderr)
 	require.NoError(t, err)
 	o.bin, o.seed = bin, seedOfCI
@@ -107,4 +102,15 @@ func TestParse_RefusesBadArguments(t *testing.T) {
 		assert.Error(t, err, args)
 		assert.NotEmpty(t, out.String(), args)
 	}
+}
+
+// buildPrograms builds the four programs with the flags of scripts/lib.sh, so that the build cache is shared.
+func buildPrograms(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", bin+"/", "./cmd/...")
+	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, string(out))
+	return bin
 }

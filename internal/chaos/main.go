@@ -35,6 +35,9 @@ func (o options) schedule() []Fault { return newSchedule(o.seed, o.length(), o.e
 // errFailed means that the run went to its end and its checks found something wrong, which was printed.
 var errFailed = errors.New("something is wrong")
 
+// errInterrupted means that the run was interrupted. Nothing was checked, and nothing is left.
+var errInterrupted = errors.New("interrupted; nothing was checked, and everything is removed")
+
 func main() {
 	o, err := parse(os.Args[1:], os.Stderr)
 	switch {
@@ -109,8 +112,10 @@ func execute(ctx context.Context, o options, out io.Writer) (err error) {
 	if err == nil {
 		err = s.work(ctx)
 	}
-	failed := err != nil || s.problems.count() > 0
-	if failed || o.keep {
+	if ctx.Err() != nil {
+		return errors.Join(errInterrupted, s.cleanup(), s.remove())
+	}
+	if err != nil || s.problems.count() > 0 || o.keep {
 		s.keepFiles()
 	}
 	cleanupErr := s.cleanup()

@@ -335,7 +335,7 @@ func (s *system) work(ctx context.Context) error {
 	loads.Wait()
 	s.elapsed = time.Since(began)
 	if ctx.Err() != nil {
-		return errors.New("interrupted")
+		return errInterrupted
 	}
 	s.printf("%8.1fs  the faults have ended; waiting until every task is closed", s.elapsed.Seconds())
 	if err := s.awaitClosed(ctx); err != nil {
@@ -384,7 +384,7 @@ func (s *system) awaitClosed(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.New("interrupted")
+			return errInterrupted
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
