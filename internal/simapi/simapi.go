@@ -40,11 +40,21 @@ import (
 
 // Config configures the API. The zero value is a fast API over plain HTTP that accepts any key.
 type Config struct {
-	Key      string        // empty: any key is accepted
-	TLS      *Authority    // nil: plain http
-	Delay    time.Duration // before each answer
+	Key      string                            // empty: any key is accepted
+	TLS      *Authority                        // nil: plain http
+	Delay    time.Duration                     // before each answer
+	DelayOf  func(prompt string) time.Duration // in addition; nil: none
 	Picture  func(prompt string) []byte
-	NoModels bool // /models returns 404, as some relays do
+	NoModels bool         // /models returns 404, as some relays do
+	Observe  func(Answer) // called when a request for a picture has ended, from many goroutines; nil: not called
+}
+
+// Answer is what became of one request for a picture.
+type Answer struct {
+	Call
+	Began, Ended time.Time
+	Status       int    // 0: no response was begun
+	Body         []byte // what was sent, at most the first 64 KB
 }
 
 // Call is one request for a picture.
@@ -269,6 +279,14 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 	s.most = max(s.most, s.busy)
 	s.mu.Unlock()
 	defer func() { s.mu.Lock(); s.busy--; s.mu.Unlock() }()
+	if s.conf.Observe != nil {
+		recorder := &responseRecorder{ResponseWriter: w}
+		w = recorder
+		began := time.Now()
+		defer func() {
+			s.conf.Observe(Answer{Call: c, Began: began, Ended: time.Now(), Status: recorder.status, Body: recorder.body})
+		}()
+	}
 
 	if gate != nil {
 		select {
@@ -277,9 +295,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 			return
 		}
 	}
-	if s.conf.Delay > 0 {
+	delay := s.conf.Delay
+	if s.conf.DelayOf != nil {
+		delay += s.conf.DelayOf(c.Prompt)
+	}
+	if delay > 0 {
 		select {
-		case <-time.After(s.conf.Delay):
+		case <-time.After(delay):
 		case <-r.Context().Done():
 			return
 		}
@@ -414,4 +436,32 @@ func fail(w http.ResponseWriter, status int, code, message string) {
 		problem["code"] = code
 	}
 	answer(w, status, map[string]any{"error": problem})
+}
+
+// maxRecorded bounds the body that is kept of a response.
+const maxRecorded = 64 << 10
+
+// responseRecorder keeps what is sent.
+type responseRecorder struct {
+	http.ResponseWriter
+	status int
+	body   []byte
+}
+
+// Unwrap lets http.ResponseController flush.
+func (r *responseRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (r *responseRecorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (r *responseRecorder) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	r.body = append(r.body, p[:min(len(p), maxRecorded-len(r.body))]...)
+	return r.ResponseWriter.Write(p)
 }

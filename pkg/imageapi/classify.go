@@ -148,6 +148,9 @@ func readError(ctx context.Context, response *http.Response, network, err error)
 	case isWebPage(response):
 		e.Code, e.Message = task.CodeWebPage, webPageMessage
 	default:
+		if !errors.Is(err, errSyntax) { // a whole answer of the API, without a picture that can be used
+			e.Disposition, e.Unknown = task.Fail, false
+		}
 		e.Message = "the API's response can't be parsed: " + oneLine(err.Error())
 	}
 	return e

@@ -155,7 +155,7 @@ func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // expiredPerProcessor divides the concurrency into the number of tasks that may be in flight after one of their claims was lost.
-const expiredPerProcessor = 20
+const expiredPerProcessor = 8
 
 // expiredLimit returns how many tasks with an expired lease may be claimed now. One of them may be why a processor ended: most of those that were in
 // flight with it must not be so again, because they would have two requests of unknown outcome. All of them must be claimed

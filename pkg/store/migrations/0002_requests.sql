@@ -248,7 +248,9 @@ begin
     update {{.Schema}}.tasks x
     set status = 'pending', run = new_run, credits_deducted = t.credits_cost, credits_refunded = 0,
         attempt_count = 0, requests_sent = 0, unknown_outcomes = 0, lost_claims = 0,
-        request_open = false, request_call = null, request_key = null, request_endpoint = null, run_after = now(),
+        request_open = false, request_call = null, request_key = null, request_endpoint = null,
+        lease_epoch = x.lease_epoch + 1, -- a worker of the run before can't complete this one
+        run_after = now(),
         waits_for = case when limits.user_concurrency > 0 then 'user' end,
         slot = least(greatest(reached, latest) + 1, 1000000000000000), backlog = greatest(reached, latest) + 1 - reached,
         progress_percentage = 0, current_stage = 'redriven', image_url = null, error_code = null, error_message = null, request_id = null,

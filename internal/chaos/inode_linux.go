@@ -1,0 +1,8 @@
+package main
+
+import (
+	"syscall"
+	"time"
+)
+
+func inodeTime(s *syscall.Stat_t) time.Time { return time.Unix(s.Ctim.Unix()) }
