@@ -66,7 +66,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		return
 	}
 	e := o.sanitizer.sanitize(err)
-	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
+	if errors.Is(cause, errStopping) && e.Disposition != task.Fail && !e.Paid {
 		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Unknown: e.Unknown, NotSent: e.NotSent, Err: err}
 	}
 	if !a.hasRequested() {
