@@ -139,7 +139,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
-		if response.StatusCode == http.StatusOK {
+		if isSuccess(response.StatusCode) {
 			err = c.readPicture(ctx, response, r.privateTexts(), w)
 		} else {
 			err = statusError(response, r.privateTexts())
@@ -148,6 +148,9 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	}
 	return result, withRequestID(err, result.RequestID)
 }
+
+// isSuccess reports whether a status is one of success. The API has 200 only; a relay may have others.
+func isSuccess(status int) bool { return status >= 200 && status < 300 }
 
 // withRequestID adds the request's ID to an error. The wrapped error remains for errors.As; its text must not be shown.
 func withRequestID(err error, requestID string) error {
@@ -275,7 +278,7 @@ func (c *Client) fetchPicture(ctx context.Context, address string) (content []by
 	}
 	defer response.Body.Close()
 	switch status := response.StatusCode; {
-	case status == http.StatusOK:
+	case isSuccess(status):
 		content, err = io.ReadAll(io.LimitReader(response.Body, c.conf.MaxBytes+1))
 		return content, true, err
 	default:
