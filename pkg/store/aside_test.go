@@ -76,10 +76,10 @@ func TestClose_SetsBadRowAside(t *testing.T) {
 		prepare string
 		call    func(b *testStore) ([]task.Refund, error)
 	}{
-		"sweep": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {
+		"sweep": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour', lease_expires_at = now() - interval '1 second'`, func(b *testStore) ([]task.Refund, error) {
 			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
 		}},
-		"requeue": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {
+		"requeue": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour', lease_expires_at = now() - interval '1 second'`, func(b *testStore) ([]task.Refund, error) {
 			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10, Requeue: true})
 		}},
 		"abandoned": {`update imagetasks.tasks set lost_claims = 5, lease_expires_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {

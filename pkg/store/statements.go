@@ -25,6 +25,9 @@ func readsOnly(text string, n names) bool {
 	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity"} {
 		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
 	}
+	for _, lock := range []string{"for update", "for no key update"} {
+		text = strings.ReplaceAll(text, lock, "")
+	}
 	calls := regexp.MustCompile(regexp.QuoteMeta(n.Schema) + `\.\w+\(`)
 	return !calls.MatchString(text) && !changing.MatchString(text)
 }
