@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ import (
 type fakeStore struct {
 	failing map[string]bool
 	called  map[string]bool
+	locked  bool // the table of tasks is locked by somebody else
 }
 
 var errRefused = errors.New("refused")
@@ -38,7 +40,11 @@ func (s *fakeStore) Sweep(context.Context, store.Sweep) ([]task.Refund, error) {
 	return nil, s.call("sweep")
 }
 func (s *fakeStore) Stuck(context.Context, store.Sweep) ([]task.Refund, error) { return nil, nil }
-func (s *fakeStore) CountStuck(context.Context, store.Sweep) (int, error) {
+func (s *fakeStore) CountStuck(ctx context.Context, _ store.Sweep) (int, error) {
+	if s.locked {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
 	return 1, s.call("count stuck")
 }
 func (s *fakeStore) FailOverdue(context.Context, time.Duration, int, uuid.UUID) ([]task.Refund, error) {
@@ -63,7 +69,10 @@ func (s *fakeStore) QueueStats(context.Context, time.Duration) (store.QueueStats
 func (s *fakeStore) Prune(context.Context, store.PruneConfig) (store.Pruned, error) {
 	return store.Pruned{}, s.call("prune")
 }
-func (s *fakeStore) Processors(context.Context) ([]store.Processor, error) {
+func (s *fakeStore) Processors(ctx context.Context) ([]store.Processor, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
 	return nil, s.call("processors")
 }
 
@@ -136,4 +145,15 @@ func TestPass_WaitsAfterOutage(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, s.called["sweep"])
 	assert.True(t, readState(dir).DatabaseLost.IsZero())
+}
+
+// A step that waits for the database, because of a lock on the table of tasks for example, leaves the time to restart a dead processor.
+func TestPass_StepThatWaits(t *testing.T) {
+	m, s, supervisor := newMonitor(t.TempDir())
+	s.locked = true
+	synctest.Test(t, func(t *testing.T) {
+		_, err := m.Pass(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+	assert.Equal(t, 1, supervisor.revived)
 }

@@ -195,23 +195,17 @@ func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 	a.log.Debug("claimed")
 	r.inFlight.running.Go(func() {
 		defer abort(nil)
-		if err := r.attempt(ctx, writes, a); err != nil {
+		result, err := r.work(ctx, a)
+		a.setWorked()
+		if err == nil {
+			r.outcomes.complete(writes, a, result)
+		} else {
 			a.setClosing()
 			r.outcomes.record(work, writes, a, context.Cause(ctx), err)
 		}
 		r.inFlight.remove(a)
 		r.wake()
 	})
-}
-
-// attempt does the work of a task and completes it.
-func (r *attemptRunner) attempt(ctx, writes context.Context, a *attempt) error {
-	result, err := r.work(ctx, a)
-	a.setWorked()
-	if err != nil {
-		return err
-	}
-	return r.outcomes.complete(writes, a, result)
 }
 
 // panicError is a panic of a Worker. Its text may hold anything, so it is not shown.

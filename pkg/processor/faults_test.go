@@ -216,3 +216,30 @@ func TestHostileRows_OthersComplete(t *testing.T) {
 	_, _, err = f.DeleteUserContent(t.Context(), f.user)
 	require.NoError(t, err)
 }
+
+// A completion that the database refuses for longer than TASK_TIMEOUT leaves the task as it is: the next claim finds the picture. It is no
+// failure of the attempt, also where that is the last one.
+func TestComplete_RefusedForLongerThanTaskTimeout(t *testing.T) {
+	for _, state := range []string{"42501", "23514"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			f, proxy := newFaultFixture(t)
+			id := f.enqueue("x")[0]
+			injection := proxy.Add(pgfault.Rule{Fault: pgfault.Error, SQLState: state, Contains: completeStatement, For: 6 * time.Second})
+			f.run(f.config(func(c *processor.Config) { c.MaxAttempts, c.TaskTimeout, c.Lease = 1, 2*time.Second, time.Second }), f.client())
+			require.Eventually(t, func() bool {
+				// What is set aside is tried again after an hour.
+				f.exec(`update imagetasks.set_aside set tried_at = now() - interval '2 hours'`)
+				return f.row(id).State == task.Completed || f.row(id).State == task.Failed
+			}, time.Minute, 50*time.Millisecond)
+			assert.Greater(t, injection.Hits(), 2)
+			row := f.row(id)
+			assert.Equal(t, task.Completed, row.State)
+			assert.Equal(t, 1, row.RequestsSent)
+			assert.Zero(t, row.Refunded)
+			assert.Len(t, f.api.Calls(), 1)
+			assert.Len(t, f.files(), 1)
+			f.requireAudit()
+		})
+	}
+}

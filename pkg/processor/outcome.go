@@ -30,8 +30,12 @@ type outcomes struct {
 	wake          func() // the claim loop, when more may be claimed
 }
 
-// complete closes the task as completed. When the lease is gone, nothing is changed.
-func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error {
+// refusedWait is how long a task waits whose completion the database refuses.
+const refusedWait = 10 * time.Second
+
+// complete closes the task as completed. When the lease is gone, nothing is changed. When the database refuses it for the time of giveUp, the
+// task is released: its picture is there, and the next claim tries to complete it again.
+func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	if !r.Recovered {
 		o.responded(a)
 	}
@@ -41,18 +45,21 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error 
 		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint})
 		return err
 	})
-	if err != nil {
-		// The result stays where it is: the task may be completed nevertheless, or the next claim finds it.
-		return err
+	if err == nil && len(accepted) == 0 {
+		err = errLeaseLost
 	}
-	if len(accepted) == 0 {
-		return errLeaseLost
+	if o.handleWriteError(a, err, "complete") {
+		if !errors.Is(err, errLeaseLost) && writes.Err() == nil {
+			o.release(writes, a, refusedWait, o.sanitizer.sanitize(&task.Error{Code: task.CodeInternal, Disposition: task.Release,
+				Message:   "the picture is stored, and the database refused to complete the task: " + err.Error(),
+				RequestID: r.RequestID, Endpoint: r.Endpoint, Err: err}))
+		}
+		return
 	}
 	o.users.left(writes, a.task.UserID)
 	took := time.Since(a.claimedAt)
 	a.log.WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
 	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
-	return nil
 }
 
 // record records the outcome of an attempt that failed with err. cause is why its context ended, nil when it did not.
@@ -66,7 +73,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		return
 	}
 	e := o.sanitizer.sanitize(err)
-	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
+	if errors.Is(cause, errStopping) && e.Disposition != task.Fail && !e.Paid {
 		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Unknown: e.Unknown, NotSent: e.NotSent, Err: err}
 	}
 	if !a.hasRequested() {
