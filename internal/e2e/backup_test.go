@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -143,5 +142,11 @@ func TestBackup_RestoredIntoAnotherDatabase(t *testing.T) {
 	assert.Equal(t, 1, r.number(`select count(*) from imagetasks.tasks where task_id = $1 and requests_sent = 1`, fresh))
 	assert.Contains(t, r.run("task-processor", "pictures", "orphans").ok(), "1 of them, ")
 	r.audit()
-	assert.False(t, strings.Contains(r.run("task-processor", "status").stdout, "restored backup"))
+	assert.NotContains(t, r.run("task-processor", "status").stdout, "restored backup")
+
+	// A restore in place can't be recognized; the operator says it.
+	assert.Contains(t, r.run("task-processor", "pause", "--restored", "--reason", "restored in place").ok(), "(restored in place)")
+	assert.Contains(t, r.run("monitor-tasks", "--quiet").is(3), "! this database is a copy or a restored backup of another one")
+	r.run("task-processor", "resume").ok()
+	assert.NotContains(t, r.run("task-processor", "status").stdout, "claiming was paused")
 }

@@ -38,8 +38,11 @@ func (s *Store) SetAside(ctx context.Context, taskID, operation string, cause er
 	return s.putAside(ctx, taskID, operation, cause)
 }
 
+// commonFault is how many tasks a statement must fail for, and succeed for none, before that counts as no fault of these tasks.
+const commonFault = 20
+
 // eachByItself calls do for each of the candidates after a statement on all of them has failed, and sets aside those for which it fails because of
-// the row. When it fails for several candidates and succeeds for none, the cause is not theirs: none is set aside, and the
+// the row. When it fails for many candidates and succeeds for none, the cause is not theirs: none is set aside, and the
 // error is returned.
 func (s *Store) eachByItself(ctx context.Context, operation string, candidates []string, cause error, do func(id string) error) error {
 	failed := map[string]error{}
@@ -50,7 +53,7 @@ func (s *Store) eachByItself(ctx context.Context, operation string, candidates [
 			return err
 		}
 	}
-	if len(failed) > 1 && len(failed) == len(candidates) {
+	if len(failed) >= commonFault && len(failed) == len(candidates) {
 		return cause
 	}
 	var errs []error

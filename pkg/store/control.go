@@ -28,7 +28,13 @@ func (s *Store) Control(ctx context.Context) (Control, error) {
 
 // Pause pauses claiming for all processors, until Resume. Tasks that are processing go on. A pause that is in force stays as it is.
 func (s *Store) Pause(ctx context.Context, by, reason string) (Control, error) {
-	return s.queryControl(ctx, s.sql.pause, by, reason)
+	return s.queryControl(ctx, s.sql.pause, by, reason, false)
+}
+
+// PauseRestored is Pause for a database that was restored from a backup in its place: as in a copy, nothing is closed or removed either, until
+// Resume.
+func (s *Store) PauseRestored(ctx context.Context, by, reason string) (Control, error) {
+	return s.queryControl(ctx, s.sql.pause, by, reason, true)
 }
 
 // Resume ends a pause, and accepts a copied database as the installation's. From then on its tasks have the same time as new ones before they count

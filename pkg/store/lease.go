@@ -46,7 +46,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	if err == nil || !isRowError(err) {
 		return tasks, err
 	}
-	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit)
+	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit+commonFault) // beyond bad rows that come first
 	if listErr != nil {
 		return nil, listErr
 	}
