@@ -127,11 +127,11 @@ func (f *inFlight) alone() bool {
 	return false
 }
 
-// lost returns how many attempts are on tasks whose last claim was lost.
-func (f *inFlight) lost() int {
+// lost returns how many attempts began within that time on tasks whose last claim was lost.
+func (f *inFlight) lost(within time.Duration) int {
 	n := 0
 	for _, a := range f.list() {
-		if a.task.LostClaims > 0 {
+		if a.task.LostClaims > 0 && time.Since(a.claimedAt) < within {
 			n++
 		}
 	}
