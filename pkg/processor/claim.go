@@ -154,17 +154,17 @@ func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// expiredPerProcessor divides the concurrency into the number of tasks that may be in flight after one of their claims was lost.
+// expiredPerProcessor divides the concurrency into the number of tasks that may be claimed in the time of a lease after one of their claims was lost.
 const expiredPerProcessor = 8
 
 // expiredLimit returns how many tasks with an expired lease may be claimed now. One of them may be why a processor ended: most of those that were in
-// flight with it must not be so again, because they would have two requests of unknown outcome. All of them must be claimed
-// well within STUCK_AFTER nevertheless.
+// flight with it must not be so again soon, because they would have two requests of unknown outcome. All of them must be claimed
+// well within STUCK_AFTER nevertheless, however long each takes: within about expiredPerProcessor leases.
 func (c *claimLoop) expiredLimit() int {
 	if !c.database.settled(c.lease) {
 		return 0
 	}
-	return max(1+c.concurrency/expiredPerProcessor-c.inFlight.lost(), 0)
+	return max(1+c.concurrency/expiredPerProcessor-c.inFlight.lost(c.lease), 0)
 }
 
 func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {

@@ -215,3 +215,37 @@ func TestHelperProcess(t *testing.T) {
 	}
 	require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
 }
+
+// workerFunc is a Worker.
+type workerFunc func(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error)
+
+func (f workerFunc) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	return f(ctx, t, c)
+}
+
+// The claim after the last one that may be lost, which only looks for what is paid for, reads no input pictures: they may be what ended the
+// processors.
+func TestInputs_NotReadWhereNoRequestMayFollow(t *testing.T) {
+	for set, code := range map[string]task.Code{
+		`lost_claims = 4`:      task.CodeWorkerLost,
+		`unknown_outcomes = 2`: task.CodeOutcomeUnknown,
+	} {
+		f := newFixture(t)
+		id := f.enqueue("x")[0]
+		_, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "dead", Limit: 1, Lease: time.Millisecond, MaxAttempts: 3})
+		require.NoError(t, err)
+		f.exec(`update imagetasks.tasks set ` + set)
+		var read error
+		conf := f.config(func(c *processor.Config) { c.MaxLostClaims = 5 })
+		stop := f.start(processor.New(conf, f.Store, workerFunc(func(ctx context.Context, _ task.Task, c processor.Call) (processor.Result, error) {
+			_, read = c.Inputs(ctx)
+			return processor.Result{}, read
+		})))
+		f.seen(processor.EventFailed, 1)
+		stop()
+		assert.Equal(t, code, task.AsError(read).Code)
+		row := f.row(id)
+		assert.Equal(t, code, row.ErrorCode)
+		assert.EqualValues(t, 1, row.Refunded)
+	}
+}

@@ -120,3 +120,20 @@ func TestHasSuspect_LockedRow(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, found)
 }
+
+// A dump that is restored into the database that it was made of is a restored backup, too: its tasks may have been paid for since.
+func TestClaim_DumpRestoredInPlace(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(1), 1, 1)
+	// As a restore does, the table is dropped and made again, with its rows.
+	b.exec(`create table imagetasks.restored (like imagetasks.control including all)`)
+	b.exec(`insert into imagetasks.restored select * from imagetasks.control`)
+	b.exec(`drop table imagetasks.control cascade`)
+	b.exec(`alter table imagetasks.restored rename to control`)
+	control, err := b.Control(b.ctx)
+	require.NoError(t, err)
+	assert.True(t, control.Copied)
+	assert.Empty(t, b.claim(1), "until an operator resumes")
+	require.NoError(t, b.Resume(b.ctx))
+	assert.Len(t, b.claim(1), 1)
+}

@@ -57,7 +57,8 @@ create table {{.Schema}}.set_aside (
 );
 alter table {{.Schema}}.set_aside enable row level security;
 
--- Which database this is: of a copy, or of a backup that was restored elsewhere, it is another.
+-- Which database this is: of a copy, or of a dump that was restored, here or elsewhere, it is another. A physical backup of the whole server is
+-- not known as one.
 create function {{.Schema}}.database_identity() returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -67,7 +68,7 @@ begin
     if has_function_privilege('pg_control_system()', 'execute') then
         select system_identifier::text into system from pg_control_system();
     end if;
-    return system || '/' || (select oid from pg_database where datname = current_database());
+    return system || '/' || (select oid from pg_database where datname = current_database()) || '/' || ({{literal .Schema}} || '.control')::regclass::oid;
 end
 $$;
 

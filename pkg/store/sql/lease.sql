@@ -30,13 +30,13 @@ union all
 
 -- name: has_suspect
 -- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. One whose row somebody else has locked can't be
--- claimed, so nobody waits for it. Locks: the task, for the time of the statement. Index: "lease".
+-- claimed, so nobody waits for it. Locks: the task, shared, for the time of the statement. Index: "lease".
 select count(*) > 0 from (
     select from {{.Schema}}.tasks
     where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
       and task_id <> all ({{.Schema}}.tasks_set_aside())
     limit 1
-    for update skip locked) suspect;
+    for share skip locked) suspect;
 
 -- name: begin_request
 -- $1 task, $2 epoch, $3 id of this call, $4 endpoint. Records a paid request before it is sent, and returns its idempotency key: that of
