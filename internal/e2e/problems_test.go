@@ -66,6 +66,7 @@ func TestStatus_NextCommandWorksAsTyped(t *testing.T) {
 	withDaemon(w)
 	w.monitorPass(0)
 	file := filepath.Join(w.dir, "it's my.env")
+	w.env["TASK_LEASE"] = "1s" // sweeps wait so long after a start of the server
 	require.NoError(t, os.WriteFile(file, []byte("DATABASE_URL='"+w.env["DATABASE_URL"]+"'\n"), 0o600))
 	delete(w.env, "DATABASE_URL")
 	w.insertStuck(1, 30)
