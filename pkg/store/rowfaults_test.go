@@ -137,3 +137,16 @@ func TestClaim_DumpRestoredInPlace(t *testing.T) {
 	require.NoError(t, b.Resume(b.ctx))
 	assert.Len(t, b.claim(1), 1)
 }
+
+// Tasks that can't be deleted, because a table of the application refers to one of them for example, keep nothing else from being pruned.
+func TestPrune_TaskThatCannotBeDeleted(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(0)
+	b.exec(`update imagetasks.tasks set status = 'completed', image_url = 'x', completed_at = now() - interval '90 days'`)
+	b.exec(`create table public.application (task_id text references imagetasks.tasks)`)
+	b.exec(`insert into public.application values ($1)`, held.ID)
+	b.exec(`update imagetasks.calls set created_at = now() - interval '2 hours'`)
+	pruned, err := b.Prune(b.ctx, store.PruneConfig{Retention: time.Hour, RedriveWindow: time.Hour, Batch: 10})
+	require.ErrorContains(t, err, "prune tasks")
+	assert.Positive(t, pruned.Calls)
+}
