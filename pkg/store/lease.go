@@ -46,14 +46,14 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	if err == nil || !isRowError(err) {
 		return tasks, err
 	}
-	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit)
+	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit+moreCandidates)
 	if listErr != nil {
 		return nil, listErr
 	}
 	claimed := tasks[:0]
-	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) error {
+	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) (bool, error) {
 		if len(claimed) == r.Limit || len(claimed) > 0 && Suspect(claimed[0]) {
-			return nil
+			return false, nil
 		}
 		one := r
 		one.CallID, one.Limit, one.Alone = uuid.New(), 1, r.Alone && len(claimed) == 0
@@ -62,13 +62,16 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 			r.Expired--
 		}
 		claimed = append(claimed, got...)
-		return err
+		return len(got) > 0, err
 	})
 	if len(claimed) > 0 {
 		return claimed, nil
 	}
 	return nil, err
 }
+
+// moreCandidates is how many tasks beyond its limit a claim tries when all before them make it fail: where all of these do, too, the cause is not theirs.
+const moreCandidates = 100
 
 func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]task.Task, error) {
 	maxLost := r.MaxLostClaims

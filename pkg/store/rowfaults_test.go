@@ -150,3 +150,30 @@ func TestPrune_TaskThatCannotBeDeleted(t *testing.T) {
 	require.ErrorContains(t, err, "prune tasks")
 	assert.Positive(t, pruned.Calls)
 }
+
+// As many bad rows as a claim takes, at the head of the queue, stop no others.
+func TestClaim_BadRowsAtTheHead(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(10), 10, 1)
+	b.refuse(ids[:3]...)
+	assert.Len(t, b.claim(3), 3)
+	aside, err := b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Len(t, aside, 3)
+}
+
+// A fault of all rows sets none aside, also beside a task that the claim would not take.
+func TestClaim_CommonFaultBesideOtherTasks(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(4), 4, 1)
+	require.Len(t, b.claim(1), 1)
+	b.exec(`update imagetasks.tasks set lost_claims = 1, lease_expires_at = now() - interval '1 minute' where status = 'processing'`)
+	b.refuse(ids...)
+	for range 3 {
+		_, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 5, Expired: 2})
+		require.ErrorContains(t, err, "refused")
+	}
+	aside, err := b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Empty(t, aside)
+}
