@@ -449,7 +449,7 @@ func (s *system) checkLeftovers() error {
 			return nil
 		}
 		name := d.Name()
-		expected := name == "ca.pem" || name == "tools.out" || strings.HasPrefix(name, "processor-") || knownFile.MatchString(name)
+		expected := name == "ca.pem" || name == ".env" || name == "tools.out" || strings.HasPrefix(name, "processor-") || knownFile.MatchString(name)
 		if !expected {
 			s.problems.add("no file is left", "%s", path)
 		}

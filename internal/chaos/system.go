@@ -178,6 +178,10 @@ func (s *system) startDatabase(ctx context.Context) (err error) {
 		"DIAL_TIMEOUT=2s", "PROXY_CONNECT_TIMEOUT=3s", "TLS_TIMEOUT=3s",
 		fmt.Sprintf("RETRY_UNKNOWN=%d", retryUnknown), fmt.Sprintf("MAX_LOST_CLAIMS=%d", maxLostClaims),
 	}
+	// SIGHUP reads it again.
+	if err := os.WriteFile(filepath.Join(s.dir, ".env"), []byte("LOG_FORMAT=text\n"), 0o600); err != nil {
+		return err
+	}
 	if code, output := s.runTool(ctx, s.dir, "task-processor", "migrate"); code != 0 {
 		return fmt.Errorf("task-processor migrate: exit code %d: %s", code, output)
 	}

@@ -129,7 +129,7 @@ func (f Finding) Next() Command {
 // nextForCause returns the command that looks into failures of one cause.
 func nextForCause(code task.Code) Command {
 	switch code {
-	case task.CodeStuck, task.CodeWorkerLost, task.CodeOutcomeUnknown, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
+	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:

@@ -65,7 +65,7 @@ func Assess(s Snapshot) []finding.Finding {
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
-	if s.Queue.Stuck > 0 {
+	if s.Queue.Stuck > 0 && !s.Control.Copied { // in a copy nothing is closed
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
 	}
 	if n := len(s.Unsettled.MissingCharges); n > 0 {

@@ -91,7 +91,7 @@ func TestAssess(t *testing.T) {
 		"leases can't be renewed": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.LeasesFailingSince = now.Add(-time.Minute)
 		}), []finding.Code{finding.LeasesFailing}},
-		"a copy of the database": {with(running(), func(s *overview.Snapshot) { s.Control.Copied = true }), []finding.Code{finding.DatabaseCopied}},
+		"a copy of the database": {with(running(), func(s *overview.Snapshot) { s.Control.Copied, s.Queue.Stuck = true, 1 }), []finding.Code{finding.DatabaseCopied}},
 
 		"dead":            {stopped(supervise.Dead), []finding.Code{finding.ProcessorNotRunning}},
 		"hung":            {with(running(), func(s *overview.Snapshot) { s.Local.Verdict = supervise.Hung }), []finding.Code{finding.ProcessorHung}},

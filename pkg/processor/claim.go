@@ -62,7 +62,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		c.watch.progress()
 		if once {
 			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
-				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code)}, cause)
+				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code), ErrAPIUnavailable}, cause)
 			}
 			if done, err := c.finished(ctx); done {
 				return err
@@ -72,14 +72,17 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 	}
 }
 
-// pausedError is ErrAPIUnavailable with a text that names what is wrong.
-type pausedError struct{ text string }
+// pausedError is one of the errors of RunOnce with a text that names what is wrong.
+type pausedError struct {
+	text string
+	kind error
+}
 
 // Error implements error.
 func (e *pausedError) Error() string { return e.text }
 
-// Is reports whether target is ErrAPIUnavailable.
-func (e *pausedError) Is(target error) bool { return target == ErrAPIUnavailable }
+// Unwrap returns the error that callers compare with.
+func (e *pausedError) Unwrap() error { return e.kind }
 
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
@@ -211,7 +214,11 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		c.database.failed(ctx, "look whether claiming is paused", err)
 		return false, nil
 	}
-	if control.Paused() {
+	switch {
+	case control.Copied:
+		return true, &pausedError{"the database is a copy or a restored backup of another one, so no tasks are claimed; " +
+			"to see what to do run: task-processor status", ErrPaused}
+	case control.Paused():
 		return true, ErrPaused
 	}
 	var found bool

@@ -38,8 +38,11 @@ func (s *Store) SetAside(ctx context.Context, taskID, operation string, cause er
 	return s.putAside(ctx, taskID, operation, cause)
 }
 
+// commonFault is how many tasks a statement must fail for, and succeed for none, before that counts as no fault of these tasks.
+const commonFault = 20
+
 // eachByItself calls do for each of the candidates after a statement on all of them has failed, and sets aside those for which it fails because of
-// the row. do reports whether it changed the task. When it fails for several candidates and changes none, the cause is not theirs: none is set
+// the row. do reports whether it changed the task. When it fails for many candidates and changes none, the cause is not theirs: none is set
 // aside, and the error is returned.
 func (s *Store) eachByItself(ctx context.Context, operation string, candidates []string, cause error, do func(id string) (changed bool, err error)) error {
 	failed, anyChanged := map[string]error{}, false
@@ -52,7 +55,7 @@ func (s *Store) eachByItself(ctx context.Context, operation string, candidates [
 			return err
 		}
 	}
-	if len(failed) > 1 && !anyChanged {
+	if len(failed) >= commonFault && !anyChanged {
 		return cause
 	}
 	var errs []error

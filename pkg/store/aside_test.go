@@ -61,7 +61,7 @@ func TestClaim_SetsBadRowAside(t *testing.T) {
 // What fails for every task is no fault of the tasks.
 func TestClaim_CommonFaultSetsNothingAside(t *testing.T) {
 	b := fresh(t)
-	ids := b.enqueue(b.user(3), 3, 1)
+	ids := b.enqueue(b.user(30), 30, 1)
 	b.refuse(ids...)
 	_, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 3, Lease: time.Minute, MaxAttempts: 3})
 	require.ErrorContains(t, err, "refused")
@@ -70,16 +70,49 @@ func TestClaim_CommonFaultSetsNothingAside(t *testing.T) {
 	assert.Empty(t, aside)
 }
 
+// As many bad rows as a claim takes, or a sweep finds, and all of them first, don't stop what comes after.
+func TestClaim_BadRowsFillTheLimit(t *testing.T) {
+	b := fresh(t)
+	user := b.user(10)
+	bad := b.enqueue(user, 3, 1)
+	good := b.enqueue(user, 5, 1)
+	b.refuse(bad...)
+	request := store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3}
+	claimed, err := b.Claim(b.ctx, request)
+	require.NoError(t, err)
+	assert.Len(t, claimed, 2)
+	aside, err := b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Len(t, aside, 3)
+	for range 2 {
+		more, err := b.Claim(b.ctx, request)
+		require.NoError(t, err)
+		claimed = append(claimed, more...)
+	}
+	assert.Len(t, claimed, len(good))
+
+	// A sweep that finds nothing but bad rows sets them aside.
+	b.exec(`alter table imagetasks.tasks disable trigger refuse_row;
+		update imagetasks.tasks set processing_started_at = now() - interval '1 hour' where status = 'processing';
+		alter table imagetasks.tasks enable trigger refuse_row`)
+	b.refuse(good...)
+	_, err = b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
+	require.NoError(t, err)
+	aside, err = b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Len(t, aside, 8)
+}
+
 // A row that can't be closed does not keep the others from being closed and refunded, by any kind of sweep.
 func TestClose_SetsBadRowAside(t *testing.T) {
 	for name, c := range map[string]struct {
 		prepare string
 		call    func(b *testStore) ([]task.Refund, error)
 	}{
-		"sweep": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {
+		"sweep": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour', lease_expires_at = now() - interval '1 second'`, func(b *testStore) ([]task.Refund, error) {
 			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
 		}},
-		"requeue": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {
+		"requeue": {`update imagetasks.tasks set processing_started_at = now() - interval '1 hour', lease_expires_at = now() - interval '1 second'`, func(b *testStore) ([]task.Refund, error) {
 			return b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 10, Requeue: true})
 		}},
 		"abandoned": {`update imagetasks.tasks set lost_claims = 5, lease_expires_at = now() - interval '1 hour'`, func(b *testStore) ([]task.Refund, error) {
@@ -113,6 +146,7 @@ func TestClose_SetsBadRowAside(t *testing.T) {
 			require.NoError(t, err)
 			assert.Empty(t, failed, "it can't be closed yet")
 			b.exec(`delete from refused`)
+			b.expireLeases()
 			failed, err = b.FailSetAside(b.ctx, 0, 10, uuid.Nil)
 			require.NoError(t, err)
 			require.Len(t, failed, 1)

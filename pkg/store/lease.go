@@ -46,7 +46,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	if err == nil || !isRowError(err) {
 		return tasks, err
 	}
-	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit+moreCandidates)
+	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit+commonFault) // beyond bad rows that come first
 	if listErr != nil {
 		return nil, listErr
 	}
@@ -69,9 +69,6 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	}
 	return nil, err
 }
-
-// moreCandidates is how many tasks beyond its limit a claim tries when all before them make it fail: where all of these do, too, the cause is not theirs.
-const moreCandidates = 100
 
 func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]task.Task, error) {
 	maxLost := r.MaxLostClaims

@@ -165,7 +165,7 @@ func TestClaim_BadRowsAtTheHead(t *testing.T) {
 // A fault of all rows sets none aside, also beside a task that the claim would not take.
 func TestClaim_CommonFaultBesideOtherTasks(t *testing.T) {
 	b := fresh(t)
-	ids := b.enqueue(b.user(4), 4, 1)
+	ids := b.enqueue(b.user(30), 30, 1)
 	require.Len(t, b.claim(1), 1)
 	b.exec(`update imagetasks.tasks set lost_claims = 1, lease_expires_at = now() - interval '1 minute' where status = 'processing'`)
 	b.refuse(ids...)

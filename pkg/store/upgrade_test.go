@@ -113,7 +113,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 
 	// What was there is there.
 	assert.JSONEq(t, want["tasks"], v.rows("tasks", "attempt_count leased_by lease_expires_at completed_at "+newColumns))
-	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity"))
+	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at"))
 	for _, table := range unchanged {
 		assert.JSONEq(t, want[table], v.rows(table, ""), table)
 	}

@@ -132,8 +132,27 @@ func (a program) fix(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.report(c, done, unrepaired, interrupted, l)
+		why, err := whyNothing(context.WithoutCancel(ctx), st, o, done)
+		if err != nil {
+			return err
+		}
+		return a.report(c, done, unrepaired, why, interrupted, l)
 	})
+}
+
+// whyNothing returns why nothing was repaired although tasks are stuck; the zero Message if something was.
+func whyNothing(ctx context.Context, st *store.Store, o repair.Options, done repair.Report) (lang.Message, error) {
+	if o.DryRun || len(done.Tasks) > 0 || done.Remaining == 0 {
+		return lang.Message{}, nil
+	}
+	control, err := st.Control(ctx)
+	switch {
+	case err != nil:
+		return lang.Message{}, err
+	case control.Copied:
+		return lang.NewMessage(textCopied), nil
+	}
+	return lang.NewMessage(textNothingYet, o.AfterStart, o.OlderThan), nil
 }
 
 // unrepairedTask is a task that was named by --task and not repaired.
@@ -169,20 +188,24 @@ func findUnrepaired(ctx context.Context, st *store.Store, o repair.Options, done
 	return out, nil
 }
 
-func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, interrupted bool, l lang.Lang) error {
+func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, why lang.Message, interrupted bool, l lang.Lang) error {
 	if c.Bool("json") {
 		err := a.PrintJSON(struct {
 			repair.Report
 			Seconds     float64          `json:"seconds"`
 			PerSecond   float64          `json:"tasks_per_second"`
 			NotRepaired []unrepairedTask `json:"not_repaired,omitempty"`
+			Why         string           `json:"why,omitempty"` // nothing was repaired although tasks are stuck
 			Interrupted bool             `json:"interrupted,omitempty"`
-		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, interrupted})
+		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, why.In(lang.EN), interrupted})
 		if err != nil {
 			return err
 		}
 	} else {
 		a.print(done, unrepaired, l)
+		if !why.IsZero() {
+			a.Printf("%s\n", why.In(l))
+		}
 	}
 	switch {
 	case interrupted:

@@ -119,7 +119,7 @@ var (
 	titleInputs    = lang.Text{EN: "inputs", ZH: "输入图片"}
 	titleProcessor = lang.Text{EN: "processor", ZH: "处理器"}
 	titleRequests  = lang.Text{EN: "requests", ZH: "请求"}
-	textRequests   = lang.Text{EN: "%d paid requests in this run, %d of them of unknown outcome", One: "%d paid request in this run, %d of unknown outcome", ZH: "本次运行已发送 %d 个付费请求，其中 %d 个结果未知"}
+	textRequests   = lang.Text{EN: "%d paid requests in this run, %d of them of unknown outcome", One: "%d paid request in this run, %d of unknown outcome", ZH: "本次执行已发送 %d 个付费请求，其中 %d 个结果未知"}
 	textLostClaims = lang.Text{EN: "the processor ended %d times in a row while it had the task", One: "the processor ended %d time while it had the task", ZH: "处理该任务期间，处理器连续 %d 次异常退出"}
 	titleAttempts  = lang.Text{EN: "attempts", ZH: "尝试"}
 	titleError     = lang.Text{EN: "error", ZH: "错误"}

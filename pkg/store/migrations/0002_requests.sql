@@ -76,8 +76,10 @@ alter table {{.Schema}}.control
     -- The installation, in the names and directories of its pictures.
     add column installation_id   uuid not null default gen_random_uuid(),
     add column picture_secret    bytea not null default sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')),
-    -- Where another database has this row, nothing is claimed until an operator resumes: its tasks may have been paid for elsewhere.
-    add column database_identity text;
+    -- Where another database has this row, nothing is claimed or closed until an operator resumes: its tasks may have been paid for elsewhere.
+    add column database_identity text,
+    -- When that was. No task counts as stuck or overdue until it could have been worked since then.
+    add column accepted_at       timestamptz;
 update {{.Schema}}.control set database_identity = {{.Schema}}.database_identity();
 
 -- Tasks that are left out for now.
