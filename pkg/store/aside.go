@@ -42,18 +42,20 @@ func (s *Store) SetAside(ctx context.Context, taskID, operation string, cause er
 const commonFault = 20
 
 // eachByItself calls do for each of the candidates after a statement on all of them has failed, and sets aside those for which it fails because of
-// the row. When it fails for many candidates and succeeds for none, the cause is not theirs: none is set aside, and the
-// error is returned.
-func (s *Store) eachByItself(ctx context.Context, operation string, candidates []string, cause error, do func(id string) error) error {
-	failed := map[string]error{}
+// the row. do reports whether it changed the task. When it fails for many candidates and changes none, the cause is not theirs: none is set
+// aside, and the error is returned.
+func (s *Store) eachByItself(ctx context.Context, operation string, candidates []string, cause error, do func(id string) (changed bool, err error)) error {
+	failed, anyChanged := map[string]error{}, false
 	for _, id := range candidates {
-		if err := do(id); isRowError(err) {
+		changed, err := do(id)
+		anyChanged = anyChanged || changed
+		if isRowError(err) {
 			failed[id] = err
 		} else if err != nil {
 			return err
 		}
 	}
-	if len(failed) >= commonFault && len(failed) == len(candidates) {
+	if len(failed) >= commonFault && !anyChanged {
 		return cause
 	}
 	var errs []error

@@ -208,10 +208,10 @@ func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, ca
 	if listErr != nil {
 		return nil, listErr
 	}
-	err = s.eachByItself(ctx, st.String(), ids, err, func(id string) error {
+	err = s.eachByItself(ctx, st.String(), ids, err, func(id string) (bool, error) {
 		closed, err := s.closeTasks(ctx, uuid.New(), st, []string{id}, args...)
 		refunds = append(refunds, closed...)
-		return err
+		return len(closed) > 0, err
 	})
 	if len(refunds) > 0 {
 		return refunds, nil

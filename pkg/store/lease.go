@@ -51,9 +51,9 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 		return nil, listErr
 	}
 	claimed := tasks[:0]
-	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) error {
+	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) (bool, error) {
 		if len(claimed) == r.Limit || len(claimed) > 0 && Suspect(claimed[0]) {
-			return nil
+			return false, nil
 		}
 		one := r
 		one.CallID, one.Limit, one.Alone = uuid.New(), 1, r.Alone && len(claimed) == 0
@@ -62,7 +62,7 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 			r.Expired--
 		}
 		claimed = append(claimed, got...)
-		return err
+		return len(got) > 0, err
 	})
 	if len(claimed) > 0 {
 		return claimed, nil

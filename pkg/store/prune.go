@@ -50,12 +50,13 @@ func (p Pruned) More(batch int) bool {
 }
 
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
-// skipped. Ledger, grants' keys and pictures are never deleted.
+// skipped. Ledger, grants' keys and pictures are never deleted. A kind that can't be deleted keeps none of the others.
 func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 	if c.CallID == uuid.Nil {
 		c.CallID = uuid.New()
 	}
 	var p Pruned
+	var errs []error
 	for _, step := range []struct {
 		st   statement
 		age  time.Duration
@@ -73,12 +74,13 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 			continue
 		}
 		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.NewSHA1(c.CallID, []byte(step.st.name)))
-		if err != nil {
-			return p, err
-		}
 		*step.n = n
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	return p, nil
+	return p, errors.Join(errs...)
 }
 
 // pruneBatch runs a statement that deletes rows and records how many under the id of the call, for a repeat after a lost answer.

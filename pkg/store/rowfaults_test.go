@@ -137,3 +137,43 @@ func TestClaim_DumpRestoredInPlace(t *testing.T) {
 	require.NoError(t, b.Resume(b.ctx))
 	assert.Len(t, b.claim(1), 1)
 }
+
+// Tasks that can't be deleted, because a table of the application refers to one of them for example, keep nothing else from being pruned.
+func TestPrune_TaskThatCannotBeDeleted(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(0)
+	b.exec(`update imagetasks.tasks set status = 'completed', image_url = 'x', completed_at = now() - interval '90 days'`)
+	b.exec(`create table public.application (task_id text references imagetasks.tasks)`)
+	b.exec(`insert into public.application values ($1)`, held.ID)
+	b.exec(`update imagetasks.calls set created_at = now() - interval '2 hours'`)
+	pruned, err := b.Prune(b.ctx, store.PruneConfig{Retention: time.Hour, RedriveWindow: time.Hour, Batch: 10})
+	require.ErrorContains(t, err, "prune tasks")
+	assert.Positive(t, pruned.Calls)
+}
+
+// As many bad rows as a claim takes, at the head of the queue, stop no others.
+func TestClaim_BadRowsAtTheHead(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(10), 10, 1)
+	b.refuse(ids[:3]...)
+	assert.Len(t, b.claim(3), 3)
+	aside, err := b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Len(t, aside, 3)
+}
+
+// A fault of all rows sets none aside, also beside a task that the claim would not take.
+func TestClaim_CommonFaultBesideOtherTasks(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(30), 30, 1)
+	require.Len(t, b.claim(1), 1)
+	b.exec(`update imagetasks.tasks set lost_claims = 1, lease_expires_at = now() - interval '1 minute' where status = 'processing'`)
+	b.refuse(ids...)
+	for range 3 {
+		_, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, MaxLostClaims: 5, Expired: 2})
+		require.ErrorContains(t, err, "refused")
+	}
+	aside, err := b.TasksAside(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Empty(t, aside)
+}
