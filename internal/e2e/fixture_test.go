@@ -211,6 +211,10 @@ func (w *fixture) command(name string, args ...string) *process {
 	}
 	p := &process{Cmd: exec.Command(path, args...), w: w, done: make(chan struct{}), line: name + " " + strings.Join(args, " ")}
 	p.Dir = w.dir
+	// After a start of the database server, sweeps wait for the time of a lease. The one of the tests was started a moment ago.
+	if _, ok := w.env["TASK_LEASE"]; !ok && (name == "monitor-tasks" || name == "fix-stuck-tasks") {
+		p.Env = append(p.Env, "TASK_LEASE=1s")
+	}
 	for k, v := range w.env {
 		p.Env = append(p.Env, k+"="+v)
 	}

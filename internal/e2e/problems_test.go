@@ -136,7 +136,7 @@ func TestMonitor_UsesTheProcessorsStateOfTheAPI(t *testing.T) {
 	assert.Contains(t, report.Summary, "API unreachable since")
 	assert.NotContains(t, report.Summary, "API responded")
 	screen := w.run("task-processor", "status").is(3)
-	assert.Equal(t, 1, strings.Count(screen, "! the image API has been unreachable"), "reported once")
+	assert.Equal(t, 1, strings.Count(screen, "! the image API has refused all requests"), "reported once")
 	w.api.Refuse(nil)
 	w.waitFor("the picture", func() bool { return w.count("completed") == 1 })
 	w.waitFor("a heartbeat", func() bool {

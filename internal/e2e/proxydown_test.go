@@ -52,7 +52,7 @@ func TestProxyDownForAMinute(t *testing.T) {
 	r := processor.stop(syscall.SIGTERM)
 	r.ok()
 	assert.NotContains(t, r.stderr, "proxypass")
-	assert.Equal(t, 500, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1 and credits_refunded = 0`))
+	assert.Equal(t, 500, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 0 and credits_refunded = 0`))
 	require.Len(t, w.pictures(), 500)
 	assert.Zero(t, w.credits())
 	w.audit()

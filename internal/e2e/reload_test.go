@@ -75,7 +75,7 @@ func TestReload_Key(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGHUP))
 	w.waitFor("the picture", func() bool { return w.count("completed") == 3 })
 	assert.Equal(t, pid, w.pid())
-	assert.Equal(t, 0, w.number(`select coalesce(sum(attempt_count - 1), 0) from imagetasks.tasks`), "no attempt was used")
+	assert.Equal(t, 0, w.number(`select coalesce(sum(attempt_count), 0) from imagetasks.tasks`), "no attempt was used")
 
 	// What needs a restart is named, and what can't be read changes nothing.
 	env["TASK_CONCURRENCY"], env["STUCK_AFTER"] = "2", "25m"

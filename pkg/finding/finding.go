@@ -16,7 +16,8 @@ type Code string
 // The kinds of problems.
 const (
 	DatabaseUnavailable   Code = "database_unavailable"
-	APIUnreachable        Code = "api_unreachable"
+	APIUnreachable        Code = "api_unreachable"       // or it refuses all requests
+	PicturesUnstorable    Code = "pictures_not_storable" // on a host: the disk is full, for example
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
 	ProcessorHung         Code = "processor_hung"

@@ -263,6 +263,21 @@ func hints() map[task.Code]Hint {
 			"Check the free space on the disk and the permissions of the picture directory.",
 			"无法写入图片。",
 			"请检查磁盘剩余空间和图片目录的权限。"),
+		task.CodeOutcomeUnknown: hint(
+			"Requests for the picture were sent, and no whole answer of the API arrived.",
+			"Check what breaks the connections: the proxy and its log. If the API is slow, raise FIRST_BYTE_TIMEOUT and TASK_TIMEOUT.",
+			"图片请求已发送，但未收到 API 的完整响应。",
+			"请检查连接中断的原因：代理及其日志。如果 API 响应较慢，请调大 FIRST_BYTE_TIMEOUT 和 TASK_TIMEOUT。"),
+		task.CodeWorkerLost: hint(
+			"The processor ended, or lost the database, each time that it had the task.",
+			"Look for the cause in task-processor.out, task-processor.log and the kernel's log (out of memory).",
+			"处理器每次处理该任务时都退出，或与数据库断开连接。",
+			"请在 task-processor.out、task-processor.log 和内核日志（内存不足）中查找原因。"),
+		task.CodeBadRow: hint(
+			"The database refused to change the task's row.",
+			"error_message has the SQLSTATE. Check triggers and constraints that were added to the schema.",
+			"数据库拒绝修改该任务的数据行。",
+			"error_message 中有 SQLSTATE。请检查为该 schema 添加的触发器和约束。"),
 		task.CodeInternal: hint(
 			"An error occurred that has no code.",
 			"The error message states the reason. Check the log too.",

@@ -19,7 +19,12 @@ func (f Finding) message() lang.Message {
 	case DatabaseUnavailable:
 		return msg(textDatabase, f.Reason)
 	case APIUnreachable:
+		if isRefusal(f.Cause) {
+			return msg(textAPIRefuses, since, f.Reason)
+		}
 		return msg(textAPI, since, f.Reason)
+	case PicturesUnstorable:
+		return msg(textUnstorable, f.Subject, since, f.Reason)
 	case ProxyEjected:
 		return msg(textProxy, f.Subject, since, f.Reason)
 	case ProcessorNotRunning:
@@ -76,6 +81,15 @@ func causeText(code task.Code) lang.Message {
 	return lang.NewMessage(lang.Text{EN: "See error_message of these tasks.", ZH: "请查看这些任务的 error_message。"})
 }
 
+// isRefusal reports whether the API responds and refuses all requests.
+func isRefusal(code task.Code) bool {
+	switch code {
+	case task.CodeUnauthorized, task.CodeForbidden, task.CodeWrongCountry, task.CodeWrongAddress, task.CodeNoQuota:
+		return true
+	}
+	return false
+}
+
 func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 // Next returns the command to run next; the zero Command where no command helps.
@@ -99,7 +113,7 @@ func (f Finding) Next() Command {
 	case RefundOwed:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit", "--repair"}}
 	case TasksSetAside:
-		return Command{Program: "task-processor", Args: []string{"tasks", "list", "--status", "pending,processing"}}
+		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
 	case ClaimingPaused, DatabaseCopied:
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case TasksFailing:
@@ -115,7 +129,7 @@ func (f Finding) Next() Command {
 // nextForCause returns the command that looks into failures of one cause.
 func nextForCause(code task.Code) Command {
 	switch code {
-	case task.CodeStuck, task.CodeWorkerLost, task.CodeOutcomeUnknown, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
+	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:
@@ -125,9 +139,13 @@ func nextForCause(code task.Code) Command {
 }
 
 var (
-	textDatabase = lang.Text{EN: "the database is unavailable: %s", ZH: "数据库不可用：%s"}
-	textAPI      = lang.Text{EN: "the image API has been unreachable since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起不可达，暂停领取任务：%s"}
-	textProxy    = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
+	textDatabase   = lang.Text{EN: "the database is unavailable: %s", ZH: "数据库不可用：%s"}
+	textAPI        = lang.Text{EN: "the image API has been unreachable since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起不可达，暂停领取任务：%s"}
+	textAPIRefuses = lang.Text{EN: "the image API has refused all requests since %s; no tasks are claimed: %s", ZH: "图像 API 自 %s 起拒绝所有请求，暂停领取任务：%s"}
+	textUnstorable = lang.Text{
+		EN: "pictures can't be stored on %s since %s; its processor claims no tasks: %s. Free some space, or correct IMAGE_STORE or its permissions",
+		ZH: "%s 自 %s 起无法保存图片，其处理器暂停领取任务：%s。请释放磁盘空间，或修正 IMAGE_STORE 及其权限"}
+	textProxy = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
 
 	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}
 	textHung           = lang.Text{EN: "the processor (pid %d) is hung: no heartbeat for %s", ZH: "处理器（进程 %d）已挂起：%s没有心跳"}
@@ -154,12 +172,12 @@ var (
 	textSetAside = lang.Text{
 		EN:  "%d tasks are set aside, because the database refuses to change them; they are tried again each hour, and failed and refunded when possible: %s (%s)",
 		One: "%d task is set aside, because the database refuses to change it; it is tried again each hour, and failed and refunded when possible: %s (%s)",
-		ZH:  "%d 个任务已被搁置，因为数据库拒绝修改它们；每小时重试一次，可能时判为失败并退款：%s（%s）"}
-	textLeasesFailing = lang.Text{EN: "the processor on %s has not been able to renew its leases since %s; it starts no tasks",
-		ZH: "%s 上的处理器自 %s 起无法续租，已停止启动任务"}
+		ZH:  "%d 个任务已搁置，因为数据库拒绝修改这些任务；系统每小时重试一次，并在条件允许时将其判为失败并退款：%s（%s）"}
+	textLeasesFailing = lang.Text{EN: "the processor on %s has not been able to renew its leases since %s; it starts no tasks. Check its connection to the database",
+		ZH: "%s 上的处理器自 %s 起无法续租，暂停启动新任务。请检查该主机与数据库之间的连接"}
 	textCopied = lang.Text{
-		EN: "this database is a copy or a restored backup of another one; nothing is claimed, because its tasks may have been paid for already. When that is settled, resume",
-		ZH: "此数据库是另一个数据库的副本或恢复的备份；由于其中的任务可能已付费，暂停领取任务。确认后请恢复领取"}
+		EN: "this database is a copy or a restored backup of another one; no tasks are claimed or closed, because they may have been paid for already. Check them, then resume",
+		ZH: "该数据库是另一个数据库的副本，或从备份恢复；其中的任务可能已付费，因此暂停领取和结束任务。请检查这些任务，然后恢复领取"}
 
 	textStuck         = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
 	textPictureStores = lang.Text{

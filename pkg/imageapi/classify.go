@@ -53,6 +53,9 @@ var table = []struct {
 
 // classify returns the outcome of an error response. It has no side effects.
 func classify(status int, e apiError) outcome {
+	if isSuccess(status) {
+		status = http.StatusOK
+	}
 	for _, line := range table {
 		if (line.status == anyStatus || line.status == status) &&
 			(line.code == anyCode || line.code == e.Code || line.code == e.Type) {
@@ -99,12 +102,25 @@ const maxErrorBody = 64 << 10
 // are removed.
 func statusError(response *http.Response, private []string) *task.Error {
 	// The body is read whole so that the connection can be reused.
-	content, _ := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
-	parsed, _ := parseResponse(bytes.NewReader(content), io.Discard)
+	content, readErr := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	parsed, parseErr := parseResponse(bytes.NewReader(content), io.Discard)
 	e := responseError(response, parsed.apiError, private)
-	// A page of something between this host and the API says nothing about what became of the request.
-	e.Unknown = !parsed.failed && (response.StatusCode >= 500 || isWebPage(response) && e.Disposition != task.Pause)
+	whole := readErr == nil && (parseErr == nil || len(content) == maxErrorBody)
+	e.Unknown = isUnknown(response, parsed.failed && whole, e.Disposition)
 	return e
+}
+
+// isUnknown reports whether an error response leaves open what became of the request. answered: it is an error object of the API, read whole.
+func isUnknown(response *http.Response, answered bool, do task.Disposition) bool {
+	switch status := response.StatusCode; {
+	case status == http.StatusGatewayTimeout: // whoever says so, the API's answer did not arrive there
+		return true
+	case answered, status == http.StatusTooManyRequests, do == task.Pause: // it was not passed on
+		return false
+	default:
+		// A page of something between this host and the API says nothing about what became of the request.
+		return status >= 500 || status == http.StatusRequestTimeout || isWebPage(response)
+	}
 }
 
 // responseError classifies an error response by its status and its error object. Private texts are removed from the API's
@@ -148,6 +164,9 @@ func readError(ctx context.Context, response *http.Response, network, err error)
 	case isWebPage(response):
 		e.Code, e.Message = task.CodeWebPage, webPageMessage
 	default:
+		if !errors.Is(err, errSyntax) { // a whole answer of the API, without a picture that can be used
+			e.Disposition, e.Unknown = task.Fail, false
+		}
 		e.Message = "the API's response can't be parsed: " + oneLine(err.Error())
 	}
 	return e

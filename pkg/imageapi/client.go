@@ -139,7 +139,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
-		if response.StatusCode == http.StatusOK {
+		if isSuccess(response.StatusCode) {
 			err = c.readPicture(ctx, response, r.privateTexts(), w)
 		} else {
 			err = statusError(response, r.privateTexts())
@@ -148,6 +148,9 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	}
 	return result, withRequestID(err, result.RequestID)
 }
+
+// isSuccess reports whether a status is one of success. The API has 200 only; a relay may have others.
+func isSuccess(status int) bool { return status >= 200 && status < 300 }
 
 // withRequestID adds the request's ID to an error. The wrapped error remains for errors.As; its text must not be shown.
 func withRequestID(err error, requestID string) error {
@@ -232,37 +235,66 @@ func (c *Client) readPicture(ctx context.Context, response *http.Response, priva
 	return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
 }
 
-// download fetches a picture from the URL that the API returned, through the same transport, without the key. Its error is a
-// *task.Error.
+// How a download is repeated: what it fetches is paid for.
+const (
+	downloadTimeout = 2 * time.Minute // of one try
+	downloadWait    = 200 * time.Millisecond
+	maxDownloadWait = 10 * time.Second
+)
+
+// download fetches a picture from the URL that the API returned, through the same transport, without the key. It is repeated until ctx
+// ends, or the host refuses it. Its error is a *task.Error with Paid: the picture must not be requested again.
 func (c *Client) download(ctx context.Context, address string, w io.Writer) error {
-	bad := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the URL in the API's response is not an https URL"}
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || strings.HasPrefix(c.conf.BaseURL, "https"))) {
-		return bad
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true, Message: "the URL in the API's response is not an https URL"}
 	}
+	for wait := downloadWait; ; wait = min(2*wait, maxDownloadWait) {
+		content, repeat, err := c.fetchPicture(ctx, address)
+		if err == nil {
+			_, err = w.Write(content)
+			return err
+		}
+		if !repeat || !sleep(ctx, wait) {
+			return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true,
+				Message: "the API made the picture, and its download failed: " + oneLine(err.Error()), Err: err}
+		}
+	}
+}
+
+// fetchPicture is one try of download. repeat reports whether another may succeed. The content of a picture that is too large is cut off.
+func (c *Client) fetchPicture(ctx context.Context, address string) (content []byte, repeat bool, err error) {
+	// The host of the picture is not the API: its failures don't eject a proxy.
+	ctx, cancel := context.WithTimeout(proxy.WithOtherTarget(ctx), downloadTimeout)
+	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return bad
+		return nil, false, errors.New("its URL can't be used")
 	}
 	request.Header.Set("User-Agent", c.conf.UserAgent)
 	response, err := c.http.Do(request)
 	if err != nil {
-		return connectionError(ctx, withoutURL(err))
+		return nil, true, withoutURL(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		do := task.Fail
-		if response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests {
-			do = task.Retry
-		}
-		return &task.Error{Code: task.CodeBadAnswer, Disposition: do,
-			Message: fmt.Sprintf("the download of the picture failed (%d)", response.StatusCode)}
+	switch status := response.StatusCode; {
+	case isSuccess(status):
+		content, err = io.ReadAll(io.LimitReader(response.Body, c.conf.MaxBytes+1))
+		return content, true, err
+	default:
+		repeat = status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
+		return nil, repeat, fmt.Errorf("its host responded %d", status)
 	}
-	network := &errReader{r: response.Body}
-	if _, err := io.Copy(pictureWriter{w}, network); err != nil {
-		return readError(ctx, response, network.err, err)
+}
+
+// sleep waits, and reports false if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
 	}
-	return nil
 }
 
 // Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -103,11 +104,11 @@ func TestGenerate_Disposition(t *testing.T) {
 		"hang":       {task.CodeTimeout, task.Retry},
 		"cut":        {task.CodeCutOff, task.Retry},
 		"break":      {task.CodeNetwork, task.Retry},
-		"html":       {task.CodeWebPage, task.Fail},
+		"html":       {task.CodeWebPage, task.Retry},
 		"zero":       {task.CodeBadAnswer, task.Fail},
 		"null":       {task.CodeBadAnswer, task.Fail},
 		"error":      {task.CodeBadAnswer, task.Fail},
-		"truncated":  {task.CodeCutOff, task.Fail},
+		"truncated":  {task.CodeCutOff, task.Retry},
 		"endless":    {task.CodeBadAnswer, task.Fail},
 	} {
 		t.Run(behaviour, func(t *testing.T) {
@@ -125,6 +126,7 @@ func TestGenerate_Disposition(t *testing.T) {
 			require.ErrorAs(t, err, &got)
 			assert.Equal(t, want.code, got.Code, "%v", err)
 			assert.Equal(t, want.do, got.Disposition, "%v", err)
+			assert.Equal(t, slices.Contains([]string{"hang", "cut", "break", "html", "truncated"}, behaviour), got.Unknown, "%v", err)
 			assert.NotEmpty(t, got.Message)
 			assert.NotContains(t, err.Error(), prompt)
 			assert.NotContains(t, err.Error(), key)
@@ -167,10 +169,12 @@ func TestGenerate_ErrorBodies(t *testing.T) {
 		{200, `{"data":{}}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":17}]}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":"%%%"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Fail},
+		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Retry},
 		{200, `{"data":[{"url":"ftp://x/y"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `[]`, task.CodeBadAnswer, task.Fail},
-		{200, ``, task.CodeCutOff, task.Fail},
+		{200, `[]`, task.CodeBadAnswer, task.Retry},
+		{200, ``, task.CodeCutOff, task.Retry},
+		{200, `{"data":[`, task.CodeCutOff, task.Retry},
+		{200, `not JSON`, task.CodeBadAnswer, task.Retry},
 		{502, `<html>Bad gateway</html>`, task.CodeServer, task.Retry},
 		{403, `<html>Access denied</html>`, task.CodeForbidden, task.Pause},
 		{500, ``, task.CodeServer, task.Retry},

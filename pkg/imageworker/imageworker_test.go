@@ -140,6 +140,12 @@ func TestWork_PassesRequest(t *testing.T) {
 	c := &fakeCall{inputs: []task.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}, {Content: []byte("mask"), Mask: true}}}
 	result, err := f.work(t, client, task.Task{ID: "t", Run: 1, Prompt: "p", Options: json.RawMessage(`{"style": "s", "aspect_ratio": "1:1"}`), Model: "m", Inputs: 3, Epoch: 1}, c)
 	require.NoError(t, err)
+	require.NotNil(t, got.BeforeSend)
+	idempotencyKey, err := got.BeforeSend(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, "key-1", idempotencyKey)
+	assert.Equal(t, []string{"https://api.example/v1"}, c.requests)
+	got.BeforeSend = nil
 	assert.Equal(t, imageapi.Request{Prompt: "p", Model: "m", Options: imageapi.Options{Style: "s", AspectRatio: "1:1"},
 		Inputs: []imageapi.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}}, Mask: &imageapi.Input{Content: []byte("mask")}}, got)
 	assert.Equal(t, "reading the input pictures", c.stages[0])
@@ -321,4 +327,17 @@ func TestWork_LogsDraftsThatRemain(t *testing.T) {
 	_, err := f.work(t, client, newTask(1), &fakeCall{})
 	require.Error(t, err)
 	assert.Contains(t, f.log.String(), "a draft could not be removed")
+}
+
+// What BeforeRequest refuses is not sent.
+func TestWork_RequestRefused(t *testing.T) {
+	f := newFixture(t)
+	refusal := &task.Error{Code: task.CodeOutcomeUnknown, Disposition: task.Fail, NotSent: true, Message: "no other request"}
+	_, err := f.work(t, f.client, newTask(1), &fakeCall{refusal: refusal})
+	var got *task.Error
+	require.ErrorAs(t, err, &got)
+	assert.Equal(t, task.CodeOutcomeUnknown, got.Code)
+	assert.True(t, got.NotSent)
+	assert.Empty(t, f.api.Calls())
+	assert.Empty(t, f.files(t))
 }

@@ -27,7 +27,7 @@ type Store interface {
 	QueueStats(ctx context.Context, stuckAfter time.Duration) (store.QueueStats, error)
 	Prune(ctx context.Context, c store.PruneConfig) (store.Pruned, error)
 	Control(ctx context.Context) (store.Control, error)
-	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
+	TasksAside(ctx context.Context, limit int) ([]store.AsideTask, error)
 	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
 }
 
@@ -50,6 +50,10 @@ const (
 
 // PassTimeout bounds a pass: a pass that hangs would block all later ones.
 const PassTimeout = 4 * time.Minute
+
+// repairTimeout bounds the steps before the processor's, and leaves time for it: when the database makes them wait, because of a lock for
+// example, a dead processor is restarted nevertheless. A batch that was begun may take another minute.
+const repairTimeout = PassTimeout / 3
 
 // apiTimeout bounds the check of the API.
 const apiTimeout = time.Minute
@@ -171,7 +175,9 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	return r, err
 }
 
-func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
+func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error {
+	ctx, cancel := context.WithTimeout(wholePass, repairTimeout)
+	defer cancel()
 	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host}
 	var errs []error
 	step := func(name string, do func() error) {
@@ -225,6 +231,7 @@ func (m *Monitor) pass(ctx context.Context, r *Report, state *State) error {
 		return err
 	})
 	r.Summary.PausedBy, r.Summary.PausedAt = snapshot.Control.PausedBy, snapshot.Control.PausedAt
+	ctx = wholePass
 	step("processor", func() error { return m.checkProcessor(ctx, r, &snapshot) })
 	m.checkAPI(ctx, r, state, &snapshot)
 	for _, f := range overview.Assess(snapshot) {

@@ -36,7 +36,7 @@ type Snapshot struct {
 	Queue      store.QueueStats
 	Control    store.Control
 	Unsettled  store.Unsettled      // of the last day
-	SetAside   []store.SetAside     // tasks that the database refuses to change
+	SetAside   []store.AsideTask    // tasks that the database refuses to change
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck
@@ -61,10 +61,11 @@ func Assess(s Snapshot) []finding.Finding {
 		}
 	}
 	add(s.api())
+	out = append(out, s.unstorable()...)
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
-	if s.Queue.Stuck > 0 {
+	if s.Queue.Stuck > 0 && !s.Control.Copied { // in a copy nothing is closed
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
 	}
 	if n := len(s.Unsettled.MissingCharges); n > 0 {
@@ -125,7 +126,7 @@ func (s Snapshot) api() *finding.Finding {
 		if !p.Alive {
 			continue
 		}
-		if !p.Report.APIUnreachableSince.IsZero() {
+		if !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode != task.CodePictureStore {
 			return &finding.Finding{Code: finding.APIUnreachable, Since: p.Report.APIUnreachableSince, Subject: p.Host,
 				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError}
 		}
@@ -137,6 +138,18 @@ func (s Snapshot) api() *finding.Finding {
 		return &finding.Finding{Code: finding.APIUnreachable, Since: c.At, Reason: c.Error}
 	}
 	return nil
+}
+
+// unstorable reports hosts on which no pictures can be stored.
+func (s Snapshot) unstorable() []finding.Finding {
+	var out []finding.Finding
+	for _, p := range s.Processors {
+		if p.Alive && !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode == task.CodePictureStore {
+			out = append(out, finding.Finding{Code: finding.PicturesUnstorable, Subject: p.Host, Since: p.Report.APIUnreachableSince,
+				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError})
+		}
+	}
+	return out
 }
 
 // leases reports a processor that can't renew its leases.

@@ -82,6 +82,17 @@ func TestAssess(t *testing.T) {
 			s.Processors = append(s.Processors, overview.Processor{Alive: true, Report: overview.ProcessorReport{PictureStore: "a"}},
 				overview.Processor{Report: overview.ProcessorReport{PictureStore: "b"}}, overview.Processor{Alive: true})
 		}), nil},
+		"pictures can't be stored": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIUnreachableSince, s.Processors[0].Report.APIErrorCode = now.Add(-time.Minute), task.CodePictureStore
+		}), []finding.Code{finding.PicturesUnstorable}},
+		"a task set aside": {with(running(), func(s *overview.Snapshot) {
+			s.SetAside = []store.AsideTask{{TaskID: "a", Operation: "claim", Reason: "SQLSTATE 23514"}}
+		}), []finding.Code{finding.TasksSetAside}},
+		"leases can't be renewed": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.LeasesFailingSince = now.Add(-time.Minute)
+		}), []finding.Code{finding.LeasesFailing}},
+		"a copy of the database": {with(running(), func(s *overview.Snapshot) { s.Control.Copied, s.Queue.Stuck = true, 1 }), []finding.Code{finding.DatabaseCopied}},
+
 		"dead":            {stopped(supervise.Dead), []finding.Code{finding.ProcessorNotRunning}},
 		"hung":            {with(running(), func(s *overview.Snapshot) { s.Local.Verdict = supervise.Hung }), []finding.Code{finding.ProcessorHung}},
 		"hung foreground": {with(running(), func(s *overview.Snapshot) { s.Local.Verdict, s.Local.Wanted = supervise.Hung, false }), []finding.Code{finding.ForegroundHung}},

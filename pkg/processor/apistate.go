@@ -50,10 +50,21 @@ func (a *apiState) sharedProbe(ctx context.Context) *task.Error {
 	return a.sanitizer.sanitize(err)
 }
 
+// whatFails says what is wrong while the circuit breaker is open for that cause.
+func whatFails(code task.Code) string {
+	switch code {
+	case task.CodePictureStore:
+		return "pictures can't be stored"
+	case task.CodeUnauthorized, task.CodeForbidden, task.CodeWrongCountry, task.CodeWrongAddress, task.CodeNoQuota:
+		return "the image API refuses all requests"
+	}
+	return "the image API is unreachable"
+}
+
 // open opens the circuit breaker.
 func (a *apiState) open(cause *task.Error) {
 	if a.breaker.open(time.Now(), cause) {
-		a.log.WithField("code", string(cause.Code)).Warnf("the image API is unreachable; claiming is paused: %s", cause.Message)
+		a.log.WithField("code", string(cause.Code)).Warnf("%s; claiming is paused: %s", whatFails(cause.Code), cause.Message)
 		a.events.record(Event{Kind: EventCircuitOpened})
 	}
 }
@@ -72,9 +83,14 @@ func (a *apiState) tryReopen(ctx context.Context) time.Duration {
 	if err != nil {
 		return a.breaker.probeFailed(time.Now(), a.sanitizer.sanitize(err))
 	}
+	cause := a.breaker.reason()
 	wait, openFor := a.breaker.probeSucceeded(time.Now())
 	if wait == 0 {
-		a.log.WithField("after", openFor.Round(time.Second)).Info("the image API is reachable again; claiming resumes")
+		reopened := "the image API is reachable again"
+		if cause != nil && cause.Code == task.CodePictureStore {
+			reopened = "trying again whether pictures can be stored" // the probe says nothing about that
+		}
+		a.log.WithField("after", openFor.Round(time.Second)).Infof("%s; claiming resumes", reopened)
 		a.events.record(Event{Kind: EventCircuitClosed})
 	}
 	return wait

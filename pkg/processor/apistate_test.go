@@ -38,7 +38,7 @@ func TestAPIState_OutageLoggedOnce(t *testing.T) {
 		assert.Zero(t, a.tryReopen(t.Context()))
 		assert.Equal(t, time.Now(), a.lastResponse())
 		assert.Equal(t, Counts{EventCircuitOpened: 1, EventCircuitClosed: 1}, a.events.snapshot())
-		assert.Equal(t, 1, strings.Count(log.String(), "the image API is unreachable; claiming is paused"))
+		assert.Equal(t, 1, strings.Count(log.String(), "the image API refuses all requests; claiming is paused"))
 		assert.Equal(t, 1, strings.Count(log.String(), "the image API is reachable again; claiming resumes"))
 	})
 }
@@ -70,4 +70,22 @@ func TestAPIState_CancelledProbeIsNoFailure(t *testing.T) {
 		assert.Equal(t, a.pollInterval, a.tryReopen(ctx))
 		assert.Same(t, refused, a.breaker.reason())
 	})
+}
+
+// What is wrong is named: a full disk is no matter of the API.
+func TestAPIState_NamesWhatIsWrong(t *testing.T) {
+	for code, want := range map[task.Code]string{
+		task.CodeProxyRefused: "the image API is unreachable; claiming is paused: why",
+		task.CodeUnauthorized: "the image API refuses all requests; claiming is paused: why",
+		task.CodePictureStore: "pictures can't be stored; claiming is paused: why",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, log := newAPIState(func(context.Context) error { return nil })
+			a.open(&task.Error{Code: code, Disposition: task.Pause, Message: "why"})
+			time.Sleep(firstProbeWait)
+			assert.Zero(t, a.tryReopen(t.Context()))
+			assert.Contains(t, log.String(), want)
+			assert.Equal(t, code != task.CodePictureStore, strings.Contains(log.String(), "the image API is reachable again"))
+		})
+	}
 }

@@ -127,11 +127,11 @@ func (f *inFlight) alone() bool {
 	return false
 }
 
-// lost returns how many attempts are on tasks whose last claim was lost.
-func (f *inFlight) lost() int {
+// lost returns how many attempts began within that time on tasks whose last claim was lost.
+func (f *inFlight) lost(within time.Duration) int {
 	n := 0
 	for _, a := range f.list() {
-		if a.task.LostClaims > 0 {
+		if a.task.LostClaims > 0 && time.Since(a.claimedAt) < within {
 			n++
 		}
 	}
@@ -195,23 +195,17 @@ func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 	a.log.Debug("claimed")
 	r.inFlight.running.Go(func() {
 		defer abort(nil)
-		if err := r.attempt(ctx, writes, a); err != nil {
+		result, err := r.work(ctx, a)
+		a.setWorked()
+		if err == nil {
+			r.outcomes.complete(writes, a, result)
+		} else {
 			a.setClosing()
 			r.outcomes.record(work, writes, a, context.Cause(ctx), err)
 		}
 		r.inFlight.remove(a)
 		r.wake()
 	})
-}
-
-// attempt does the work of a task and completes it.
-func (r *attemptRunner) attempt(ctx, writes context.Context, a *attempt) error {
-	result, err := r.work(ctx, a)
-	a.setWorked()
-	if err != nil {
-		return err
-	}
-	return r.outcomes.complete(writes, a, result)
 }
 
 // panicError is a panic of a Worker. Its text may hold anything, so it is not shown.
@@ -243,8 +237,29 @@ func (c *call) Progress(percent int, stage string) { c.attempt.setProgress(perce
 
 // Inputs implements Call.
 func (c *call) Inputs(ctx context.Context) ([]task.Input, error) {
+	// They are for a request. Where none may follow, reading them would only end a processor once more that has no memory for them.
+	if err := c.requestLimit(); err != nil {
+		return nil, err
+	}
 	inputs, err := c.runner.queue.Inputs(ctx, c.attempt.task.Lease())
 	return inputs, databaseError(err)
+}
+
+// refusedRequest returns the error of a call before which nothing was sent.
+func refusedRequest(code task.Code, do task.Disposition, message string) error {
+	return &task.Error{Code: code, Disposition: do, NotSent: true, Message: message}
+}
+
+// requestLimit returns an error if no other paid request may be sent for the task's run.
+func (c *call) requestLimit() error {
+	switch r, t := c.runner, c.attempt.task; {
+	case t.LostClaims >= r.maxLostClaims:
+		return refusedRequest(task.CodeWorkerLost, task.Fail,
+			fmt.Sprintf("its processor ended or lost the database in %d claims in a row (MAX_LOST_CLAIMS)", t.LostClaims))
+	case t.UnknownOutcomes > r.retryUnknown:
+		return refusedRequest(task.CodeOutcomeUnknown, task.Fail, unknownLimit(t.UnknownOutcomes))
+	}
+	return nil
 }
 
 // databaseError returns the error of a call of the database as one that uses no attempt.
@@ -252,25 +267,23 @@ func databaseError(err error) error {
 	if _, ok := errors.AsType[*task.Error](err); err == nil || ok || errors.Is(err, task.ErrLeaseLost) {
 		return err
 	}
+	if store.IsRowError(err) {
+		return &task.Error{Code: task.CodeBadRow, Disposition: task.Fail, NotSent: true, Message: "the database refused to change the task: " + err.Error(), Err: err}
+	}
 	return &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, Message: "the database could not be asked: " + err.Error(), Err: err}
 }
 
 // BeforeRequest implements Call.
 func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error) {
 	r, t := c.runner, c.attempt.task
-	refuse := func(code task.Code, do task.Disposition, message string) error {
-		return &task.Error{Code: code, Disposition: do, NotSent: true, Message: message}
-	}
 	switch {
 	case r.stopping.Load():
-		return "", refuse(task.CodeShutdown, task.Release, "the processor is stopping")
+		return "", refusedRequest(task.CodeShutdown, task.Release, "the processor is stopping")
 	case r.leases.failing():
-		return "", refuse(task.CodeInternal, task.Release, "the lease can't be renewed, so no request is sent")
-	case t.LostClaims >= r.maxLostClaims:
-		return "", refuse(task.CodeWorkerLost, task.Fail,
-			fmt.Sprintf("its processor ended or lost the database in %d claims in a row (MAX_LOST_CLAIMS)", t.LostClaims))
-	case t.UnknownOutcomes > r.retryUnknown:
-		return "", refuse(task.CodeOutcomeUnknown, task.Fail, unknownLimit(t.UnknownOutcomes))
+		return "", refusedRequest(task.CodeInternal, task.Release, "the lease can't be renewed, so no request is sent")
+	}
+	if err := c.requestLimit(); err != nil {
+		return "", err
 	}
 	id := uuid.New()
 	key, err := bounded(ctx, func(ctx context.Context) (string, error) {
@@ -281,7 +294,7 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 	}
 	c.attempt.setRequested()
 	if r.stopping.Load() { // it may have been too late to count as in flight
-		return "", refuse(task.CodeShutdown, task.Release, "the processor is stopping")
+		return "", refusedRequest(task.CodeShutdown, task.Release, "the processor is stopping")
 	}
 	return key, nil
 }

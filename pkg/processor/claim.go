@@ -2,7 +2,7 @@ package processor
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -62,7 +62,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		c.watch.progress()
 		if once {
 			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
-				return errors.Join(ErrAPIUnavailable, cause)
+				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code), ErrAPIUnavailable}, cause)
 			}
 			if done, err := c.finished(ctx); done {
 				return err
@@ -71,6 +71,18 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		timer.Reset(wait)
 	}
 }
+
+// pausedError is one of the errors of RunOnce with a text that names what is wrong.
+type pausedError struct {
+	text string
+	kind error
+}
+
+// Error implements error.
+func (e *pausedError) Error() string { return e.text }
+
+// Unwrap returns the error that callers compare with.
+func (e *pausedError) Unwrap() error { return e.kind }
 
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
@@ -142,17 +154,17 @@ func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// expiredPerProcessor divides the concurrency into the number of tasks that may be in flight after one of their claims was lost.
-const expiredPerProcessor = 20
+// expiredPerProcessor divides the concurrency into the number of tasks that may be claimed in the time of a lease after one of their claims was lost.
+const expiredPerProcessor = 8
 
 // expiredLimit returns how many tasks with an expired lease may be claimed now. One of them may be why a processor ended: most of those that were in
-// flight with it must not be so again, because they would have two requests of unknown outcome. All of them must be claimed
-// well within STUCK_AFTER nevertheless.
+// flight with it must not be so again soon, because they would have two requests of unknown outcome. All of them must be claimed
+// well within STUCK_AFTER nevertheless, however long each takes: within about expiredPerProcessor leases.
 func (c *claimLoop) expiredLimit() int {
 	if !c.database.settled(c.lease) {
 		return 0
 	}
-	return max(1+c.concurrency/expiredPerProcessor-c.inFlight.lost(), 0)
+	return max(1+c.concurrency/expiredPerProcessor-c.inFlight.lost(c.lease), 0)
 }
 
 func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
@@ -187,7 +199,7 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	if !pending {
-		aside, err := bounded(ctx, func(ctx context.Context) ([]store.SetAside, error) { return c.queue.TasksAside(ctx, 1) })
+		aside, err := bounded(ctx, func(ctx context.Context) ([]store.AsideTask, error) { return c.queue.TasksAside(ctx, 1) })
 		switch {
 		case err != nil:
 			c.database.failed(ctx, "look for tasks that are set aside", err)
@@ -202,7 +214,11 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		c.database.failed(ctx, "look whether claiming is paused", err)
 		return false, nil
 	}
-	if control.Paused() {
+	switch {
+	case control.Copied:
+		return true, &pausedError{"the database is a copy or a restored backup of another one, so no tasks are claimed; " +
+			"to see what to do run: task-processor status", ErrPaused}
+	case control.Paused():
 		return true, ErrPaused
 	}
 	var found bool

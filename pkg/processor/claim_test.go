@@ -91,3 +91,19 @@ func TestClaim_RateLimit(t *testing.T) {
 	f.run(f.config(func(c *processor.Config) { c.RateLimit, c.Concurrency = 60_000, 5 }), f.client())
 	f.seen(processor.EventCompleted, 6)
 }
+
+// What a processor left behind that ended is claimed within a few leases, however long its tasks take: else they would be stuck before.
+func TestClaim_ExpiredTasksWhileOthersTakeLong(t *testing.T) {
+	f := newFixture(t)
+	f.enqueue("a", "b", "c")
+	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "dead", Limit: 3, Lease: time.Millisecond, MaxAttempts: 3})
+	require.NoError(t, err)
+	require.Len(t, claimed, 3)
+	release := f.api.BlockResponses()
+	defer release()
+	f.run(f.config(func(c *processor.Config) { c.Concurrency, c.Lease = 3, time.Second }), f.client())
+	require.Eventually(t, func() bool { return f.api.Busy() == 3 }, 30*time.Second, 10*time.Millisecond)
+	for _, task := range claimed {
+		assert.EqualValues(t, 2, f.row(task.ID).Epoch)
+	}
+}

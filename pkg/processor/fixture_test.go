@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/pgtest"
+	"imagetasks/internal/postgres"
 	"imagetasks/internal/simapi"
 	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/imageapi"
@@ -39,6 +40,27 @@ func migrate(ctx context.Context, url string) error {
 	defer s.Close()
 	_, err = s.Migrate(ctx, store.Roles{})
 	return err
+}
+
+// uuidNil lets a call choose its own id.
+var uuidNil uuid.UUID
+
+// ownCluster starts a database server for one test.
+func ownCluster(t *testing.T) *postgres.Cluster {
+	t.Helper()
+	cluster, err := postgres.Start(t.Context(), postgres.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, cluster.Stop()) })
+	require.NoError(t, migrate(t.Context(), cluster.URL("postgres")))
+	return cluster
+}
+
+// drawing returns a client that makes the same picture for each request.
+func drawing(content []byte) generatorFunc {
+	return func(_ context.Context, _ imageapi.Request, w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	}
 }
 
 const key = "test-key-0123456789"
@@ -127,6 +149,14 @@ func (f *fixture) client(more ...string) *imageapi.Client {
 	require.NoError(f.t, err)
 	f.t.Cleanup(transport.CloseIdleConnections)
 	c, err := imageapi.New(imageapi.Config{BaseURL: f.api.URL(), Key: key, Model: "m", Transport: transport, MaxBytes: 1 << 20})
+	require.NoError(f.t, err)
+	return c
+}
+
+// clientOf returns a client of another API.
+func (f *fixture) clientOf(api *simapi.Server) *imageapi.Client {
+	f.t.Helper()
+	c, err := imageapi.New(imageapi.Config{BaseURL: api.URL(), Key: key, Model: "m", MaxBytes: 1 << 20})
 	require.NoError(f.t, err)
 	return c
 }

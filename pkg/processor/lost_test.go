@@ -2,12 +2,15 @@ package processor_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -72,8 +75,73 @@ func TestWorkerPanics(t *testing.T) {
 	f.requireAudit()
 }
 
-// The environment of TestHelperProcess, which is a processor that its task kills.
-const helperURL, helperPictures = "HELPER_DATABASE_URL", "HELPER_PICTURES"
+// The environment of TestHelperProcess, which is a processor that its task kills; with an API, it kills itself when it should record
+// the completion of tasks that it has claimed for the first time, and has published their pictures.
+const helperURL, helperPictures, helperAPI = "HELPER_DATABASE_URL", "HELPER_PICTURES", "HELPER_API"
+
+// killer is a queue with which the processor is killed as soon as it wants to complete a batch of tasks that were never lost.
+type killer struct {
+	processor.Queue
+	batch int64
+	n     atomic.Int64
+}
+
+func (k *killer) Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error) {
+	if completions[0].Lease.Epoch > 1 {
+		return k.Queue.Complete(ctx, completions...)
+	}
+	if k.n.Add(1) == k.batch {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// SIGKILL between the publication of a picture and the completion of its task: the next claim finds the picture, with MAX_ATTEMPTS=1
+// too. In the long form a hundred times, in the short form ten times with ten tasks each.
+func TestKilledBeforeCompletion(t *testing.T) {
+	f := newFixture(t)
+	const tasks = 100
+	concurrency := 10
+	if os.Getenv("IMAGETASKS_LONG") != "" {
+		concurrency = 1
+	}
+	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: tasks, Options: json.RawMessage(`{"max_attempts": 1}`)})
+	require.NoError(t, err)
+	kills := f.killUntilDone(helperAPI+"="+f.api.URL(), fmt.Sprint("HELPER_CONCURRENCY=", concurrency))
+	assert.Equal(t, tasks/concurrency, kills)
+	var unexpected int
+	require.NoError(t, f.raw.QueryRow(`select count(*) from imagetasks.tasks
+		where status <> 'completed' or requests_sent <> 1 or attempt_count <> 0 or image_url is null`).Scan(&unexpected))
+	assert.Zero(t, unexpected)
+	assert.Len(t, f.api.Calls(), tasks)
+	assert.Len(t, f.files(), tasks)
+	f.requireAudit()
+}
+
+// killUntilDone runs processors, one after the other, until one ends by itself, and returns how many were killed.
+func (f *fixture) killUntilDone(env ...string) (kills int) {
+	f.t.Helper()
+	var name string
+	require.NoError(f.t, f.raw.QueryRow(`select current_database()`).Scan(&name))
+	for {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperProcess$")
+		cmd.Env = append(append(os.Environ(), helperURL+"="+server.URL(name), helperPictures+"="+filepath.Dir(f.pictures.Dir())), env...)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			// It ends while the lease of a task of the one before has not expired yet.
+			var left int
+			require.NoError(f.t, f.raw.QueryRow(`select count(*) from imagetasks.tasks where status in ('pending', 'processing')`).Scan(&left))
+			if left == 0 {
+				return kills
+			}
+			continue
+		}
+		require.Contains(f.t, err.Error(), "killed", "%s", out)
+		kills++
+		require.Less(f.t, kills, 150, "%s", out)
+	}
+}
 
 // A task with which the processor is killed again and again, as if for memory, ends as worker_lost. The others complete: it is
 // soon worked on with nothing else in flight.
@@ -85,20 +153,8 @@ func TestWorkerKilled(t *testing.T) {
 		f.enqueue("fine")
 	}
 	killer2 := f.enqueue("kill after the request")[0]
-	var url string
-	require.NoError(t, f.raw.QueryRow(`select current_database()`).Scan(&url))
-	kills := 0
-	for {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestHelperProcess$")
-		cmd.Env = append(os.Environ(), helperURL+"="+server.URL(url), helperPictures+"="+filepath.Dir(f.pictures.Dir()))
-		out, err := cmd.CombinedOutput()
-		if err == nil {
-			break
-		}
-		require.Contains(t, err.Error(), "killed", "%s", out)
-		kills++
-		require.Less(t, kills, 20, "%s", out)
-	}
+	kills := f.killUntilDone()
+	assert.Less(t, kills, 20)
 	for id, code := range map[string]task.Code{killer: task.CodeWorkerLost, killer2: task.CodeOutcomeUnknown} {
 		r := f.row(id)
 		assert.Equal(t, task.Failed, r.State, code)
@@ -144,18 +200,52 @@ func TestHelperProcess(t *testing.T) {
 		}
 		return nil
 	})
-	p := processor.New(processor.Config{Worker: fmt.Sprint(os.Getpid()), Concurrency: 3, RetryUnknown: 1, MaxLostClaims: 3,
-		PollInterval: 20 * time.Millisecond, Lease: 300 * time.Millisecond, Log: log}, s, imageworker.New(client, pictures, log))
-	// Expired leases are no reason to wait for RunOnce, but they are for this test.
-	for {
-		require.NoError(t, p.RunOnce(t.Context()))
-		stats, err := s.QueueStats(t.Context(), time.Hour)
+	conf := processor.Config{Worker: fmt.Sprint(os.Getpid()), Concurrency: 3, RetryUnknown: 1, MaxLostClaims: 3,
+		PollInterval: 20 * time.Millisecond, Lease: 300 * time.Millisecond, Log: log}
+	var queue processor.Queue = s
+	if api := os.Getenv(helperAPI); api != "" {
+		conf.Concurrency, err = strconv.Atoi(os.Getenv("HELPER_CONCURRENCY"))
 		require.NoError(t, err)
-		if stats.Pending+stats.Processing == 0 {
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-		p = processor.New(processor.Config{Worker: fmt.Sprint(os.Getpid()), Concurrency: 3, RetryUnknown: 1, MaxLostClaims: 3,
-			PollInterval: 20 * time.Millisecond, Lease: 300 * time.Millisecond, Log: log}, s, imageworker.New(client, pictures, log))
+		// As many as are pending in the end, too.
+		queue = &killer{Queue: s, batch: int64(conf.Concurrency)}
+		client, err := imageapi.New(imageapi.Config{BaseURL: api, Key: key, Model: "m", MaxBytes: 1 << 20})
+		require.NoError(t, err)
+		require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+		return
+	}
+	require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+}
+
+// workerFunc is a Worker.
+type workerFunc func(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error)
+
+func (f workerFunc) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	return f(ctx, t, c)
+}
+
+// The claim after the last one that may be lost, which only looks for what is paid for, reads no input pictures: they may be what ended the
+// processors.
+func TestInputs_NotReadWhereNoRequestMayFollow(t *testing.T) {
+	for set, code := range map[string]task.Code{
+		`lost_claims = 4`:      task.CodeWorkerLost,
+		`unknown_outcomes = 2`: task.CodeOutcomeUnknown,
+	} {
+		f := newFixture(t)
+		id := f.enqueue("x")[0]
+		_, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "dead", Limit: 1, Lease: time.Millisecond, MaxAttempts: 3})
+		require.NoError(t, err)
+		f.exec(`update imagetasks.tasks set ` + set)
+		var read error
+		conf := f.config(func(c *processor.Config) { c.MaxLostClaims = 5 })
+		stop := f.start(processor.New(conf, f.Store, workerFunc(func(ctx context.Context, _ task.Task, c processor.Call) (processor.Result, error) {
+			_, read = c.Inputs(ctx)
+			return processor.Result{}, read
+		})))
+		f.seen(processor.EventFailed, 1)
+		stop()
+		assert.Equal(t, code, task.AsError(read).Code)
+		row := f.row(id)
+		assert.Equal(t, code, row.ErrorCode)
+		assert.EqualValues(t, 1, row.Refunded)
 	}
 }

@@ -30,29 +30,36 @@ type outcomes struct {
 	wake          func() // the claim loop, when more may be claimed
 }
 
-// complete closes the task as completed. When the lease is gone, nothing is changed.
-func (o *outcomes) complete(writes context.Context, a *attempt, r Result) error {
+// refusedWait is how long a task waits whose completion the database refuses.
+const refusedWait = 10 * time.Second
+
+// complete closes the task as completed. When the lease is gone, nothing is changed. When the database refuses it for the time of giveUp, the
+// task is released: its picture is there, and the next claim tries to complete it again.
+func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	if !r.Recovered {
 		o.responded(a)
 	}
 	a.setClosing()
 	var accepted []task.Lease
-	err := o.persist(writes, "complete a task", func(ctx context.Context) (err error) {
+	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
 		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint})
 		return err
 	})
-	if err != nil {
-		// The result stays where it is: the task may be completed nevertheless, or the next claim finds it.
-		return err
+	if err == nil && len(accepted) == 0 {
+		err = errLeaseLost
 	}
-	if len(accepted) == 0 {
-		return errLeaseLost
+	if o.handleWriteError(a, err, "complete") {
+		if !errors.Is(err, errLeaseLost) && writes.Err() == nil {
+			o.release(writes, a, refusedWait, o.sanitizer.sanitize(&task.Error{Code: task.CodeInternal, Disposition: task.Release,
+				Message:   "the picture is stored, and the database refused to complete the task: " + err.Error(),
+				RequestID: r.RequestID, Endpoint: r.Endpoint, Err: err}))
+		}
+		return
 	}
 	o.users.left(writes, a.task.UserID)
 	took := time.Since(a.claimedAt)
 	a.log.WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
 	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
-	return nil
 }
 
 // record records the outcome of an attempt that failed with err. cause is why its context ended, nil when it did not.
@@ -66,7 +73,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		return
 	}
 	e := o.sanitizer.sanitize(err)
-	if errors.Is(cause, errStopping) && e.Disposition != task.Fail {
+	if errors.Is(cause, errStopping) && e.Disposition != task.Fail && !e.Paid {
 		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Unknown: e.Unknown, NotSent: e.NotSent, Err: err}
 	}
 	if !a.hasRequested() {
@@ -198,7 +205,7 @@ func (o *outcomes) release(writes context.Context, a *attempt, wait time.Duratio
 
 func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.ReleaseRequest) {
 	var held []task.Lease
-	err := o.persist(writes, "release a task", func(ctx context.Context) (err error) {
+	err := o.persist(writes, a, "release a task", func(ctx context.Context) (err error) {
 		held, err = o.queue.Release(ctx, r)
 		return err
 	})
@@ -215,7 +222,7 @@ func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.Release
 }
 
 func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration, e *task.Error) {
-	err := o.persist(writes, "retry a task", func(ctx context.Context) error {
+	err := o.persist(writes, a, "retry a task", func(ctx context.Context) error {
 		return o.queue.Retry(ctx, a.task.Lease(), wait, e)
 	})
 	if o.handleWriteError(a, err, "retry") {
@@ -229,7 +236,7 @@ func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration,
 
 func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesAttempt bool) {
 	var refund task.Refund
-	err := o.persist(writes, "fail a task", func(ctx context.Context) (err error) {
+	err := o.persist(writes, a, "fail a task", func(ctx context.Context) (err error) {
 		refund, err = o.queue.Fail(ctx, a.task.Lease(), e, usesAttempt)
 		return err
 	})
@@ -257,8 +264,9 @@ func (o *outcomes) handleWriteError(a *attempt, err error, outcome string) bool 
 	return true
 }
 
-// persist calls write until it succeeds or the lease is lost, until ctx ends, or until the database has refused it for the time of giveUp.
-func (o *outcomes) persist(ctx context.Context, what string, write func(context.Context) error) error {
+// persist calls write until it succeeds or the lease is lost, until ctx ends, or until the database has refused it for the time of giveUp. If it
+// refuses it because of what the row holds, the task is set aside, so that it is not claimed again at once.
+func (o *outcomes) persist(ctx context.Context, a *attempt, what string, write func(context.Context) error) error {
 	var refusedFrom time.Time
 	for wait := minDatabaseWait; ; wait = min(2*wait, maxRefusedWait) {
 		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
@@ -277,7 +285,10 @@ func (o *outcomes) persist(ctx context.Context, what string, write func(context.
 			refusedFrom, wait = time.Time{}, minDatabaseWait
 		case refusedFrom.IsZero():
 			refusedFrom, pause = time.Now(), wait
-		case time.Since(refusedFrom) > o.giveUp:
+		case time.Since(refusedFrom) > o.giveUp || what != "complete a task" && store.IsRowError(err):
+			if store.IsRowError(err) {
+				err = errors.Join(err, o.setAside(ctx, a, what, err))
+			}
 			return err
 		default:
 			pause = wait
@@ -292,3 +303,9 @@ func (o *outcomes) persist(ctx context.Context, what string, write func(context.
 
 // maxRefusedWait bounds the wait before an outcome is written again that the database has refused.
 const maxRefusedWait = 5 * time.Second
+
+func (o *outcomes) setAside(ctx context.Context, a *attempt, what string, cause error) error {
+	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	return o.queue.SetAside(bounded, a.task.ID, what, cause)
+}

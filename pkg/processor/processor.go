@@ -32,7 +32,8 @@ type Queue interface {
 	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error)
 	FailAbandoned(ctx context.Context, maxLostClaims int, afterStart time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
-	TasksAside(ctx context.Context, limit int) ([]store.SetAside, error)
+	SetAside(ctx context.Context, taskID, operation string, cause error) error
+	TasksAside(ctx context.Context, limit int) ([]store.AsideTask, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	Admit(ctx context.Context, user string) error
 	AdmitAll(ctx context.Context) error
@@ -110,8 +111,8 @@ func setDefault[T int | time.Duration](field *T, value T) {
 	}
 }
 
-// ErrAPIUnavailable means that RunOnce ended because the image API is unreachable. The error that RunOnce returns wraps the
-// cause, too.
+// ErrAPIUnavailable means that RunOnce ended because every task would fail: the image API is unreachable or refuses all requests, or
+// pictures can't be stored. The error that RunOnce returns says which, and wraps the cause, too.
 var ErrAPIUnavailable = errors.New("the image API is unreachable")
 
 // ErrPaused means that RunOnce ended because claiming is paused while tasks are pending.
@@ -184,8 +185,8 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 // Run works tasks until ctx ends, and then stops gracefully. It returns nil after a graceful stop.
 func (p *Processor) Run(ctx context.Context) error { return p.run(ctx, false) }
 
-// RunOnce works tasks until none is pending, waiting for retries too. It returns ErrAPIUnavailable when the image API is
-// unreachable, ErrPaused while claiming is paused, ErrSetAside when only tasks are left that the database refuses to change, and
+// RunOnce works tasks until none is pending, waiting for retries too. It returns ErrAPIUnavailable when every task would fail for the
+// same reason, ErrPaused while claiming is paused, ErrSetAside when only tasks are left that the database refuses to change, and
 // ErrScheduled when only tasks of a later time are left.
 func (p *Processor) RunOnce(ctx context.Context) error { return p.run(ctx, true) }
 

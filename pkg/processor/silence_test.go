@@ -60,8 +60,10 @@ func TestSilence_TaskWorkedOnce(t *testing.T) {
 	for name, injection := range injections {
 		assert.Equal(t, 1, injection.Hits(), name)
 	}
+	// While one is known, others are not news.
+	assert.Contains(t, f.log.String(), "the database did not respond for ")
 	for _, line := range []string{"(renew leases)", "(record a heartbeat)", "(claim tasks)", "(complete a task)"} {
-		assert.Equal(t, 1, strings.Count(f.log.String(), line), "%s\n%s", line, f.log)
+		assert.LessOrEqual(t, strings.Count(f.log.String(), line), 1, "%s\n%s", line, f.log)
 	}
 	f.requireAudit()
 }

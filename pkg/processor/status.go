@@ -37,8 +37,11 @@ func (p *Processor) Status() Status {
 	startedAt, heartbeat := p.startTime(), p.heartbeats.last()
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
-		PaidRequests: p.inFlight.awaitRequests(), LeasesFailingSince: p.leases.failingSince(), DatabaseLostAt: p.database.unavailableSince(),
+		PaidRequests: p.inFlight.awaitRequests(), DatabaseLostAt: p.database.unavailableSince(),
 		APIRespondedAt: p.api.lastResponse(), Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
+	if p.leases.failing() {
+		s.LeasesFailingSince = p.leases.failingSince()
+	}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()
 	}

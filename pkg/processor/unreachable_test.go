@@ -21,7 +21,7 @@ func TestDatabase_Outage(t *testing.T) {
 	release := f.api.BlockResponses()
 	ids := f.enqueue("a", "b", "c", "d", "e", "f", "g")
 	f.run(f.config(func(c *processor.Config) { c.Lease = time.Minute }), f.client())
-	f.seen(processor.EventClaimed, 3)
+	require.Eventually(t, func() bool { return f.api.Busy() == 3 }, time.Minute, time.Millisecond)
 
 	require.NoError(t, cluster.Halt()) // a crash, with pictures in flight
 	release()

@@ -12,6 +12,8 @@ import (
 var (
 	tasksDesc     = prometheus.NewDesc("imagetasks_tasks_total", "Steps of tasks since the processor started.", []string{"step"}, nil)
 	inFlightDesc  = prometheus.NewDesc("imagetasks_tasks_in_flight", "Tasks being processed.", nil, nil)
+	paidDesc      = prometheus.NewDesc("imagetasks_paid_requests_in_flight", "Tasks that wait for the answer to a paid request.", nil, nil)
+	leasesDesc    = prometheus.NewDesc("imagetasks_leases_renewable", "1 while the leases can be renewed; otherwise nothing is started.", nil, nil)
 	apiDesc       = prometheus.NewDesc("imagetasks_api_up", "1 while the image API is reachable.", nil, nil)
 	proxyDesc     = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not ejected.", []string{"proxy"}, nil)
 	responsesDesc = prometheus.NewDesc("imagetasks_proxy_responses_total", "Responses received through the proxy.", []string{"proxy"}, nil)
@@ -24,13 +26,13 @@ var (
 
 // steps are exported even before they first happen, so that rates can be computed from the start.
 var steps = []processor.EventKind{processor.EventClaimed, processor.EventCompleted, processor.EventRetried, processor.EventReleased,
-	processor.EventFailed, processor.EventLeaseLost, processor.EventAbandoned, processor.EventOverdue}
+	processor.EventFailed, processor.EventOutcomeUnknown, processor.EventLeaseLost, processor.EventAbandoned, processor.EventOverdue}
 
 // collector reads the source at each scrape.
 type collector struct{ s Source }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, apiDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
+	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
 		ch <- d
 	}
 }
@@ -44,6 +46,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(tasksDesc, prometheus.CounterValue, float64(r.Processor.Counts[step]), string(step))
 	}
 	gauge(inFlightDesc, float64(r.Processor.InFlight))
+	gauge(paidDesc, float64(r.Processor.PaidRequests))
+	gauge(leasesDesc, boolValue(r.Processor.LeasesFailingSince.IsZero()))
 	gauge(apiDesc, boolValue(r.Processor.APIUnreachableSince.IsZero()))
 	// One address may be listed several times, with different logins.
 	up, responses := map[string]bool{}, map[string]int{}

@@ -75,6 +75,13 @@ func TestHandler_Pages(t *testing.T) {
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 
+	report.LeasesFailingSince = time.Unix(2000, 0)
+	code, body = get(t, root+"/readyz")
+	assert.Equal(t, 503, code)
+	assert.Contains(t, body, "has not been able to renew its leases")
+	_, body = get(t, root+"/metrics")
+	assert.Contains(t, body, "imagetasks_leases_renewable 0")
+	report.LeasesFailingSince = time.Time{}
 	report.APIUnreachableSince, report.APIErrorCode, report.APIError = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
 	away = errors.New("away")
 	code, body = get(t, root+"/readyz")

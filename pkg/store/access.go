@@ -104,16 +104,16 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 		return fmt.Errorf("check the privileges: %w", err)
 	}
 	defer rows.Close()
-	var missing []string
-	var grants []string
+	var missing, grants []string
+	absent := "" // the first object that does not exist
 	for rows.Next() {
 		var name, privilege string
 		var exists bool
 		if err := rows.Scan(&name, &privilege, &exists); err != nil {
 			return fmt.Errorf("check the privileges: %w", err)
 		}
-		if !exists {
-			return fmt.Errorf("%w: %s is missing; run: task-processor migrate", ErrSchema, name)
+		if !exists && absent == "" {
+			absent = name
 		}
 		missing = append(missing, privilege+" on "+name)
 		grants = append(grants, object{byName[name].kind, byName[name].name, []string{privilege}}.grant(s.names, role))
@@ -121,7 +121,14 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("check the privileges: %w", err)
 	}
-	if len(missing) == 0 {
+	switch {
+	case absent != "":
+		// A schema of another version has other objects.
+		if err := s.checkVersion(ctx); errors.Is(err, ErrSchema) {
+			return err
+		}
+		return fmt.Errorf("%w: %s is missing; run: task-processor migrate", ErrSchema, absent)
+	case len(missing) == 0:
 		return nil
 	}
 	if isApp, err := s.isAppRole(ctx); err != nil || isApp {

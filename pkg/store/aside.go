@@ -30,8 +30,19 @@ func isRowError(err error) bool {
 	return pqErr.Code == pqerror.DataCorrupted || pqErr.Code == pqerror.IndexCorrupted
 }
 
+// IsRowError reports whether a call for one task failed because of what its row holds: it fails again each time.
+func IsRowError(err error) bool { return isRowError(err) }
+
+// SetAside leaves a task out of claims and sweeps for an hour, after an operation on it failed because of what its row holds.
+func (s *Store) SetAside(ctx context.Context, taskID, operation string, cause error) error {
+	return s.putAside(ctx, taskID, operation, cause)
+}
+
+// commonFault is how many tasks a statement must fail for, and succeed for none, before that counts as no fault of these tasks.
+const commonFault = 20
+
 // eachByItself calls do for each of the candidates after a statement on all of them has failed, and sets aside those for which it fails because of
-// the row. When it fails for several candidates and succeeds for none, the cause is not theirs: none is set aside, and the
+// the row. When it fails for many candidates and succeeds for none, the cause is not theirs: none is set aside, and the
 // error is returned.
 func (s *Store) eachByItself(ctx context.Context, operation string, candidates []string, cause error, do func(id string) error) error {
 	failed := map[string]error{}
@@ -42,7 +53,7 @@ func (s *Store) eachByItself(ctx context.Context, operation string, candidates [
 			return err
 		}
 	}
-	if len(failed) > 1 && len(failed) == len(candidates) {
+	if len(failed) >= commonFault && len(failed) == len(candidates) {
 		return cause
 	}
 	var errs []error
@@ -68,8 +79,8 @@ func (s *Store) putAside(ctx context.Context, id, operation string, cause error)
 	return err
 }
 
-// SetAside is a task that no claim or sweep could change.
-type SetAside struct {
+// AsideTask is a task that no claim or sweep could change.
+type AsideTask struct {
 	TaskID    string    `json:"task_id"`
 	Operation string    `json:"operation"` // what failed
 	Reason    string    `json:"reason"`
@@ -77,10 +88,10 @@ type SetAside struct {
 }
 
 // TasksAside returns up to limit tasks that are set aside, those of the longest time first. They are tried again each hour.
-func (s *Store) TasksAside(ctx context.Context, limit int) ([]SetAside, error) {
-	var out []SetAside
+func (s *Store) TasksAside(ctx context.Context, limit int) ([]AsideTask, error) {
+	var out []AsideTask
 	err := s.query(ctx, s.sql.tasksAside, func(rows *sql.Rows) error {
-		var a SetAside
+		var a AsideTask
 		err := rows.Scan(&a.TaskID, &a.Operation, &a.Reason, &a.Since)
 		out = append(out, a)
 		return err

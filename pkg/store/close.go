@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -207,7 +206,7 @@ func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, ca
 	}
 	ids, listErr := candidates()
 	if listErr != nil {
-		return nil, errors.Join(err, listErr)
+		return nil, listErr
 	}
 	err = s.eachByItself(ctx, st.String(), ids, err, func(id string) error {
 		closed, err := s.closeTasks(ctx, uuid.New(), st, []string{id}, args...)

@@ -391,7 +391,8 @@ func (s *boundStmt) ExecContext(ctx context.Context, args []driver.NamedValue) (
 	if st, ok := s.Stmt.(driver.StmtExecContext); ok {
 		result, err = st.ExecContext(ctx, args)
 	} else {
-		result, err = s.Stmt.Exec(unnamed(args)) //nolint:staticcheck // COPY has no other
+		//lint:ignore SA1019 the statement of COPY has no other method
+		result, err = s.Stmt.Exec(unnamed(args))
 	}
 	if err := end(err); err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -374,7 +375,7 @@ func TestErrors_Classes(t *testing.T) {
 		"25006": "transient", "XX000": "transient", "58030": "transient",
 		"28P01": "", "28000": "", "42501": "", "42P01": "", "0A000": "", "23505": "", "3D000": "", "XX001": "",
 	} {
-		err := error(&pq.Error{Code: pq.ErrorCode(code)})
+		err := error(&pq.Error{Code: pqerror.Code(code)})
 		assert.Equal(t, want == "unavailable", store.IsUnavailable(err), code)
 		assert.Equal(t, want == "transient", store.IsTransient(err), code)
 	}

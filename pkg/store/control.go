@@ -14,7 +14,7 @@ type Control struct {
 	PausedBy        string    `json:"paused_by,omitempty"`
 	PausedReason    string    `json:"paused_reason,omitempty"`
 	// Copied: this database is not the one in which the installation was resumed or migrated last, but a copy or a restored backup.
-	// Nothing is claimed until Resume, because its tasks may have been paid for elsewhere.
+	// Nothing is claimed or closed until Resume, because its tasks may have been paid for elsewhere.
 	Copied bool `json:"copied,omitempty"`
 }
 
@@ -28,10 +28,17 @@ func (s *Store) Control(ctx context.Context) (Control, error) {
 
 // Pause pauses claiming for all processors, until Resume. Tasks that are processing go on. A pause that is in force stays as it is.
 func (s *Store) Pause(ctx context.Context, by, reason string) (Control, error) {
-	return s.queryControl(ctx, s.sql.pause, by, reason)
+	return s.queryControl(ctx, s.sql.pause, by, reason, false)
 }
 
-// Resume ends a pause, and accepts a copied database as the installation's.
+// PauseRestored is Pause for a database that was restored from a backup in its place: as in a copy, nothing is closed or removed either, until
+// Resume.
+func (s *Store) PauseRestored(ctx context.Context, by, reason string) (Control, error) {
+	return s.queryControl(ctx, s.sql.pause, by, reason, true)
+}
+
+// Resume ends a pause, and accepts a copied database as the installation's. From then on its tasks have the same time as new ones before they count
+// as stuck or overdue.
 func (s *Store) Resume(ctx context.Context) error {
 	var n int
 	return s.queryRow(ctx, s.sql.resume, nil, &n)

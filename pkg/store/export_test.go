@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,4 +80,79 @@ var Migrations = func() int {
 // PruneKeys deletes keys older than age, as Prune does.
 func (s *Store) PruneKeys(ctx context.Context, age time.Duration, limit int, call uuid.UUID) (int, error) {
 	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, call)
+}
+
+// claimOfVersion1 is the function with which programs of version 1 claim.
+const claimOfVersion1 = "claim(uuid, text, integer, bigint, integer)"
+
+// MigrateTo creates the schema as the programs of an earlier version did, and grants roles what there was then.
+func (s *Store) MigrateTo(ctx context.Context, version int, roles Roles) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
+	m := migrator{tx: tx, names: s.names, result: MigrateResult{Schema: s.schemaName()}}
+	all, err := loadMigrations(migrationFiles, s.names)
+	if err != nil {
+		return err
+	}
+	if err := m.createSchema(ctx, nil); err != nil {
+		return err
+	}
+	for _, migration := range all[:version] {
+		record := fmt.Sprintf("insert into %s.schema_versions (version, name, compatible_with) values (%d, '%s', %d)",
+			s.names.Schema, migration.Version, migration.Name, migration.CompatibleWith)
+		for _, text := range []string{migration.SQL, record} {
+			if err := m.step(ctx, migration.Name, text, ""); err != nil {
+				return err
+			}
+		}
+	}
+	if err := m.revokeDefaults(ctx, nil); err != nil {
+		return err
+	}
+	workers := append(workerObjects(), object{"function", claimOfVersion1, []string{"execute"}})
+	for _, role := range roles.App {
+		if err := m.grantExisting(ctx, role, "app", appObjects()); err != nil {
+			return err
+		}
+	}
+	for _, role := range roles.Worker {
+		if err := m.grantExisting(ctx, role, "worker", workers); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
+}
+
+// grantExisting is grantRole for those of the objects that exist.
+func (m *migrator) grantExisting(ctx context.Context, role, kind string, objects []object) error {
+	quoted := pq.QuoteIdentifier(role)
+	steps := []string{"grant usage on schema " + m.names.Schema + " to " + quoted,
+		fmt.Sprintf("insert into %s.roles (role, kind) values (%s, '%s')", m.names.Schema, pq.QuoteLiteral(role), kind)}
+	for _, o := range objects {
+		lookUp := "to_regclass"
+		if o.kind == "function" {
+			lookUp = "to_regprocedure"
+		}
+		var exists bool
+		if err := m.tx.QueryRowContext(ctx, "select "+lookUp+"($1) is not null", m.names.Schema+"."+o.name).Scan(&exists); err != nil {
+			return err
+		}
+		if !exists {
+			continue
+		}
+		steps = append(steps, o.grant(m.names, role))
+		if kind == "worker" && o.kind == "table" && o.name != "task_status" {
+			steps = append(steps, fmt.Sprintf("create policy %s on %s.%s to %s using (true) with check (true)",
+				pq.QuoteIdentifier(policyName(role)), m.names.Schema, o.name, quoted))
+		}
+	}
+	for _, text := range steps {
+		if err := m.step(ctx, "grant to "+role, text, ""); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -44,10 +44,10 @@ func newFaultBench(t *testing.T) *faultBench {
 func (b *faultBench) reset() {
 	b.tb.Helper()
 	statement := "begin; set local session_replication_role = replica;"
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside"} {
 		statement += "delete from imagetasks." + table + ";"
 	}
-	statement += "insert into imagetasks.control default values;"
+	statement += "insert into imagetasks.control (database_identity) values (imagetasks.database_identity());"
 	for priority := range 10 {
 		statement += fmt.Sprintf("select setval('imagetasks.virtual_time_%d', 0, false);", priority)
 	}
@@ -85,9 +85,10 @@ func (b *faultBench) plain(text string) string {
 func (b *faultBench) state() string {
 	b.tb.Helper()
 	var lines []string
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside"} {
 		var text string
-		drop := map[string]string{"ledger": " - 'id'"}[table] // a statement that was rolled back uses up an id
+		// A statement that was rolled back uses up an id; installation and secret are new in each run.
+		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]
 		require.NoError(b.tb, b.raw.QueryRowContext(b.ctx, fmt.Sprintf(
 			`select coalesce(string_agg((to_jsonb(t)%s)::text, e'\n'), '') from imagetasks.%s t`, drop, table)).Scan(&text))
 		part := strings.Split(b.plain(text), "\n")
@@ -205,7 +206,7 @@ func (c *faultCase) compare(t *testing.T, got faultResult, lost bool) {
 func (c *faultCase) silence(t *testing.T) {
 	call := c.begin(t)
 	injection := c.proxy.Add(pgfault.Rule{Fault: pgfault.LostSilence, Match: c.match, Times: 1})
-	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
 	defer cancel()
 	began := time.Now()
 	_, err := call(ctx, c.faulted)

@@ -122,7 +122,7 @@ func pruning(prepare func(b *faultBench)) faultScenario {
 		prepare(b)
 		b.old()
 		return func(ctx context.Context, s *store.Store) (any, error) {
-			return s.Prune(ctx, store.PruneConfig{Retention: time.Hour, RedriveWindow: time.Hour, Batch: 10})
+			return s.Prune(ctx, store.PruneConfig{Retention: time.Hour, RedriveWindow: time.Hour, Batch: 10, CallID: faultCallID})
 		}
 	}
 }
@@ -329,6 +329,17 @@ func faultControl() map[string]faultScenario {
 		require.NoError(b.tb, err)
 	}
 	return map[string]faultScenario{
+		"installation": reading(nil, func(ctx context.Context, s *store.Store) (any, error) {
+			i, err := s.Installation(ctx)
+			return len(i.Secret), err
+		}),
+		"picture_tasks": func(b *faultBench) faultCall {
+			ids := b.tasks("a", "b")
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				tasks, err := s.PictureTasks(ctx, ids, time.Hour)
+				return len(tasks), err
+			}
+		},
 		"record_heartbeat": reading(nil, beat),
 		"deregister":       reading(running, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Deregister(ctx, "w") }),
 		"processors": reading(running, func(ctx context.Context, s *store.Store) (any, error) {
@@ -361,14 +372,16 @@ func faultControl() map[string]faultScenario {
 			b.aside("a")
 			b.exec("delete from imagetasks.keys; update imagetasks.tasks set status = 'cancelled', credits_deducted = 0")
 		}),
-		"recorded_count": reading(func(b *faultBench) { b.tasks("a"); b.old() }, func(ctx context.Context, s *store.Store) (any, error) {
-			for range 2 { // the second is a repeat
-				if _, err := s.PruneKeys(ctx, time.Hour, 10, faultCallID); err != nil {
-					return nil, err
-				}
+		"recorded_count": func(b *faultBench) faultCall {
+			b.tasks("a")
+			b.old()
+			prune := func(ctx context.Context, s *store.Store) (any, error) {
+				return s.PruneKeys(ctx, time.Hour, 10, faultCallID)
 			}
-			return s.PruneKeys(ctx, time.Hour, 10, faultCallID)
-		}),
+			_, err := prune(b.ctx, b.Store)
+			require.NoError(b.tb, err)
+			return prune
+		},
 	}
 }
 

@@ -55,7 +55,7 @@ func workerObjects() []object {
 		{"function", "claim(uuid, text, integer, bigint, integer, integer, integer, bigint, boolean, text[])", []string{"execute"}},
 		{"function", "tasks_set_aside()", []string{"execute"}},
 		{"function", "database_identity()", []string{"execute"}},
-		{"function", "promote(integer)", []string{"execute"}},
+		{"function", "promote(integer, text[])", []string{"execute"}},
 		{"function", "admit(text[], boolean)", []string{"execute"}},
 		{"function", "lock_user(text)", []string{"execute"}},
 		{"function", "keep_limits()", []string{"execute"}},

@@ -46,18 +46,21 @@ func (s *Store) Claim(ctx context.Context, r ClaimRequest) ([]task.Task, error) 
 	if err == nil || !isRowError(err) {
 		return tasks, err
 	}
-	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit)
+	candidates, listErr := s.queryTexts(ctx, s.sql.claimable, r.Limit+commonFault) // beyond bad rows that come first
 	if listErr != nil {
-		return nil, errors.Join(err, listErr)
+		return nil, listErr
 	}
 	claimed := tasks[:0]
 	err = s.eachByItself(ctx, "claim", candidates, err, func(id string) error {
-		if len(claimed) == r.Limit || len(claimed) > 0 && (r.Alone && Suspect(claimed[0])) {
+		if len(claimed) == r.Limit || len(claimed) > 0 && Suspect(claimed[0]) {
 			return nil
 		}
 		one := r
-		one.CallID, one.Limit = uuid.New(), 1
+		one.CallID, one.Limit, one.Alone = uuid.New(), 1, r.Alone && len(claimed) == 0
 		got, err := s.claim(ctx, one, []string{id})
+		if len(got) > 0 && got[0].LostClaims > 0 {
+			r.Expired--
+		}
 		claimed = append(claimed, got...)
 		return err
 	})

@@ -322,7 +322,7 @@ func (m *migrator) step(ctx context.Context, what, text, hint string) error {
 	step := Step{What: what, SQL: text}
 	m.result.Steps = append(m.result.Steps, step)
 	if _, err := m.tx.ExecContext(ctx, text); err != nil {
-		if pqErr := pq.As(err, pqerror.LockNotAvailable); pqErr != nil {
+		if pq.As(err, pqerror.LockNotAvailable) != nil || pq.As(err, pqerror.TRDeadlockDetected) != nil {
 			hint = "another transaction holds a lock on the table; run it again when that has ended"
 		} else if pq.As(err, pqerror.InsufficientPrivilege) == nil && pq.As(err, pqerror.UndefinedObject) == nil {
 			hint = ""

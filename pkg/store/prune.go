@@ -21,6 +21,7 @@ type PruneConfig struct {
 	Retention     time.Duration // closed tasks older than this; 0: none
 	RedriveWindow time.Duration // input pictures of tasks that failed longer ago than this
 	Batch         int           // rows of each kind that one call deletes at most
+	CallID        uuid.UUID     // of this call, the same for its repeats, which return the first result; zero: a new one
 }
 
 // Pruned is the number of rows that were deleted.
@@ -51,6 +52,9 @@ func (p Pruned) More(batch int) bool {
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
 // skipped. Ledger, grants' keys and pictures are never deleted.
 func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
+	if c.CallID == uuid.Nil {
+		c.CallID = uuid.New()
+	}
 	var p Pruned
 	for _, step := range []struct {
 		st   statement
@@ -68,7 +72,7 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		if step.skip {
 			continue
 		}
-		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.New())
+		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.NewSHA1(c.CallID, []byte(step.st.name)))
 		if err != nil {
 			return p, err
 		}

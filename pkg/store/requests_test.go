@@ -201,3 +201,19 @@ func TestClosedBySQL_KeepsNoLease(t *testing.T) {
 	_, err = b.raw.Exec(`update imagetasks.tasks set lease_expires_at = now()`)
 	assert.ErrorContains(t, err, "violates check constraint")
 }
+
+// A worker of an earlier run changes nothing in the next one, also before that is claimed.
+func TestComplete_EarlierRun(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(1)
+	b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour'`)
+	swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: time.Minute, Limit: 1})
+	require.NoError(t, err)
+	require.Len(t, swept, 1)
+	_, err = b.Redrive(b.ctx, held.ID, 1)
+	require.NoError(t, err)
+	accepted, err := b.Complete(b.ctx, store.Completion{Lease: held.Lease(), ImageURL: "x"})
+	require.NoError(t, err)
+	assert.Empty(t, accepted)
+	assert.Equal(t, task.Pending, b.row(held.ID).State)
+}

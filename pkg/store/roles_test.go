@@ -228,7 +228,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	for range 2 {
 		must(s.PutAside(ctx, tasks[9].ID))
 	}
-	_, err = s.FailSetAside(ctx, 0, 10, uuid.Nil)
+	_, err = s.FailSetAside(ctx, time.Hour, 10, uuid.Nil)
 	must(err)
 	_, _, err = s.RenewLeases(ctx, time.Hour, []store.LeaseRenewal{{Lease: tasks[0].Lease()}})
 	must(err)

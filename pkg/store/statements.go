@@ -22,7 +22,12 @@ type statement struct {
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text string, n names) bool {
-	text = strings.ReplaceAll(text, n.Schema+".balance(", "")
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity"} {
+		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
+	}
+	for _, lock := range []string{"for update", "for no key update"} {
+		text = strings.ReplaceAll(text, lock, "")
+	}
 	calls := regexp.MustCompile(regexp.QuoteMeta(n.Schema) + `\.\w+\(`)
 	return !calls.MatchString(text) && !changing.MatchString(text)
 }
@@ -303,6 +308,11 @@ func fill(name, text string, n names) (string, error) {
 		// The server was started more than ms milliseconds ago: the owners of leases had time to come back.
 		"settled": func(ms string) string {
 			return fmt.Sprintf("pg_postmaster_start_time() < now() - %s * interval '1 millisecond'", ms)
+		},
+		// The database is the installation's own, or was accepted as such more than ms milliseconds ago (resume).
+		"accepted": func(ms string) string {
+			return fmt.Sprintf(`(select c.database_identity = %s.database_identity() and coalesce(c.accepted_at < now() - %s * interval '1 millisecond', true)
+      from %[1]s.control c)`, n.Schema, ms)
 		},
 		// The end of a statement that counts the rows of counted and records the number under the id of the call.
 		"recordedCount": func(counted, call string) string {

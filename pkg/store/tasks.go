@@ -24,7 +24,9 @@ type TaskRow struct {
 	Deducted      int64      `json:"credits_deducted"` // of this run
 	Refunded      int64      `json:"credits_refunded"` // of this run
 	Attempts      int        `json:"attempt_count"`
-	RequestsSent  int        `json:"requests_sent"`
+	RequestsSent  int        `json:"requests_sent"`    // paid requests of this run
+	Unknown       int        `json:"unknown_outcomes"` // of them, those without a whole answer of the API
+	LostClaims    int        `json:"lost_claims"`      // in a row
 	Epoch         int64      `json:"lease_epoch"`
 	LeasedBy      string     `json:"leased_by,omitempty"`
 	Progress      int        `json:"progress_percentage"`
@@ -44,7 +46,7 @@ type TaskRow struct {
 func (r *TaskRow) scan(scan func(...any) error) error {
 	var started, closed sql.NullTime
 	err := scan(&r.ID, &r.Run, &r.UserID, &r.State, &r.Priority, &r.Cost, &r.Deducted, &r.Refunded, &r.Attempts, &r.RequestsSent,
-		&r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID, &r.WaitsFor,
+		&r.Unknown, &r.LostClaims, &r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID, &r.WaitsFor,
 		&r.CreatedAt, &r.RunAfter, &started, &closed, &r.MissingCharge)
 	r.StartedAt, r.ClosedAt = started.Time, closed.Time
 	return err

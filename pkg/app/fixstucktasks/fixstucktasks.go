@@ -125,15 +125,34 @@ func (a program) fix(c *cli.Context) error {
 		}
 		done, err := repair.Sweep(ctx, st, o, log)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		interrupted := err != nil
 		unrepaired, err := findUnrepaired(context.WithoutCancel(ctx), st, o, done)
 		if err != nil {
 			return err
 		}
-		return a.report(c, done, unrepaired, interrupted, l)
+		why, err := whyNothing(context.WithoutCancel(ctx), st, o, done)
+		if err != nil {
+			return err
+		}
+		return a.report(c, done, unrepaired, why, interrupted, l)
 	})
+}
+
+// whyNothing returns why nothing was repaired although tasks are stuck; the zero Message if something was.
+func whyNothing(ctx context.Context, st *store.Store, o repair.Options, done repair.Report) (lang.Message, error) {
+	if o.DryRun || len(done.Tasks) > 0 || done.Remaining == 0 {
+		return lang.Message{}, nil
+	}
+	control, err := st.Control(ctx)
+	switch {
+	case err != nil:
+		return lang.Message{}, err
+	case control.Copied:
+		return lang.NewMessage(textCopied), nil
+	}
+	return lang.NewMessage(textNothingYet, o.AfterStart, o.OlderThan), nil
 }
 
 // unrepairedTask is a task that was named by --task and not repaired.
@@ -169,20 +188,24 @@ func findUnrepaired(ctx context.Context, st *store.Store, o repair.Options, done
 	return out, nil
 }
 
-func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, interrupted bool, l lang.Lang) error {
+func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, why lang.Message, interrupted bool, l lang.Lang) error {
 	if c.Bool("json") {
 		err := a.PrintJSON(struct {
 			repair.Report
 			Seconds     float64          `json:"seconds"`
 			PerSecond   float64          `json:"tasks_per_second"`
 			NotRepaired []unrepairedTask `json:"not_repaired,omitempty"`
+			Why         string           `json:"why,omitempty"` // nothing was repaired although tasks are stuck
 			Interrupted bool             `json:"interrupted,omitempty"`
-		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, interrupted})
+		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, why.In(lang.EN), interrupted})
 		if err != nil {
 			return err
 		}
 	} else {
 		a.print(done, unrepaired, l)
+		if !why.IsZero() {
+			a.Printf("%s\n", why.In(l))
+		}
 	}
 	switch {
 	case interrupted:
@@ -235,12 +258,12 @@ func (a program) audit(c *cli.Context) error {
 		changes := auditChanges{Repaired: []task.Refund{}}
 		if resolve.task != "" {
 			if err := a.resolve(ctx, st, resolve, &changes); err != nil {
-				return err
+				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
 		if c.Bool("repair") {
 			if changes.Repaired, err = repairRefunds(ctx, st); err != nil {
-				return err
+				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
 		rules, err := st.Audit(ctx)
@@ -304,6 +327,9 @@ func (a program) resolve(ctx context.Context, st *store.Store, r resolution, cha
 	changes.Resolved = &resolved{TaskID: r.task, UserID: user, Credits: r.credits, Balance: balance}
 	return nil
 }
+
+// repeatCommand says that a command whose outcome is unknown may simply be repeated.
+const repeatCommand = "repeat the command, which is safe: no refund is paid twice"
 
 // repairBatch is how many refunds one statement pays.
 const repairBatch = 1000

@@ -17,6 +17,13 @@ var (
 	textRemaining   = lang.Text{EN: "%d stuck tasks remain", One: "%d stuck task remains", ZH: "剩余 %d 个卡住的任务"}
 	textNotRepaired = lang.Text{EN: "not repaired: %s: %s", ZH: "未修复：%s：%s"}
 
+	textCopied = lang.Text{
+		EN: "nothing is repaired: this database is a copy or a restored backup of another one, and its tasks may have been paid for already; check them, then run task-processor resume",
+		ZH: "未做修复：该数据库是另一个数据库的副本，或从备份恢复，其中的任务可能已付费；请检查这些任务，然后运行 task-processor resume"}
+	textNothingYet = lang.Text{
+		EN: "nothing was repaired: other processes hold locks on these tasks, or the database server was started less than %s ago, or task-processor resume was run less than %s ago; run it again later",
+		ZH: "未做修复：这些任务正被其他进程锁定，或数据库服务器启动不足 %s，或运行 task-processor resume 不足 %s；请稍后再次运行"}
+
 	textNotRefunded = lang.Text{EN: "%s: %s", ZH: "%s：%s"}
 
 	textPaid        = lang.Text{EN: "repaired: task %s: refunded to %s: %s", ZH: "已修复：任务 %s：退还用户 %s：%s"}

@@ -131,6 +131,11 @@ func (r *Reloader) reload(targets Targets, log logrus.FieldLogger) {
 // apiSettings are the settings of the API that may be changed while the program runs.
 var apiSettings = []string{"OPENAI_API_KEY", "OPENAI_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"}
 
+// hasProxy reports whether settings name a proxy.
+func hasProxy(s settings.Settings) bool {
+	return len(s.Proxy.OpenAI) > 0 || s.Proxy.HTTPS != "" || s.Proxy.HTTP != "" || s.Proxy.All != ""
+}
+
 const databaseURL = "DATABASE_URL"
 
 // apply takes over all that may be changed, or returns an error and changes nothing.
@@ -156,6 +161,10 @@ func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overv
 		}
 	}
 	if api {
+		if hasProxy(now) && !hasProxy(fresh) {
+			// The file may have been read while it was being written, and a direct connection must not come about by mistake.
+			return &settings.Error{Name: "OPENAI_PROXY", Reason: "no proxy is set any more; to go on without one, restart the program"}
+		}
 		if err := targets.CheckAPI(fresh); err != nil {
 			return err
 		}

@@ -52,6 +52,12 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	if t.LeasedBy != "" {
 		line(titleProcessor, "%s", t.LeasedBy)
 	}
+	if t.RequestsSent > 0 {
+		line(titleRequests, "%s", textRequests.In(l, t.RequestsSent, t.Unknown))
+	}
+	if t.LostClaims > 0 {
+		line(titleNone, "%s", textLostClaims.In(l, t.LostClaims))
+	}
 	for i, o := range t.Outcomes {
 		line(titleOf(titleAttempts, i), "%s", outcome(o))
 	}
@@ -112,6 +118,9 @@ var (
 	titlePrompt    = lang.Text{EN: "prompt", ZH: "提示词"}
 	titleInputs    = lang.Text{EN: "inputs", ZH: "输入图片"}
 	titleProcessor = lang.Text{EN: "processor", ZH: "处理器"}
+	titleRequests  = lang.Text{EN: "requests", ZH: "请求"}
+	textRequests   = lang.Text{EN: "%d paid requests in this run, %d of them of unknown outcome", One: "%d paid request in this run, %d of unknown outcome", ZH: "本次执行已发送 %d 个付费请求，其中 %d 个结果未知"}
+	textLostClaims = lang.Text{EN: "the processor ended %d times in a row while it had the task", One: "the processor ended %d time while it had the task", ZH: "处理该任务期间，处理器连续 %d 次异常退出"}
 	titleAttempts  = lang.Text{EN: "attempts", ZH: "尝试"}
 	titleError     = lang.Text{EN: "error", ZH: "错误"}
 	titleLedger    = lang.Text{EN: "ledger", ZH: "账本"}

@@ -25,6 +25,9 @@ func Pass(s monitor.Summary) lang.Message {
 		}
 		repaired = msg(textList, repaired, msg(overdue, s.OverdueFailed))
 	}
+	if s.SetAsideFailed > 0 {
+		repaired = msg(textList, repaired, msg(textSetAsideFailed, s.SetAsideFailed))
+	}
 	pending := msg(textPending, s.Pending)
 	if s.Due > 0 {
 		pending = msg(textPendingDue, s.Pending, time.Duration(s.OldestDueSeconds*float64(time.Second)).Round(time.Second))
@@ -98,6 +101,7 @@ var (
 	textCredits          = lang.Text{EN: "%d credits", One: "%d credit", ZH: " %d 个积分"}
 	textOverdueFailed    = lang.Text{EN: "%d overdue tasks failed", One: "%d overdue task failed", ZH: "%d 个超时未开始的任务已判为失败"}
 	textOverdueWouldFail = lang.Text{EN: "%d overdue tasks would fail", One: "%d overdue task would fail", ZH: "将有 %d 个超时未开始的任务判为失败"}
+	textSetAsideFailed   = lang.Text{EN: "%d tasks that were set aside failed", One: "%d task that was set aside failed", ZH: "%d 个已搁置的任务已判为失败"}
 	textPending          = lang.Text{EN: "%d pending", ZH: "%d 个待处理"}
 	textPendingDue       = lang.Text{EN: "%d pending (oldest due for %s)", ZH: "%d 个待处理（最早的已等待 %s）"}
 	textPaused           = lang.Text{EN: "claiming paused by %s", ZH: "%s 已暂停领取任务"}

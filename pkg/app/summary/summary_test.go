@@ -26,11 +26,11 @@ func TestPass(t *testing.T) {
 			"本次监控：0 个卡住的任务已判为失败，退还 0 个积分，剩余 0 个；0 个待处理，0 个处理中；处理器正在运行（进程 4159）；API 于 15:31:27 有响应",
 		},
 		"one of each": {
-			monitor.Summary{StuckFailed: 1, CreditsRefunded: 1, OverdueFailed: 1, Pending: 3, Due: 2, OldestDueSeconds: 11, Processing: 1,
+			monitor.Summary{StuckFailed: 1, CreditsRefunded: 1, OverdueFailed: 1, SetAsideFailed: 1, Pending: 3, Due: 2, OldestDueSeconds: 11, Processing: 1,
 				Processor: monitor.Processor{LocalProcessor: overview.LocalProcessor{Verdict: supervise.Dead}, Action: monitor.ActionRestarted, RestartPID: 7}},
-			"pass: 1 stuck task failed, 1 credit refunded, 0 remaining, 1 overdue task failed; 3 pending (oldest due for 11s), 1 processing; " +
+			"pass: 1 stuck task failed, 1 credit refunded, 0 remaining, 1 overdue task failed, 1 task that was set aside failed; 3 pending (oldest due for 11s), 1 processing; " +
 				"processor not running (ended unexpectedly), restarted (pid 7); API not checked yet",
-			"本次监控：1 个卡住的任务已判为失败，退还 1 个积分，剩余 0 个，1 个超时未开始的任务已判为失败；3 个待处理（最早的已等待 11 秒），1 个处理中；" +
+			"本次监控：1 个卡住的任务已判为失败，退还 1 个积分，剩余 0 个，1 个超时未开始的任务已判为失败，1 个已搁置的任务已判为失败；3 个待处理（最早的已等待 11 秒），1 个处理中；" +
 				"处理器未运行（意外退出），已重启（进程 7）；API 尚未检查",
 		},
 		"dry run": {

@@ -13,16 +13,25 @@ import (
 	"imagetasks/pkg/store"
 )
 
+// repeatCommand says that a command whose outcome is unknown may simply be repeated.
+const repeatCommand = "repeat the command, which is safe"
+
 func pauseCommand(a program) *cli.Command {
 	return &cli.Command{Name: "pause", Usage: "pause claiming for all processors; tasks that are processing go on", Action: a.pause,
-		Flags: append([]cli.Flag{&cli.StringFlag{Name: "reason", Usage: "reason, shown by status", Value: "no reason given"}, app.JSONFlag()}, app.CommonFlags()...)}
+		Flags: append([]cli.Flag{&cli.StringFlag{Name: "reason", Usage: "reason, shown by status", Value: "no reason given"},
+			&cli.BoolFlag{Name: "restored", Usage: "the database was restored from a backup: nothing is closed or removed either, until resume"},
+			app.JSONFlag()}, app.CommonFlags()...)}
 }
 
 func (a program) pause(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		control, err := st.Pause(ctx, a.Operator(), a.Redact.String(c.String("reason")))
+		pause := st.Pause
+		if c.Bool("restored") {
+			pause = st.PauseRestored
+		}
+		control, err := pause(ctx, a.Operator(), a.Redact.String(c.String("reason")))
 		if err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		if c.Bool("json") {
 			return a.PrintJSON(control)
@@ -39,7 +48,7 @@ func resumeCommand(a program) *cli.Command {
 func (a program) resume(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
 		if err := st.Resume(ctx); err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		return a.Print(c, textResumed)
 	})
@@ -71,7 +80,7 @@ func (a program) deleteUserContent(c *cli.Context) error {
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		cancelled, forgotten, err := st.DeleteUserContent(ctx, user)
 		if err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		removed, kept, err := removePictures(ctx, s, st, forgotten)
 		if err != nil {

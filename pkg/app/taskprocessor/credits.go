@@ -42,7 +42,7 @@ func (a program) grant(c *cli.Context) error {
 		}
 		balance, err := st.GrantCredits(ctx, user, credits, c.String("reason"), key)
 		if err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatWithKey, key)
 		}
 		if c.Bool("json") {
 			return a.PrintJSON(map[string]any{"user_id": user, "granted": credits, "credits": balance, "idempotency_key": key})

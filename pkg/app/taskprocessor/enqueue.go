@@ -78,6 +78,9 @@ func (a program) key(c *cli.Context) (string, error) {
 	return key, nil
 }
 
+// repeatWithKey says how to repeat a command whose outcome is unknown. Its argument is the key.
+const repeatWithKey = "so that it takes effect once, repeat the command with --key %s"
+
 const exampleTime = "2026-01-31T18:00:00+08:00"
 
 // Limits of one enqueue command.
@@ -103,7 +106,11 @@ func (a program) enqueue(c *cli.Context) error {
 			return fmt.Errorf("nothing was enqueued or charged: %w; to grant credits run: task-processor credits grant --user %s --credits N", err, n.UserID)
 		}
 		if err != nil {
-			return err
+			repeat := repeatWithKey
+			if !n.RunAt.IsZero() && !c.IsSet("key") {
+				repeat += " --run-at " + n.RunAt.Format(time.RFC3339Nano)
+			}
+			return app.UnknownOutcome(ctx, err, repeat, n.Key)
 		}
 		if c.Bool("json") {
 			return a.PrintJSON(struct {

@@ -172,7 +172,7 @@ func (s screen) upstream(u proxy.UpstreamState) string {
 func (s screen) apiState(r statusReport) string {
 	if report := local(r); report != nil {
 		switch {
-		case !report.APIUnreachableSince.IsZero():
+		case !report.APIUnreachableSince.IsZero() && report.APIErrorCode != task.CodePictureStore:
 			return textUnreachableSince.In(s.Lang, render.DateTime(report.APIUnreachableSince))
 		case !report.APIRespondedAt.IsZero():
 			return textRespondedAt.In(s.Lang, render.DateTime(report.APIRespondedAt))

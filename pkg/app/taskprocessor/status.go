@@ -33,8 +33,8 @@ type statusReport struct {
 	Tasks      map[task.State]int      `json:"tasks"`
 	Queue      store.QueueStats        `json:"queue"`
 	Control    store.Control           `json:"control"`
+	SetAside   []store.AsideTask       `json:"set_aside"` // tasks that the database refuses to change
 	unsettled  store.Unsettled
-	setAside   []store.SetAside
 	OldestDue  float64                `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
@@ -97,7 +97,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 		return r, err
 	}
 	r.Route = a.route(s)
-	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.setAside,
+	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
@@ -124,9 +124,11 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 	if r.Control, err = st.Control(ctx); err != nil {
 		return err
 	}
-	if r.setAside, err = st.TasksAside(ctx, overview.UnsettledLimit); err != nil {
+	setAside, err := st.TasksAside(ctx, overview.UnsettledLimit)
+	if err != nil {
 		return err
 	}
+	r.SetAside = append([]store.AsideTask{}, setAside...)
 	if r.unsettled, err = st.Unsettled(ctx, overview.UnsettledWindow, overview.UnsettledLimit); err != nil {
 		return err
 	}

@@ -140,6 +140,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
 		SetAPI: func(s settings.Settings) error { return apiclient.Update(client, transport, s) }}, log)()
 	pictures, err := openPictures(ctx, s, st)
+	if err != nil && ctx.Err() != nil && !once {
+		log.Info("interrupted before the first claim")
+		return nil
+	}
 	if err != nil {
 		return err
 	}

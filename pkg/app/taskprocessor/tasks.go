@@ -37,7 +37,7 @@ func (a program) cancel(c *cli.Context) error {
 			return fmt.Errorf("task %q: %w", id, err)
 		}
 		if err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, "repeat the command: the task is refunded once")
 		}
 		if done.State != task.Cancelled {
 			return fmt.Errorf("task %q is %s already; it can't be cancelled", id, done.State)
@@ -101,32 +101,48 @@ func (a program) redrive(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		results, failed := []redriveResult{}, 0
-		for _, t := range due {
-			r := redriveResult{Redriven: store.Redriven{TaskID: t.ID, Run: t.Run + 1}}
-			if !c.Bool("dry-run") {
-				// The number of the run makes a repeat after a lost answer harmless.
-				done, err := st.Redrive(ctx, t.ID, t.Run)
-				switch {
-				case err == nil:
-					r.Redriven = done
-				case ctx.Err() != nil || store.IsUnavailable(err):
-					return err
-				default:
-					r.Run, r.Error = t.Run, a.Redact.String(err.Error())
-					failed++
-				}
+		results, stopped := a.redriveAll(ctx, st, due, c.Bool("dry-run"))
+		if stopped != nil && len(results) == 0 {
+			return stopped
+		}
+		failed := 0
+		for _, r := range results {
+			if r.Error != "" {
+				failed++
 			}
-			results = append(results, r)
 		}
-		if err := a.printRedriven(c, results, failed); err != nil {
-			return err
-		}
-		if failed > 0 {
+		err = a.printRedriven(c, results, failed, stopped)
+		switch {
+		case err != nil || stopped != nil:
+			return errors.Join(err, stopped)
+		case failed > 0:
 			return app.ErrUnhealthy
 		}
 		return nil
 	})
+}
+
+// redriveAll redrives tasks, or with dryRun says what it would do. An error means that it did not get to the end.
+func (a program) redriveAll(ctx context.Context, st *store.Store, due []store.TaskRow, dryRun bool) ([]redriveResult, error) {
+	results := []redriveResult{}
+	for _, t := range due {
+		r := redriveResult{Redriven: store.Redriven{TaskID: t.ID, Run: t.Run + 1}}
+		if !dryRun {
+			// The number of the run makes a repeat after a lost answer harmless.
+			done, err := st.Redrive(ctx, t.ID, t.Run)
+			switch {
+			case err == nil:
+				r.Redriven = done
+			case ctx.Err() != nil || store.IsUnavailable(err):
+				err = fmt.Errorf("task %s: %w", t.ID, err)
+				return results, app.UnknownOutcome(ctx, err, "so that it is charged once, repeat with --task %s --run %d", t.ID, t.Run)
+			default:
+				r.Run, r.Error = t.Run, a.Redact.String(err.Error())
+			}
+		}
+		results = append(results, r)
+	}
+	return results, nil
 }
 
 // redriveDue returns the tasks to redrive, with their run.
@@ -151,9 +167,14 @@ func redriveDue(ctx context.Context, c *cli.Context, st *store.Store) ([]store.T
 	return out, nil
 }
 
-func (a program) printRedriven(c *cli.Context, results []redriveResult, failed int) error {
+// printRedriven prints what became of the tasks. stopped is why the others were not tried, nil: there are no others.
+func (a program) printRedriven(c *cli.Context, results []redriveResult, failed int, stopped error) error {
 	if c.Bool("json") {
-		return a.PrintJSON(map[string]any{"tasks": results, "failed": failed, "dry_run": c.Bool("dry-run")})
+		document := map[string]any{"tasks": results, "failed": failed, "dry_run": c.Bool("dry-run")}
+		if stopped != nil {
+			document["error"] = app.ErrorDetail{Message: a.Redact.String(stopped.Error()), ExitCode: 1}
+		}
+		return a.PrintJSON(document)
 	}
 	for _, r := range results {
 		var err error

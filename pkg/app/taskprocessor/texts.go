@@ -119,13 +119,13 @@ var (
 		EN:  "%d pictures were not deleted: this database is a copy or a restored backup, and they may belong to another one",
 		One: "%d picture was not deleted: this database is a copy or a restored backup, and it may belong to another one",
 		ZH:  "%d 张图片未删除：该数据库是副本或从备份恢复，这些图片可能属于另一个数据库"}
-	textOrphan         = lang.Text{EN: "%s  task %s  run %d  %d bytes  %s old", ZH: "%s  任务 %s  第 %d 次执行  %d 字节  存在 %s"}
-	textNoPictureStore = lang.Text{EN: "this host has no pictures of this installation in %s", ZH: "本机的 %s 中没有该安装的图片"}
+	textOrphan         = lang.Text{EN: "%s  task %s  run %d  %d bytes  %s old", ZH: "%s  任务 %s  第 %d 次执行  %d 字节  已存在 %s"}
+	textNoPictureStore = lang.Text{EN: "this host has no pictures of this installation in %s", ZH: "本机的 %s 中没有该部署的图片"}
 	textOrphans        = lang.Text{EN: "%s: %d pictures; %d of them, %d bytes, have no task in the database. Nothing was removed.",
 		ZH: "%s：%d 张图片；其中 %d 张（%d 字节）在数据库中没有对应的任务。未删除任何文件。"}
 	textOrphansMore  = lang.Text{EN: "%d more are not listed; --limit lists them", ZH: "另有 %d 张未列出；请使用 --limit 列出"}
 	textUnidentified = lang.Text{EN: "%d pictures are of tasks whose id is too long for a file name; whether these exist is not known", ZH: "%d 张图片所属任务的 ID 过长，无法写入文件名；不确定这些任务是否存在"}
-	textOtherFiles   = lang.Text{EN: "%d other files are no pictures of this installation", ZH: "%d 个其他文件不是该安装的图片"}
+	textOtherFiles   = lang.Text{EN: "%d other files are no pictures of this installation", ZH: "%d 个其他文件不是该部署的图片"}
 	textTaskCount    = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
 	textPictureCount = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
 

@@ -5,6 +5,10 @@
 --
 -- A processor of version 1 that is still running loses its claims of new tasks here, and finishes those that it has.
 
+-- All locks are taken first, in the order of an application that enqueues in a transaction of its own: while this waits for it, it waits for
+-- nothing that this holds.
+lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.control in access exclusive mode;
+
 -- What is known of the paid requests of a run. While request_open is true the outcome of the last request is not recorded; a claim that
 -- finds it so counts it as unknown. request_key is the idempotency key of the last request, kept until the API has answered it.
 alter table {{.Schema}}.tasks
@@ -53,7 +57,8 @@ create table {{.Schema}}.set_aside (
 );
 alter table {{.Schema}}.set_aside enable row level security;
 
--- Which database this is: of a copy, or of a backup that was restored elsewhere, it is another.
+-- Which database this is: of a copy, or of a dump that was restored, here or elsewhere, it is another. A physical backup of the whole server is
+-- not known as one.
 create function {{.Schema}}.database_identity() returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -63,7 +68,7 @@ begin
     if has_function_privilege('pg_control_system()', 'execute') then
         select system_identifier::text into system from pg_control_system();
     end if;
-    return system || '/' || (select oid from pg_database where datname = current_database());
+    return system || '/' || (select oid from pg_database where datname = current_database()) || '/' || ({{literal .Schema}} || '.control')::regclass::oid;
 end
 $$;
 
@@ -71,14 +76,153 @@ alter table {{.Schema}}.control
     -- The installation, in the names and directories of its pictures.
     add column installation_id   uuid not null default gen_random_uuid(),
     add column picture_secret    bytea not null default sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text, 'UTF8')),
-    -- Where another database has this row, nothing is claimed until an operator resumes: its tasks may have been paid for elsewhere.
-    add column database_identity text;
+    -- Where another database has this row, nothing is claimed or closed until an operator resumes: its tasks may have been paid for elsewhere.
+    add column database_identity text,
+    -- When that was. No task counts as stuck or overdue until it could have been worked since then.
+    add column accepted_at       timestamptz;
 update {{.Schema}}.control set database_identity = {{.Schema}}.database_identity();
 
 -- Tasks that are left out for now.
 create function {{.Schema}}.tasks_set_aside() returns text[]
 language sql stable as $$
     select array(select task_id from {{.Schema}}.set_aside where tried_at > now() - interval '1 hour')
+$$;
+
+-- As in version 1, except that a task that can't be changed is set aside, and the others start: those of its user, and of all other users.
+create or replace function {{.Schema}}.admit(user_ids text[], wait boolean) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
+set lock_timeout = '1s' as $$
+#variable_conflict use_column
+declare
+    allowed int;
+    next_user text;
+    changed int;
+    total int := 0;
+    aside text[] := {{.Schema}}.tasks_set_aside();
+    next_tasks text[];
+    next_task text;
+begin
+    if not {{.Schema}}.keep_limits() then
+        return 0;
+    end if;
+    select user_concurrency into allowed from {{.Schema}}.control;
+    if allowed = 0 then
+        update {{.Schema}}.tasks
+        set waits_for = null
+        where task_id = any (array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = any (user_ids) and task_id <> all (aside)
+            limit 1000
+            for update skip locked));
+        get diagnostics total = row_count;
+        if total > 0 then
+            perform pg_notify({{literal .Channel}}, '');
+        end if;
+        return total;
+    end if;
+    -- Under an older snapshot the count could miss a task that was admitted since.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        return 0;
+    end if;
+    for next_user in select distinct u from unnest(user_ids) u order by u loop
+        begin
+            if wait or not exists (select from {{.Schema}}.credits where user_id = next_user) then
+                perform {{.Schema}}.lock_user(next_user);
+            else
+                perform from {{.Schema}}.credits where user_id = next_user for no key update skip locked;
+                continue when not found;
+            end if;
+        exception when lock_not_available then
+            continue;
+        end;
+        next_tasks := array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = next_user and task_id <> all (aside)
+            order by (- priority), slot, backlog, run_after, task_id
+            limit greatest(allowed - (
+                select count(*) from (
+                    select from {{.Schema}}.tasks
+                    where user_id = next_user and (status = 'processing' or (status = 'pending' and waits_for is null))
+                    limit allowed) active), 0)
+            for update skip locked);
+        begin
+            update {{.Schema}}.tasks set waits_for = null where task_id = any (next_tasks);
+            get diagnostics changed = row_count;
+        exception when data_exception or integrity_constraint_violation or with_check_option_violation or triggered_data_change_violation
+                       or triggered_action_exception or plpgsql_error or raise_exception then
+            -- One of them can't be changed. It is set aside, and the others start.
+            changed := 0;
+            foreach next_task in array next_tasks loop
+                begin
+                    update {{.Schema}}.tasks set waits_for = null where task_id = next_task;
+                    changed := changed + 1;
+                exception when data_exception or integrity_constraint_violation or with_check_option_violation or triggered_data_change_violation
+                               or triggered_action_exception or plpgsql_error or raise_exception then
+                    insert into {{.Schema}}.set_aside as s (task_id, operation, reason) values (next_task, 'admit', 'SQLSTATE ' || sqlstate)
+                    on conflict on constraint set_aside_pkey do update set operation = excluded.operation, reason = excluded.reason, tried_at = now();
+                end;
+            end loop;
+        end;
+        total := total + changed;
+    end loop;
+    if total > 0 then
+        perform pg_notify({{literal .Channel}}, '');
+    end if;
+    return total;
+end
+$$;
+
+-- As in version 1, without tasks that are set aside. these: no other tasks (null: all).
+drop function {{.Schema}}.promote(int);
+create function {{.Schema}}.promote(max_tasks int, these text[]) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
+as $$
+#variable_conflict use_column
+declare
+    limited boolean;
+    aside text[] := {{.Schema}}.tasks_set_aside();
+    users text[];
+    total int;
+begin
+    if not exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and run_after <= now())
+       or not {{.Schema}}.keep_limits() then
+        return 0;
+    end if;
+    select user_concurrency > 0 into limited from {{.Schema}}.control;
+    with due as (
+        select task_id, user_id, priority, run_after, slot
+        from {{.Schema}}.tasks
+        where status = 'pending' and waits_for = 'time' and run_after <= now()
+          and task_id <> all (aside) and (these is null or task_id = any (these))
+        order by run_after, task_id
+        limit max_tasks
+        for update skip locked
+    ), latest as materialized (
+        select user_id, priority, {{.Schema}}.virtual_time(priority::int) as virtual_time, {{.Schema}}.last_slot(user_id, priority::int) as slot
+        from (select distinct user_id, priority from due where slot is null) due
+    ), turns as (
+        select task_id,
+               least(greatest(latest.virtual_time, latest.slot)
+                   + row_number() over (partition by user_id, priority order by due.run_after, task_id), 1000000000000000) as slot,
+               latest.virtual_time
+        from due join latest using (user_id, priority)
+        where due.slot is null
+    ), promoted as (
+        update {{.Schema}}.tasks t
+        set waits_for = case when limited then 'user' end,
+            slot = coalesce(t.slot, (select turns.slot from turns where turns.task_id = t.task_id)),
+            backlog = coalesce(t.backlog, (select turns.slot - turns.virtual_time from turns where turns.task_id = t.task_id))
+        where task_id = any (array(select task_id from due))
+        returning user_id
+    )
+    select array_agg(distinct user_id), count(*) into users, total from promoted;
+    if limited then
+        perform {{.Schema}}.admit(users, false);
+    end if;
+    return total;
+end
 $$;
 
 drop function {{.Schema}}.claim(uuid, text, int, bigint, int);
@@ -133,7 +277,7 @@ begin
         for update skip locked;
     end if;
     if suspect is null then
-        perform {{.Schema}}.promote(1000);
+        perform {{.Schema}}.promote(1000, these);
     end if;
     return query
         -- A pause is looked up in the snapshot that the tasks are read from: what is enqueued after it is not claimed.
@@ -180,6 +324,8 @@ begin
             select count(setval(({{literal .Schema}} || '.virtual_time_' || c.priority)::regclass,
                                 greatest(max(c.slot), {{.Schema}}.virtual_time(c.priority::int)))) over ()
             from claimed c where c.slot is not null group by c.priority
+        ), tried_again as (
+            delete from {{.Schema}}.set_aside s using claimed c where s.task_id = c.task_id
         ), recorded as (
             insert into {{.Schema}}.calls (call_id, result)
             select claim.call_id, jsonb_object_agg(c.task_id, c.lease_epoch) from claimed c having count(*) > 0
@@ -242,7 +388,9 @@ begin
     update {{.Schema}}.tasks x
     set status = 'pending', run = new_run, credits_deducted = t.credits_cost, credits_refunded = 0,
         attempt_count = 0, requests_sent = 0, unknown_outcomes = 0, lost_claims = 0,
-        request_open = false, request_call = null, request_key = null, request_endpoint = null, run_after = now(),
+        request_open = false, request_call = null, request_key = null, request_endpoint = null,
+        lease_epoch = x.lease_epoch + 1, -- a worker of the run before can't complete this one
+        run_after = now(),
         waits_for = case when limits.user_concurrency > 0 then 'user' end,
         slot = least(greatest(reached, latest) + 1, 1000000000000000), backlog = greatest(reached, latest) + 1 - reached,
         progress_percentage = 0, current_stage = 'redriven', image_url = null, error_code = null, error_message = null, request_id = null,

@@ -171,7 +171,7 @@ where c.call_id = $1;
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}}
+    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}} and {{accepted "$2"}}
       and {{selected "$6" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($7::text[])
     order by lease_expires_at
@@ -193,7 +193,7 @@ limit $2;
 with unpromoted as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for = 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for = 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($6::text[])
     order by run_after
     limit $2
@@ -201,7 +201,7 @@ with unpromoted as (
 ), waiting as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and waits_for is distinct from 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for is distinct from 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($6::text[])
     order by run_after
     limit greatest($2 - (select count(*) from unpromoted), 0)
@@ -233,7 +233,7 @@ select (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where {{stuck "$1"}} and {{settled "$6"}}
+    where {{stuck "$1"}} and {{settled "$6"}} and {{accepted "$1"}}
       and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($8::text[])
     order by {{.StartedAt}}
@@ -247,7 +247,7 @@ with target as (
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where {{stuck "$1"}} and {{settled "$6"}}
+    where {{stuck "$1"}} and {{settled "$6"}} and {{accepted "$1"}}
       and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($8::text[])
     order by {{.StartedAt}}
@@ -330,7 +330,8 @@ with target as (
     select t.task_id, t.user_id, t.run, t.credits_deducted, s.since, s.operation || ': ' || s.reason as why
     from {{.Schema}}.set_aside s
     join {{.Schema}}.tasks t using (task_id)
-    where {{older "s.since" "$1"}} and coalesce(t.status, '') in ('pending', 'processing')
+    where {{older "s.since" "$1"}} and {{accepted "$1"}} and coalesce(t.status, '') in ('pending', 'processing')
+      and (t.lease_expires_at is null or t.lease_expires_at < now())
       and ($4::text[] is null or t.task_id = any ($4)) and t.user_id <> all ($5::text[])
     order by s.since
     limit $2

@@ -14,21 +14,29 @@ select task_id, run, user_id, prompt, options, model, input_count, attempt, max_
 from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: claimable
--- $1 limit. The tasks that the next claims would take, in no particular order, to find the one that makes a claim fail. Locks: none. Index: "lease", "ready".
+-- $1 limit. The tasks that the next claims would take or promote, in no particular order, to find the one that makes a claim fail. Locks: none.
+-- Index: "lease", "ready", "scheduled".
 (select task_id from {{.Schema}}.tasks
  where coalesce(status, '') = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside())
  order by lease_expires_at limit $1)
 union all
 (select task_id from {{.Schema}}.tasks
  where status = 'pending' and waits_for is null and task_id <> all ({{.Schema}}.tasks_set_aside())
- order by (- priority), slot, backlog, run_after, task_id limit $1);
+ order by (- priority), slot, backlog, run_after, task_id limit $1)
+union all
+(select task_id from {{.Schema}}.tasks
+ where status = 'pending' and waits_for = 'time' and run_after <= now() and task_id <> all ({{.Schema}}.tasks_set_aside())
+ order by run_after, task_id limit $1);
 
 -- name: has_suspect
--- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. Locks: none. Index: "lease".
-select exists (
+-- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. One whose row somebody else has locked can't be
+-- claimed, so nobody waits for it. Locks: the task, shared, for the time of the statement. Index: "lease".
+select count(*) > 0 from (
     select from {{.Schema}}.tasks
     where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
-      and task_id <> all ({{.Schema}}.tasks_set_aside()));
+      and task_id <> all ({{.Schema}}.tasks_set_aside())
+    limit 1
+    for share skip locked) suspect;
 
 -- name: begin_request
 -- $1 task, $2 epoch, $3 id of this call, $4 endpoint. Records a paid request before it is sent, and returns its idempotency key: that of

@@ -8,7 +8,7 @@ from {{.Schema}}.control, (
     select least(
         (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null
                                     and task_id <> all ({{.Schema}}.tasks_set_aside()))),
-        (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'),
+        (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())),
         (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing' and $1 and lost_claims = 0
          and task_id <> all ({{.Schema}}.tasks_set_aside()))
     ) as at

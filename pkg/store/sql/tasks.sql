@@ -3,7 +3,7 @@
 -- name: task
 -- $1 task. Index: primary key, the ledger's unique index.
 select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.credits_deducted, t.credits_refunded, t.attempt_count,
-       t.requests_sent, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
+       t.requests_sent, t.unknown_outcomes, t.lost_claims, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
        case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
        {{missingCharge "t"}}
@@ -14,7 +14,7 @@ where t.task_id = $1;
 -- $1 states, $2 user, $3 error code, $4 created at least so many ms ago, $5 at most (each null: any), $6 limit. The newest first.
 -- Index: "user", or the primary key backward, whose ids begin with the time.
 select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.credits_deducted, t.credits_refunded, t.attempt_count,
-       t.requests_sent, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
+       t.requests_sent, t.unknown_outcomes, t.lost_claims, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
        case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
        {{missingCharge "t"}}

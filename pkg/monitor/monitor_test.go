@@ -1,0 +1,159 @@
+package monitor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/task"
+)
+
+// fakeStore is a store in which the calls of these names fail.
+type fakeStore struct {
+	failing map[string]bool
+	called  map[string]bool
+	locked  bool // the table of tasks is locked by somebody else
+}
+
+var errRefused = errors.New("refused")
+
+func (s *fakeStore) call(name string) error {
+	s.called[name] = true
+	if s.failing[name] {
+		return errRefused
+	}
+	return nil
+}
+
+func (s *fakeStore) Ping(context.Context) error { return s.call("ping") }
+func (s *fakeStore) Sweep(context.Context, store.Sweep) ([]task.Refund, error) {
+	return nil, s.call("sweep")
+}
+func (s *fakeStore) Stuck(context.Context, store.Sweep) ([]task.Refund, error) { return nil, nil }
+func (s *fakeStore) CountStuck(ctx context.Context, _ store.Sweep) (int, error) {
+	if s.locked {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	return 1, s.call("count stuck")
+}
+func (s *fakeStore) FailOverdue(context.Context, time.Duration, int, uuid.UUID) ([]task.Refund, error) {
+	return nil, s.call("overdue")
+}
+func (s *fakeStore) CountOverdue(context.Context, time.Duration) (int, error) { return 0, nil }
+func (s *fakeStore) FailSetAside(context.Context, time.Duration, int, uuid.UUID) ([]task.Refund, error) {
+	return nil, s.call("fail set aside")
+}
+func (s *fakeStore) TasksAside(context.Context, int) ([]store.AsideTask, error) {
+	return nil, s.call("set aside")
+}
+func (s *fakeStore) Unsettled(context.Context, time.Duration, int) (store.Unsettled, error) {
+	return store.Unsettled{}, s.call("unsettled")
+}
+func (s *fakeStore) Control(context.Context) (store.Control, error) {
+	return store.Control{}, s.call("control")
+}
+func (s *fakeStore) QueueStats(context.Context, time.Duration) (store.QueueStats, error) {
+	return store.QueueStats{}, s.call("queue stats")
+}
+func (s *fakeStore) Prune(context.Context, store.PruneConfig) (store.Pruned, error) {
+	return store.Pruned{}, s.call("prune")
+}
+func (s *fakeStore) Processors(ctx context.Context) ([]store.Processor, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return nil, s.call("processors")
+}
+
+// fakeSupervisor supervises a processor that is dead.
+type fakeSupervisor struct{ revived int }
+
+func (f *fakeSupervisor) Inspect(context.Context) (supervise.State, error) {
+	return supervise.State{Wanted: true}, nil
+}
+
+func (f *fakeSupervisor) Revive(context.Context, bool) (int, error) {
+	f.revived++
+	return 7, nil
+}
+
+func newMonitor(dir string, failing ...string) (*Monitor, *fakeStore, *fakeSupervisor) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	s, supervisor := &fakeStore{failing: map[string]bool{}, called: map[string]bool{}}, &fakeSupervisor{}
+	for _, name := range failing {
+		s.failing[name] = true
+	}
+	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Probe: func(context.Context) error { return nil }, StuckAfter: time.Minute,
+		PendingTimeout: time.Hour, Lease: time.Minute, Log: log, Redact: func(text string) string { return text }}), s, supervisor
+}
+
+// Each step of a pass is done, whatever became of those before; above all, a dead processor is restarted.
+func TestPass_StepsAreIndependent(t *testing.T) {
+	steps := []string{"sweep", "count stuck", "overdue", "fail set aside", "queue stats", "unsettled", "set aside", "control", "prune"}
+	for _, failing := range append([]string{"", "processors"}, steps...) {
+		m, s, supervisor := newMonitor(t.TempDir(), failing)
+		_, err := m.Pass(t.Context())
+		if failing == "" {
+			require.NoError(t, err)
+		} else {
+			assert.ErrorIs(t, err, errRefused, failing)
+		}
+		for _, step := range steps {
+			if step == "sweep" && failing == "count stuck" {
+				continue
+			}
+			assert.True(t, s.called[step], "%q was left out after %q failed", step, failing)
+		}
+		if failing != "processors" {
+			assert.Equal(t, 1, supervisor.revived, failing)
+		}
+	}
+}
+
+// After an outage that a pass has met, nothing is closed for the time of a lease.
+func TestPass_WaitsAfterOutage(t *testing.T) {
+	dir := t.TempDir()
+	m, s, supervisor := newMonitor(dir, "ping")
+	_, err := m.Pass(t.Context())
+	require.ErrorIs(t, err, errRefused)
+	assert.Zero(t, supervisor.revived, "a processor can't start without the database")
+	assert.False(t, s.called["sweep"])
+
+	m, s, _ = newMonitor(dir)
+	_, err = m.Pass(t.Context())
+	require.NoError(t, err)
+	assert.False(t, s.called["sweep"], "the owners of leases may come back")
+	assert.True(t, s.called["prune"])
+
+	state := readState(dir)
+	require.False(t, state.DatabaseBack.IsZero())
+	state.DatabaseBack = state.DatabaseBack.Add(-2 * time.Minute)
+	require.NoError(t, writeState(dir, state))
+	_, err = m.Pass(t.Context())
+	require.NoError(t, err)
+	assert.True(t, s.called["sweep"])
+	assert.True(t, readState(dir).DatabaseLost.IsZero())
+}
+
+// A step that waits for the database, because of a lock on the table of tasks for example, leaves the time to restart a dead processor.
+func TestPass_StepThatWaits(t *testing.T) {
+	m, s, supervisor := newMonitor(t.TempDir())
+	s.locked = true
+	synctest.Test(t, func(t *testing.T) {
+		_, err := m.Pass(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+	})
+	assert.Equal(t, 1, supervisor.revived)
+}
