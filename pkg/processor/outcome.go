@@ -102,7 +102,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		o.api.open(e)
 		o.release(writes, a, 0, e)
 	case task.Release:
-		wait := time.Duration(0)
+		wait := e.RetryAfter
 		if e.Code == task.CodeRateLimited {
 			wait = o.api.breaker.pause(time.Now(), e.RetryAfter)
 		}
