@@ -369,7 +369,7 @@ func (s *system) checkRun(t row, key runOf, answers []simapi.Answer, unknown int
 		case failure:
 			settled++
 		}
-		if i > 0 && kindOf(answers[i-1]) != failure && a.IdempotencyKey != answers[i-1].IdempotencyKey {
+		if i > 0 && a.IdempotencyKey != answers[i-1].IdempotencyKey && !isRefused(answers[:i], answers[i-1].IdempotencyKey) {
 			s.problems.add("a repeat of unknown outcome has the same key", "%s run %d: %s after %s", key.task, key.run, a.IdempotencyKey, answers[i-1].IdempotencyKey)
 		}
 	}
@@ -395,6 +395,12 @@ func (s *system) checkRun(t row, key runOf, answers []simapi.Answer, unknown int
 	if t.status == "completed" && deliveries == 0 {
 		s.problems.add("what completed has its picture", "%s: the API sent none", key.task)
 	}
+}
+
+// isRefused reports whether the API has answered a request with this key with a failure. Then it is known what became of the others with the
+// key, of which one may arrive later, from a processor that was suspended.
+func isRefused(answers []simapi.Answer, key string) bool {
+	return slices.ContainsFunc(answers, func(a simapi.Answer) bool { return a.IdempotencyKey == key && kindOf(a) == failure })
 }
 
 // checkBalances compares balances with the ledger and with what the users were granted and paid.

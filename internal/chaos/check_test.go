@@ -110,6 +110,11 @@ func TestChecks_FindNothing(t *testing.T) {
 	e.answers = []simapi.Answer{lostAnswer("k1", 3), errorAnswer("k1", 11), pictureAnswer("k3", 17)}
 	e.task.requests, e.task.unknown, e.task.attempts = 3, 1, 1
 	assert.Empty(t, e.problems(t))
+
+	// The first request arrives after the answer to its repeat, because its processor was suspended.
+	e.answers[0].Began = at(13)
+	e.answers[0], e.answers[1] = e.answers[1], e.answers[0]
+	assert.Empty(t, e.problems(t))
 }
 
 // Each check reports what it is for.

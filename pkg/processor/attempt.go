@@ -262,6 +262,9 @@ func (c *call) requestLimit() error {
 	return nil
 }
 
+// unaskedWait is how long a task waits for which the database could not be asked. Without it the task would be claimed again at once.
+const unaskedWait = time.Second
+
 // databaseError returns the error of a call of the database as one that uses no attempt.
 func databaseError(err error) error {
 	if _, ok := errors.AsType[*task.Error](err); err == nil || ok || errors.Is(err, task.ErrLeaseLost) {
@@ -270,7 +273,8 @@ func databaseError(err error) error {
 	if store.IsRowError(err) {
 		return &task.Error{Code: task.CodeBadRow, Disposition: task.Fail, NotSent: true, Message: "the database refused to change the task: " + err.Error(), Err: err}
 	}
-	return &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, Message: "the database could not be asked: " + err.Error(), Err: err}
+	return &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, RetryAfter: unaskedWait,
+		Message: "the database could not be asked: " + err.Error(), Err: err}
 }
 
 // BeforeRequest implements Call.

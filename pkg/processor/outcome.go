@@ -102,12 +102,9 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		o.api.open(e)
 		o.release(writes, a, 0, e)
 	case task.Release:
-		wait := time.Duration(0)
-		switch e.Code {
-		case task.CodeRateLimited:
+		wait := e.RetryAfter
+		if e.Code == task.CodeRateLimited {
 			wait = o.api.breaker.pause(time.Now(), e.RetryAfter)
-		case task.CodeInternal: // the database refused what was asked of it, and would again at once
-			wait = isolatedFailureWait
 		}
 		o.release(writes, a, wait, e)
 	case task.Retry:
