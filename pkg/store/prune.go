@@ -50,7 +50,7 @@ func (p Pruned) More(batch int) bool {
 }
 
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
-// skipped. Ledger, grants' keys and pictures are never deleted. A kind that can't be deleted keeps none of the others.
+// skipped. Ledger, grants' keys and pictures are never deleted. Rows that can't be deleted keep none of another kind.
 func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 	if c.CallID == uuid.Nil {
 		c.CallID = uuid.New()
@@ -74,11 +74,11 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 			continue
 		}
 		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.NewSHA1(c.CallID, []byte(step.st.name)))
+		if err != nil && !isRowError(err) {
+			return p, errors.Join(append(errs, err)...)
+		}
 		*step.n = n
 		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
-		}
 	}
 	return p, errors.Join(errs...)
 }
