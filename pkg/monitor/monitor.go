@@ -55,6 +55,9 @@ const PassTimeout = 4 * time.Minute
 // example, a dead processor is restarted nevertheless. A batch that was begun may take another minute.
 const repairTimeout = PassTimeout / 3
 
+// asideTime is how long a task is set aside at least before it fails. It is tried again each hour, so that a fault that passes refunds nothing.
+const asideTime = 90 * time.Minute
+
 // apiTimeout bounds the check of the API.
 const apiTimeout = time.Minute
 
@@ -209,7 +212,7 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		}
 		if !m.conf.DryRun {
 			step("tasks that were set aside", func() (err error) {
-				r.SetAside, err = repair.FailSetAside(ctx, m.conf.Store, m.conf.StuckAfter, m.conf.Log)
+				r.SetAside, err = repair.FailSetAside(ctx, m.conf.Store, max(m.conf.StuckAfter, asideTime), m.conf.Log)
 				return err
 			})
 		}

@@ -190,7 +190,7 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 		return nil, 0, nil
 	}
 	held, locked, err = s.renewLeases(ctx, lease, renewals)
-	if err == nil || !isRowError(err) || len(renewals) == 1 {
+	if err == nil || !isRowError(err) {
 		return held, locked, err
 	}
 	// One row that can't be changed must not let the leases of the others expire.
@@ -208,7 +208,7 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 			return held, locked, err
 		}
 	}
-	if failed == len(renewals) {
+	if failed == len(renewals) && failed > 1 { // not the fault of the rows
 		return nil, 0, err
 	}
 	return held, locked, nil
