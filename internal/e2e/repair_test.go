@@ -246,12 +246,18 @@ func TestFixStuckTasks_Many(t *testing.T) {
 	interrupted := w.start("fix-stuck-tasks")
 	w.waitFor("some", func() bool { return w.count("failed") > 0 })
 	r := interrupted.stop(syscall.SIGINT)
+	unreported := 0
 	if r.code != 0 { // 0: it had already ended
 		r.is(1)
-		assert.Contains(t, r.stderr, "run it again to continue")
+		if !strings.Contains(r.stderr, "run it again to continue") { // the last batch took longer than an interrupt allows
+			assert.Contains(t, r.stderr, "unknown")
+			unreported = 1000
+		}
 	}
 	done := w.count("failed")
-	assert.Equal(t, done, strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded"), "every closed task is in the log")
+	logged := strings.Count(w.file("fix-stuck-tasks.log"), "stuck: failed and refunded")
+	assert.GreaterOrEqual(t, logged, done-unreported, "every closed task is in the log")
+	assert.LessOrEqual(t, logged, done)
 
 	// script(1) gives it a terminal.
 	w.env["TASK_LEASE"] = "1s"
