@@ -130,6 +130,7 @@ type TaskDetails struct {
 	Inputs              []StoredInput   `json:"inputs"`                 // those that are still stored
 	InputCount          int             `json:"input_count"`
 	Forgotten           bool            `json:"forgotten,omitempty"`
+	SetAside            string          `json:"set_aside,omitempty"` // why the database refuses to change it
 	QueuePosition       int             `json:"queue_position,omitempty"`
 	ExpectedWaitSeconds float64         `json:"expected_wait_seconds,omitempty"`
 	Ledger              []LedgerEntry   `json:"ledger"` // the oldest first
@@ -146,7 +147,7 @@ func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error)
 	var position sql.NullInt64
 	var wait sql.NullFloat64
 	err = s.queryRow(ctx, s.sql.taskDetails, []any{id}, &t.Prompt, &t.Options, &t.Model, &t.MaxAttempts, &outcomes, &t.InputCount,
-		&t.Forgotten, &inputs, &position, &wait)
+		&t.Forgotten, &inputs, &position, &wait, &t.SetAside)
 	if err != nil {
 		return t, err
 	}

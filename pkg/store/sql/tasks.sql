@@ -32,7 +32,9 @@ select t.prompt, t.options, coalesce(t.model, ''), coalesce(t.max_attempts, 0), 
                                                      'url', i.url) order by i.position), '[]')
         from {{.Schema}}.inputs i where i.task_id = t.task_id),
        (select s.queue_position from {{.Schema}}.task_status s where s.task_id = t.task_id),
-       (select s.expected_wait_seconds from {{.Schema}}.task_status s where s.task_id = t.task_id)
+       (select s.expected_wait_seconds from {{.Schema}}.task_status s where s.task_id = t.task_id),
+       coalesce((select s.operation || ': ' || s.reason from {{.Schema}}.set_aside s
+                 where s.task_id = t.task_id and t.status in ('pending', 'processing')), '')
 from {{.Schema}}.tasks t
 where t.task_id = $1;
 
