@@ -325,7 +325,7 @@ limit $1;
 
 -- name: fail_set_aside
 -- $1 set aside for at least so many ms, $2 limit, $3 error code, $4 only these tasks (null: all), $5 not these users, $6 call. Fails tasks that are set aside for so
--- long. Locks: skips rows locked by others. Index: primary keys.
+-- long and whose lease nobody holds. Locks: skips rows locked by others. Index: primary keys.
 with target as (
     select t.task_id, t.user_id, t.run, t.credits_deducted, s.since, s.operation || ': ' || s.reason as why
     from {{.Schema}}.set_aside s
