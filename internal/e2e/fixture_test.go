@@ -73,9 +73,26 @@ func run(m *testing.M) int {
 			return err
 		}
 		defer s.Close()
-		_, err = s.Migrate(ctx, store.Roles{})
-		return err
+		if _, err = s.Migrate(ctx, store.Roles{}); err != nil {
+			return err
+		}
+		return serverIsSettled(ctx, url)
 	})
+}
+
+// sweepLease is the TASK_LEASE of programs that sweep: after a start of the database server they wait so long, and that of the tests was started a
+// moment ago.
+const sweepLease = time.Second
+
+// serverIsSettled waits until sweeps do not wait any more.
+func serverIsSettled(ctx context.Context, url string) error {
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, `select pg_sleep(greatest(0, $1 - extract(epoch from clock_timestamp() - pg_postmaster_start_time())))`,
+		(sweepLease + 100*time.Millisecond).Seconds())
+	return errors.Join(err, db.Close())
 }
 
 // fixture is a simulated host: a directory, a database, an API behind a proxy, and the environment with their addresses.
@@ -211,9 +228,8 @@ func (w *fixture) command(name string, args ...string) *process {
 	}
 	p := &process{Cmd: exec.Command(path, args...), w: w, done: make(chan struct{}), line: name + " " + strings.Join(args, " ")}
 	p.Dir = w.dir
-	// After a start of the database server, sweeps wait for the time of a lease. The one of the tests was started a moment ago.
 	if _, ok := w.env["TASK_LEASE"]; !ok && (name == "monitor-tasks" || name == "fix-stuck-tasks") {
-		p.Env = append(p.Env, "TASK_LEASE=1s")
+		p.Env = append(p.Env, "TASK_LEASE="+sweepLease.String())
 	}
 	for k, v := range w.env {
 		p.Env = append(p.Env, k+"="+v)
