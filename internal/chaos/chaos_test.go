@@ -18,9 +18,6 @@ const seedOfCI = 1
 
 // Real programs under faults for 90 seconds, or for half an hour with IMAGETASKS_LONG=1. IMAGETASKS_CHAOS_SEED chooses another seed.
 func TestChaos_NothingIsLost(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes two minutes")
-	}
 	bin := buildPrograms(t)
 	o, err := parse(nil, os.Stderr)
 	require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -15,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/postgres"
+	"imagetasks/internal/smalldisk"
 	"imagetasks/pkg/supervise"
 )
 
@@ -320,21 +320,10 @@ func TestLogDir_Removed(t *testing.T) {
 	assert.Empty(t, w.daemons())
 }
 
-// mountTmpfs returns a directory on a small file system of its own.
-func mountTmpfs(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("a file system of limited size can't be mounted here: %v: %s", err, strings.TrimSpace(string(out)))
-	}
-	t.Cleanup(func() { assert.NoError(t, exec.Command("umount", dir).Run()) })
-	return dir
-}
-
 func TestLogDir_FullDisk(t *testing.T) {
 	t.Parallel()
 	w := newFixture(t)
-	w.env["LOG_DIR"] = mountTmpfs(t, "size=128k")
+	w.env["LOG_DIR"] = smalldisk.Mount(t, "size=128k")
 	w.withDaemons()
 	filler, err := os.Create(filepath.Join(w.env["LOG_DIR"], "filler"))
 	require.NoError(t, err)

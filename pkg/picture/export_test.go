@@ -8,9 +8,9 @@ import (
 // Faults are errors that a test injects into a store's file system. Each error is returned as long as it is set.
 type Faults struct {
 	mu sync.Mutex
-	// Write is returned after Room more bytes, Sync by syncs of a draft, Link by links, Create for new drafts, SyncDir by syncs of the directory.
+	// Write is returned after space more bytes, Sync by syncs of a draft, Link by links, Create for new drafts, SyncDir by syncs of the directory.
 	write, sync, link, create, syncDir error
-	room                               int
+	space                              int
 	lose                               bool // a failed sync loses what was written
 }
 
@@ -22,8 +22,8 @@ func (f *Faults) Set(change func(*Faults)) {
 }
 
 // FullAfter makes the disk full after some bytes.
-func (f *Faults) FullAfter(room int) {
-	f.Set(func(f *Faults) { f.write, f.room = syscall.ENOSPC, room })
+func (f *Faults) FullAfter(space int) {
+	f.Set(func(f *Faults) { f.write, f.space = syscall.ENOSPC, space })
 }
 
 // Repair ends all faults.
@@ -86,8 +86,8 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	f.f.mu.Lock()
 	err, n := f.f.write, len(p)
 	if err != nil {
-		n = min(n, f.f.room)
-		f.f.room -= n
+		n = min(n, f.f.space)
+		f.f.space -= n
 	}
 	f.f.mu.Unlock()
 	written, e := f.draftFile.WriteAt(p[:n], off)

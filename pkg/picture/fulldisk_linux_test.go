@@ -9,22 +9,20 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"imagetasks/internal/smalldisk"
 )
 
-// On a disk that is really full, the picture is stored when there is room again.
+// On a disk that is really full, the picture is stored when there is space again.
 func TestPublish_FullFileSystem(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("imagetasks-test", dir, "tmpfs", 0, "size=512k"); err != nil {
-		t.Skip("a file system can't be mounted here: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smalldisk.Mount(t, "size=512k")
 	s := openIn(t, dir)
 	content := append(pngBytes(t)[:len(pngBytes(t))-12], make([]byte, 200_000)...)
 	content = append(content, pngBytes(t)[len(pngBytes(t))-12:]...)
 	d, err := s.Create()
 	require.NoError(t, err)
-	ballast := filepath.Join(dir, "ballast")
-	f, err := os.Create(ballast)
+	filler := filepath.Join(dir, "filler")
+	f, err := os.Create(filler)
 	require.NoError(t, err)
 	_, err = f.Write(make([]byte, 400<<10))
 	require.NoError(t, err)
@@ -33,14 +31,14 @@ func TestPublish_FullFileSystem(t *testing.T) {
 	require.NoError(t, err)
 	p, err := d.Publish(t.Context(), "t", 1, func(err error) {
 		assert.ErrorIs(t, err, syscall.ENOSPC)
-		assert.NoError(t, os.RemoveAll(ballast))
+		assert.NoError(t, os.RemoveAll(filler))
 	})
 	require.NoError(t, err)
 	stored, err := os.ReadFile(p.Path)
 	require.NoError(t, err)
 	assert.Equal(t, content, stored)
 	// A full disk is noticed before a picture is requested.
-	f, err = os.Create(ballast)
+	f, err = os.Create(filler)
 	require.NoError(t, err)
 	_, err = io.Copy(f, &endless{})
 	require.ErrorIs(t, err, syscall.ENOSPC)

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/postgres"
+	"imagetasks/internal/smalldisk"
 	"imagetasks/pkg/supervise"
 )
 
@@ -109,17 +110,6 @@ func TestMissingDir_KeepsNothingFromRunning(t *testing.T) {
 	require.NoError(t, l.Release())
 }
 
-// fullDisk returns a directory on a file system without space, and how to free some. It needs root and Linux.
-func fullDisk(t *testing.T, options string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("a file system of limited size can't be mounted here: %v: %s", err, strings.TrimSpace(string(out)))
-	}
-	t.Cleanup(func() { assert.NoError(t, exec.Command("umount", dir).Run()) })
-	return dir
-}
-
 // fill writes until there is no space.
 func fill(t *testing.T, path string) {
 	t.Helper()
@@ -139,7 +129,7 @@ func (zeros) Read(p []byte) (int, error) {
 
 func TestFullDisk_MarkersAreEmpty(t *testing.T) {
 	d := program(t, "exit 1")
-	d.Dir = supervise.Dir(fullDisk(t, "size=64k,mode=0755"))
+	d.Dir = supervise.Dir(smalldisk.Mount(t, "size=64k,mode=0755"))
 	fill(t, filepath.Join(string(d.Dir), "filler"))
 	d.Warn = func(w supervise.Warning) { assert.NoError(t, w) }
 	_, _, err := d.Start(t.Context())
@@ -165,7 +155,7 @@ func TestFullDisk_MarkersAreEmpty(t *testing.T) {
 // Where no file can be created at all, the start marker becomes the stop marker.
 func TestFullDisk_NoFileCanBeCreated(t *testing.T) {
 	d := program(t, "exit 1")
-	d.Dir = supervise.Dir(fullDisk(t, "nr_inodes=6,mode=0755"))
+	d.Dir = supervise.Dir(smalldisk.Mount(t, "nr_inodes=6,mode=0755"))
 	_, _, err := d.Start(t.Context())
 	require.ErrorAs(t, err, new(*supervise.StartError))
 	for n := 0; ; n++ {
