@@ -180,7 +180,7 @@ func TestPIDFile_StatusAddressKnowsTheProcessor(t *testing.T) {
 	w.env["DATABASE_URL"] = database
 }
 
-// A processor of this directory died without a word, and its pid belongs to the processor of another directory now.
+// A processor of this directory ended without removing its files, and its pid belongs to the processor of another directory now.
 func TestPIDFile_ReusedPID(t *testing.T) {
 	t.Parallel()
 	w := newFixture(t)

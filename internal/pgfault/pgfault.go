@@ -34,7 +34,7 @@ type Rule struct {
 	Fault    Fault
 	Contains string                // in the text of the statement; empty: any statement
 	Match    func(sql string) bool // optional, in addition
-	Skip     int                   // statements that match and are left alone first
+	Skip     int                   // statements that match and are passed on first
 	Times    int                   // statements that it is applied to; 0: all
 	For      time.Duration         // since it was added, after which it is applied to no more; 0: for ever
 	SQLState string                // of Error; default XX000

@@ -113,7 +113,7 @@ func statusError(response *http.Response, private []string) *task.Error {
 // isUnknown reports whether an error response leaves open what became of the request. answered: it is an error object of the API, read whole.
 func isUnknown(response *http.Response, answered bool, do task.Disposition) bool {
 	switch status := response.StatusCode; {
-	case status == http.StatusGatewayTimeout: // whoever says so, the API's answer did not arrive there
+	case status == http.StatusGatewayTimeout: // the API's answer did not reach the server that reports this
 		return true
 	case answered, status == http.StatusTooManyRequests, do == task.Pause: // it was not passed on
 		return false

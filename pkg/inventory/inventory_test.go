@@ -160,7 +160,7 @@ func TestClean_OnlyWhatTheTaskSaysIsNotItsPicture(t *testing.T) {
 	twice := add("in two formats", task.Completed, 1, 1, own, false)
 	all = append(all, file{"the other format", f.otherFormat(twice, ".jpg"), true})
 	add("another picture", task.Completed, 1, 1, func(picture.Picture) string { return "https://app.example/own.png" }, true)
-	add("completed without a word", task.Completed, 1, 1, none, false)
+	add("completed without a URL", task.Completed, 1, 1, none, false)
 	add("forgotten", task.Completed, 1, 1, none, true)
 	f.exec(`update imagetasks.tasks set forgotten_at = now() where task_id = 'forgotten'`)
 	add("failed", task.Failed, 1, 1, none, true)

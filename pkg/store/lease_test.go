@@ -42,7 +42,7 @@ func TestClaim_InTurnWithNewEpoch(t *testing.T) {
 	assert.Positive(t, wait)
 }
 
-// A claim that ended without a word uses no attempt. After two in a row the task is claimed by a processor that works on nothing else,
+// A claim that ended without a recorded outcome uses no attempt. After two in a row the task is claimed by a processor that works on nothing else,
 // and after the last one only to look for what is paid for already.
 func TestClaim_LostClaims(t *testing.T) {
 	b := fresh(t)
@@ -97,7 +97,7 @@ func TestClaim_LostClaims(t *testing.T) {
 	b.requireAudit()
 }
 
-// The lost claims count in a row: one that ended with a word begins anew.
+// The lost claims count in a row: one with a recorded outcome starts the count again.
 func TestClaim_LostClaimsInARow(t *testing.T) {
 	b := fresh(t)
 	b.claimOne(1)

@@ -37,7 +37,7 @@ type Task struct {
 
 	RequestsSent    int // paid requests of this run that were recorded
 	UnknownOutcomes int // of them, those without an answer of the API that was read whole
-	LostClaims      int // claims in a row that ended without a word
+	LostClaims      int // claims in a row that ended without a recorded outcome
 }
 
 // Input is an input picture of a task: its content, or a URL.

@@ -21,7 +21,7 @@ alter table {{.Schema}}.tasks
 
 comment on column {{.Schema}}.tasks.requests_sent is 'paid requests of this run that were recorded; those that were not sent after all do not count';
 comment on column {{.Schema}}.tasks.unknown_outcomes is 'paid requests of this run without an answer of the API that was read whole';
-comment on column {{.Schema}}.tasks.lost_claims is 'claims in a row that ended without a word, because the processor ended or lost the database';
+comment on column {{.Schema}}.tasks.lost_claims is 'claims in a row that ended without a recorded outcome, because the processor ended or lost the database';
 comment on column {{.Schema}}.tasks.attempt_count is 'claims of this run that ended with a failure of the task''s own';
 
 -- Until now a claim used an attempt at its beginning.
