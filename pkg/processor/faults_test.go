@@ -1,6 +1,7 @@
 package processor_test
 
 import (
+	"context"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -213,6 +214,22 @@ func TestHostileRows_OthersComplete(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, aside, "they are closed")
 	assert.Positive(t, strings.Count(f.log.String(), "completed"))
+	// What status and the monitor read.
+	f.exec(`insert into imagetasks.ledger (user_id, task_id, run, kind, amount, balance_after)
+		select 'u', 'by hand ' || i, 1, 'refund', 9223372036854775807, 0 from generate_series(1, 2) i`)
+	f.exec(`update imagetasks.tasks set processing_started_at = '4714-11-24 BC' where task_id = (select min(task_id) from imagetasks.tasks)`)
+	for name, read := range map[string]func(context.Context) error{
+		"count by state": func(ctx context.Context) error { _, err := f.CountByState(ctx); return err },
+		"closed":         func(ctx context.Context) error { _, err := f.ClosedWithin(ctx, time.Hour); return err },
+		"failures":       func(ctx context.Context) error { _, err := f.FailuresWithin(ctx, time.Hour); return err },
+		"refunds":        func(ctx context.Context) error { _, _, err := f.RefundsToday(ctx); return err },
+		"unsettled":      func(ctx context.Context) error { _, err := f.Unsettled(ctx, time.Hour, 100); return err },
+		"processors":     func(ctx context.Context) error { _, err := f.Processors(ctx); return err },
+		"list":           func(ctx context.Context) error { _, err := f.ListTasks(ctx, store.TaskFilter{Limit: 1000}); return err },
+		"audit":          func(ctx context.Context) error { _, err := f.Audit(ctx); return err },
+	} {
+		assert.NoError(t, read(t.Context()), name)
+	}
 	_, _, err = f.DeleteUserContent(t.Context(), f.user)
 	require.NoError(t, err)
 }

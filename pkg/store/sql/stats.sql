@@ -64,6 +64,6 @@ limit 20;
 
 -- name: refunds_today
 -- Refunds since midnight in the database's time zone: count and sum of credits. Index: the ledger's time (BRIN).
-select count(*), coalesce(sum(amount), 0)
+select count(*), least(coalesce(sum(amount), 0), 9223372036854775807) -- the sum is numeric, and may be more than a bigint
 from {{.Schema}}.ledger
 where created_at >= date_trunc('day', now()) and kind = 'refund';
