@@ -347,6 +347,11 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
+// Check asks the endpoint that makes pictures with an incomplete request, which is refused there and costs nothing. It returns nil if the
+// endpoint refuses it as one that works does, task.ErrUncheckable if the endpoint can't be asked in this way, else a *task.Error. model is
+// "" for Config.Model.
+func (c *Client) Check(ctx context.Context, model string) error { return c.checkEndpoint(ctx) }
+
 // checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
 // the endpoint does not exist.
 func (c *Client) checkEndpoint(ctx context.Context) error {

@@ -51,6 +51,10 @@ func (c *fakeCall) Progress(_ int, stage string) {
 	c.stages = append(c.stages, stage)
 }
 
+func (c *fakeCall) SavePending(context.Context, task.PendingResult) error { return nil }
+
+func (c *fakeCall) Pending() (task.PendingResult, bool) { return task.PendingResult{}, false }
+
 func (c *fakeCall) Inputs(context.Context) ([]task.Input, error) { return c.inputs, c.inputErr }
 
 // generatorFunc is a client without an API.

@@ -32,9 +32,10 @@ type attempt struct {
 	mu        sync.Mutex
 	progress  int
 	stage     string
-	requested bool // a paid request was recorded
-	worked    bool // Work has returned
-	closing   bool // its outcome is being recorded: a lease that is gone is expected
+	requested bool                // a paid request was recorded
+	worked    bool                // Work has returned
+	saved     *task.PendingResult // by SavePending, in this claim
+	closing   bool                // its outcome is being recorded: a lease that is gone is expected
 }
 
 func (a *attempt) setProgress(percent int, stage string) {
@@ -73,6 +74,25 @@ func (a *attempt) hasRequested() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.requested
+}
+
+func (a *attempt) setPending(p task.PendingResult) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.saved = &p
+}
+
+// pending returns the result that is still to be fetched, if there is one.
+func (a *attempt) pending() (task.PendingResult, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.saved != nil:
+		return *a.saved, true
+	case a.task.Pending != nil:
+		return *a.task.Pending, true
+	}
+	return task.PendingResult{}, false
 }
 
 func (a *attempt) setWorked() {
@@ -252,6 +272,9 @@ func refusedRequest(code task.Code, do task.Disposition, message string) error {
 
 // requestLimit returns an error if no other paid request may be sent for the task's run.
 func (c *call) requestLimit() error {
+	if _, paid := c.attempt.pending(); paid {
+		return refusedRequest(task.CodeInternal, task.Release, "a result of the run is paid for and still to be fetched")
+	}
 	switch r, t := c.runner, c.attempt.task; {
 	case t.LostClaims >= r.maxLostClaims:
 		return refusedRequest(task.CodeWorkerLost, task.Fail,
@@ -302,6 +325,17 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 	}
 	return key, nil
 }
+
+// SavePending implements Call.
+func (c *call) SavePending(ctx context.Context, p task.PendingResult) error {
+	c.attempt.setPending(p)
+	return c.runner.outcomes.persist(ctx, c.attempt, "record what is to be fetched", func(ctx context.Context) error {
+		return c.runner.queue.SavePending(ctx, c.attempt.task.Lease(), p)
+	})
+}
+
+// Pending implements Call.
+func (c *call) Pending() (task.PendingResult, bool) { return c.attempt.pending() }
 
 func unknownLimit(unknown int) string {
 	return fmt.Sprintf("%d requests for its picture were sent whose outcome is unknown, and RETRY_UNKNOWN allows no other", unknown)

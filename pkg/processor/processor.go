@@ -30,6 +30,9 @@ type Queue interface {
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error)
 	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error)
+	SavePending(ctx context.Context, l task.Lease, p task.PendingResult) error
+	RecordModel(ctx context.Context, m store.Model) error
+	WorkedModels(ctx context.Context) ([]store.Model, error)
 	FailAbandoned(ctx context.Context, maxLostClaims int, afterStart time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
 	SetAside(ctx context.Context, taskID, operation string, cause error) error

@@ -24,6 +24,12 @@ type Call interface {
 	// BeforeRequest records that a paid request is about to be sent to the endpoint, and returns the idempotency key to send with it. A Worker
 	// calls it right before each such request. Without a nil error no request may be sent, and the error is the one that Work returns.
 	BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error)
+	// SavePending records what the API has answered with and what is still to be fetched (its Age, Gone and GoneFor are not used). From then
+	// on no paid request is made for the run. It is repeated while the database is unavailable, until ctx ends; the Worker may go on
+	// after an error, and must not send another request.
+	SavePending(ctx context.Context, p task.PendingResult) error
+	// Pending returns what SavePending recorded, in this claim or an earlier one of the run.
+	Pending() (task.PendingResult, bool)
 }
 
 // Result is what a Worker made of a task.
@@ -32,6 +38,7 @@ type Result struct {
 	RequestID string         // the API's id of the request; may be empty
 	Endpoint  string         // the API that made it; may be empty
 	Fields    map[string]any // for the log line "completed"
+	Note      string         // for the task's record: what differs from what was asked for; may be empty
 	// Recovered means that an earlier claim made it, and nothing was requested: it is no sign that the API works.
 	Recovered bool
 }

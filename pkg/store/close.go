@@ -20,6 +20,7 @@ type Completion struct {
 	ImageURL  string
 	RequestID string
 	Endpoint  string // of the API that made the picture; may be empty
+	Note      string // what differs from what was asked for; may be empty
 }
 
 // Complete closes tasks as completed and returns the leases it accepted. The other leases were lost, and their

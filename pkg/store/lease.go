@@ -28,8 +28,14 @@ type ClaimRequest struct {
 	AfterStart time.Duration
 	// Alone: the processor works on nothing else. Only then may the result be a task whose claims were lost twice in a row, and then it is the
 	// only one.
-	Alone  bool
-	CallID uuid.UUID // of this call, the same for its repeats; zero: a new one
+	Alone bool
+	// SkipModels are models whose tasks are not claimed, OnlyModels the only ones whose tasks are (nil: all). A task without a model has
+	// the name "". Tasks with a Pending result need no model: both leave them out of account.
+	SkipModels []string
+	OnlyModels []string
+	// PendingOnly: only tasks with a Pending result are claimed.
+	PendingOnly bool
+	CallID      uuid.UUID // of this call, the same for its repeats; zero: a new one
 }
 
 // Suspect reports whether a task's processor may have ended because of the task, so that nothing else may be in flight with it.

@@ -14,6 +14,8 @@ const (
 	CodeCancelled      Code = "cancelled"
 	CodeShutdown       Code = "shutdown"
 	CodePictureStore   Code = "picture_store"
+	CodePictureLost    Code = "picture_lost"            // it was made, and its host does not deliver it any more
+	CodeDownload       Code = "picture_download_failed" // it was made, and could not be fetched yet
 	CodeNotAPicture    Code = "not_a_picture"
 	CodeTooLarge       Code = "picture_too_large"
 	CodeBadInput       Code = "bad_input_picture"
@@ -33,6 +35,7 @@ const (
 	CodeWrongCountry Code = "api_wrong_country" // the API does not serve the country of the proxy's exit
 	CodeWrongAddress Code = "api_wrong_address" // there is no such API at OPENAI_BASE_URL
 	CodeNoQuota      Code = "insufficient_quota"
+	CodeModelRefused Code = "api_model_refused" // the API does not make pictures with the model for this account
 	CodeRateLimited  Code = "rate_limited"
 	CodeServer       Code = "api_server_error"
 	CodeModeration   Code = "moderation_blocked"

@@ -36,17 +36,53 @@ func (d Disposition) String() string {
 	return fmt.Sprintf("disposition(%d)", int(d))
 }
 
+// Scope is what a failure affects. A circuit breaker belongs to it: what does not need it goes on.
+type Scope int
+
+const (
+	// ScopeTask is the task itself.
+	ScopeTask Scope = iota
+	// ScopeModel is the task's model at the endpoint: the API does not make pictures with it for this account.
+	ScopeModel
+	// ScopeEndpoint is the API at its base URL, with the key in use.
+	ScopeEndpoint
+	// ScopeProxy is the way to the API: the proxy that is configured, or the direct connection.
+	ScopeProxy
+	// ScopeAll is this program or this host: the picture store, the database, a stop.
+	ScopeAll
+)
+
+// String returns the scope's name in lower case.
+func (s Scope) String() string {
+	switch s {
+	case ScopeTask:
+		return "task"
+	case ScopeModel:
+		return "model"
+	case ScopeEndpoint:
+		return "endpoint"
+	case ScopeProxy:
+		return "proxy"
+	case ScopeAll:
+		return "all"
+	}
+	return fmt.Sprintf("scope(%d)", int(s))
+}
+
 // Error is the failure of an attempt: Code is for programs, Message for people, Err for the log.
 type Error struct {
 	Code        Code
 	Message     string
 	Disposition Disposition
+	Scope       Scope
 	// NotSent means that no byte of the request left this host, so that it can't have been billed.
 	NotSent bool
 	// Unknown means that a request was sent and no answer of the API itself was read whole: it may have been billed.
 	Unknown bool
 	// Paid means that the API has answered with a picture that could not be kept: no other request may be made for the run.
 	Paid bool
+	// Gone means that the host of a picture that is paid for responded that it does not have it (PendingResult.Gone).
+	Gone bool
 	// RetryAfter is the wait that the API asked for, or zero.
 	RetryAfter time.Duration
 	// RequestID is the API's id of the request, if it sent one.
@@ -76,10 +112,12 @@ func AsError(err error) *Error {
 	return &Error{Code: CodeInternal, Message: err.Error(), Disposition: Retry, Err: err}
 }
 
-// The errors that callers of the store compare with.
+// The errors that callers compare with.
 var (
 	// ErrLeaseLost means that the task is no longer held under that lease.
 	ErrLeaseLost = errors.New("the task's lease was taken over")
+	// ErrUncheckable means that an endpoint answers an incomplete request in a way that says nothing about a complete one.
+	ErrUncheckable = errors.New("the endpoint can't be asked without a paid request")
 	// ErrNotFound means that there is no such task or user.
 	ErrNotFound = errors.New("not found")
 	// ErrWrongState means that a call is not possible in the task's state.

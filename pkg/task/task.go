@@ -38,6 +38,18 @@ type Task struct {
 	RequestsSent    int // paid requests of this run that were recorded
 	UnknownOutcomes int // of them, those without an answer of the API that was read whole
 	LostClaims      int // claims in a row that ended without a recorded outcome
+
+	Pending *PendingResult // what an earlier claim of this run left behind; optional
+}
+
+// PendingResult is a result that is paid for and still has to be fetched. While a run has one, no paid request is made for it.
+type PendingResult struct {
+	Ref       string        // what the Worker needs to fetch it, such as a URL; it may hold a secret, so it is never shown
+	RequestID string        // the API's id of the request that made it; may be empty
+	Endpoint  string        // the API that made it; may be empty
+	Age       time.Duration // since it was saved, by the database's clock
+	Gone      int           // claims that ended with an Error with Gone
+	GoneFor   time.Duration // since the first of them
 }
 
 // Input is an input picture of a task: its content, or a URL.
