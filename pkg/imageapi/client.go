@@ -105,7 +105,29 @@ func (c *Client) Endpoint() string {
 // Result is what the API returned besides the picture.
 type Result struct {
 	RequestID string // empty if the API gave none
+	// URL is where the picture is, if the response did not contain it: then nothing was written. It is an http or https URL of at most
+	// 8 KiB, which may hold a secret. What it stands for is paid for.
+	URL string
 }
+
+// Unusable is the head of a response with a status of success that could not be used, for the operator. It is in the chain of Generate's
+// error. The prompt, the task's other private texts and the API key are removed from it.
+type Unusable struct {
+	ContentType string
+	Head        []byte // at most 64 KiB
+	Err         error  // the cause; optional
+}
+
+// Error implements error. It does not contain the response.
+func (u *Unusable) Error() string {
+	if u.Err != nil {
+		return u.Err.Error()
+	}
+	return "the API's response can't be used"
+}
+
+// Unwrap returns the cause.
+func (u *Unusable) Unwrap() error { return u.Err }
 
 // Generate writes the picture for r to w as it arrives, at most Config.MaxBytes. The caller must check that it is a
 // picture. Every error is a *task.Error and does not contain the prompt. If the API refuses the address of the proxy that
@@ -140,11 +162,14 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
-			err = c.readPicture(ctx, response, r.privateTexts(), w)
+			result.URL, err = c.readPicture(ctx, response, r.privateTexts(), w)
 		} else {
 			err = statusError(response, r.privateTexts())
 		}
 		err = ejectUpstream(response, err)
+	}
+	if err == nil && result.URL != "" {
+		err = c.download(ctx, result.URL, w)
 	}
 	return result, withRequestID(err, result.RequestID)
 }
@@ -218,21 +243,21 @@ func (m *maxReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readPicture streams the picture of a response with status 200 to w. Its error is a *task.Error.
-func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) error {
+// readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error.
+func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) (address string, err error) {
 	network := &errReader{r: response.Body}
 	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
 	switch {
 	case err != nil:
-		return readError(ctx, response, network.err, err)
+		return "", readError(ctx, response, network.err, err)
 	case parsed.wrote:
-		return nil
-	case parsed.failed:
-		return responseError(response, parsed.apiError, private)
+		return "", nil
 	case parsed.url != "":
-		return c.download(ctx, parsed.url, w)
+		return parsed.url, nil
+	case parsed.failed:
+		return "", responseError(response, parsed.apiError, private)
 	}
-	return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
+	return "", &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
 }
 
 // How a download is repeated: what it fetches is paid for.
