@@ -64,6 +64,10 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 	return f(ctx, r, w)
 }
 
+func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
+	return errors.New("nothing can be downloaded")
+}
+
 func (f generatorFunc) Endpoint() string { return "https://api.example/v1" }
 
 type fixture struct {
