@@ -289,7 +289,9 @@ func (c *Client) readDownload(u *url.URL, response *http.Response, w io.Writer, 
 	switch {
 	case isWrite:
 		e := *task.AsError(written.err)
-		e.Paid = e.Disposition == task.Fail
+		if e.Paid = e.Disposition == task.Fail; !e.Paid {
+			e.Disposition = task.Release
+		}
 		return &e
 	case errors.Is(err, errTooLong):
 		return c.downloadTooLarge()

@@ -79,7 +79,7 @@ func TestCreate_ReservesSpace(t *testing.T) {
 		if err != nil {
 			require.ErrorIs(t, err, syscall.ENOSPC)
 			e := task.AsError(err)
-			assert.Equal(t, []any{task.CodePictureStore, task.Pause, task.ScopeAll, true}, []any{e.Code, e.Disposition, e.Scope, e.NotSent})
+			assert.Equal(t, []any{task.CodePictureStore, task.Pause, task.ScopeAll}, []any{e.Code, e.Disposition, e.Scope})
 			break
 		}
 		drafts = append(drafts, d)

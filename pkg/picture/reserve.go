@@ -126,6 +126,6 @@ func (s *Store) probe(ctx context.Context) error {
 
 // writeFailed returns the error of a store that takes no picture.
 func writeFailed(err error) *task.Error {
-	return &task.Error{Code: task.CodePictureStore, Disposition: task.Pause, Scope: task.ScopeAll, NotSent: true,
+	return &task.Error{Code: task.CodePictureStore, Disposition: task.Pause, Scope: task.ScopeAll,
 		Message: "the picture can't be written: " + err.Error(), Err: err}
 }
