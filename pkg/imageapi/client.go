@@ -41,6 +41,8 @@ type Client struct {
 	http      *http.Client // over transport
 	key       atomic.Pointer[string]
 	limits    limits
+	// uncheckable: the API has answered an incomplete request as if it was a complete one.
+	uncheckable atomic.Bool
 
 	downloadRules atomic.Pointer[DownloadRules]
 }
@@ -160,14 +162,16 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		}
 	}
 	var result Result
-	response, err := c.send(ctx, http.MethodPost, path, key, b)
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	response, err := c.send(sending, http.MethodPost, path, key, b)
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
-			result.URL, err = c.readPicture(ctx, response, r.privateTexts(), w)
+			result.URL, err = c.readPicture(ctx, stop, response, r.privateTexts(), w)
 		} else {
-			err = statusError(response, r.privateTexts())
+			err = c.statusError(ctx, response, r.privateTexts())
 		}
 		err = ejectUpstream(response, err)
 	}
@@ -195,21 +199,17 @@ func withoutURL(err error) error {
 	return err
 }
 
-// ejectUpstream ejects the proxy that a response came through if err means that the API refuses the proxy's address: another
-// proxy may have its exit elsewhere. If there is another, it returns err with the disposition Release, because the task can
-// be retried at once and nothing has to pause.
+// ejectUpstream ejects the proxy that a response came through if err has the scope proxy: another one may have its exit elsewhere. If there is
+// another, it returns err with the disposition Release, because the task can be retried at once and nothing has to pause.
 func ejectUpstream(response *http.Response, err error) error {
 	if err == nil {
 		return nil
 	}
 	e := task.AsError(err)
-	switch e.Code {
-	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
-		if proxy.EjectUpstream(response, e.Code, e.Message) {
-			released := *e
-			released.Disposition = task.Release
-			return &released
-		}
+	if e.Scope == task.ScopeProxy && proxy.EjectUpstream(response, e.Code, e.Message) {
+		released := *e
+		released.Disposition = task.Release
+		return &released
 	}
 	return err
 }
@@ -243,21 +243,22 @@ func (m *maxReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error.
-func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) (address string, err error) {
-	network := &errReader{r: response.Body}
-	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
-	switch {
-	case err != nil:
-		return "", readError(ctx, response, network.err, err)
-	case parsed.wrote:
-		return "", nil
-	case parsed.url != "":
-		return parsed.url, nil
-	case parsed.failed:
-		return "", responseError(response, parsed.apiError, private)
+// readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
+// the request: it is called when there is a picture and the rest of the response does not come.
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, private []string, w io.Writer) (string, error) {
+	rest := &restReader{r: response.Body, stop: stop}
+	defer rest.end()
+	network := &errReader{r: rest}
+	head := &headWriter{limit: maxHead + longest(private)}
+	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
+	if a.found() {
+		return a.url, nil
 	}
-	return "", &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
+	e := c.readError(ctx, response, a, network.err, err, private)
+	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
+	}
+	return "", e
 }
 
 // Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An
@@ -288,11 +289,14 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	defer response.Body.Close()
 	switch {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
-		return nil, c.checkEndpoint(ctx)
+		if err := c.Check(ctx, ""); !errors.Is(err, task.ErrUncheckable) {
+			return nil, err
+		}
+		return nil, nil
 	case response.StatusCode >= 300:
-		return nil, ejectUpstream(response, statusError(response, nil))
-	case isWebPage(response):
-		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: webPageMessage})
+		return nil, ejectUpstream(response, asked(c.statusError(ctx, response, nil)))
+	case isPage(response):
+		return nil, asked(newError(response, classifyPage(page{status: response.StatusCode, form: formPage, header: response.Header}), ""))
 	}
 	var list struct {
 		Data []struct {
@@ -308,26 +312,4 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 		ids = append(ids, oneLine(m.ID))
 	}
 	return ids, nil
-}
-
-// Check asks the endpoint that makes pictures with an incomplete request, which is refused there and costs nothing. It returns nil if the
-// endpoint refuses it as one that works does, task.ErrUncheckable if the endpoint can't be asked in this way, else a *task.Error. model is
-// "" for Config.Model.
-func (c *Client) Check(ctx context.Context, model string) error { return c.checkEndpoint(ctx) }
-
-// checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
-// the endpoint does not exist.
-func (c *Client) checkEndpoint(ctx context.Context) error {
-	response, err := c.send(ctx, http.MethodPost, "/images/generations", "", body{"application/json", [][]byte{[]byte("{}")}})
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode < 300 {
-		return nil
-	}
-	if e := statusError(response, nil); e.Code != task.CodeBadRequest {
-		return ejectUpstream(response, e)
-	}
-	return nil
 }

@@ -117,7 +117,9 @@ func TestDownload_Repeated(t *testing.T) {
 			}
 		}
 	}
-	status := func(code int) http.HandlerFunc { return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) } }
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
 	cut := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(picture)))
 		_, _ = w.Write(picture[:len(picture)/2])
