@@ -3,9 +3,6 @@ package imageapi
 import (
 	"bufio"
 	"bytes"
-	"compress/flate"
-	"compress/gzip"
-	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
@@ -263,11 +260,11 @@ func (c *Client) readDownload(u *url.URL, response *http.Response, w io.Writer, 
 		return c.downloadTooLarge()
 	}
 	network := &errReader{r: response.Body}
-	body, err := decoded(&maxReader{r: network, left: c.conf.MaxBytes + 1}, response.Header.Get("Content-Encoding"))
+	body, err := decompressed(network, response.Header, c.conf.MaxBytes+1)
 	var picture *bufio.Reader
 	var head []byte
 	if err == nil {
-		picture = bufio.NewReaderSize(&maxReader{r: body, left: c.conf.MaxBytes + 1}, maxErrorBody)
+		picture = bufio.NewReaderSize(body, maxErrorBody)
 		head, err = picture.Peek(sniffed)
 		if errors.Is(err, io.EOF) {
 			err = nil
@@ -312,32 +309,6 @@ const sniffed = 512
 func looksLikeJSON(head []byte) bool {
 	text := bytes.TrimLeft(bytes.TrimPrefix(head, []byte("\ufeff")), " \t\r\n")
 	return len(text) > 0 && (text[0] == '{' || text[0] == '[' || text[0] == '"')
-}
-
-// decoded returns a content without the compression that a host applied though none was asked for.
-func decoded(r io.Reader, encoding string) (io.Reader, error) {
-	b := bufio.NewReaderSize(r, 4<<10)
-	magic, err := b.Peek(2)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	switch {
-	case bytes.Equal(magic, []byte{0x1f, 0x8b}): // whatever the header says: no picture begins so
-		return gzip.NewReader(b)
-	case strings.EqualFold(strings.TrimSpace(encoding), "deflate") && len(magic) == 2:
-		if magic[0]&0x0f == 8 && (int(magic[0])<<8|int(magic[1]))%31 == 0 {
-			return zlib.NewReader(b)
-		}
-		if http.DetectContentType(peek(b)) == "application/octet-stream" {
-			return flate.NewReader(b), nil
-		}
-	}
-	return b, nil
-}
-
-func peek(b *bufio.Reader) []byte {
-	head, _ := b.Peek(sniffed)
-	return head
 }
 
 func (c *Client) downloadTooLarge() *task.Error {

@@ -59,7 +59,11 @@ func (d *Draft) Reject(r Rejected, private []string) error {
 	if d.file == nil || d.written == 0 || d.damaged {
 		return nil
 	}
-	head := make([]byte, min(d.written, maxRejectedText))
+	longest := 0
+	for _, p := range private {
+		longest = max(longest, len(p))
+	}
+	head := make([]byte, min(d.written, int64(maxRejectedText+2*longest))) // so that no private text is cut
 	if _, err := d.file.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -80,7 +84,7 @@ func (d *Draft) Reject(r Rejected, private []string) error {
 		for _, p := range private {
 			text = redact.Prompt(text, p)
 		}
-		return errors.Join(d.store.Reject(r, []byte(text)), d.Discard())
+		return errors.Join(d.store.Reject(r, []byte(text[:min(len(text), maxRejectedText)])), d.Discard())
 	}
 	err := d.store.reject(r, func(path string) (int64, error) {
 		// The file itself is used: a full disk has no space for a copy.
