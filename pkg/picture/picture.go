@@ -112,7 +112,7 @@ func (s *Store) Find(taskID string, run int) (p Picture, found bool, err error) 
 		err = s.checkMarker()
 	}
 	if err != nil {
-		return Picture{}, false, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
+		return Picture{}, false, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause, Scope: task.ScopeAll,
 			Message: "the picture store can't be read: " + err.Error(), Err: err}
 	}
 	return p, found, nil

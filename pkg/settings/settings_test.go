@@ -104,9 +104,9 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 
 		"IMAGE_DOWNLOAD_DIRECT": {"yes", "1"},
 		"IMAGE_DOWNLOAD_HTTP":   {"true", "maybe"},
-		"DIAL_TIMEOUT":     {"soon"},
-		"API_RATE":         {"0", "-1", "60/m", "1000001"},
-		"OPENAI_PROXY":     {",", " , "},
+		"DIAL_TIMEOUT":          {"soon"},
+		"API_RATE":              {"0", "-1", "60/m", "1000001"},
+		"OPENAI_PROXY":          {",", " , "},
 	} {
 		for _, value := range values {
 			_, err := settings.Load(from(map[string]string{name: value}))
