@@ -41,6 +41,8 @@ type Client struct {
 	http      *http.Client // over transport
 	key       atomic.Pointer[string]
 	limits    limits
+	// uncheckable: the API has answered an incomplete request as if it was a complete one.
+	uncheckable atomic.Bool
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
@@ -105,7 +107,29 @@ func (c *Client) Endpoint() string {
 // Result is what the API returned besides the picture.
 type Result struct {
 	RequestID string // empty if the API gave none
+	// URL is where the picture is, if the response did not contain it: then nothing was written. It is an http or https URL of at most
+	// 8 KiB, which may hold a secret. What it stands for is paid for.
+	URL string
 }
+
+// Unusable is the head of a response with a status of success that could not be used, for the operator. It is in the chain of Generate's
+// error. The prompt, the task's other private texts and the API key are removed from it.
+type Unusable struct {
+	ContentType string
+	Head        []byte // at most 64 KiB
+	Err         error  // the cause; optional
+}
+
+// Error implements error. It does not contain the response.
+func (u *Unusable) Error() string {
+	if u.Err != nil {
+		return u.Err.Error()
+	}
+	return "the API's response can't be used"
+}
+
+// Unwrap returns the cause.
+func (u *Unusable) Unwrap() error { return u.Err }
 
 // Generate writes the picture for r to w as it arrives, at most Config.MaxBytes. The caller must check that it is a
 // picture. Every error is a *task.Error and does not contain the prompt. If the API refuses the address of the proxy that
@@ -135,16 +159,21 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		}
 	}
 	var result Result
-	response, err := c.send(ctx, http.MethodPost, path, key, b)
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	response, err := c.send(sending, http.MethodPost, path, key, b)
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
-			err = c.readPicture(ctx, response, r.privateTexts(), w)
+			result.URL, err = c.readPicture(ctx, stop, response, r.privateTexts(), w)
 		} else {
-			err = statusError(response, r.privateTexts())
+			err = c.statusError(ctx, response, r.privateTexts())
 		}
 		err = ejectUpstream(response, err)
+	}
+	if err == nil && result.URL != "" {
+		err = c.download(ctx, result.URL, w)
 	}
 	return result, withRequestID(err, result.RequestID)
 }
@@ -170,21 +199,17 @@ func withoutURL(err error) error {
 	return err
 }
 
-// ejectUpstream ejects the proxy that a response came through if err means that the API refuses the proxy's address: another
-// proxy may have its exit elsewhere. If there is another, it returns err with the disposition Release, because the task can
-// be retried at once and nothing has to pause.
+// ejectUpstream ejects the proxy that a response came through if err has the scope proxy: another one may have its exit elsewhere. If there is
+// another, it returns err with the disposition Release, because the task can be retried at once and nothing has to pause.
 func ejectUpstream(response *http.Response, err error) error {
 	if err == nil {
 		return nil
 	}
 	e := task.AsError(err)
-	switch e.Code {
-	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
-		if proxy.EjectUpstream(response, e.Code, e.Message) {
-			released := *e
-			released.Disposition = task.Release
-			return &released
-		}
+	if e.Scope == task.ScopeProxy && proxy.EjectUpstream(response, e.Code, e.Message) {
+		released := *e
+		released.Disposition = task.Release
+		return &released
 	}
 	return err
 }
@@ -218,21 +243,22 @@ func (m *maxReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readPicture streams the picture of a response with status 200 to w. Its error is a *task.Error.
-func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) error {
-	network := &errReader{r: response.Body}
-	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
-	switch {
-	case err != nil:
-		return readError(ctx, response, network.err, err)
-	case parsed.wrote:
-		return nil
-	case parsed.failed:
-		return responseError(response, parsed.apiError, private)
-	case parsed.url != "":
-		return c.download(ctx, parsed.url, w)
+// readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
+// the request: it is called when there is a picture and the rest of the response does not come.
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, private []string, w io.Writer) (string, error) {
+	rest := &restReader{r: response.Body, stop: stop}
+	defer rest.end()
+	network := &errReader{r: rest}
+	head := &headWriter{limit: maxHead + longest(private)}
+	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
+	if a.found() {
+		return a.url, nil
 	}
-	return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
+	e := c.readError(ctx, response, a, network.err, err, private)
+	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
+	}
+	return "", e
 }
 
 // How a download is repeated: what it fetches is paid for.
@@ -325,11 +351,14 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	defer response.Body.Close()
 	switch {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
-		return nil, c.checkEndpoint(ctx)
+		if err := c.Check(ctx, ""); !errors.Is(err, task.ErrUncheckable) {
+			return nil, err
+		}
+		return nil, nil
 	case response.StatusCode >= 300:
-		return nil, ejectUpstream(response, statusError(response, nil))
-	case isWebPage(response):
-		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: webPageMessage})
+		return nil, ejectUpstream(response, asked(c.statusError(ctx, response, nil)))
+	case isPage(response):
+		return nil, asked(newError(response, classifyPage(page{status: response.StatusCode, form: formPage, header: response.Header}), ""))
 	}
 	var list struct {
 		Data []struct {
@@ -345,26 +374,4 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 		ids = append(ids, oneLine(m.ID))
 	}
 	return ids, nil
-}
-
-// Check asks the endpoint that makes pictures with an incomplete request, which is refused there and costs nothing. It returns nil if the
-// endpoint refuses it as one that works does, task.ErrUncheckable if the endpoint can't be asked in this way, else a *task.Error. model is
-// "" for Config.Model.
-func (c *Client) Check(ctx context.Context, model string) error { return c.checkEndpoint(ctx) }
-
-// checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
-// the endpoint does not exist.
-func (c *Client) checkEndpoint(ctx context.Context) error {
-	response, err := c.send(ctx, http.MethodPost, "/images/generations", "", body{"application/json", [][]byte{[]byte("{}")}})
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode < 300 {
-		return nil
-	}
-	if e := statusError(response, nil); e.Code != task.CodeBadRequest {
-		return ejectUpstream(response, e)
-	}
-	return nil
 }
