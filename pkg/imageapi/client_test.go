@@ -217,20 +217,28 @@ func TestGenerate_RetryAfter(t *testing.T) {
 func TestGenerate_DownloadsURLWithoutKey(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	var b bytes.Buffer
-	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
+	c := client(t, api.URL(), key, proxy.Config{})
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
 	require.NoError(t, err)
-	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
+	assert.Empty(t, b.Bytes())
+	require.NoError(t, c.Download(t.Context(), result.URL, 1, &b))
+	assert.True(t, bytes.Equal(simapi.Draw("[url] a cat"), b.Bytes()))
 }
 
 func TestGenerate_WriterFails(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
-	for _, prompt := range []string{"a cat", "[url] a cat"} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
-		assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
-		_, err = c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
-		assert.Equal(t, task.CodeInternal, task.AsError(err).Code)
+	generate := func(to io.Writer) error {
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat"}, to)
+		return err
+	}
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, io.Discard)
+	require.NoError(t, err)
+	download := func(to io.Writer) error { return c.Download(t.Context(), result.URL, 1, to) }
+	for _, write := range []func(io.Writer) error{generate, download} {
+		assert.Equal(t, task.CodeTooLarge, task.AsError(write(failing{tooLarge})).Code)
+		assert.Equal(t, task.CodeInternal, task.AsError(write(failing{errors.New("disk")})).Code)
 	}
 }
 
