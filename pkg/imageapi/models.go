@@ -3,10 +3,15 @@ package imageapi
 import (
 	"bytes"
 	"fmt"
+	"image"
+	"image/jpeg"
 	"image/png"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/image/webp"
 
 	"imagetasks/pkg/task"
 )
@@ -189,7 +194,7 @@ func checkPictures(modelName string, pictures []inputPicture, mask *inputPicture
 	case mask != nil && mask.kind == "jpeg":
 		return badInput(mask.name, "is a JPEG, which has no transparency; %s takes a PNG", modelName)
 	case !m.squarePNGOnly:
-		return nil
+		return checkMask(modelName, pictures, mask)
 	}
 	all := pictures
 	if mask != nil {
@@ -198,21 +203,44 @@ func checkPictures(modelName string, pictures []inputPicture, mask *inputPicture
 	first := ""
 	for _, p := range all {
 		config, err := png.DecodeConfig(bytes.NewReader(p.content))
-		size := fmt.Sprintf("%dx%d", config.Width, config.Height)
+		pixels := fmt.Sprintf("%dx%d", config.Width, config.Height)
 		switch {
 		case p.kind != "png" || err != nil:
 			return badInput(p.name, "is not a valid PNG; %s takes no other format", modelName)
 		case len(p.content) >= maxSquarePNG:
 			return badInput(p.name, "has %d bytes; %s takes less than %d", len(p.content), modelName, maxSquarePNG)
 		case config.Width != config.Height:
-			return badInput(p.name, "has %s pixels; %s takes a square", size, modelName)
+			return badInput(p.name, "has %s pixels; %s takes a square", pixels, modelName)
 		case first == "":
-			first = size
-		case first != size:
-			return badInput(p.name, "has %s pixels and the picture %s; %s takes the same", size, first, modelName)
+			first = pixels
+		case first != pixels:
+			return badInput(p.name, "has %s pixels and the picture %s; %s takes the same", pixels, first, modelName)
 		}
 	}
 	return nil
+}
+
+// checkMask checks that the mask has the size of the first picture, which it is for. What can't be decoded, the API judges: it
+// refuses pictures without charge.
+func checkMask(modelName string, pictures []inputPicture, mask *inputPicture) error {
+	if mask == nil || len(pictures) == 0 {
+		return nil
+	}
+	first, err1 := dimensions(pictures[0])
+	other, err2 := dimensions(*mask)
+	// The metadata of a photo may say that it is to be shown turned by 90 degrees.
+	turned := pictures[0].kind == "jpeg" && other == size{first.height, first.width}
+	if err1 != nil || err2 != nil || other == first || turned {
+		return nil
+	}
+	return badInput(mask.name, "has %s pixels and %s %s; %s takes the same", other, pictures[0].name, first, modelName)
+}
+
+// dimensions reads the size of a picture from its head.
+func dimensions(p inputPicture) (size, error) {
+	decode := map[string]func(io.Reader) (image.Config, error){"png": png.DecodeConfig, "jpeg": jpeg.DecodeConfig, "webp": webp.DecodeConfig}[p.kind]
+	config, err := decode(bytes.NewReader(p.content))
+	return size{int64(config.Width), int64(config.Height)}, err
 }
 
 func badInput(name, format string, args ...any) error {

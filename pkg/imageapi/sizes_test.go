@@ -103,8 +103,10 @@ func TestGenerate_AspectRatioBecomesASizeOfTheModel(t *testing.T) {
 func TestOptions_FreeSizes(t *testing.T) {
 	for size, ok := range map[string]bool{
 		"1536x864": true, "1024x640": true, "640x1024": true, "2160x720": true, "3840x2160": true, "2160x3840": true, "3840x1280": true, "2880x2880": true,
-		"1024x624": false, "512x512": false, "800x800": false, "816x816": true, "3856x1296": false, "2176x720": false, "3840x2176": false, "2896x2896": false,
-		"1920x1080": false, "1000x1000": false, "01536x864": false, "1536X864": false, "1536": false, "99999x99999": false, "99999999999x16": false, "-16x16": false,
+		"1024x624": false, "512x512": false, "800x800": false, "816x816": true,
+		"3856x1296": false, "2176x720": false, "3840x2176": false, "2896x2896": false,
+		"1920x1080": false, "1000x1000": false, "01536x864": false, "1536X864": false, "1536": false,
+		"99999x99999": false, "99999999999x16": false, "-16x16": false,
 	} {
 		err := imageapi.Options{Size: size}.Check("gpt-image-2.6-sunburst", 0, false)
 		if ok {
@@ -119,7 +121,9 @@ func TestOptions_FreeSizes(t *testing.T) {
 func TestParseOptions_AspectRatioWrittenOtherwise(t *testing.T) {
 	for ratio, size := range map[string]string{
 		"16:9": "1536x864", "16x9": "1536x864", "16X9": "1536x864", "16×9": "1536x864", "16*9": "1536x864", "16/9": "1536x864", "16：9": "1536x864",
-		" 16:9 ": "1536x864", "16 : 9": "1536x864", "16\t:\n9": "1536x864", "　16：9　": "1536x864", "16.0:9.000": "1536x864", "016:09": "1536x864", "32:18": "1536x864",
+		" 16:9 ": "1536x864",
+		"16 : 9": "1536x864", "16\t:\n9": "1536x864", "　16：9　": "1536x864", "16.0:9.000": "1536x864", "016:09": "1536x864",
+		"32:18":    "1536x864",
 		"1.7778:1": "1536x864", "1:0.5625": "1536x864", "1920.0x1080": "1536x864", "63x63": "1024x1024", "00001:1": "1024x1024",
 		"Landscape": "1536x1024", "PORTRAIT ": "1024x1536", "Square": "1024x1024", "Auto": "",
 		"1536x864": "1536x864", "1536 × 864": "1536x864", "1536*864": "1536x864", "01536X0864": "1536x864",
@@ -254,14 +258,17 @@ func TestSizeFor_IsTheNearest(t *testing.T) {
 					require.Failf(t, "another size is nearer", "%s %s: %s, and %vx%v is nearer or larger", model, ratio, size, c.width, c.height)
 				}
 			}
-			require.Equal(t, got < tiny, imageapi.Options{AspectRatio: ratio}.SizeNote(model) == "", "%s %s %s: a note if and only if it is not exact", model, ratio, size)
+			noted := imageapi.Options{AspectRatio: ratio}.SizeNote(model) != ""
+			require.Equal(t, got >= tiny, noted, "%s %s %s: a note if and only if it is not exact", model, ratio, size)
 		}
 	}
 }
 
 // No text makes the reader of ratios panic, and what it accepts becomes a size that the model takes, or none.
 func FuzzAspectRatio(f *testing.F) {
-	for _, seed := range []string{"16:9", "1.91:1", "16：9", "1536x1024", "Landscape", "auto", "0:1", "99999:0.0001", "16 × 9", "1:", "x", "\xff:\xff", "64x64", "\u212a"} {
+	for _, seed := range []string{
+		"16:9", "1.91:1", "16：9", "1536x1024", "Landscape", "auto", "0:1", "99999:0.0001", "16 × 9", "1:", "x", "\xff:\xff", "64x64", "\u212a",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

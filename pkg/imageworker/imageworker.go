@@ -19,6 +19,8 @@ type Generator interface {
 	Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
 	// Endpoint returns the API's address, without secrets, for the record of a task.
 	Endpoint() string
+	// SizeNote returns what the size of a picture differs in from the aspect ratio in the options, or "".
+	SizeNote(modelName string, o imageapi.Options) string
 }
 
 // Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
@@ -37,6 +39,23 @@ func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *
 // Work implements processor.Worker: it makes the picture of the task's run and publishes it. A picture of the run that an earlier
 // claim published, and did not complete, is used: nothing is requested then. An error is a *task.Error, or that of Call.Inputs.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	result, err := w.work(ctx, t, c)
+	if err == nil {
+		result.Note = w.note(t)
+	}
+	return result, err
+}
+
+// note returns what differs from what the task asked for. It is the same whichever claim of the run completes it.
+func (w *Worker) note(t task.Task) string {
+	options, err := imageapi.ParseOptions(t.Options)
+	if err != nil {
+		return ""
+	}
+	return w.generator.SizeNote(t.Model, options)
+}
+
+func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
 	result, found, err := w.findPublished(t)
 	if found || err != nil {
 		return result, err

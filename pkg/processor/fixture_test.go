@@ -319,4 +319,6 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 
 func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
+func (f generatorFunc) SizeNote(string, imageapi.Options) string { return "" }
+
 func (f generatorFunc) Probe(context.Context) error { return nil }
