@@ -135,7 +135,7 @@ func (o *Options) checkBounds() error {
 			return badOptions("option %s is not valid text", text.name)
 		}
 	}
-	if o.AspectRatio != "" && readAspect(o.AspectRatio) == (aspect{}) {
+	if strings.TrimSpace(o.AspectRatio) != "" && readAspect(o.AspectRatio) == (aspect{}) {
 		return badOptions("option aspect_ratio is %s; it must be a ratio such as 16:9, 1.91:1 or 16x9, one of square, landscape, portrait and auto, "+
 			"or a size such as 1536x1024", quote(o.AspectRatio))
 	}

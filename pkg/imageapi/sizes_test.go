@@ -127,7 +127,7 @@ func TestParseOptions_AspectRatioWrittenOtherwise(t *testing.T) {
 		"1.7778:1": "1536x864", "1:0.5625": "1536x864", "1920.0x1080": "1536x864", "63x63": "1024x1024", "00001:1": "1024x1024",
 		"Landscape": "1536x1024", "PORTRAIT ": "1024x1536", "Square": "1024x1024", "Auto": "",
 		"1536x864": "1536x864", "1536 × 864": "1536x864", "1536*864": "1536x864", "01536X0864": "1536x864",
-		"1920:1080": "1536x864", "": "",
+		"1920:1080": "1536x864", "": "", "  ": "",
 	} {
 		o, err := imageapi.ParseOptions([]byte(`{"aspect_ratio": ` + strconv.Quote(ratio) + `}`))
 		require.NoError(t, err, "%q", ratio)
@@ -136,7 +136,7 @@ func TestParseOptions_AspectRatioWrittenOtherwise(t *testing.T) {
 	}
 	for _, ratio := range []string{
 		"wide", "16", "16:", ":9", "16:9:4", "16-9", "16,9", "16;9", "0:1", "1:0", "0:0", "0.0000:1", "-16:9", "+16:9", "1e9:1", "NaN:1", "inf:1", "100000:1", "1.23456:1",
-		"1.:1", ".5:1", "16：：9", "1,91:1", "widescreen", "16:9p", "１６:９", "16∶9", "auto:auto", "16to9", "  ", "0x100", "squar",
+		"1.:1", ".5:1", "16：：9", "1,91:1", "widescreen", "16:9p", "１６:９", "16∶9", "auto:auto", "16to9", "0x100", "squar",
 	} {
 		_, err := imageapi.ParseOptions([]byte(fmt.Sprintf(`{"aspect_ratio": %s}`, strconv.Quote(ratio))))
 		if assert.Error(t, err, "%q", ratio) {

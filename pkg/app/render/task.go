@@ -88,7 +88,7 @@ var textMissingCharge = lang.Text{
 // outcome returns the outcome of one claim as text; its words are those of the database.
 func outcome(o store.Outcome) string {
 	parts := []string{DateTime(o.At), fmt.Sprintf("%d/%d", o.Run, o.Attempt), o.Outcome, fmt.Sprintf("%.1fs", o.Seconds)}
-	for _, part := range []string{o.Code, o.Message, o.RequestID, o.Endpoint} {
+	for _, part := range []string{o.Code, o.Message, o.RequestID, o.Endpoint, o.Note} {
 		if part != "" {
 			parts = append(parts, part)
 		}
