@@ -185,7 +185,9 @@ func faultLeases() map[string]faultScenario {
 				return nil, s.RecordModel(ctx, store.Model{Endpoint: "e", Name: "m"})
 			}
 		},
-		"worked_models": reading(func(b *faultBench) { require.NoError(b.tb, b.RecordModel(b.ctx, store.Model{Endpoint: "e", Name: "m"})) },
+		"worked_models": reading(func(b *faultBench) {
+			require.NoError(b.tb, b.RecordModel(b.ctx, store.Model{Endpoint: "e", Name: "m"}))
+		},
 			func(ctx context.Context, s *store.Store) (any, error) { return s.WorkedModels(ctx) }),
 		"admit":      reading(held, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Admit(ctx, faultUser) }),
 		"held_users": admitAll,
