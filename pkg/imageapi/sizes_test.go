@@ -239,7 +239,12 @@ func TestSizeFor_IsTheNearest(t *testing.T) {
 				candidates = append(candidates, candidate{w, h})
 			}
 		}
-		for _, ratio := range ratios {
+		step := 1
+		if sizes == nil && model != "gpt-image-2" {
+			step = 23 // they have the sizes of gpt-image-2
+		}
+		for i := 0; i < len(ratios); i += step {
+			ratio := ratios[i]
 			size := imageapi.SizeFor(ratio, model)
 			require.NoError(t, imageapi.Options{Size: size}.Check(model, 0, false), "%s %s", model, ratio)
 			require.NoError(t, imageapi.Options{AspectRatio: ratio}.Check(model, 0, false), "%s %s", model, ratio)
