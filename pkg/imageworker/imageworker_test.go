@@ -32,6 +32,8 @@ type fakeCall struct {
 	inputs   []task.Input
 	inputErr error
 	refusal  error // of BeforeRequest
+	pending  *task.PendingResult
+	saving   func(context.Context) error // SavePending; nil: it succeeds
 
 	mu       sync.Mutex
 	stages   []string
@@ -51,9 +53,26 @@ func (c *fakeCall) Progress(_ int, stage string) {
 	c.stages = append(c.stages, stage)
 }
 
-func (c *fakeCall) SavePending(context.Context, task.PendingResult) error { return nil }
+func (c *fakeCall) SavePending(ctx context.Context, p task.PendingResult) error {
+	if c.saving != nil {
+		if err := c.saving(ctx); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending = &p
+	return nil
+}
 
-func (c *fakeCall) Pending() (task.PendingResult, bool) { return task.PendingResult{}, false }
+func (c *fakeCall) Pending() (task.PendingResult, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending == nil {
+		return task.PendingResult{}, false
+	}
+	return *c.pending, true
+}
 
 func (c *fakeCall) Inputs(context.Context) ([]task.Input, error) { return c.inputs, c.inputErr }
 
@@ -62,6 +81,10 @@ type generatorFunc func(ctx context.Context, r imageapi.Request, w io.Writer) (i
 
 func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error) {
 	return f(ctx, r, w)
+}
+
+func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
+	return errors.New("nothing can be downloaded")
 }
 
 func (f generatorFunc) Endpoint() string { return "https://api.example/v1" }
@@ -183,6 +206,22 @@ func TestWork_NotesTheSize(t *testing.T) {
 		assert.Equal(t, test.note, result.Note, "the next claim found the picture")
 		assert.Len(t, f.api.Calls(), len(calls))
 	}
+}
+
+// A picture that a later claim fetches has the same note.
+func TestWork_NotesTheSizeOfAFetchedPicture(t *testing.T) {
+	f := newFixture(t)
+	api := &urlClient{download: fails(notYet)}
+	work, c := newTask(1), &fakeCall{}
+	work.Model, work.Options = "gpt-image-1", json.RawMessage(`{"aspect_ratio": "16x9"}`)
+	_, err := f.work(t, api, work, c)
+	require.Error(t, err)
+	api.download = delivers(simapi.Draw("x"))
+	work.Epoch++
+	result, err := f.work(t, api, work, &fakeCall{pending: c.pending})
+	require.NoError(t, err)
+	assert.Equal(t, 1, api.requests)
+	assert.Equal(t, "aspect_ratio 16:9: gpt-image-1 has no such size; 1536x1024 was used", result.Note)
 }
 
 // A row that no enqueue has checked fails before anything is paid for.
