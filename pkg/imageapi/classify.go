@@ -19,16 +19,10 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// classify returns the outcome of an error of the API. The key is the one that was sent. It has no side effects.
+// classify returns the outcome of an error of the API. key is the one that was sent.
 func classify(status int, e apiError, key string) outcome {
-	if code, err := strconv.Atoi(e.Code); err == nil && status < 400 && code >= 400 && code < 600 {
-		status = code // the status of an error that is sent with another one
-	}
-	e = apiError{Code: strings.ToLower(strings.TrimSpace(e.Code)), Type: strings.ToLower(strings.TrimSpace(e.Type)), Message: strings.ToLower(e.Message)}
-	if namesAnotherKey(e.Message, strings.ToLower(key)) {
-		e.Code, e.Type = foreignKey, ""
-	}
-	o := answers[slices.IndexFunc(answers, func(l line) bool { return l.matches(status, e) })].outcome
+	status = errorStatus(status, e)
+	o := answerLine(status, e, key).outcome
 	if isTimeout(status) { // the answer to the request did not reach the server that reports this
 		o.unknown = true
 		if o.do != task.Pause {
@@ -36,6 +30,28 @@ func classify(status int, e apiError, key string) outcome {
 		}
 	}
 	return withStatus(o, status)
+}
+
+// errorStatus returns the status of an error: that of the response, or the error's code if the response's is not one of an error.
+func errorStatus(status int, e apiError) int {
+	if code, err := strconv.Atoi(e.Code); err == nil && status < 400 && code >= 400 && code < 600 {
+		return code
+	}
+	return status
+}
+
+// answerLine returns the line of the table that applies to an error of the API.
+func answerLine(status int, e apiError, key string) line {
+	e = apiError{Code: strings.ToLower(strings.TrimSpace(e.Code)), Type: strings.ToLower(strings.TrimSpace(e.Type)), Message: strings.ToLower(e.Message)}
+	if namesAnotherKey(e.Message, strings.ToLower(key)) {
+		e.Code, e.Type = foreignKey, ""
+	}
+	return answers[slices.IndexFunc(answers, func(l line) bool { return l.matches(status, e) })] // the last line matches everything
+}
+
+// pageOf returns the line of the table that applies to a response that is not the API's.
+func pageOf(p page) pageLine {
+	return pages[slices.IndexFunc(pages, func(l pageLine) bool { return l.matches(p) })] // the last line matches everything
 }
 
 // isTimeout reports whether a status leaves open what became of the request, whoever sends it.
@@ -49,7 +65,7 @@ func isTimeout(status int) bool {
 
 // classifyPage returns the outcome of a response that is not the API's.
 func classifyPage(p page) outcome {
-	o := pages[slices.IndexFunc(pages, func(l pageLine) bool { return l.matches(p) })].outcome
+	o := pageOf(p).outcome
 	if !isSuccess(p.status) {
 		o = withStatus(o, p.status)
 	}
@@ -136,10 +152,7 @@ func (c *Client) answerError(response *http.Response, e apiError, private []stri
 // pageError classifies a response that is not the API's.
 func (c *Client) pageError(response *http.Response, a answer, private []string) *task.Error {
 	text := hide(a.said, private)
-	p := page{status: response.StatusCode, form: a.form, header: response.Header, text: strings.ToLower(text)}
-	if p.form == formText && (isPage(response) || strings.Contains(p.text, "<html")) {
-		p.form = formPage
-	}
+	p := newPage(response, a.form, text)
 	said := ""
 	switch {
 	case p.form == formText:
@@ -150,6 +163,14 @@ func (c *Client) pageError(response *http.Response, a answer, private []string) 
 		said = redirectTarget(response)
 	}
 	return newError(response, classifyPage(p), said)
+}
+
+func newPage(response *http.Response, form bodyForm, text string) page {
+	p := page{status: response.StatusCode, form: form, header: response.Header, text: strings.ToLower(text)}
+	if p.form == formText && (isPage(response) || strings.Contains(p.text, "<html")) {
+		p.form = formPage
+	}
+	return p
 }
 
 // isPage reports whether a response says that it is a web page.

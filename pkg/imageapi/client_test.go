@@ -70,7 +70,7 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	assert.Equal(t, "/v1/images/generations", calls[0].Path)
 	assert.Equal(t, "a cat\n\nStyle: ink", calls[0].Prompt)
 	assert.Equal(t, "gpt-image-2", calls[0].Model)
-	assert.Equal(t, "1536x1024", calls[0].Size)
+	assert.Equal(t, "1536x864", calls[0].Size)
 	assert.True(t, p.Carried(calls[0].Remote))
 	require.NoError(t, c.Probe(t.Context()))
 	assert.Equal(t, 1, api.Probes())
@@ -348,8 +348,8 @@ func TestSizes(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	for _, ratio := range []struct{ ratio, model, size string }{
-		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
-		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
+		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "864x1536"}, {"Portrait", "", "1024x1536"},
+		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"},
 	} {
 		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Model: ratio.model,
 			Options: imageapi.Options{AspectRatio: ratio.ratio}}, io.Discard)

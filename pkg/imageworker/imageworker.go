@@ -23,6 +23,8 @@ type Generator interface {
 	Download(ctx context.Context, address string, tries int, w io.Writer) error
 	// Endpoint returns the API's address, without secrets, for the record of a task.
 	Endpoint() string
+	// SizeNote returns what the size of a picture differs in from the aspect ratio in the options, or "".
+	SizeNote(modelName string, o imageapi.Options) string
 }
 
 // Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
@@ -51,6 +53,23 @@ func (w *Worker) WithDownloads(d Downloads) *Worker {
 // claim published, and did not complete, is used; one whose URL an earlier claim recorded is fetched: nothing is requested then. An error
 // is a *task.Error, or that of a method of the Call.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	result, err := w.work(ctx, t, c)
+	if err == nil {
+		result.Note = w.note(t)
+	}
+	return result, err
+}
+
+// note returns what differs from what the task asked for. It is the same whichever claim of the run completes it.
+func (w *Worker) note(t task.Task) string {
+	options, err := imageapi.ParseOptions(t.Options)
+	if err != nil {
+		return ""
+	}
+	return w.generator.SizeNote(t.Model, options)
+}
+
+func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
 	result, found, err := w.findPublished(t)
 	if found || err != nil {
 		return result, err

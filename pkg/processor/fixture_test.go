@@ -324,4 +324,6 @@ func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
 
 func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
+func (f generatorFunc) SizeNote(string, imageapi.Options) string { return "" }
+
 func (f generatorFunc) Probe(context.Context) error { return nil }
