@@ -33,6 +33,9 @@ func Parse(text string) (*url.URL, error) {
 	if !strings.Contains(text, "://") {
 		text = "http://" + text
 	}
+	if err := checkKind(text); err != nil {
+		return nil, err
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, errors.New("not a URL; a proxy looks like http://user:password@host:port " +
@@ -106,10 +109,10 @@ func newRoutes(env Env) ([]configuredRoute, error) {
 	if len(listed) > 0 {
 		return listed, nil
 	}
-	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: env.No}
+	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: normalizeNoProxy(env.No)}
 	choose := config.ProxyFunc()
 	return []configuredRoute{{func(u *url.URL) (*url.URL, error) {
-		p, err := choose(u)
+		p, err := choose(withoutFinalDot(u))
 		if err != nil || p == nil {
 			return nil, err
 		}
