@@ -75,6 +75,9 @@ func classify(status int, e apiError) outcome {
 // connectionError classifies a request without a response. If no connection could be made, the API is unreachable and the
 // request was not sent (Pause). Otherwise the API may have worked on it and billed it: the outcome is unknown.
 func connectionError(ctx context.Context, err error) *task.Error {
+	if own := ownProxyResponse(err); own != nil {
+		return own
+	}
 	unreachable, notSent := errors.AsType[*proxy.Error](err)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was interrupted",
@@ -105,6 +108,7 @@ func statusError(response *http.Response, private []string) *task.Error {
 	content, readErr := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
 	parsed, parseErr := parseResponse(bytes.NewReader(content), io.Discard)
 	e := responseError(response, parsed.apiError, private)
+	e.Message += doubt(response)
 	whole := readErr == nil && (parseErr == nil || len(content) == maxErrorBody)
 	e.Unknown = isUnknown(response, parsed.failed && whole, e.Disposition)
 	return e
@@ -126,7 +130,7 @@ func isUnknown(response *http.Response, answered bool, do task.Disposition) bool
 // responseError classifies an error response by its status and its error object. Private texts are removed from the API's
 // text before it becomes part of our own: a short one would damage that.
 func responseError(response *http.Response, e apiError, private []string) *task.Error {
-	o := classify(response.StatusCode, e)
+	o := redirected(response, classify(response.StatusCode, e))
 	out := &task.Error{Code: o.code, Disposition: o.do, Message: o.message}
 	if e.Message != "" {
 		message := e.Message

@@ -177,7 +177,8 @@ func WithOtherTarget(ctx context.Context) context.Context {
 
 func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}) != nil }
 
-// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
+// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried. A proxy's own response
+// to a plain http request is an *Error too, where anything tells it from the API's (see Doubt).
 // A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
 // repeated, because every picture is billed.
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -225,8 +226,8 @@ func (t *Transport) send(up *upstream, done func(error), r *http.Request, previo
 	}
 	response, err = up.send(r, done)
 	if err != nil {
-		_, unsent := errors.AsType[*Error](err)
-		return nil, err, unsent && r.Context().Err() == nil
+		e, ok := errors.AsType[*Error](err)
+		return nil, err, ok && !e.Sent && r.Context().Err() == nil
 	}
 	if body, ok := response.Body.(*responseBody); ok {
 		body.eject = func(code task.Code, reason string) bool { return t.eject(up, code, reason) }
