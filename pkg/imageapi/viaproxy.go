@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"strings"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -41,7 +39,7 @@ func redirected(response *http.Response, o outcome) outcome {
 	if err != nil || to.Host == "" || response.Header.Get("Location") == "" {
 		return o
 	}
-	target := oneLine(cut(to.Host, 100)) // the rest of the URL may hold a secret
+	target := oneLine(to.Host) // the rest of the URL may hold a secret
 	switch {
 	case from.Scheme == "http" && to.Scheme == "https" && to.Hostname() == from.Hostname():
 		o.message = fmt.Sprintf("the address redirects to https://%s (%d); write https:// in OPENAI_BASE_URL", target, response.StatusCode)
@@ -50,17 +48,7 @@ func redirected(response *http.Response, o outcome) outcome {
 		o.message = fmt.Sprintf("the response is a redirect to %s (%d), usually the login page of a network (captive portal) between this host and the API",
 			target, response.StatusCode)
 	default:
-		o.message = fmt.Sprintf("the API's address redirects to %s (%d); check OPENAI_BASE_URL", atPath(target, from, to), response.StatusCode)
+		o.message = fmt.Sprintf("the API's address redirects to %s (%d); check OPENAI_BASE_URL", target, response.StatusCode)
 	}
 	return o
 }
-
-// atPath adds to a target on the same host what tells it from the address: the path.
-func atPath(target string, from, to *url.URL) string {
-	if to.Host != from.Host || to.Path == from.Path {
-		return target
-	}
-	return target + oneLine(cut(to.Path, 100))
-}
-
-func cut(s string, n int) string { return strings.ToValidUTF8(s[:min(n, len(s))], "") }
