@@ -57,6 +57,7 @@ func (up *upstream) checkForward(ctx context.Context, proxy *url.URL, target str
 		record(ctx, OpConnect, began)
 	}
 	if err == nil {
+		record(ctx, OpForward, began)
 		if a.status == http.StatusProxyAuthRequired || a.speaksTLS() {
 			return refusal(OpForward, proxy, target, a)
 		}

@@ -25,6 +25,8 @@ type Config struct {
 	PingTimeout      time.Duration  // without a response to the ping the connection is closed; 15s
 	IdleTimeout      time.Duration  // a connection without a request for this long is closed, because HTTP/1.1 has no ping; 30s
 	RootCAs          *x509.CertPool // nil: the system's
+
+	tunnelAll bool // see Tunneled
 }
 
 func (c *Config) setDefaults() {
@@ -233,6 +235,14 @@ func (t *Transport) send(up *upstream, done func(error), r *http.Request, previo
 		body.eject = func(code task.Code, reason string) bool { return t.eject(up, code, reason) }
 	}
 	return response, nil, false
+}
+
+// Tunneled returns a Transport through the first upstream that sends plain http through a tunnel of an http proxy, too, instead of letting
+// the proxy forward it. It shares no state with t.
+func (t *Transport) Tunneled() *Transport {
+	conf := t.conf
+	conf.tunnelAll = true
+	return newTransport(conf, newUpstream(conf, t.upstreams()[0].route))
 }
 
 // eject ejects an upstream and reports whether there is another that is not ejected.

@@ -123,7 +123,7 @@ func (up *upstream) roundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
+	if r.URL.Scheme == "http" && !up.conf.tunnelAll && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
 		return up.sendForward(r, proxy)
 	}
 	return up.pool.roundTrip(r)
