@@ -466,7 +466,17 @@ func (d *diagnosis) failCheck(ctx context.Context, upstream *proxy.Transport, be
 		return fault
 	}
 	e := task.AsError(err)
-	via := strings.Join(upstream.Via(d.BaseURL), "")
+	if e.Code == task.CodeNetwork && d.BaseURL.Scheme == "http" {
+		// A proxy may take every request and connect afterwards. Over https that shows in the handshake.
+		cause := err
+		if e.Err != nil {
+			cause = e.Err
+		}
+		if fault := upstream.Closed(d.BaseURL, cause); fault != nil {
+			d.failConnection(began, fault)
+			return fault
+		}
+	}
 	switch {
 	case e.Code == task.CodeProxyLoginMissing || e.Code == task.CodeProxyLoginRefused:
 		d.fail(StepLogin, began, err)
@@ -475,9 +485,6 @@ func (d *diagnosis) failCheck(ctx context.Context, upstream *proxy.Transport, be
 	case e.Code == task.CodeModelRefused || e.Scope == task.ScopeModel:
 		d.pass(StepKey, time.Since(began), DetailKeyAccepted)
 		d.fail(StepModel, began, err)
-	case e.Code == task.CodeNetwork && strings.HasPrefix(via, "socks") && d.BaseURL.Scheme == "http":
-		// A SOCKS proxy may accept every target and connect afterwards. Over https that shows in the handshake.
-		d.failWith(StepTunnel, began, task.CodeProxyTunnelClosed, Detail{DetailError, []any{d.Redact(e.Error())}})
 	default:
 		d.fail(StepEndpoint, began, err)
 		if (e.Code == task.CodeWrongAddress || e.Code == task.CodeWebPage) && d.APIAtV1 != nil {

@@ -193,6 +193,22 @@ func tunnelError(e *Error, raw net.Conn) *Error {
 	return e
 }
 
+// Closed returns the error of a proxy that closed the connection for a plain http request to u before a byte of the response, err, or nil without
+// a proxy. Only who knows that the request needs no work can tell this from an API that broke the connection. The request may have been sent.
+func (t *Transport) Closed(u *url.URL, err error) *Error {
+	proxy, _ := t.upstreams()[0].route.choose(u)
+	if proxy == nil {
+		return nil
+	}
+	e := newError(OpForward, proxy, hostPort(u), fmt.Errorf("the proxy closed the connection without a response: %w", err))
+	e.code, e.Sent = task.CodeProxyFailed, true
+	if strings.HasPrefix(proxy.Scheme, "socks") {
+		e.Op, e.code = OpConnect, task.CodeProxyTunnelClosed
+		e.Err = fmt.Errorf("the proxy opened the tunnel and closed it before the API sent a byte: %w", err)
+	}
+	return e
+}
+
 // redirectHost returns the host that a response redirects to, or "".
 func redirectHost(h http.Header) string {
 	u, err := url.Parse(h.Get("Location"))
