@@ -118,11 +118,11 @@ func (up *upstream) ownResponse(ctx context.Context, proxy *url.URL, target stri
 			// It may have lost the API only after it had forwarded the request.
 			return forwarded(refusal(OpForward, proxy, target, a), true)
 		}
-		if asked.status == http.StatusOK && isPage(asked) && !a.isJSON() {
-			return webServer(OpForward, proxy, target, a)
+		if isPage(asked) && !a.isJSON() {
+			return forwarded(webServer(OpForward, proxy, target, a), a.status < 300)
 		}
-	case asked.isWebServer() && (same || !a.isJSON()) && a.header.Get("Via") == "":
-		return webServer(OpForward, proxy, target, a)
+	case asked.isWebServer() && (same || !a.isJSON() && !a.isGatewayError()) && a.header.Get("Via") == "":
+		return forwarded(webServer(OpForward, proxy, target, a), a.status < 300)
 	case same, asked.status >= 500 && a.isGatewayError():
 		return forwarded(refusal(OpForward, proxy, target, a), a.status >= 500)
 	}
