@@ -140,7 +140,20 @@ func TestRun_Notes(t *testing.T) {
 func TestRun_NoDirectConnection(t *testing.T) {
 	for _, scheme := range []string{"http", "https"} {
 		seen := make(chan string, 10)
-		target := listen(t, func(conn net.Conn) { seen <- conn.RemoteAddr().String() })
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		go func() {
+			for { // one after the other, so that the order is that of the connections
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				seen <- conn.RemoteAddr().String()
+				_ = conn.Close()
+			}
+		}()
+		target := l.Addr().String()
 		// direct reports whether a connection was made before one of the test's own.
 		direct := func(conf diagnosis.Config) bool {
 			assert.False(t, diagnosis.Run(t.Context(), conf).OK)
