@@ -39,6 +39,7 @@ type Proxy struct {
 	outbound map[string]bool // local addresses of the connections made to targets
 	targets  []string
 	mode     Mode
+	answer   func(*http.Request, *bufio.Writer)
 	age      int // incremented by SilenceTunnels
 	read     int // decrypted bytes of intercepted tunnels
 }
@@ -92,6 +93,13 @@ func (p *Proxy) SetMode(m Mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mode = m
+}
+
+// Answer makes the proxy respond to later http requests by f instead of serving them, and close the connection.
+func (p *Proxy) Answer(f func(r *http.Request, w *bufio.Writer)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = f
 }
 
 // Targets returns the requested targets, in order. A tunnel counts when something is sent through it, or if it was not opened.
@@ -279,6 +287,16 @@ func (p *Proxy) serveHTTP(conn net.Conn) {
 	for {
 		r, err := http.ReadRequest(reader)
 		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		answer := p.answer
+		p.mu.Unlock()
+		if answer != nil {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w := bufio.NewWriter(conn)
+			answer(r, w)
+			_ = w.Flush()
 			return
 		}
 		target := r.Host

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -48,7 +49,22 @@ func redirected(response *http.Response, o outcome) outcome {
 		o.message = fmt.Sprintf("the response is a redirect to %s (%d), usually the login page of a network (captive portal) between this host and the API",
 			target, response.StatusCode)
 	default:
-		o.message = fmt.Sprintf("the API's address redirects to %s (%d); check OPENAI_BASE_URL", target, response.StatusCode)
+		o.message += fmt.Sprintf(": to %s (%d)", target, response.StatusCode)
 	}
 	return o
+}
+
+// checkedLocation is a transport that removes a Location that can't be parsed: http.Client would return an error that quotes it, instead of the
+// response.
+type checkedLocation struct{ http.RoundTripper }
+
+func (t checkedLocation) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := url.Parse(response.Header.Get("Location")); err != nil {
+		response.Header.Del("Location")
+	}
+	return response, nil
 }

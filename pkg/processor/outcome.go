@@ -42,7 +42,8 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
-		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint})
+		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint,
+			Note: r.Note})
 		return err
 	})
 	if err == nil && len(accepted) == 0 {

@@ -32,7 +32,8 @@ const (
 // tunnel, which each one accepts or refuses at once.
 func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
 	target := hostPort(r.URL)
-	if time.Since(time.Unix(0, up.answered.Load())) > askAfter {
+	_, download := downloadOf(r.Context()) // it costs nothing and has a limit of its own
+	if !download && time.Since(time.Unix(0, up.answered.Load())) > askAfter {
 		if err := up.checkForward(r.Context(), proxy, target); err != nil {
 			if r.Body != nil {
 				_ = r.Body.Close()
@@ -102,7 +103,7 @@ func (up *upstream) ownResponse(ctx context.Context, proxy *url.URL, target stri
 	if own, ok := recognize(a); ok {
 		return own.forwardError(proxy, target, a)
 	}
-	if a.isOrigin() || a.isErrorObject() {
+	if _, download := downloadOf(ctx); download || a.isOrigin() || a.isErrorObject() {
 		return nil
 	}
 	// Nothing in the response tells it. The proxy's response to CONNECT may: the API never sees that one.

@@ -170,7 +170,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout, Probe: client.Probe,
 		Details: func(st processor.Status) any { return details(st) },
-	}, st, imageworker.New(client, pictures, log))
+	}, st, imageworker.New(client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight })()
 	if s.StatusAddr != "" {
