@@ -39,6 +39,8 @@ case $system in
 # What the tests of cron, systemd and terminals need. Elsewhere these tests are skipped.
 Linux) needs="$needs crontab=cron systemd-analyze=systemd script=bsdutils unshare=util-linux flock=util-linux" ;;
 esac
+# shellcheck disable=SC2034 # read by apt_install
+no_services=1
 # shellcheck disable=SC2086 # a list of words
 need $needs
 need_go

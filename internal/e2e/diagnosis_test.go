@@ -221,7 +221,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			{simapi.Refusal{Status: 429, Code: "rate_limit_exceeded"}, "endpoint", "rate_limited"},
 			{simapi.Refusal{Status: 503}, "endpoint", "api_server_error"},
 			{simapi.Refusal{Status: 200, WebPage: true}, "endpoint", "api_web_page"},
-			{simapi.Refusal{Status: 403, WebPage: true}, "endpoint", "api_forbidden"},
+			{simapi.Refusal{Status: 403, WebPage: true}, "endpoint", "api_web_page"},
 		} {
 			w.api.Refuse(&c.refusal)
 			d := w.diagnose(3)

@@ -20,7 +20,7 @@ import (
 // API is what a diagnosis needs of the image API's client.
 type API interface {
 	// Check asks the endpoint that makes pictures, free of charge. It returns nil if the endpoint works, task.ErrUncheckable if it can't be
-	// asked, else a *task.Error.
+	// asked, else a *task.Error, which wraps task.ErrUncheckable if the endpoint may work nevertheless.
 	Check(ctx context.Context, model string) error
 	ListModels(ctx context.Context) ([]string, error)
 }
@@ -398,8 +398,10 @@ func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) (fa
 	api := d.API(upstream)
 	err := d.check(ctx, upstream, api)
 	took := time.Since(began)
+	_, failed := errors.AsType[*task.Error](err)
 	switch {
-	case errors.Is(err, task.ErrUncheckable):
+	case errors.Is(err, task.ErrUncheckable) && (!failed || d.Image != nil):
+		// A server error may be how it refuses an incomplete request. Only a picture can tell.
 		d.pass(StepEndpoint, took, DetailUncheckable)
 	case err != nil:
 		return d.failCheck(ctx, upstream, began, err), false

@@ -61,6 +61,7 @@ func TestRun_JudgesByTheEndpoint(t *testing.T) {
 		"key may not list":   {fakeAPI{list: &task.Error{Code: task.CodeUnauthorized}}, true, "key endpoint models", diagnosis.DetailModelsRefused, ""},
 		"list without it":    {fakeAPI{models: []string{"other"}}, true, "key endpoint models", diagnosis.DetailModelMissing, ""},
 		"can't be checked":   {fakeAPI{check: task.ErrUncheckable}, true, "endpoint models", diagnosis.DetailNoModelList, ""},
+		"server error":       {fakeAPI{check: &task.Error{Code: task.CodeServer, Err: task.ErrUncheckable}}, false, "!endpoint", diagnosis.DetailError, task.CodeServer},
 		"list but no key":    {fakeAPI{check: &task.Error{Code: task.CodeUnauthorized}, models: []string{"gpt-image-1"}}, false, "!key", diagnosis.DetailError, task.CodeUnauthorized},
 		"model refused":      {fakeAPI{check: &task.Error{Code: task.CodeModelRefused, Scope: task.ScopeModel}, models: []string{"gpt-image-1"}}, false, "key !model", diagnosis.DetailError, task.CodeModelRefused},
 		"scope model":        {fakeAPI{check: &task.Error{Code: task.CodeBadRequest, Scope: task.ScopeModel}}, false, "key !model", diagnosis.DetailError, task.CodeBadRequest},
@@ -86,6 +87,23 @@ func TestRun_JudgesByTheEndpoint(t *testing.T) {
 			assert.Equal(t, c.code, last.Code)
 		})
 	}
+}
+
+// A server error may be how an endpoint refuses an incomplete request: the picture decides.
+func TestRun_ServerErrorAndPicture(t *testing.T) {
+	api, roots := startAPI(t, "https")
+	conf := config(t, api.URL(), "", roots)
+	conf.API = func(*proxy.Transport) diagnosis.API {
+		return fakeAPI{check: &task.Error{Code: task.CodeServer, Err: task.ErrUncheckable}}
+	}
+	conf.Image = func(context.Context) (diagnosis.Detail, error) {
+		return diagnosis.Detail{Code: diagnosis.DetailPicture}, nil
+	}
+	assert.Equal(t, "settings dns connection tls endpoint models image", steps(diagnosis.Run(t.Context(), conf)))
+	conf.Image = func(context.Context) (diagnosis.Detail, error) {
+		return diagnosis.Detail{}, &task.Error{Code: task.CodeServer}
+	}
+	assert.Equal(t, "settings dns connection tls endpoint models !image", steps(diagnosis.Run(t.Context(), conf)))
 }
 
 // What the other route showed, and what follows from both.

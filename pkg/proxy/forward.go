@@ -46,7 +46,7 @@ func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response
 		return nil, err
 	}
 	up.answered.Store(time.Now().UnixNano())
-	return up.judge(r, proxy, target, response)
+	return up.inspect(r, proxy, target, response)
 }
 
 // checkForward returns an *Error if an http proxy does not respond, or is no http proxy. Whether it opens tunnels does not matter.
@@ -74,8 +74,8 @@ func (up *upstream) checkForward(ctx context.Context, proxy *url.URL, target str
 	return failed
 }
 
-// judge returns the response to a forwarded request if the API made it, or if nothing tells who did. Otherwise the error is an *Error.
-func (up *upstream) judge(r *http.Request, proxy *url.URL, target string, response *http.Response) (*http.Response, error) {
+// inspect returns the response to a forwarded request if the API made it, or if nothing tells who did. Otherwise the error is an *Error.
+func (up *upstream) inspect(r *http.Request, proxy *url.URL, target string, response *http.Response) (*http.Response, error) {
 	a := answer{status: response.StatusCode, reason: response.Status, header: response.Header}
 	if !a.isSuspect() {
 		return response, nil
