@@ -30,7 +30,7 @@ type claimLoop struct {
 	leases       *leaseRenewer
 	wakeups      chan struct{} // holds one
 	inFlight     *inFlight
-	api          *apiState
+	circuits     *circuits
 	rate         *rateLimiter
 	sweeper      *sweeper
 	watch        *loopWatch
@@ -61,7 +61,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		wait := c.claim(ctx, start)
 		c.watch.progress()
 		if once {
-			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
+			if cause := c.circuits.blocked(); cause != nil && c.inFlight.count() == 0 {
 				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code), ErrAPIUnavailable}, cause)
 			}
 			if done, err := c.finished(ctx); done {
@@ -87,47 +87,82 @@ func (e *pausedError) Unwrap() error { return e.kind }
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
 	c.sweeper.sweep(ctx)
-	if wait := c.api.tryReopen(ctx); wait > 0 {
-		return wait
-	}
+	plan := c.circuits.plan(time.Now())
+	poll := max(min(c.pollInterval, plan.next), time.Millisecond)
 	inFlight := c.inFlight.count()
-	free := c.api.breaker.limit(c.concurrency) - inFlight
-	if free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
-		return c.pollInterval
+	free := c.concurrency - inFlight
+	if plan.none || free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
+		return poll
 	}
 	limit, wait := c.rate.allow(time.Now(), free)
 	if limit == 0 {
 		return wait
 	}
+	wait = min(wait, poll)
+	request := store.ClaimRequest{Limit: limit, SkipModels: plan.skip, Alone: inFlight == 0}
+	if plan.trial != nil {
+		request.Limit = 1
+	}
+	request.PendingOnly = plan.pendingOnly
+	tasks, err := c.claimTasks(ctx, request, plan.trial, start)
+	if err != nil {
+		return c.database.failed(ctx, "claim tasks", err)
+	}
+	if inFlight == 0 {
+		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
+	}
+	left := limit - len(tasks)
+	for _, m := range plan.models {
+		if left <= 0 || c.inFlight.alone() {
+			break
+		}
+		tried, err := c.claimTasks(ctx, store.ClaimRequest{Limit: 1, OnlyModels: c.circuits.namesOf(m.name)}, m, start)
+		if err != nil {
+			return c.database.failed(ctx, "claim tasks", err)
+		}
+		left -= len(tried)
+	}
+	switch {
+	case plan.trial != nil && len(tasks) > 0:
+		return minClaimWait // what is to be fetched is claimed next
+	case len(tasks) == request.Limit:
+		return wait
+	case plan.pendingOnly, plan.trial != nil, len(plan.skip) > 0:
+		// The next task that is due may be one that is not claimed now.
+		return min(poll, max(c.untilNextDue(ctx), restrictedClaimWait))
+	}
+	return min(poll, c.untilNextDue(ctx))
+}
+
+// restrictedClaimWait is the least time between two claims while not all tasks may be claimed.
+const restrictedClaimWait = time.Second
+
+// claimTasks claims tasks and starts them. One of them tries the circuit that is given.
+func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
+	r.Worker, r.Lease, r.MaxAttempts, r.MaxLostClaims = c.worker, c.lease, c.maxAttempts, c.maxLost
+	r.Expired, r.AfterStart, r.CallID = c.expiredLimit(), c.lease, c.callID
 	// A claim that a stop cut off would leave tasks waiting for their leases to expire.
 	claiming, cancel := lingering(ctx)
 	defer cancel()
 	// Where the answer is lost, the same claim is repeated while its leases hold.
 	timeout := min(callTimeout, max(c.lease/2, minClaimTimeout))
-	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) {
-		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
-			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, Expired: c.expiredLimit(), AfterStart: c.lease,
-			Alone: inFlight == 0, CallID: c.callID})
-	})
+	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) { return c.queue.Claim(ctx, r) })
 	if err != nil {
-		return c.database.failed(ctx, "claim tasks", err)
+		return nil, err
 	}
 	c.callID = uuid.Nil
 	c.database.succeeded()
-	if inFlight == 0 {
-		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
-	}
 	c.rate.use(time.Now(), len(tasks))
 	for _, t := range tasks {
+		if trial != nil {
+			c.circuits.claimed(trial, t)
+		}
 		start(t)
 	}
-	if len(tasks) == limit {
-		return wait
-	}
-	return c.untilNextDue(ctx)
+	return tasks, nil
 }
 
 // lingerTime is how much longer a claim may take when the processor stops.
@@ -187,7 +222,7 @@ const scheduledLater = time.Hour
 
 // finished reports whether a run with once is done, and why it ends although tasks are left.
 func (c *claimLoop) finished(ctx context.Context) (bool, error) {
-	if c.inFlight.count() > 0 || c.api.breaker.reason() != nil {
+	if c.inFlight.count() > 0 || c.circuits.endpointCause() != nil {
 		return false, nil
 	}
 	pending, err := bounded(ctx, c.queue.HasPending)

@@ -139,7 +139,7 @@ func newFixtureOn(t *testing.T, url string) *fixture {
 // generator is an API client, real or fake.
 type generator interface {
 	imageworker.Generator
-	Probe(ctx context.Context) error
+	Check(ctx context.Context, model string) error
 }
 
 // client returns a client of the simulated API through the simulated proxy, and more proxies if given.
@@ -210,7 +210,7 @@ func (f *fixture) processor(conf processor.Config, client generator) *processor.
 }
 
 func (f *fixture) processorOn(queue processor.Queue, conf processor.Config, client generator) *processor.Processor {
-	conf.Probe = client.Probe
+	conf.Check = client.Check
 	return processor.New(conf, queue, imageworker.New(client, f.pictures, f.logger))
 }
 
@@ -319,4 +319,4 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 
 func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
-func (f generatorFunc) Probe(context.Context) error { return nil }
+func (f generatorFunc) Check(context.Context, string) error { return nil }
