@@ -244,6 +244,16 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		}
 		return true, nil
 	}
+	if skipped, cause := c.circuits.skipped(); cause != nil {
+		besides, err := bounded(ctx, func(ctx context.Context) (bool, error) { return c.queue.HasPendingBesides(ctx, skipped) })
+		if err != nil {
+			c.database.failed(ctx, "look for tasks of other models", err)
+			return false, nil
+		}
+		if !besides {
+			return true, fmt.Errorf("%w: %w", &pausedError{whatFails(task.CodeModelRefused) + " of the tasks that are left", ErrAPIUnavailable}, cause)
+		}
+	}
 	control, err := bounded(ctx, c.queue.Control)
 	if err != nil {
 		c.database.failed(ctx, "look whether claiming is paused", err)

@@ -169,6 +169,7 @@ func (f *fixture) config(change ...func(*processor.Config)) processor.Config {
 			f.mu.Unlock()
 			f.cond.Broadcast()
 		}}
+	conf.ScaleCircuits(20)
 	for _, c := range change {
 		c(&conf)
 	}

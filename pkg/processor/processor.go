@@ -43,6 +43,7 @@ type Queue interface {
 	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
+	HasPendingBesides(ctx context.Context, models []string) (bool, error)
 	Listen(ctx context.Context, wake func(), lost func(error))
 	RecordHeartbeat(ctx context.Context, p store.Processor) error
 	Deregister(ctx context.Context, worker string) error
