@@ -14,7 +14,9 @@
 //	[cut]         half of the JSON, then a broken connection
 //	[break]       a broken connection instead of a response
 //	[endless]     JSON that never ends
-//	[url]         the URL of the picture instead of the picture
+//	[url]         the URL of the picture instead of the picture; see Config.PictureURL
+//
+// Relays answer in other forms, which are in relay.go, such as [gzip], [sse], [no channel] and [cloudflare 524].
 //
 // A request whose parameters the real API refuses for its model gets the same refusal (see simulatedModels). It counts as a
 // call, and Call.Refused names the parameter.
@@ -40,13 +42,15 @@ import (
 
 // Config configures the API. The zero value is a fast API over plain HTTP that accepts any key.
 type Config struct {
-	Key      string                            // empty: any key is accepted
-	TLS      *Authority                        // nil: plain http
-	Delay    time.Duration                     // before each answer
-	DelayOf  func(prompt string) time.Duration // in addition; nil: none
-	Picture  func(prompt string) []byte
-	NoModels bool         // /models returns 404, as some relays do
-	Observe  func(Answer) // called when a request for a picture has ended, from many goroutines; nil: not called
+	Key     string                            // empty: any key is accepted
+	TLS     *Authority                        // nil: plain http
+	Delay   time.Duration                     // before each answer
+	DelayOf func(prompt string) time.Duration // in addition; nil: none
+	Picture func(prompt string) []byte
+	// PictureURL returns the URL for a prompt with the behaviour [url]. nil: one of this server.
+	PictureURL func(prompt string) string
+	NoModels   bool         // /models returns 404, as some relays do
+	Observe    func(Answer) // called when a request for a picture has ended, from many goroutines; nil: not called
 }
 
 // Answer is what became of one request for a picture.
@@ -83,19 +87,54 @@ type Server struct {
 	key     string
 	calls   []Call
 	probes  int
-	seen    map[string]int // prompts, by how often they came
-	refusal *Refusal
-	busy    int
-	most    int
-	gate    chan struct{} // closed: responses are sent
+	refused struct {
+		models  map[string]*Refusal // by the model's name
+		list    *Refusal            // the list of models
+		without int                 // requests without a prompt
+	}
+	behaviour string         // of prompts without one
+	seen      map[string]int // prompts, by how often they came
+	refusal   *Refusal
+	busy      int
+	most      int
+	gate      chan struct{} // closed: responses are sent
 }
 
-// Refusal is an error response to every request.
+// Refusal is an error response.
 type Refusal struct {
 	Status     int
 	Code       string
+	Message    string // empty: one that says nothing
 	RetryAfter string
 	WebPage    bool // instead of JSON
+	// Body and ContentType are sent as they are, if there is a body.
+	Body, ContentType string
+	Header            http.Header // in addition
+	// CompleteOnly: requests without a prompt are answered as usual.
+	CompleteOnly bool
+}
+
+func (r *Refusal) send(w http.ResponseWriter) {
+	for name, values := range r.Header {
+		w.Header()[name] = values
+	}
+	if r.RetryAfter != "" {
+		w.Header().Set("Retry-After", r.RetryAfter)
+	}
+	message := r.Message
+	if message == "" {
+		message = "refused by configuration"
+	}
+	switch {
+	case r.Body != "":
+		w.Header().Set("Content-Type", r.ContentType)
+		w.WriteHeader(r.Status)
+		_, _ = io.WriteString(w, r.Body)
+	case r.WebPage:
+		page(w, r.Status)
+	default:
+		fail(w, r.Status, r.Code, message)
+	}
 }
 
 // Start starts an API.
@@ -170,6 +209,45 @@ func (s *Server) Busy() int {
 	return s.busy
 }
 
+// Paid returns the number of requests with a prompt so far: those that a real API would bill.
+func (s *Server) Paid() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.calls)
+}
+
+// Incomplete returns the number of requests for a picture without a prompt so far. The API refuses them and bills nothing.
+func (s *Server) Incomplete() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refused.without
+}
+
+// SetBehaviour sets the behaviour of requests whose prompt has none, by its name without brackets; empty: a picture. Requests without a prompt
+// and the list of models are not affected: see Refuse.
+func (s *Server) SetBehaviour(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.behaviour = name
+}
+
+// RefuseModel makes requests for pictures with that model fail; nil makes them succeed again.
+func (s *Server) RefuseModel(model string, r *Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused.models == nil {
+		s.refused.models = map[string]*Refusal{}
+	}
+	s.refused.models[model] = r
+}
+
+// RefuseList makes requests for the list of models fail, and nothing else; nil makes them succeed again.
+func (s *Server) RefuseList(r *Refusal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused.list = r
+}
+
 // Refuse makes every request fail, the list of models too; nil makes them succeed again.
 func (s *Server) Refuse(r *Refusal) {
 	s.mu.Lock()
@@ -204,11 +282,14 @@ func (s *Server) BlockResponses() (release func()) {
 	}
 }
 
-// authorized reports whether a request has the key that was required when it came, and responds if it has not.
-func (s *Server) authorized(w http.ResponseWriter, r *http.Request, required string) bool {
+// authorized reports whether a request has the key that was required when it came, and responds if it has not. complete: it has a prompt.
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request, required string, complete bool) bool {
 	s.mu.Lock()
 	refusal := s.refusal
 	s.mu.Unlock()
+	if refusal != nil && refusal.CompleteOnly && !complete {
+		refusal = nil
+	}
 	w.Header().Set("X-Ratelimit-Limit-Requests", "60")
 	w.Header().Set("X-Ratelimit-Remaining-Requests", "59")
 	if refusal != nil && refusal.Status == http.StatusTooManyRequests {
@@ -216,14 +297,7 @@ func (s *Server) authorized(w http.ResponseWriter, r *http.Request, required str
 		w.Header().Set("X-Ratelimit-Reset-Requests", refusal.RetryAfter)
 	}
 	if refusal != nil {
-		if refusal.RetryAfter != "" {
-			w.Header().Set("Retry-After", refusal.RetryAfter)
-		}
-		if refusal.WebPage {
-			page(w, refusal.Status)
-			return false
-		}
-		fail(w, refusal.Status, refusal.Code, "refused by configuration")
+		refusal.send(w)
 		return false
 	}
 	key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")
@@ -241,7 +315,7 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s.conf.NoModels:
 		http.NotFound(w, r)
-	case s.authorized(w, r, s.requiredKey()):
+	case s.authorized(w, r, s.requiredKey(), true) && !s.refuseList(w):
 		answer(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]string{"id": "gpt-image-2", "object": "model"}}})
 	}
 }
@@ -249,12 +323,43 @@ func (s *Server) models(w http.ResponseWriter, r *http.Request) {
 func (s *Server) generations(w http.ResponseWriter, r *http.Request) {
 	c, err := readJSON(r)
 	if err != nil || c.Prompt == "" {
-		if s.authorized(w, r, s.requiredKey()) {
-			fail(w, http.StatusBadRequest, "invalid_request", "a prompt is required")
-		}
+		s.incomplete(w, r, c)
 		return
 	}
 	s.serve(w, r, c, nil)
+}
+
+// incomplete refuses a request without a prompt, as the API does: nothing is made, and it is not billed.
+func (s *Server) incomplete(w http.ResponseWriter, r *http.Request, c Call) {
+	s.mu.Lock()
+	s.refused.without++
+	s.mu.Unlock()
+	if s.authorized(w, r, s.requiredKey(), false) && !s.refuseModel(w, c.Model, false) {
+		failParameter(w, &refusal{"prompt", "missing_required_parameter", "Missing required parameter: 'prompt'."})
+	}
+}
+
+// refuseModel responds if the model is refused. complete: the request has a prompt.
+func (s *Server) refuseModel(w http.ResponseWriter, model string, complete bool) bool {
+	s.mu.Lock()
+	r := s.refused.models[model]
+	s.mu.Unlock()
+	if r == nil || (r.CompleteOnly && !complete) {
+		return false
+	}
+	r.send(w)
+	return true
+}
+
+func (s *Server) refuseList(w http.ResponseWriter) bool {
+	s.mu.Lock()
+	r := s.refused.list
+	s.mu.Unlock()
+	if r == nil {
+		return false
+	}
+	r.send(w)
+	return true
 }
 
 func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
@@ -306,7 +411,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 			return
 		}
 	}
-	if !s.authorized(w, r, key) {
+	if !s.authorized(w, r, key, true) || s.refuseModel(w, c.Model, true) {
 		return
 	}
 	w.Header().Set("X-Request-Id", fmt.Sprintf("req_sim_%d", len(s.Calls())))
@@ -314,7 +419,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 		failParameter(w, wrong)
 		return
 	}
-	s.behave(w, r, c, behaviour(c.Prompt, nth))
+	name := behaviour(c.Prompt, nth)
+	if name == "" {
+		name = s.defaultBehaviour()
+	}
+	s.behave(w, r, c, name)
+}
+
+func (s *Server) defaultBehaviour() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.behaviour
 }
 
 // behaviour returns the behaviour in brackets at the start of a prompt.
@@ -337,12 +452,6 @@ func behaviour(prompt string, nth int) string {
 }
 
 func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviour string) {
-	picture := func() string {
-		return base64.StdEncoding.EncodeToString(convert(s.conf.Picture(c.Prompt), c.Options["output_format"]))
-	}
-	whole := func(b64 string) []byte {
-		return []byte(`{"created":1767225600,"data":[{"b64_json":"` + b64 + `"}],"usage":{"total_tokens":1}}`)
-	}
 	switch behaviour {
 	case "moderation":
 		fail(w, http.StatusBadRequest, "moderation_blocked", "Your request was rejected by the safety system: "+c.Prompt)
@@ -353,7 +462,7 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	case "html":
 		page(w, http.StatusOK)
 	case "text":
-		send(w, whole(base64.StdEncoding.EncodeToString([]byte("this is not a picture"))))
+		send(w, imageBody(base64.StdEncoding.EncodeToString([]byte("this is not a picture"))))
 	case "zero":
 		send(w, []byte(`{"created":1767225600,"data":[]}`))
 	case "null":
@@ -361,10 +470,10 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	case "error":
 		send(w, []byte(`{"error":{"message":"overloaded","type":"server_error","code":null}}`))
 	case "truncated":
-		body := whole(picture())
+		body := s.whole(c)
 		send(w, body[:len(body)/2])
 	case "cut":
-		body := whole(picture())
+		body := s.whole(c)
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		_, _ = w.Write(body[:len(body)/2])
 		_ = http.NewResponseController(w).Flush()
@@ -378,12 +487,14 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 			_, err = w.Write(chunk)
 		}
 	case "url":
-		base := strings.TrimSuffix(s.URL(), "/v1")
-		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": base + "/pictures/" + base64.URLEncoding.EncodeToString([]byte(c.Prompt))}}})
+		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": s.pictureURL(c.Prompt)}}})
 	default:
+		if s.relay(w, r, c, behaviour) {
+			return
+		}
 		status, err := strconv.Atoi(behaviour)
 		if err != nil {
-			send(w, whole(picture()))
+			send(w, s.whole(c))
 			return
 		}
 		if status == http.StatusTooManyRequests {
@@ -391,6 +502,13 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 		}
 		fail(w, status, "", "the simulated API returns "+behaviour)
 	}
+}
+
+func (s *Server) pictureURL(prompt string) string {
+	if s.conf.PictureURL != nil {
+		return s.conf.PictureURL(prompt)
+	}
+	return strings.TrimSuffix(s.URL(), "/v1") + "/pictures/" + base64.URLEncoding.EncodeToString([]byte(prompt))
 }
 
 func (s *Server) picture(w http.ResponseWriter, r *http.Request) {

@@ -1,13 +1,15 @@
 package imageapi
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,135 +19,209 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// outcome is the classification of an error response.
-type outcome struct {
-	code    task.Code
-	do      task.Disposition
-	message string
-}
-
-// Wildcards of the table.
-const anyStatus, anyCode = 0, ""
-
-// table classifies error responses: the first matching line applies. Status 200 is a response with an error object. code is
-// compared with the code and the type of the error object.
-var table = []struct {
-	status int
-	code   string
-	outcome
-}{
-	{anyStatus, "moderation_blocked", outcome{task.CodeModeration, task.Fail, "moderation refused the prompt"}},
-	{anyStatus, "content_policy_violation", outcome{task.CodeModeration, task.Fail, "moderation refused the prompt"}},
-	{anyStatus, "insufficient_quota", outcome{task.CodeNoQuota, task.Pause, "the API account has no quota left; add credit to it"}},
-	{anyStatus, "billing_hard_limit_reached", outcome{task.CodeNoQuota, task.Pause, "the API account's billing limit is reached; raise it"}},
-	{anyStatus, "unsupported_country_region_territory", outcome{task.CodeWrongCountry, task.Pause, "the API does not serve the country of this IP address; use a proxy in another country"}},
-	{anyStatus, "invalid_api_key", outcome{task.CodeUnauthorized, task.Pause, "the API refuses the key; check OPENAI_API_KEY"}},
-	{200, anyCode, outcome{task.CodeBadAnswer, task.Fail, "the API returned an error with status 200"}},
-	{401, anyCode, outcome{task.CodeUnauthorized, task.Pause, "the API refuses the key (401); check OPENAI_API_KEY"}},
-	{403, anyCode, outcome{task.CodeForbidden, task.Pause, "the API refuses access (403)"}},
-	{404, "model_not_found", outcome{task.CodeBadRequest, task.Fail, "the API does not have this model"}},
-	{404, anyCode, outcome{task.CodeWrongAddress, task.Pause, "there is no Images API at this address (404); check OPENAI_BASE_URL, which ends in /v1"}},
-	{407, anyCode, outcome{task.CodeProxyLoginMissing, task.Pause, "the proxy requires a login or refuses it (407)"}},
-	{408, anyCode, outcome{task.CodeTimeout, task.Retry, "the API timed out (408)"}},
-	{409, anyCode, outcome{task.CodeServer, task.Retry, "the API reports a conflict (409)"}},
-	{429, anyCode, outcome{task.CodeRateLimited, task.Release, "the API's rate limit is reached (429)"}},
-}
-
-// classify returns the outcome of an error response. It has no side effects.
-func classify(status int, e apiError) outcome {
-	if isSuccess(status) {
-		status = http.StatusOK
-	}
-	for _, line := range table {
-		if (line.status == anyStatus || line.status == status) &&
-			(line.code == anyCode || line.code == e.Code || line.code == e.Type) {
-			return line.outcome
+// classify returns the outcome of an error of the API. key is the one that was sent.
+func classify(status int, e apiError, key string) outcome {
+	status = errorStatus(status, e)
+	o := answerLine(status, e, key).outcome
+	if isTimeout(status) { // the answer to the request did not reach the server that reports this
+		o.unknown = true
+		if o.do != task.Pause {
+			o.do = task.Release
 		}
 	}
-	switch {
-	case status >= 500:
-		return outcome{task.CodeServer, task.Retry, fmt.Sprintf("the API failed (%d)", status)}
-	case status >= 400:
-		return outcome{task.CodeBadRequest, task.Fail, fmt.Sprintf("the API refused the request (%d)", status)}
+	return withStatus(o, status)
+}
+
+// errorStatus returns the status of an error: that of the response, or the error's code if the response's is not one of an error.
+func errorStatus(status int, e apiError) int {
+	if code, err := strconv.Atoi(e.Code); err == nil && status < 400 && code >= 400 && code < 600 {
+		return code
 	}
-	// Redirects and the like come from captive portals and wrong addresses.
-	return outcome{task.CodeWrongAddress, task.Pause, fmt.Sprintf("the API's address returned status %d; check OPENAI_BASE_URL and the proxy", status)}
+	return status
+}
+
+// answerLine returns the line of the table that applies to an error of the API.
+func answerLine(status int, e apiError, key string) line {
+	e = apiError{Code: strings.ToLower(strings.TrimSpace(e.Code)), Type: strings.ToLower(strings.TrimSpace(e.Type)), Message: strings.ToLower(e.Message)}
+	if namesAnotherKey(e.Message, strings.ToLower(key)) {
+		e.Code, e.Type = foreignKey, ""
+	}
+	return answers[slices.IndexFunc(answers, func(l line) bool { return l.matches(status, e) })] // the last line matches everything
+}
+
+// pageOf returns the line of the table that applies to a response that is not the API's.
+func pageOf(p page) pageLine {
+	return pages[slices.IndexFunc(pages, func(l pageLine) bool { return l.matches(p) })] // the last line matches everything
+}
+
+// isTimeout reports whether a status leaves open what became of the request, whoever sends it.
+func isTimeout(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, statusClientClosed, http.StatusGatewayTimeout, statusTimeout:
+		return true
+	}
+	return false
+}
+
+// classifyPage returns the outcome of a response that is not the API's.
+func classifyPage(p page) outcome {
+	o := pageOf(p).outcome
+	if !isSuccess(p.status) {
+		o = withStatus(o, p.status)
+	}
+	return o
+}
+
+func withStatus(o outcome, status int) outcome {
+	if !strings.HasSuffix(o.message, ")") {
+		o.message += fmt.Sprintf(" (%d)", status)
+	}
+	return o
+}
+
+// maskedKey matches a key that the API quotes in part.
+var maskedKey = regexp.MustCompile(`\bsk-([a-z0-9_-]*)(?:\*{3,}|\.{3,}|…)([a-z0-9_-]*)`)
+
+// namesAnotherKey reports whether a message about a key quotes another one than ours: a relay passes on what its upstream answers. Both texts are
+// in lower case.
+func namesAnotherKey(message, key string) bool {
+	quoted := maskedKey.FindStringSubmatch(message)
+	if quoted == nil || key == "" || !strings.Contains(message, "key") {
+		return false
+	}
+	return !strings.HasPrefix(strings.TrimPrefix(key, "sk-"), quoted[1]) || !strings.HasSuffix(key, quoted[2])
 }
 
 // connectionError classifies a request without a response. If no connection could be made, the API is unreachable and the
 // request was not sent (Pause). Otherwise the API may have worked on it and billed it: the outcome is unknown.
+//
+// What breaks after the request was sent has the scope endpoint: whether the API, the proxy or something between them broke it is not known here.
 func connectionError(ctx context.Context, err error) *task.Error {
 	unreachable, notSent := errors.AsType[*proxy.Error](err)
 	if errors.Is(ctx.Err(), context.Canceled) {
-		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the attempt was interrupted",
+		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Scope: task.ScopeAll, Message: "the attempt was interrupted",
 			Unknown: !notSent, NotSent: notSent, Err: err}
 	}
 	if notSent {
-		return &task.Error{Code: unreachable.Code(), Disposition: task.Pause, Message: unreachable.Error(), NotSent: true, Err: err}
+		return &task.Error{Code: unreachable.Code(), Disposition: task.Pause, Scope: task.ScopeProxy, Message: unreachable.Error(), NotSent: true, Err: err}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
+		return &task.Error{Code: task.CodeTimeout, Disposition: task.Release, Scope: task.ScopeEndpoint,
 			Message: "the attempt exceeded TASK_TIMEOUT", Unknown: true, Err: err}
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return &task.Error{Code: task.CodeTimeout, Disposition: task.Retry,
+		return &task.Error{Code: task.CodeTimeout, Disposition: task.Release, Scope: task.ScopeEndpoint,
 			Message: "the API did not respond in time: " + err.Error(), Unknown: true, Err: err}
 	}
-	return &task.Error{Code: task.CodeNetwork, Disposition: task.Retry,
+	return &task.Error{Code: task.CodeNetwork, Disposition: task.Release, Scope: task.ScopeEndpoint,
 		Message: "the connection to the API broke: " + err.Error(), Unknown: true, Err: err}
 }
 
-// maxErrorBody bounds the body of an error response, in bytes.
+// maxErrorBody bounds the body of an error response, in bytes, before and after its decompression.
 const maxErrorBody = 64 << 10
 
-// statusError classifies a response with a status other than 200. The API may quote the prompt and other private texts: they
-// are removed.
-func statusError(response *http.Response, private []string) *task.Error {
-	// The body is read whole so that the connection can be reused.
-	content, readErr := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
-	parsed, parseErr := parseResponse(bytes.NewReader(content), io.Discard)
-	e := responseError(response, parsed.apiError, private)
-	whole := readErr == nil && (parseErr == nil || len(content) == maxErrorBody)
-	e.Unknown = isUnknown(response, parsed.failed && whole, e.Disposition)
+// statusError classifies a response with a status that is not one of success. The API may quote the prompt and other private texts: they are
+// removed.
+func (c *Client) statusError(ctx context.Context, response *http.Response, private []string) *task.Error {
+	network := &errReader{r: response.Body}
+	a, err := readAnswer(response, network, maxErrorBody, nil, nil, nil)
+	if network.err != nil && ctx.Err() != nil {
+		e := connectionError(ctx, network.err)
+		e.Unknown = true
+		return e
+	}
+	whole := network.err == nil && (err == nil || errors.Is(err, errTooLong))
+	answered := a.form == formJSON || a.form == formEvents
+	if answered && (a.failed || a.apiError.Message != "" || response.StatusCode >= 400 && response.StatusCode < 500) {
+		e := c.answerError(response, a.apiError, private)
+		if !whole && response.StatusCode >= 500 { // what it says may not be its cause
+			e.Unknown, e.Disposition = true, task.Release
+		}
+		return e
+	}
+	return c.pageError(response, a, private)
+}
+
+// answerError classifies an error of the API. Private texts are removed from the API's text before it is compared with the tables and becomes part
+// of our own: a prompt must not decide what an error means, nor a short one damage our words.
+func (c *Client) answerError(response *http.Response, e apiError, private []string) *task.Error {
+	e.Message = hide(e.Message, private)
+	return newError(response, classify(response.StatusCode, e, *c.key.Load()), c.shown(e.Message))
+}
+
+// pageError classifies a response that is not the API's.
+func (c *Client) pageError(response *http.Response, a answer, private []string) *task.Error {
+	text := hide(a.said, private)
+	p := newPage(response, a.form, text)
+	said := ""
+	switch {
+	case p.form == formText:
+		said = c.shown(text)
+	case p.form == formPage:
+		said = c.shown(pageTitle(text))
+	case p.status >= 300 && p.status < 400:
+		said = redirectTarget(response)
+	}
+	return newError(response, classifyPage(p), said)
+}
+
+func newPage(response *http.Response, form bodyForm, text string) page {
+	p := page{status: response.StatusCode, form: form, header: response.Header, text: strings.ToLower(text)}
+	if p.form == formText && (isPage(response) || strings.Contains(p.text, "<html")) {
+		p.form = formPage
+	}
+	return p
+}
+
+// isPage reports whether a response says that it is a web page.
+func isPage(response *http.Response) bool { return mediaType(response.Header) == "text/html" }
+
+var title = regexp.MustCompile(`(?is)<title[^>]*>(.{1,200}?)</title>`)
+
+// pageTitle returns the title of a page, or "".
+func pageTitle(text string) string {
+	if m := title.FindStringSubmatch(text); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// redirectTarget returns where a response redirects to, without what may be secret, or "".
+func redirectTarget(response *http.Response) string {
+	u, err := response.Location()
+	if err != nil || u.Host == "" {
+		return ""
+	}
+	return "to " + oneLine(u.Scheme+"://"+u.Host+u.Path)
+}
+
+// newError returns the error of a response. said are its own words, without what is private.
+func newError(response *http.Response, o outcome, said string) *task.Error {
+	e := &task.Error{Code: o.code, Disposition: o.do, Scope: o.scope, Unknown: o.unknown, Message: o.message}
+	if said != "" {
+		e.Message += ": " + said
+	}
+	if o.do != task.Fail {
+		e.RetryAfter = retryAfter(response.Header, time.Now())
+	}
 	return e
 }
 
-// isUnknown reports whether an error response leaves open what became of the request. answered: it is an error object of the API, read whole.
-func isUnknown(response *http.Response, answered bool, do task.Disposition) bool {
-	switch status := response.StatusCode; {
-	case status == http.StatusGatewayTimeout: // the API's answer did not reach the server that reports this
-		return true
-	case answered, status == http.StatusTooManyRequests, do == task.Pause: // it was not passed on
-		return false
-	default:
-		// A page of something between this host and the API says nothing about what became of the request.
-		return status >= 500 || status == http.StatusRequestTimeout || isWebPage(response)
-	}
+// shown makes words of the API fit to be shown: without keys and the secret part of URLs, in one line, cut.
+func (c *Client) shown(text string) string {
+	return oneLine(urlQuery.ReplaceAllString(redact.New(*c.key.Load()).String(text), "$1?"+redact.Mask))
 }
 
-// responseError classifies an error response by its status and its error object. Private texts are removed from the API's
-// text before it becomes part of our own: a short one would damage that.
-func responseError(response *http.Response, e apiError, private []string) *task.Error {
-	o := classify(response.StatusCode, e)
-	out := &task.Error{Code: o.code, Disposition: o.do, Message: o.message}
-	if e.Message != "" {
-		message := e.Message
-		for _, text := range private {
-			message = redact.Prompt(message, text)
-		}
-		out.Message += ": " + oneLine(message)
-	}
-	if o.do != task.Fail {
-		out.RetryAfter = retryAfter(response.Header, time.Now())
-	}
-	return out
-}
+// urlQuery matches URLs with a query, which is a secret in signed ones.
+var urlQuery = regexp.MustCompile(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
 
-// readError classifies a failure to read a picture from a response with status 200. network is the error of the connection,
-// if there was one.
-func readError(ctx context.Context, response *http.Response, network, err error) error {
+// readError classifies a failure to read a picture from a response with a status of success. network is the error of the connection, if there was
+// one, and err that of reading; nil: the response was read whole.
+func (c *Client) readError(ctx context.Context, response *http.Response, a answer, network, err error, private []string) *task.Error {
 	if w, ok := errors.AsType[*writeError](err); ok {
-		return w.err
+		e := *task.AsError(w.err)
+		e.Paid = true
+		return &e
 	}
 	if network != nil {
 		e := connectionError(ctx, network)
@@ -154,29 +230,39 @@ func readError(ctx context.Context, response *http.Response, network, err error)
 		}
 		return e
 	}
-	e := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Retry, Unknown: true, Err: err}
+	_, packed := errors.AsType[*encodingFault](err)
+	bad := func(do task.Disposition, scope task.Scope, unknown bool, message string) *task.Error {
+		return &task.Error{Code: task.CodeBadAnswer, Disposition: do, Scope: scope, Unknown: unknown, Message: message, Err: err}
+	}
 	switch {
 	case errors.Is(err, errTooLong):
-		e.Disposition, e.Unknown = task.Fail, false
-		e.Message = "the API's response is larger than any picture allowed"
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		e.Code, e.Message = task.CodeCutOff, "the API's response is incomplete"
-	case isWebPage(response):
-		e.Code, e.Message = task.CodeWebPage, webPageMessage
-	default:
-		if !errors.Is(err, errSyntax) { // a whole answer of the API, without a picture that can be used
-			e.Disposition, e.Unknown = task.Fail, false
-		}
-		e.Message = "the API's response can't be parsed: " + oneLine(err.Error())
+		return bad(task.Fail, task.ScopeTask, false, "the API's response is larger than any picture allowed")
+	case errors.Is(err, errNotBase64):
+		return bad(task.Fail, task.ScopeEndpoint, false, "the picture in the API's response can't be decoded: "+err.Error())
+	case errors.Is(err, io.ErrUnexpectedEOF) && (a.form != formEmpty || packed):
+		e := bad(task.Release, task.ScopeEndpoint, true, "the API's response is incomplete")
+		e.Code = task.CodeCutOff
+		return e
+	case packed:
+		return bad(task.Release, task.ScopeEndpoint, true, err.Error())
+	case a.failed:
+		return c.answerError(response, a.apiError, private)
+	case err != nil || a.form == formEmpty || a.form == formPage || a.form == formText:
+		e := c.pageError(response, a, private)
+		e.Err = err
+		return e
+	case a.badURL:
+		e := bad(task.Fail, task.ScopeEndpoint, false, "the URL in the API's response can't be used")
+		e.Paid = true
+		return e
+	}
+	// A whole answer of the API without a picture and without an error may have been billed: it is not asked for again.
+	e := bad(task.Fail, task.ScopeEndpoint, false, "the API's response contains no picture")
+	if said := cmp.Or(a.apiError.Message, a.said); said != "" {
+		e.Scope = task.ScopeTask // words about this request
+		e.Message += ": " + c.shown(hide(said, private))
 	}
 	return e
-}
-
-const webPageMessage = "the response is a web page: a device or page between this host and the API responded, or OPENAI_BASE_URL is wrong"
-
-func isWebPage(response *http.Response) bool {
-	contentType, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
-	return strings.EqualFold(strings.TrimSpace(contentType), "text/html")
 }
 
 // maxRetryAfter bounds the wait that the API may ask for. A longer one is a mistake of the API.

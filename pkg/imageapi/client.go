@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -28,6 +27,7 @@ type Config struct {
 	MaxBytes  int64             // the largest picture accepted
 	UserAgent string            // of every request; empty: imagetasks
 
+	Download      DownloadRules // see Client.SetDownloadRules
 	MaxInputBytes int64         // the largest input picture; those of a request together may be twice as large; 0: 25 MiB
 	InputTimeout  time.Duration // for fetching one input picture by its URL; 0: 2m
 	// AllowPrivateInputs allows URLs of input pictures whose host is a private or loopback address, for tests.
@@ -41,6 +41,10 @@ type Client struct {
 	http      *http.Client // over transport
 	key       atomic.Pointer[string]
 	limits    limits
+	// uncheckable: the API has answered an incomplete request as if it was a complete one.
+	uncheckable atomic.Bool
+
+	downloadRules atomic.Pointer[DownloadRules]
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
@@ -70,6 +74,7 @@ func New(conf Config) (*Client, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	c.key.Store(&conf.Key)
+	c.SetDownloadRules(conf.Download)
 	return c, nil
 }
 
@@ -105,7 +110,29 @@ func (c *Client) Endpoint() string {
 // Result is what the API returned besides the picture.
 type Result struct {
 	RequestID string // empty if the API gave none
+	// URL is where the picture is, if the response did not contain it: then nothing was written. It is an http or https URL of at most
+	// 8 KiB, which may hold a secret. What it stands for is paid for.
+	URL string
 }
+
+// Unusable is the head of a response with a status of success that could not be used, for the operator. It is in the chain of Generate's
+// error. The prompt, the task's other private texts and the API key are removed from it.
+type Unusable struct {
+	ContentType string
+	Head        []byte // at most 64 KiB
+	Err         error  // the cause; optional
+}
+
+// Error implements error. It does not contain the response.
+func (u *Unusable) Error() string {
+	if u.Err != nil {
+		return u.Err.Error()
+	}
+	return "the API's response can't be used"
+}
+
+// Unwrap returns the cause.
+func (u *Unusable) Unwrap() error { return u.Err }
 
 // Generate writes the picture for r to w as it arrives, at most Config.MaxBytes. The caller must check that it is a
 // picture. Every error is a *task.Error and does not contain the prompt. If the API refuses the address of the proxy that
@@ -135,14 +162,16 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		}
 	}
 	var result Result
-	response, err := c.send(ctx, http.MethodPost, path, key, b)
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
+	response, err := c.send(sending, http.MethodPost, path, key, b)
 	if err == nil {
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
-			err = c.readPicture(ctx, response, r.privateTexts(), w)
+			result.URL, err = c.readPicture(ctx, stop, response, r.privateTexts(), w)
 		} else {
-			err = statusError(response, r.privateTexts())
+			err = c.statusError(ctx, response, r.privateTexts())
 		}
 		err = ejectUpstream(response, err)
 	}
@@ -170,21 +199,17 @@ func withoutURL(err error) error {
 	return err
 }
 
-// ejectUpstream ejects the proxy that a response came through if err means that the API refuses the proxy's address: another
-// proxy may have its exit elsewhere. If there is another, it returns err with the disposition Release, because the task can
-// be retried at once and nothing has to pause.
+// ejectUpstream ejects the proxy that a response came through if err has the scope proxy: another one may have its exit elsewhere. If there is
+// another, it returns err with the disposition Release, because the task can be retried at once and nothing has to pause.
 func ejectUpstream(response *http.Response, err error) error {
 	if err == nil {
 		return nil
 	}
 	e := task.AsError(err)
-	switch e.Code {
-	case task.CodeWrongCountry, task.CodeForbidden, task.CodeWebPage:
-		if proxy.EjectUpstream(response, e.Code, e.Message) {
-			released := *e
-			released.Disposition = task.Release
-			return &released
-		}
+	if e.Scope == task.ScopeProxy && proxy.EjectUpstream(response, e.Code, e.Message) {
+		released := *e
+		released.Disposition = task.Release
+		return &released
 	}
 	return err
 }
@@ -218,83 +243,22 @@ func (m *maxReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readPicture streams the picture of a response with status 200 to w. Its error is a *task.Error.
-func (c *Client) readPicture(ctx context.Context, response *http.Response, private []string, w io.Writer) error {
-	network := &errReader{r: response.Body}
-	parsed, err := parseResponse(&maxReader{r: network, left: c.conf.MaxBytes*4/3 + maxEnvelope}, w)
-	switch {
-	case err != nil:
-		return readError(ctx, response, network.err, err)
-	case parsed.wrote:
-		return nil
-	case parsed.failed:
-		return responseError(response, parsed.apiError, private)
-	case parsed.url != "":
-		return c.download(ctx, parsed.url, w)
+// readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
+// the request: it is called when there is a picture and the rest of the response does not come.
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, private []string, w io.Writer) (string, error) {
+	rest := &restReader{r: response.Body, stop: stop}
+	defer rest.end()
+	network := &errReader{r: rest}
+	head := &headWriter{limit: maxHead + longest(private)}
+	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
+	if a.found() {
+		return a.url, nil
 	}
-	return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Message: "the API's response contains no picture"}
-}
-
-// How a download is repeated: what it fetches is paid for.
-const (
-	downloadTimeout = 2 * time.Minute // of one try
-	downloadWait    = 200 * time.Millisecond
-	maxDownloadWait = 10 * time.Second
-)
-
-// download fetches a picture from the URL that the API returned, through the same transport, without the key. It is repeated until ctx
-// ends, or the host refuses it. Its error is a *task.Error with Paid: the picture must not be requested again.
-func (c *Client) download(ctx context.Context, address string, w io.Writer) error {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || strings.HasPrefix(c.conf.BaseURL, "https"))) {
-		return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true, Message: "the URL in the API's response is not an https URL"}
+	e := c.readError(ctx, response, a, network.err, err, private)
+	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
 	}
-	for wait := downloadWait; ; wait = min(2*wait, maxDownloadWait) {
-		content, repeat, err := c.fetchPicture(ctx, address)
-		if err == nil {
-			_, err = w.Write(content)
-			return err
-		}
-		if !repeat || !sleep(ctx, wait) {
-			return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true,
-				Message: "the API made the picture, and its download failed: " + oneLine(err.Error()), Err: err}
-		}
-	}
-}
-
-// fetchPicture is one try of download. repeat reports whether another may succeed. The content of a picture that is too large is cut off.
-func (c *Client) fetchPicture(ctx context.Context, address string) (content []byte, repeat bool, err error) {
-	// The host of the picture is not the API: its failures don't eject a proxy.
-	ctx, cancel := context.WithTimeout(proxy.WithOtherTarget(ctx), downloadTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, false, errors.New("its URL can't be used")
-	}
-	request.Header.Set("User-Agent", c.conf.UserAgent)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, true, withoutURL(err)
-	}
-	defer response.Body.Close()
-	switch status := response.StatusCode; {
-	case isSuccess(status):
-		content, err = io.ReadAll(io.LimitReader(response.Body, c.conf.MaxBytes+1))
-		return content, true, err
-	default:
-		repeat = status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
-		return nil, repeat, fmt.Errorf("its host responded %d", status)
-	}
-}
-
-// sleep waits, and reports false if ctx ends before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
+	return "", e
 }
 
 // Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An
@@ -325,11 +289,14 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 	defer response.Body.Close()
 	switch {
 	case response.StatusCode == http.StatusNotFound || response.StatusCode == http.StatusMethodNotAllowed:
-		return nil, c.checkEndpoint(ctx)
+		if err := c.Check(ctx, ""); !errors.Is(err, task.ErrUncheckable) {
+			return nil, err
+		}
+		return nil, nil
 	case response.StatusCode >= 300:
-		return nil, ejectUpstream(response, statusError(response, nil))
-	case isWebPage(response):
-		return nil, ejectUpstream(response, &task.Error{Code: task.CodeWebPage, Disposition: task.Pause, Message: webPageMessage})
+		return nil, ejectUpstream(response, asked(c.statusError(ctx, response, nil)))
+	case isPage(response):
+		return nil, asked(newError(response, classifyPage(page{status: response.StatusCode, form: formPage, header: response.Header}), ""))
 	}
 	var list struct {
 		Data []struct {
@@ -345,26 +312,4 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 		ids = append(ids, oneLine(m.ID))
 	}
 	return ids, nil
-}
-
-// Check asks the endpoint that makes pictures with an incomplete request, which is refused there and costs nothing. It returns nil if the
-// endpoint refuses it as one that works does, task.ErrUncheckable if the endpoint can't be asked in this way, else a *task.Error. model is
-// "" for Config.Model.
-func (c *Client) Check(ctx context.Context, model string) error { return c.checkEndpoint(ctx) }
-
-// checkEndpoint sends an empty request for a picture. The API refuses it as incomplete and makes nothing. At a wrong address
-// the endpoint does not exist.
-func (c *Client) checkEndpoint(ctx context.Context) error {
-	response, err := c.send(ctx, http.MethodPost, "/images/generations", "", body{"application/json", [][]byte{[]byte("{}")}})
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if response.StatusCode < 300 {
-		return nil
-	}
-	if e := statusError(response, nil); e.Code != task.CodeBadRequest {
-		return ejectUpstream(response, e)
-	}
-	return nil
 }

@@ -70,7 +70,7 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	assert.Equal(t, "/v1/images/generations", calls[0].Path)
 	assert.Equal(t, "a cat\n\nStyle: ink", calls[0].Prompt)
 	assert.Equal(t, "gpt-image-2", calls[0].Model)
-	assert.Equal(t, "1536x1024", calls[0].Size)
+	assert.Equal(t, "1536x864", calls[0].Size)
 	assert.True(t, p.Carried(calls[0].Remote))
 	require.NoError(t, c.Probe(t.Context()))
 	assert.Equal(t, 1, api.Probes())
@@ -94,21 +94,21 @@ func TestGenerate_Disposition(t *testing.T) {
 		"407":        {task.CodeProxyLoginMissing, task.Pause},
 		"302":        {task.CodeWrongAddress, task.Pause},
 		"quota":      {task.CodeNoQuota, task.Pause},
-		"408":        {task.CodeTimeout, task.Retry},
+		"408":        {task.CodeTimeout, task.Release},
 		"409":        {task.CodeServer, task.Retry},
 		"429":        {task.CodeRateLimited, task.Release},
 		"500":        {task.CodeServer, task.Retry},
 		"502":        {task.CodeServer, task.Retry},
 		"503":        {task.CodeServer, task.Retry},
 		"529":        {task.CodeServer, task.Retry},
-		"hang":       {task.CodeTimeout, task.Retry},
-		"cut":        {task.CodeCutOff, task.Retry},
-		"break":      {task.CodeNetwork, task.Retry},
-		"html":       {task.CodeWebPage, task.Retry},
+		"hang":       {task.CodeTimeout, task.Release},
+		"cut":        {task.CodeCutOff, task.Release},
+		"break":      {task.CodeNetwork, task.Release},
+		"html":       {task.CodeWebPage, task.Release},
 		"zero":       {task.CodeBadAnswer, task.Fail},
 		"null":       {task.CodeBadAnswer, task.Fail},
-		"error":      {task.CodeBadAnswer, task.Fail},
-		"truncated":  {task.CodeCutOff, task.Retry},
+		"error":      {task.CodeServer, task.Retry},
+		"truncated":  {task.CodeCutOff, task.Release},
 		"endless":    {task.CodeBadAnswer, task.Fail},
 	} {
 		t.Run(behaviour, func(t *testing.T) {
@@ -126,7 +126,7 @@ func TestGenerate_Disposition(t *testing.T) {
 			require.ErrorAs(t, err, &got)
 			assert.Equal(t, want.code, got.Code, "%v", err)
 			assert.Equal(t, want.do, got.Disposition, "%v", err)
-			assert.Equal(t, slices.Contains([]string{"hang", "cut", "break", "html", "truncated"}, behaviour), got.Unknown, "%v", err)
+			assert.Equal(t, slices.Contains([]string{"408", "hang", "cut", "break", "html", "truncated"}, behaviour), got.Unknown, "%v", err)
 			assert.NotEmpty(t, got.Message)
 			assert.NotContains(t, err.Error(), prompt)
 			assert.NotContains(t, err.Error(), key)
@@ -161,23 +161,22 @@ func TestGenerate_ErrorBodies(t *testing.T) {
 		{400, `{"error":{"type":"billing_hard_limit_reached"}}`, task.CodeNoQuota, task.Pause},
 		{400, `{"error":{"code":"invalid_api_key"}}`, task.CodeUnauthorized, task.Pause},
 		{403, `{"error":{"code":"unsupported_country_region_territory"}}`, task.CodeWrongCountry, task.Pause},
-		{404, `{"error":{"code":"model_not_found"}}`, task.CodeBadRequest, task.Fail},
+		{404, `{"error":{"code":"model_not_found"}}`, task.CodeModelRefused, task.Pause},
 		{429, `{"error":{"type":"insufficient_quota"}}`, task.CodeNoQuota, task.Pause},
 		{200, `{"error":{"code":"insufficient_quota"}}`, task.CodeNoQuota, task.Pause},
-		{200, `{"error":"overloaded"}`, task.CodeBadAnswer, task.Fail},
+		{200, `{"error":"overloaded"}`, task.CodeServer, task.Retry},
 		{200, `{"error":null,"data":[]}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":{}}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":17}]}`, task.CodeBadAnswer, task.Fail},
 		{200, `{"data":[{"b64_json":"%%%"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `{"data":[{"b64_json":"QUJD"}]} trailing`, task.CodeBadAnswer, task.Retry},
 		{200, `{"data":[{"url":"ftp://x/y"}]}`, task.CodeBadAnswer, task.Fail},
-		{200, `[]`, task.CodeBadAnswer, task.Retry},
-		{200, ``, task.CodeCutOff, task.Retry},
-		{200, `{"data":[`, task.CodeCutOff, task.Retry},
-		{200, `not JSON`, task.CodeBadAnswer, task.Retry},
-		{502, `<html>Bad gateway</html>`, task.CodeServer, task.Retry},
-		{403, `<html>Access denied</html>`, task.CodeForbidden, task.Pause},
-		{500, ``, task.CodeServer, task.Retry},
+		{200, `[]`, task.CodeBadAnswer, task.Fail},
+		{200, ``, task.CodeCutOff, task.Release},
+		{200, `{"data":[`, task.CodeCutOff, task.Release},
+		{200, `not JSON`, task.CodeBadAnswer, task.Release},
+		{502, `<html>Bad gateway</html>`, task.CodeServer, task.Release},
+		{403, `<html>Access denied</html>`, task.CodeWebPage, task.Pause},
+		{500, ``, task.CodeServer, task.Release},
 		{400, `{"error":` + string(bytes.Repeat([]byte("["), 10000)), task.CodeBadRequest, task.Fail},
 		{301, ``, task.CodeWrongAddress, task.Pause},
 	} {
@@ -218,20 +217,28 @@ func TestGenerate_RetryAfter(t *testing.T) {
 func TestGenerate_DownloadsURLWithoutKey(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	var b bytes.Buffer
-	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
+	c := client(t, api.URL(), key, proxy.Config{})
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
 	require.NoError(t, err)
-	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
+	assert.Empty(t, b.Bytes())
+	require.NoError(t, c.Download(t.Context(), result.URL, 1, &b))
+	assert.True(t, bytes.Equal(simapi.Draw("[url] a cat"), b.Bytes()))
 }
 
 func TestGenerate_WriterFails(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
-	for _, prompt := range []string{"a cat", "[url] a cat"} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
-		assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
-		_, err = c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
-		assert.Equal(t, task.CodeInternal, task.AsError(err).Code)
+	generate := func(to io.Writer) error {
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat"}, to)
+		return err
+	}
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, io.Discard)
+	require.NoError(t, err)
+	download := func(to io.Writer) error { return c.Download(t.Context(), result.URL, 1, to) }
+	for _, write := range []func(io.Writer) error{generate, download} {
+		assert.Equal(t, task.CodeTooLarge, task.AsError(write(failing{tooLarge})).Code)
+		assert.Equal(t, task.CodeInternal, task.AsError(write(failing{errors.New("disk")})).Code)
 	}
 }
 
@@ -341,8 +348,8 @@ func TestSizes(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	for _, ratio := range []struct{ ratio, model, size string }{
-		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
-		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
+		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "864x1536"}, {"Portrait", "", "1024x1536"},
+		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"},
 	} {
 		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Model: ratio.model,
 			Options: imageapi.Options{AspectRatio: ratio.ratio}}, io.Discard)

@@ -220,7 +220,10 @@ func inputConnectionError(ctx context.Context, name string, u *url.URL, err erro
 		return unavailable(name, task.Retry, "could not be fetched from %s: it did not arrive in time", hostOf(u))
 	case ctx.Err() != nil:
 		e := connectionError(ctx, ctx.Err())
-		e.NotSent = true
+		e.NotSent, e.Unknown = true, false
+		if e.Code == task.CodeTimeout { // it uses an attempt, as any failure of the task's own pictures
+			e.Disposition, e.Scope = task.Retry, task.ScopeTask
+		}
 		return e
 	case isDial && failed.IsProxy():
 		return connectionError(ctx, err)

@@ -30,11 +30,11 @@ func TestGenerate_UnknownOutcome(t *testing.T) {
 	}{
 		{500, nil, `{"error":{"message":"overloaded"}}`, false},
 		{500, nil, `{"error":"overloaded"}`, false},
-		{500, nil, `{"detail":"overloaded"}`, true},
+		{500, nil, `{"detail":"overloaded"}`, false},
 		{502, page, `<html>Bad gateway</html>`, true},
 		{504, nil, `{"error":{"message":"upstream request timeout"}}`, true}, // a gateway, by its definition, that got no answer
 		{408, nil, `upstream request timeout`, true},
-		{408, nil, `{"error":{"message":"timeout"}}`, false},
+		{408, nil, `{"error":{"message":"timeout"}}`, true},
 		{429, page, `<html>You are being rate limited</html>`, false}, // it was not passed on
 		{403, page, `<html>Access denied</html>`, false},
 	} {
@@ -72,10 +72,10 @@ func TestGenerate_OtherSuccess(t *testing.T) {
 		_, err := answering(t, status, nil, body).Generate(t.Context(), imageapi.Request{Prompt: "x"}, &b)
 		require.NoError(t, err, status)
 		assert.Equal(t, picture, b.Bytes())
-		for _, body := range []string{`{"data":[]}`, `{"error":{"message":"overloaded"}}`} {
-			_, err = answering(t, status, nil, body).Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
-			assert.Equal(t, task.Fail, task.AsError(err).Disposition, "what may have been billed is not asked for again and again")
-		}
+		_, err = answering(t, status, nil, `{"data":[]}`).Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		assert.Equal(t, task.Fail, task.AsError(err).Disposition, "what may have been billed is not asked for again and again")
+		_, err = answering(t, status, nil, `{"error":{"message":"overloaded"}}`).Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
+		assert.Equal(t, task.Retry, task.AsError(err).Disposition, "the API says that it failed")
 	}
 }
 

@@ -124,6 +124,7 @@ func TestPublish_CrashBetweenSteps(t *testing.T) {
 	_, err = d.Write(pngBytes(t))
 	require.NoError(t, err)
 	draft := d.Crash()
+	require.NoError(t, os.Truncate(draft, int64(len(pngBytes(t))))) // as Publish does before it
 	path := filepath.Join(s.Dir(), s.FileName("t", 1, "png"))
 
 	require.NoError(t, os.Link(draft, path)) // as Publish does, and then it crashed

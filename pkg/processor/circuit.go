@@ -62,6 +62,7 @@ type circuit struct {
 	believe      bool // a check that succeeds says something, although none has failed
 	checkedOnce  bool // since openedAt
 	failedChecks int  // since openedAt, in a row
+	doubtful     bool // the last of them may fail whether the API works or not
 	nextCheck    time.Time
 	running      int  // checks
 	checkWorks   bool // a check has succeeded before
@@ -130,7 +131,7 @@ func (c *circuit) reopen(now time.Time, cause *task.Error, o opening) {
 	c.state, c.cause, c.openedAt = CircuitOpen, cause, now
 	c.opening++
 	c.byRow, c.believe = o.byRow, o.believe && c.failedTries == 0
-	c.checkedOnce, c.failedChecks, c.trial = false, 0, nil
+	c.checkedOnce, c.failedChecks, c.doubtful, c.trial = false, 0, false, nil
 	c.unknown, c.definite = failureRow{}, failureRow{}
 	first := c.times.freeTrial
 	if o.paid {
@@ -177,7 +178,7 @@ func (c *circuit) heldUntil() time.Time {
 	return c.triedAt.Add(min(c.times.hold<<min(c.failedTries-1, 10), c.times.maxTrial))
 }
 
-// checked records the result of a check that began in an opening: what is wrong, or nil. uncheckable: it said nothing. It reports whether
+// checked records the result of a check that began in an opening: what is wrong, or nil. uncheckable: it may be the same when the API works. It reports whether
 // the circuit is not open any more.
 func (c *circuit) checked(now time.Time, opening int, cause *task.Error, uncheckable bool) bool {
 	if cause == nil && !uncheckable {
@@ -189,7 +190,7 @@ func (c *circuit) checked(now time.Time, opening int, cause *task.Error, uncheck
 	c.checkedOnce = true
 	if cause != nil {
 		c.failedChecks++
-		c.cause = cause
+		c.cause, c.doubtful = cause, uncheckable
 		c.nextCheck = now.Add(max(min(c.times.firstCheck<<min(c.failedChecks, 10), c.times.maxCheck), c.limitedWait(cause)))
 		return false
 	}
@@ -221,7 +222,7 @@ func (c *circuit) trialAt() time.Time {
 	switch {
 	case !c.isOpen(), c.scope == task.ScopeAll:
 		return time.Time{}
-	case c.failedChecks == 0:
+	case c.failedChecks == 0, c.doubtful:
 		return c.openedAt.Add(c.trialWait)
 	case c.cause.NotSent: // it could not be sent
 		return time.Time{}
@@ -299,7 +300,7 @@ func (c *circuit) isPaused(now time.Time) bool { return now.Before(c.pausedUntil
 // releaseWait returns how long a task waits whose request failed, so that the next trial takes another; 0: it need not wait.
 func (c *circuit) releaseWait(now time.Time) time.Duration {
 	at := c.trialAt()
-	if at.IsZero() || c.believe || c.failedChecks > 0 || !at.After(now) {
+	if at.IsZero() || c.believe || c.failedChecks > 0 && !c.doubtful || !at.After(now) {
 		return 0
 	}
 	wait := at.Sub(now)

@@ -331,7 +331,7 @@ func (s *circuits) failedInARow(c *circuit, a *attempt, cause *task.Error) *open
 	if c.definite.n < definiteRow || !c.definite.mixed {
 		return nil
 	}
-	return &opening{byRow: true, believe: true}
+	return &opening{byRow: true, believe: true, paid: cause.Disposition == task.Fail}
 }
 
 // forCause returns the circuit of a cause's scope, and nil where no circuit can be had for it.
@@ -367,7 +367,7 @@ func scopeOf(e *task.Error) task.Scope {
 	switch {
 	case e.Code == task.CodePictureStore:
 		return task.ScopeAll
-	case e.Scope == task.ScopeProxy, e.Scope == task.ScopeTask && (e.Disposition == task.Pause || e.Unknown):
+	case e.Scope == task.ScopeProxy, e.Scope == task.ScopeTask && e.Disposition == task.Pause:
 		return task.ScopeEndpoint
 	}
 	return e.Scope
@@ -478,12 +478,13 @@ func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, unchec
 	if cause != nil && (cause.Scope == task.ScopeModel || cause.Disposition == task.Fail && cause.Scope == task.ScopeTask) {
 		cause = nil
 	}
-	if cause == nil {
+	if cause == nil || uncheckable {
 		s.noteResponse()
 	}
 	return cause, uncheckable
 }
 
+// ask makes a check. uncheckable: the result, or cause, may be the same whether a request for a picture would succeed or not.
 func (s *circuits) ask(ctx context.Context, model string) (cause *task.Error, uncheckable bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -492,22 +493,37 @@ func (s *circuits) ask(ctx context.Context, model string) (cause *task.Error, un
 	case err == nil:
 		return nil, false
 	case errors.Is(err, task.ErrUncheckable):
-		return nil, true
+		uncheckable = true
+		if _, ok := errors.AsType[*task.Error](err); !ok {
+			return nil, true
+		}
 	}
 	cause = s.sanitizer.sanitize(err)
 	if cause.Code == task.CodeTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		cause.Message = fmt.Sprintf("the API did not answer a check within %s", checkTimeout)
 	}
-	return cause, false
+	return cause, uncheckable
 }
 
-// sharedCheck asks the endpoint once for all callers at the same time. They must pass the same ctx. It returns what is wrong, or nil.
+// sharedCheck asks the endpoint once for all callers at the same time. They must pass the same ctx. It returns what is surely wrong with it, or
+// nil.
 func (s *circuits) sharedCheck(ctx context.Context) *task.Error {
 	result, _, _ := s.shared.Do("", func() (any, error) {
-		cause, _ := s.checkEndpoint(ctx)
+		cause := s.surelyFails(ctx)
+		if cause != nil && cause.Disposition == task.Release {
+			cause = s.surelyFails(ctx) // another proxy may serve now
+		}
 		return cause, nil
 	})
 	return result.(*task.Error)
+}
+
+func (s *circuits) surelyFails(ctx context.Context) *task.Error {
+	cause, uncheckable := s.checkEndpoint(ctx)
+	if uncheckable || cause != nil && cause.Code == task.CodeRateLimited {
+		return nil
+	}
+	return cause
 }
 
 // run checks what is open until ctx ends.

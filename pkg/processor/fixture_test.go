@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -318,6 +319,12 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 	return imageapi.Result{}, f(ctx, r, w)
 }
 
+func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
+	return errors.New("nothing can be downloaded")
+}
+
 func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
 func (f generatorFunc) Check(context.Context, string) error { return nil }
+
+func (f generatorFunc) SizeNote(string, imageapi.Options) string { return "" }

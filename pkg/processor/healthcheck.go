@@ -63,11 +63,11 @@ func (h *healthChecks) checkAPI(ctx context.Context) (result, action string, ok 
 	}
 	e, uncheckable := h.circuits.checkEndpoint(ctx)
 	switch {
-	case uncheckable:
+	case uncheckable && e == nil:
 		return "can be asked only with a paid request", "", true
 	case e == nil:
 		return "responds", "", true
-	case ctx.Err() == nil && e.Disposition == task.Pause:
+	case ctx.Err() == nil && e.Disposition == task.Pause && !uncheckable:
 		h.circuits.open(&h.circuits.endpoint, e)
 		return e.Message, actionPaused, false
 	}

@@ -45,7 +45,8 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
-		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint, Note: r.Note})
+		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint,
+			Note: r.Note})
 		return err
 	})
 	if err == nil && len(accepted) == 0 {
@@ -104,10 +105,12 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		wait := e.RetryAfter
 		if e.Code == task.CodeRateLimited && !errors.Is(e.Err, errNotTried) {
 			wait = o.circuits.pause(e, a.task.Model)
+		} else if e.Scope == task.ScopeEndpoint && !e.NotSent {
+			wait = max(o.shared(work, a, e).wait, task.Backoff(1, e.RetryAfter))
 		}
 		o.release(writes, a, wait, e)
 	case task.Retry:
-		if failed := o.definite(work, a, e); failed.opened || work.Err() != nil && isSharedCode(e) {
+		if failed := o.definite(work, a, e); failed.opened || work.Err() != nil && scopeOf(e) == task.ScopeEndpoint {
 			o.release(writes, a, failed.wait, e)
 			return
 		}
@@ -117,7 +120,11 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		}
 		o.retry(writes, a, task.Backoff(a.task.Attempt, e.RetryAfter), e)
 	default:
-		if !e.NotSent && a.hasRequested() {
+		switch {
+		case e.NotSent || !a.hasRequested():
+		case e.Scope == task.ScopeEndpoint:
+			o.failing(a, e)
+		default:
 			o.circuits.answered(a)
 		}
 		o.fail(writes, a, e, a.hasRequested())
@@ -139,6 +146,15 @@ func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 		return
 	}
 	o.fail(writes, a, e, false)
+}
+
+// failing records an answer that its task is not the cause of, and that may have been billed, so that the task fails.
+func (o *outcomes) failing(a *attempt, e *task.Error) {
+	billed := *e
+	billed.Unknown = true // for the waits of the circuit
+	if c := &o.circuits.endpoint; !o.circuits.failed(c, a, &billed, nil).opened {
+		o.inARow(c, a, e)
+	}
 }
 
 // refused records that no request of the scope can succeed now: the tasks of it wait, without using an attempt.
@@ -183,25 +199,25 @@ func (o *outcomes) trialWait(f failure) time.Duration {
 // definite records that the API failed a request and says so, or that the request could not be made for another passing cause. It returns
 // opened if its task is not to blame.
 func (o *outcomes) definite(work context.Context, a *attempt, e *task.Error) failure {
-	switch {
-	case scopeOf(e) == task.ScopeModel:
+	switch scopeOf(e) {
+	case task.ScopeModel:
 		o.circuits.endpointAnswered(a)
 		return o.inARow(o.circuits.forModel(a.task.Model), a, e)
-	case !isSharedCode(e):
-		if !e.NotSent {
-			o.circuits.answered(a)
-		}
-		return failure{}
+	case task.ScopeEndpoint:
+		return o.shared(work, a, e)
 	}
-	if !e.NotSent {
-		o.circuits.noteResponse()
+	if !e.NotSent && a.hasRequested() {
+		o.circuits.answered(a)
 	}
-	return o.shared(work, a, e)
+	return failure{}
 }
 
 // shared finds out whether a failure has a cause that other tasks share: the circuit is open, a check fails, or there were several in a row.
 func (o *outcomes) shared(work context.Context, a *attempt, e *task.Error) failure {
 	c := &o.circuits.endpoint
+	if !e.NotSent && !e.Unknown {
+		o.circuits.noteResponse()
+	}
 	if failed := o.circuits.failed(c, a, e, nil); failed.opened {
 		return failed
 	}
@@ -209,7 +225,7 @@ func (o *outcomes) shared(work context.Context, a *attempt, e *task.Error) failu
 	if work.Err() != nil {
 		return failure{} // at a stop the cause can't be found any more
 	}
-	if cause != nil && cause.Disposition != task.Release {
+	if cause != nil {
 		return o.circuits.failed(c, a, cause, &opening{checkFailed: true, paid: e.Unknown})
 	}
 	return o.inARow(c, a, e)
@@ -221,20 +237,6 @@ func (o *outcomes) inARow(c *circuit, a *attempt, e *task.Error) failure {
 		return failure{}
 	}
 	return o.circuits.failed(c, a, e, o.circuits.failedInARow(c, a, e))
-}
-
-// isSharedCode reports whether an error may have a cause that other tasks share.
-func isSharedCode(e *task.Error) bool {
-	switch scopeOf(e) {
-	case task.ScopeEndpoint:
-		return true
-	case task.ScopeTask:
-		switch e.Code {
-		case task.CodeNetwork, task.CodeCutOff, task.CodeTimeout, task.CodeServer, task.CodeWebPage:
-			return true
-		}
-	}
-	return false
 }
 
 // unknown records that a paid request was sent and that its outcome is unknown. It is repeated, or the task fails when no other request may
@@ -253,6 +255,7 @@ func (o *outcomes) unknown(work, writes context.Context, a *attempt, e *task.Err
 		// Other tasks go first, so that one task does not meet the same fault again.
 		wait = max(failed.wait, task.Backoff(unknown, e.RetryAfter))
 	} else if e.Code != task.CodeShutdown {
+		o.circuits.answered(a)
 		wait = task.Backoff(unknown, e.RetryAfter)
 	}
 	if unknown > o.retryUnknown {

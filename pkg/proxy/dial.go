@@ -27,7 +27,7 @@ func (up *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn,
 	}
 	if proxy == nil {
 		began := time.Now()
-		conn, err := up.dial(ctx, addr)
+		conn, err := up.dial(ctx, addr, checkAddr(ctx))
 		if err != nil {
 			return nil, newError(OpDial, nil, addr, err)
 		}
@@ -79,13 +79,16 @@ func (up *upstream) handshake(ctx context.Context, raw net.Conn, addr string, co
 }
 
 // dial makes a TCP connection to the proxy or the API. The kernel closes it within half a minute after the other end became
-// unreachable, where the platform allows that (see setUserTimeout).
-func (up *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
+// unreachable, where the platform allows that (see setUserTimeout). check refuses addresses; nil: none.
+func (up *upstream) dial(ctx context.Context, addr string, check func(netip.Addr) error) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout:         up.conf.DialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
+		Control: func(_, address string, raw syscall.RawConn) error {
+			err := controlAddr(check, address)
+			if err != nil {
+				return err
+			}
 			if e := raw.Control(func(fd uintptr) { err = setUserTimeout(fd, 30*time.Second) }); e != nil {
 				return e
 			}
@@ -98,7 +101,7 @@ func (up *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
 func (up *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	began := time.Now()
-	conn, err := up.dial(ctx, proxy.Host)
+	conn, err := up.dial(ctx, proxy.Host, nil)
 	if err != nil {
 		return nil, newError(OpDial, proxy, target, err)
 	}
@@ -253,7 +256,10 @@ func (up *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string
 	targets := []string{target}
 	if proxy.Scheme == "socks5" {
 		var err error
-		if targets, err = up.resolve(ctx, target); err != nil {
+		if targets, err = up.resolve(ctx, target); err == nil {
+			targets, err = allowedAddrs(checkAddr(ctx), targets)
+		}
+		if err != nil {
 			return nil, newError(OpResolve, proxy, target, err)
 		}
 	}

@@ -50,8 +50,9 @@ func (c *Config) setDefaults() {
 // the first that is not ejected serves. One that fails is ejected, and may be tried again after a wait that grows (see
 // RetryableUpstreams). A Transport is safe for concurrent use.
 type Transport struct {
-	conf Config
-	list atomic.Pointer[[]*upstream] // at least one
+	conf      Config
+	list      atomic.Pointer[[]*upstream] // at least one
+	downloads atomic.Pointer[downloadRoutes]
 
 	mu       sync.Mutex // of changes of list
 	onChange func(UpstreamState)
@@ -68,7 +69,13 @@ func New(conf Config) (*Transport, error) {
 	for _, r := range routes {
 		list = append(list, newUpstream(conf, r))
 	}
-	return newTransport(conf, list...), nil
+	t := newTransport(conf, list...)
+	downloads, err := newDownloadRoutes(conf, conf.Env)
+	if err != nil {
+		return nil, err
+	}
+	t.downloads.Store(downloads)
+	return t, nil
 }
 
 func newTransport(conf Config, list ...*upstream) *Transport {
@@ -94,8 +101,13 @@ func (t *Transport) SetEnv(env Env) error {
 	if err != nil {
 		return err
 	}
+	downloads, err := newDownloadRoutes(t.conf, env)
+	if err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.downloads.Swap(downloads).closeIdle()
 	old := t.upstreams()
 	var list []*upstream
 	for _, r := range routes {
@@ -180,7 +192,11 @@ func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}
 // RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
 // A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
 // repeated, because every picture is billed.
+// A download is sent on every route until one delivers it (see Download).
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if d, ok := downloadOf(r.Context()); ok {
+		return t.roundTripDownload(r, d)
+	}
 	var ejected []*upstream
 	var last error
 	for _, up := range t.upstreams() {
@@ -248,6 +264,7 @@ func (t *Transport) CloseIdleConnections() {
 	for _, up := range t.upstreams() {
 		up.closeIdle()
 	}
+	t.downloads.Load().closeIdle()
 }
 
 // Via returns the proxies for requests to u in order of preference, without their logins. It is empty for a direct

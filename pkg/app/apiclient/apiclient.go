@@ -38,11 +38,15 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 // NewWithTransport returns the image API's client over a transport.
 func NewWithTransport(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
-		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version})
+		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s)})
 	if err != nil {
 		return nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
 	return client, nil
+}
+
+func downloadRules(s settings.Settings) imageapi.DownloadRules {
+	return imageapi.DownloadRules{Direct: s.DownloadDirect, HTTP: s.DownloadHTTP}
 }
 
 // localProxy is where the common local proxies (Clash and its like) listen.
@@ -84,7 +88,7 @@ func Check(s settings.Settings) error {
 	return nil
 }
 
-// Update makes requests that begin from now on use the key and the proxies of the settings. If Check refuses them, it changes
+// Update makes requests that begin from now on use the key, the proxies and the rules of downloads of the settings. If Check refuses them, it changes
 // nothing.
 func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Settings) error {
 	if err := Check(s); err != nil {
@@ -93,6 +97,7 @@ func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Sett
 	if err := transport.SetEnv(proxy.Env(s.Proxy)); err != nil {
 		return err
 	}
+	client.SetDownloadRules(downloadRules(s))
 	return client.SetKey(s.APIKey)
 }
 

@@ -140,7 +140,10 @@ func makePicture(ctx context.Context, s settings.Settings, client *imageapi.Clie
 	}
 	name := "simple-test-" + time.Now().Format("20060102-150405")
 	made, err := picture.Save(dir, name, s.ImageMaxBytes, func(w io.Writer) error {
-		_, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, w)
+		made, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, w)
+		if err == nil && made.URL != "" {
+			err = client.Download(ctx, made.URL, 3, w)
+		}
 		return err
 	})
 	if err != nil {

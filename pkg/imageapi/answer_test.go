@@ -14,7 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestParseResponse_FindsPicture(t *testing.T) {
+func parse(r io.Reader, w io.Writer) (answer, error) { return parseAnswer(source{body: r}, w) }
+
+func TestParseAnswer_FindsPicture(t *testing.T) {
 	for _, body := range []string{
 		`{"data":[{"b64_json":"aGVsbG8="}]}`,
 		` { "created" : 1.5e-7 , "data" : [ { "revised_prompt" : "\ud83d\ude00 \"x\"" , "b64_json" : "aGVsbG8=" } ] } `,
@@ -27,7 +29,7 @@ func TestParseResponse_FindsPicture(t *testing.T) {
 			"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "data with EOF": iotest.DataErrReader,
 		} {
 			var b bytes.Buffer
-			a, err := parseResponse(read(strings.NewReader(body)), &b)
+			a, err := parse(read(strings.NewReader(body)), &b)
 			require.NoError(t, err, "%s: %s", name, body)
 			assert.True(t, a.wrote)
 			assert.False(t, a.failed)
@@ -36,19 +38,24 @@ func TestParseResponse_FindsPicture(t *testing.T) {
 	}
 }
 
-func TestParseResponse_ReadError(t *testing.T) {
+// An answer that breaks off is an error, unless its picture is complete.
+func TestParseAnswer_BreaksOff(t *testing.T) {
 	fault := errors.New("the connection broke")
 	body := `{"data":[{"b64_json":"aGVsbG8="}]}`
+	complete := strings.Index(body, `"}]}`) + 1
 	for cut := range len(body) {
-		_, err := parseResponse(io.MultiReader(strings.NewReader(body[:cut]), iotest.ErrReader(fault)), io.Discard)
+		var b bytes.Buffer
+		a, err := parse(io.MultiReader(strings.NewReader(body[:cut]), iotest.ErrReader(fault)), &b)
 		assert.ErrorIs(t, err, fault, "after %q", body[:cut])
-		_, err = parseResponse(strings.NewReader(body[:cut]), io.Discard)
+		assert.Equal(t, cut >= complete, a.found(), "after %q", body[:cut])
+		a, err = parse(strings.NewReader(body[:cut]), io.Discard)
 		assert.Error(t, err, "after %q", body[:cut])
+		assert.Equal(t, cut >= complete, a.found(), "after %q", body[:cut])
 	}
 }
 
 // Our parser and encoding/json must agree on what is JSON, and on the picture in it.
-func FuzzParseResponse(f *testing.F) {
+func FuzzParseAnswer(f *testing.F) {
 	for _, seed := range []string{
 		`{"data":[{"b64_json":"aGVsbG8="}]}`, `{"data":[{"b64_json":"a\/b+"}]}`, `{"a":"\ud800\u0041","b":[-0.5E+3,01]}`,
 		`{"data":[{"url":"http://x"}],"error":{"code":"c","message":17}}`, `{}`, `{"data":[null]}`, "{\"a\":\"\x01\"}", `{"a":1}{`,
@@ -58,15 +65,17 @@ func FuzzParseResponse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var b bytes.Buffer
-		a, err := parseResponse(bytes.NewReader(body), &b)
-		if !json.Valid(body) {
+		a, err := parse(bytes.NewReader(body), &b)
+		if a.form != formJSON {
+			return
+		}
+		if !json.Valid(bytes.TrimPrefix(body, []byte("\ufeff"))) {
 			assert.Error(t, err)
 			return
 		}
 		if err != nil {
-			return // valid JSON, but no object, too deep, or a picture that isn't base64
+			return // valid JSON, but too deep, or a picture that isn't base64
 		}
-		assert.Equal(t, byte('{'), bytes.TrimSpace(body)[0])
 		first, ok := firstPicture(body)
 		if ok && a.wrote {
 			assert.Equal(t, first, b.Bytes())

@@ -1,0 +1,590 @@
+package imageapi
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// bodyForm is what the body of a response is, by its first bytes.
+type bodyForm int
+
+const (
+	formEmpty bodyForm = iota
+	formJSON
+	formEvents  // an event stream (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+	formPicture // the bytes of a picture
+	formPage    // HTML or XML
+	formText    // anything else
+)
+
+// answer is what was found in the body of a response.
+type answer struct {
+	form     bodyForm
+	begun    bool   // a picture, or the beginning of one, was written
+	wrote    bool   // it was written whole
+	url      string // of the picture, if the response does not contain it
+	badURL   bool   // there is a URL of the picture that can't be used
+	apiError apiError
+	failed   bool   // the API says that it failed
+	said     string // the beginning of a text in place of a picture
+}
+
+// found reports whether there is a picture.
+func (a *answer) found() bool { return a.wrote || a.url != "" }
+
+// apiError is the API's error (https://platform.openai.com/docs/guides/error-codes), in any of the forms of relays.
+type apiError struct {
+	Code, Type, Message string
+}
+
+const (
+	maxURL     = 8 << 10
+	maxMessage = 16 << 10
+	maxSaid    = 1 << 10
+	maxCode    = 200
+)
+
+// errTrailing means that something follows the document.
+var errTrailing = fmt.Errorf("%w: more than one document", errSyntax)
+
+// source is a response's body with what is needed to read it.
+type source struct {
+	body    io.Reader // decompressed and bounded
+	media   string    // its media type, in lower case
+	base    *url.URL  // for relative URLs; optional
+	onFound func()    // is called when there is a picture, or the URL of one; optional
+}
+
+// parseAnswer reads a response's body to its end and writes the first picture to w. If w is nil, pictures are left out. With an error it returns
+// what was read until then: a picture that is complete counts even if the rest is missing.
+func parseAnswer(s source, w io.Writer) (answer, error) {
+	f := &finder{w: w, source: s}
+	r := bufio.NewReaderSize(s.body, 16<<10)
+	err := f.read(r)
+	return f.answer, err
+}
+
+func (f *finder) read(r *bufio.Reader) error {
+	if head, _ := r.Peek(3); bytes.Equal(head, []byte("\ufeff")) {
+		_, _ = r.Discard(3)
+	}
+	first, err := skipSpace(r)
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return err
+	}
+	head, err := r.Peek(16)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	switch {
+	case isPicture(head), strings.HasPrefix(f.media, "image/") && first != '{' && first != '[' && first != '<':
+		f.form = formPicture
+		return f.picture(r)
+	case isEventStream(head), f.media == "text/event-stream" && first != '<' && first != '[':
+		f.form = formEvents
+		return f.events(r)
+	case first == '{' || first == '[' || first == '"':
+		f.form = formJSON
+		return f.document(&parser{r: r})
+	case first == '<':
+		f.form = formPage
+	default:
+		f.form = formText
+	}
+	text, err := io.ReadAll(io.LimitReader(r, maxSaid))
+	f.said = string(text)
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+	}
+	return err
+}
+
+// skipSpace reads white space, which keeps connections open, and returns the first byte after it, without reading it.
+func skipSpace(r *bufio.Reader) (byte, error) {
+	for {
+		c, err := r.ReadByte()
+		if err != nil {
+			return 0, err
+		}
+		switch c {
+		case ' ', '\t', '\n', '\r':
+			continue
+		}
+		return c, r.UnreadByte()
+	}
+}
+
+// isPicture reports whether a text begins as a PNG, JPEG or WebP.
+func isPicture(head []byte) bool {
+	return bytes.HasPrefix(head, []byte("\x89PNG")) || bytes.HasPrefix(head, []byte("\xff\xd8\xff")) ||
+		(bytes.HasPrefix(head, []byte("RIFF")) && len(head) >= 12 && string(head[8:12]) == "WEBP")
+}
+
+// isPictureBase64 reports whether a text begins as base64 of what isPicture takes.
+func isPictureBase64(head []byte) bool {
+	return bytes.HasPrefix(head, []byte("iVBORw0KGgo")) || bytes.HasPrefix(head, []byte("/9j/")) || bytes.HasPrefix(head, []byte("UklGR"))
+}
+
+func isEventStream(head []byte) bool {
+	for _, field := range []string{"data:", "event:", "retry:", "id:", ":"} {
+		if bytes.HasPrefix(head, []byte(field)) {
+			return true
+		}
+	}
+	return false
+}
+
+// picture copies a picture that is the body.
+func (f *finder) picture(r io.Reader) error {
+	if f.w == nil {
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}
+	f.begun = true
+	n, err := io.Copy(pictureWriter{f.w}, r)
+	if err == nil && n > 0 {
+		f.wrote = true
+	}
+	return err
+}
+
+type pictureWriter struct{ w io.Writer }
+
+func (p pictureWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if err != nil {
+		err = &writeError{err}
+	}
+	return n, err
+}
+
+// document reads a JSON document that is the whole body.
+func (f *finder) document(p *parser) error {
+	if err := f.value(p, roleAny); err != nil {
+		return err
+	}
+	if err := f.text.end(f); err != nil {
+		return err
+	}
+	f.settle()
+	// The rest must be white space. Reading it also allows the connection to be reused.
+	if _, err := p.next(); !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err == nil {
+			err = errTrailing
+		}
+		return err
+	}
+	return nil
+}
+
+// role is what the value of a key means.
+type role int
+
+const (
+	roleNone      role = iota
+	roleAny            // a picture in any form, or what contains one
+	roleURL            // the same; a path is taken as a URL
+	rolePicture        // the same; any text is base64
+	roleContainer      // contains pictures
+	roleText           // text that may contain a picture, or what contains such text
+	roleError          // the API's error
+	roleProblem        // a text or an object about an error where there is no picture
+	roleMessage        // the same if it is a text, else a message of a chat
+	roleCode
+	roleType
+	roleSuccess
+	roleStatus
+	rolePartial // its presence makes the picture of an event a partial one
+)
+
+// roles are those of the keys, wherever they are below the keys listed here. What has no role is not looked at: a prompt, a thumbnail, an input.
+var roles = map[string]role{
+	"b64_json": rolePicture, "b64": rolePicture, "base64": rolePicture, "image_base64": rolePicture, "image_b64": rolePicture,
+	"b64_image": rolePicture, "imagebase64": rolePicture,
+	"url": roleURL, "image_url": roleURL, "imageurl": roleURL, "output_url": roleURL, "image_urls": roleURL, "urls": roleURL,
+	"data": roleAny, "image": roleAny, "images": roleAny, "output": roleAny, "outputs": roleAny, "result": roleAny, "results": roleAny,
+	"choices": roleContainer, "delta": roleText, "response": roleContainer, "item": roleContainer, "candidates": roleContainer,
+	"inlinedata": roleContainer, "inline_data": roleContainer, "artifacts": roleContainer,
+	"content": roleText, "parts": roleText, "text": roleText, "refusal": roleText,
+	"error": roleError, "errors": roleError,
+}
+
+// topRoles are those of keys of the whole document. They come before roles.
+var topRoles = map[string]role{
+	"message": roleMessage, "msg": roleProblem, "detail": roleProblem, "error_msg": roleProblem, "error_message": roleProblem,
+	"errmsg": roleProblem, "err_msg": roleProblem, "reason": roleProblem,
+	"code": roleCode, "error_code": roleCode, "errcode": roleCode, "statuscode": roleCode, "type": roleType, "success": roleSuccess, "ok": roleSuccess,
+	"status": roleStatus, "partial_image_index": rolePartial,
+}
+
+func roleOf(key string, depth int) role {
+	key = strings.ToLower(key)
+	if r, ok := topRoles[key]; ok && depth == 1 {
+		return r
+	}
+	switch key {
+	case "message": // of a chat
+		return roleContainer
+	case "finish_reason", "finishreason":
+		return roleStatus
+	}
+	return roles[key]
+}
+
+// finder finds the picture in an answer.
+type finder struct {
+	source
+	w io.Writer // nil: pictures are left out
+	answer
+	problem   apiError // what roleProblem, roleCode and roleType say
+	refused   bool     // success is false, or the status says that it failed
+	text      textScanner
+	finished  bool // a chat's stream says why it ends
+	streaming bool // the document is an event of a stream
+	event     event
+}
+
+// value reads a value.
+func (f *finder) value(p *parser, r role) error {
+	c, err := p.next()
+	if err != nil {
+		return err
+	}
+	switch {
+	case r == roleNone:
+		return p.skip()
+	case r == rolePartial:
+		f.event.kind = eventPartial
+		return p.skip()
+	case r == roleError:
+		return f.errorValue(p, c)
+	case c == '{' && r == roleProblem:
+		return f.errorObject(p, &f.problem)
+	case c == '{':
+		return p.object(func(key string) error { return f.value(p, roleOf(key, p.depth)) })
+	case c == '[':
+		return p.array(func(int) error { return f.value(p, r) })
+	case c == '"':
+		return f.stringValue(p, r)
+	}
+	return f.scalar(p, c, r)
+}
+
+// scalar reads a number, true, false or null.
+func (f *finder) scalar(p *parser, c byte, r role) error {
+	if r == roleCode && c != 't' && c != 'f' && c != 'n' {
+		number, err := p.numberText()
+		if f.problem.Code == "" {
+			f.problem.Code = number
+		}
+		return err
+	}
+	if r == roleSuccess && c == 'f' {
+		f.refused = true
+	}
+	return p.skip()
+}
+
+func (f *finder) stringValue(p *parser, r role) error {
+	var err error
+	set := func(field *string, limit int) {
+		var text string
+		if text, err = p.text(limit); err == nil && *field == "" {
+			*field = text
+		}
+	}
+	switch r {
+	case roleAny, roleURL, rolePicture:
+		return f.pictureValue(p, r)
+	case roleText:
+		return f.textValue(p)
+	case roleProblem, roleMessage:
+		set(&f.problem.Message, maxMessage)
+	case roleCode:
+		set(&f.problem.Code, maxCode)
+	case roleType:
+		set(&f.problem.Type, maxCode)
+		f.event.classify(f.problem.Type)
+	case roleStatus:
+		var status string
+		set(&status, maxCode)
+		f.status(status)
+	default:
+		return p.skip()
+	}
+	return err
+}
+
+// status reads a status of the whole answer, or why a chat ended.
+func (f *finder) status(text string) {
+	f.finished = f.finished || text != ""
+	switch strings.ToLower(text) {
+	case "failed", "fail", "failure", "error":
+		f.refused = true
+	case "content_filter", "safety", "prohibited_content", "image_safety":
+		f.refused = true
+		if f.problem.Code == "" {
+			f.problem.Code = "content_filter"
+		}
+	}
+}
+
+// errorValue reads the value of a key for errors. null, false, and empty values are none.
+func (f *finder) errorValue(p *parser, c byte) error {
+	switch c {
+	case '[':
+		return p.array(func(int) error {
+			c, err := p.next()
+			if err != nil {
+				return err
+			}
+			return f.errorValue(p, c)
+		})
+	case '"', '{':
+		var e apiError
+		var err error
+		if c == '"' {
+			e.Message, err = p.text(maxMessage)
+		} else {
+			err = f.errorObject(p, &e)
+		}
+		isError := e.Message != "" || (e.Type != "" && e.Code == "") || (e.Code != "" && !isSuccessCode(e.Code))
+		if isError && !f.failed {
+			f.failed, f.apiError = true, e
+		}
+		return err
+	case 't':
+		f.refused = true
+	}
+	return p.skip()
+}
+
+// errorObject reads an error object.
+func (f *finder) errorObject(p *parser, e *apiError) error {
+	return p.object(func(key string) error {
+		c, err := p.next()
+		if err != nil {
+			return err
+		}
+		field := &e.Message
+		switch strings.ToLower(key) {
+		case "code", "error_code":
+			field = &e.Code
+		case "type", "status":
+			field = &e.Type
+		case "message", "msg", "detail", "error", "error_msg":
+		case "inner_error", "innererror":
+			var inner apiError
+			err := f.nestedError(p, c, &inner)
+			if e.Code == "" {
+				e.Code = inner.Code
+			}
+			return err
+		default:
+			return p.skip()
+		}
+		var text string
+		switch {
+		case c == '"':
+			text, err = p.text(maxMessage)
+		case c == '-' || (c >= '0' && c <= '9'):
+			text, err = p.numberText()
+		case c == '{' && field == &e.Message:
+			var inner apiError
+			err = f.errorObject(p, &inner)
+			text = inner.Message
+			if e.Code == "" {
+				e.Code = inner.Code
+			}
+		default:
+			err = p.skip()
+		}
+		if *field == "" {
+			*field = text
+		}
+		return err
+	})
+}
+
+func (f *finder) nestedError(p *parser, c byte, e *apiError) error {
+	if c == '{' {
+		return f.errorObject(p, e)
+	}
+	return p.skip()
+}
+
+// settle decides what the keys of the document mean together.
+func (f *finder) settle() {
+	if f.failed {
+		if f.apiError.Code == "" {
+			f.apiError.Code = f.problem.Code
+		}
+		if more := f.problem.Message; more != "" && !strings.Contains(f.apiError.Message, more) {
+			f.apiError.Message = strings.TrimPrefix(f.apiError.Message+": "+more, ": ")
+		}
+		return
+	}
+	isError := f.problem.Type == "error" || (f.problem.Code != "" && !isSuccessCode(f.problem.Code))
+	f.failed = f.refused || (isError && (f.problem.Message != "" || f.problem.Code != ""))
+	f.apiError = f.problem
+}
+
+// isSuccessCode reports whether a code in an answer means success.
+func isSuccessCode(code string) bool {
+	switch strings.ToLower(code) {
+	case "0", "1", "ok", "success", "succeeded", "000000", "10000":
+		return true
+	}
+	n, err := strconv.Atoi(code)
+	return err == nil && isSuccess(n)
+}
+
+// pictureValue reads a string that is a picture, its data: URL or its URL.
+func (f *finder) pictureValue(p *parser, r role) error {
+	s, err := p.string()
+	if err != nil {
+		return err
+	}
+	text := bufio.NewReaderSize(s, 4<<10)
+	if err = f.pictureText(text, r, p.depth); err == nil {
+		_, err = io.Copy(io.Discard, text)
+	}
+	return err
+}
+
+func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
+	if _, err := skipSpace(text); err != nil {
+		return ignoreEOF(err)
+	}
+	head, err := text.Peek(16)
+	if ignoreEOF(err) != nil {
+		return err
+	}
+	lower := strings.ToLower(string(head))
+	switch {
+	case strings.HasPrefix(lower, dataPrefix):
+		header, err := readUntil(text, ',', maxCode)
+		if err != nil || !strings.Contains(strings.ToLower(header), ";base64") {
+			return ignoreEOF(err)
+		}
+		return f.decode(text, depth)
+	case strings.HasPrefix(lower, "https://"), strings.HasPrefix(lower, "http://"), strings.HasPrefix(lower, "//"),
+		r == roleURL && strings.HasPrefix(lower, "/") && !isPictureBase64(head):
+		address, err := io.ReadAll(io.LimitReader(text, maxURL+1))
+		if err == nil {
+			f.setURL(string(address))
+		}
+		return err
+	case r == rolePicture, isPictureBase64(head):
+		return f.decode(text, depth)
+	}
+	return nil
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// readUntil reads a text up to a byte, which is left out, and at most limit bytes.
+func readUntil(r *bufio.Reader, end byte, limit int) (string, error) {
+	var text []byte
+	for len(text) < limit {
+		c, err := r.ReadByte()
+		if err != nil {
+			return "", err
+		}
+		if c == end {
+			return string(text), nil
+		}
+		text = append(text, c)
+	}
+	return "", nil
+}
+
+// setURL takes the URL of a picture, if it can be used and there is none yet.
+func (f *finder) setURL(text string) {
+	if f.found() || f.event.kind == eventPartial || f.w == nil {
+		return
+	}
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err == nil && f.base != nil {
+		u = f.base.ResolveReference(u)
+	}
+	if err != nil || len(text) > maxURL || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
+		f.badURL = true
+		return
+	}
+	f.url = u.String()
+	f.hasPicture()
+}
+
+func (f *finder) hasPicture() {
+	if f.onFound != nil {
+		f.onFound()
+	}
+}
+
+// decode decodes a picture in base64 and writes it, if it is the first one.
+func (f *finder) decode(text io.Reader, depth int) error {
+	if f.found() || f.begun || f.w == nil || f.event.kind == eventPartial {
+		return nil // the rest of the text is skipped
+	}
+	w := f.w
+	if f.holds(depth) {
+		if f.event.held.Len() > 0 {
+			return nil
+		}
+		w = &f.event.held
+	}
+	n, err := decodeBase64(w, text)
+	if n == 0 && errors.Is(err, errNotBase64) {
+		return nil // it is no picture
+	}
+	if w == f.w && n > 0 {
+		f.begun, f.wrote = true, err == nil
+	}
+	if f.wrote {
+		f.hasPicture()
+	}
+	return err
+}
+
+// mediaType returns the media type of a Content-Type, in lower case.
+func mediaType(h http.Header) string {
+	media, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.ToLower(strings.TrimSpace(media))
+}
+
+// numberText reads a number and returns it as it is written, at most its first 32 bytes.
+func (p *parser) numberText() (string, error) {
+	var text []byte
+	for {
+		c, err := p.r.ReadByte()
+		switch {
+		case errors.Is(err, io.EOF) && len(text) > 0:
+			return string(text), nil
+		case err != nil:
+			return "", unexpectedEOF(err)
+		case (c >= '0' && c <= '9') || slices.Contains([]byte("+-.eE"), c):
+			if len(text) < 32 {
+				text = append(text, c)
+			}
+		default:
+			return string(text), p.r.UnreadByte()
+		}
+	}
+}

@@ -1,0 +1,214 @@
+package imageapi
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+)
+
+// textScanner finds a picture in a text that arrives in pieces, such as the content of a chat: a data: URL anywhere, an image or a link to a
+// picture in Markdown or HTML, or a URL that is the whole text.
+type textScanner struct {
+	pending []byte        // not examined yet, after what is kept of the text before
+	total   int           // bytes of text so far, without the pictures
+	base64  *base64Writer // a picture is being decoded
+	skip    bool          // base64 that is not needed is being skipped
+	said    []byte        // the beginning of the text
+}
+
+const (
+	maxDataHeader = 128
+	keptContext   = 256 // bytes before a URL that tell what it is
+)
+
+var (
+	addressStart = regexp.MustCompile(`(?i)data:image/|https?://`)
+	addressEnd   = " \t\r\n\"'<>()[]{}`|\\，。）】、"
+	imageBefore  = regexp.MustCompile(`(?i)(!\[[^\]]*\]\(\s*<?|<img\b[^>]*\bsrc\s*=\s*["']?)$`)
+)
+
+// textValue reads a string as a piece of the text.
+func (f *finder) textValue(p *parser) error {
+	s, err := p.string()
+	if err != nil {
+		return err
+	}
+	var piece [4 << 10]byte
+	for {
+		n, err := s.Read(piece[:])
+		if n > 0 {
+			if err := f.text.add(f, piece[:n]); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if f.streaming {
+		return nil // the next event goes on
+	}
+	return f.text.end(f)
+}
+
+// add adds a piece of the text.
+func (t *textScanner) add(f *finder, piece []byte) error {
+	for len(piece) > 0 {
+		if t.base64 != nil || t.skip {
+			n, err := t.decode(f, piece)
+			if err != nil {
+				return err
+			}
+			piece = piece[n:]
+			continue
+		}
+		if room := maxSaid - len(t.said); room > 0 {
+			t.said = append(t.said, piece[:min(room, len(piece))]...)
+		}
+		t.total += len(piece)
+		t.pending = append(t.pending, piece...)
+		rest, err := t.search(f, false)
+		if err != nil {
+			return err
+		}
+		piece = rest
+	}
+	return nil
+}
+
+// end ends the text.
+func (t *textScanner) end(f *finder) error {
+	if t.base64 != nil || t.skip {
+		if err := t.finish(f); err != nil {
+			return err
+		}
+	}
+	rest, err := t.search(f, true)
+	if err == nil && len(rest) > 0 {
+		if _, err = t.decode(f, rest); err == nil {
+			err = t.finish(f)
+		}
+	}
+	if f.said == "" {
+		f.said = strings.TrimSpace(string(t.said))
+	}
+	*t = textScanner{}
+	return err
+}
+
+// search looks for addresses in what is pending. At a data: URL it returns the base64 that follows. last: the text ends here.
+func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
+	from := 0
+	for {
+		at := addressStart.FindIndex(t.pending[from:])
+		if at == nil {
+			t.keep(len(t.pending) - keptContext)
+			return nil, nil
+		}
+		start := from + at[0]
+		if t.pending[start] == 'd' || t.pending[start] == 'D' {
+			comma := bytes.IndexByte(t.pending[start:], ',')
+			switch {
+			case comma < 0 && len(t.pending)-start < maxDataHeader && !last:
+				t.keep(start - keptContext)
+				return nil, nil
+			case comma < 0 || comma > maxDataHeader || !bytes.Contains(bytes.ToLower(t.pending[start:start+comma]), []byte(";base64")):
+				from += at[1]
+				continue
+			}
+			rest = bytes.Clone(t.pending[start+comma+1:])
+			t.pending = nil
+			if f.found() || f.begun || f.w == nil {
+				t.skip = true
+			} else {
+				t.base64 = &base64Writer{w: f.w}
+			}
+			if i := bytes.Index(t.said, []byte("data:image/")); i >= 0 {
+				t.said = t.said[:i]
+			}
+			return rest, nil
+		}
+		size := bytes.IndexAny(t.pending[start:], addressEnd)
+		if size < 0 {
+			size = len(t.pending) - start
+			if !last && size <= maxURL {
+				t.keep(start - keptContext)
+				return nil, nil
+			}
+		}
+		address := string(t.pending[start : start+size])
+		isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
+		if isAll || imageBefore.Match(t.pending[:start]) || hasPictureName(address) {
+			f.setURL(address)
+		}
+		from = start + size
+	}
+}
+
+// keep forgets the first n bytes of what is pending.
+func (t *textScanner) keep(n int) {
+	if n > 0 {
+		t.pending = append([]byte(nil), t.pending[n:]...)
+	}
+}
+
+// hasPictureName reports whether a URL ends with the name of a picture.
+func hasPictureName(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	switch strings.ToLower(path.Ext(u.Path)) {
+	case ".png", ".jpg", ".jpeg", ".webp":
+		return true
+	}
+	return false
+}
+
+// decode takes the base64 at the beginning of a piece and returns its length.
+func (t *textScanner) decode(f *finder, piece []byte) (int, error) {
+	n := 0
+	for n < len(piece) && isBase64(piece[n]) {
+		n++
+	}
+	if t.base64 != nil {
+		_, err := t.base64.Write(piece[:n])
+		f.begun = t.base64.written > 0
+		if err != nil {
+			return n, err
+		}
+	}
+	if n < len(piece) {
+		return n, t.finish(f)
+	}
+	return n, nil
+}
+
+func isBase64(c byte) bool {
+	return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || strings.IndexByte("+/-_=\r\n", c) >= 0
+}
+
+// finish ends the base64.
+func (t *textScanner) finish(f *finder) error {
+	b := t.base64
+	t.base64, t.skip = nil, false
+	if b == nil {
+		return nil
+	}
+	err := b.Close()
+	if b.written == 0 && errors.Is(err, errNotBase64) {
+		return nil // it is no picture
+	}
+	f.begun, f.wrote = b.written > 0, b.written > 0 && err == nil
+	if f.wrote {
+		f.hasPicture()
+	}
+	return err
+}
