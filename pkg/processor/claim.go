@@ -104,7 +104,13 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 		request.Limit = 1
 	}
 	request.PendingOnly = plan.pendingOnly
-	tasks, err := c.claimTasks(ctx, request, plan.trial, start)
+	var tasks []task.Task
+	var err error
+	if plan.trial != nil {
+		tasks, err = c.claimTrial(ctx, request, plan.trial, start)
+	} else {
+		tasks, err = c.claimTasks(ctx, request, nil, start)
+	}
 	if err != nil {
 		return c.database.failed(ctx, "claim tasks", err)
 	}
@@ -136,6 +142,40 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 
 // restrictedClaimWait is the least time between two claims while not all tasks may be claimed.
 const restrictedClaimWait = time.Second
+
+// trialCandidates is how many tasks are looked at for a trial.
+const trialCandidates = 20
+
+// claimTrial claims a task that tries the endpoint: if possible one without a request of unknown outcome, because it fails if it has another. The
+// candidates that are left are started, too: they may have a picture already; a request of theirs is refused.
+func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
+	var candidates []task.Task
+	chosen := 0
+	collect := func(t task.Task) { candidates = append(candidates, t) }
+	var err error
+	for len(candidates) < trialCandidates {
+		var claimed []task.Task
+		claimed, err = c.claimTasks(ctx, r, nil, collect)
+		if err != nil || len(claimed) == 0 || store.Suspect(claimed[0]) {
+			break
+		}
+		r.Alone = false
+		if t := claimed[0]; t.UnknownOutcomes == 0 || t.Pending != nil {
+			chosen = len(candidates) - 1
+			break
+		}
+	}
+	for i, t := range candidates {
+		if i == chosen {
+			c.circuits.claimed(trial, t)
+		}
+		start(t)
+	}
+	if len(candidates) > 0 {
+		return candidates, nil // an error of the call after them shows again
+	}
+	return nil, err
+}
 
 // claimTasks claims tasks and starts them. One of them tries the circuit that is given.
 func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
