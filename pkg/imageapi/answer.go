@@ -478,6 +478,9 @@ func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
 		if err != nil || !strings.Contains(strings.ToLower(header), ";base64") {
 			return ignoreEOF(err)
 		}
+		if _, err := skipSpace(text); err != nil {
+			return ignoreEOF(err)
+		}
 		return f.decode(text, depth)
 	case strings.HasPrefix(lower, "https://"), strings.HasPrefix(lower, "http://"), strings.HasPrefix(lower, "//"),
 		r == roleURL && strings.HasPrefix(lower, "/") && !isPictureBase64(head):

@@ -13,9 +13,7 @@ import (
 func hide(text string, private []string) string {
 	for _, p := range private {
 		text = redact.Prompt(text, p)
-		for _, form := range []string{p, strings.Join(strings.Fields(p), " "), escaped(p, "%04x"), escaped(p, "%04X")} {
-			text = hideBeginning(text, form)
-		}
+		text = hideBeginnings(text, p, strings.Join(strings.Fields(p), " "), escaped(p, "%04x"), escaped(p, "%04X"))
 	}
 	return text
 }
@@ -32,25 +30,34 @@ func longest(private []string) int {
 // leastQuote is how much of a private text's beginning is recognized where the rest is missing, in bytes.
 const leastQuote = 16
 
-// hideBeginning replaces what is equal to the beginning of a private text, as far as it is equal.
-func hideBeginning(text, private string) string {
-	if len(private) < leastQuote {
-		return text
-	}
+// hideBeginnings replaces what is equal to the beginning of one of the forms of a private text, as far as it is equal.
+func hideBeginnings(text string, forms ...string) string {
 	var b strings.Builder
 	for {
-		at := strings.Index(text, private[:leastQuote])
-		if at < 0 {
-			b.WriteString(text)
+		first, length := len(text), 0
+		for _, form := range forms {
+			if len(form) < leastQuote {
+				continue
+			}
+			at := strings.Index(text, form[:leastQuote])
+			if at < 0 || at > first {
+				continue
+			}
+			n := leastQuote
+			for n < len(form) && at+n < len(text) && form[n] == text[at+n] {
+				n++
+			}
+			if at < first {
+				first, length = at, n
+			}
+			length = max(length, n)
+		}
+		b.WriteString(text[:first])
+		if length == 0 {
 			return b.String()
 		}
-		n := leastQuote
-		for n < len(private) && at+n < len(text) && private[n] == text[at+n] {
-			n++
-		}
-		b.WriteString(text[:at])
 		b.WriteString("[prompt]")
-		text = text[at+n:]
+		text = text[first+length:]
 	}
 }
 
