@@ -394,3 +394,30 @@ func TestGenerate_MemoryOfALargePicture(t *testing.T) {
 type countingWriter struct{ n int }
 
 func (w *countingWriter) Write(p []byte) (int, error) { w.n += len(p); return len(p), nil }
+
+// Answers that take a reader much time if it is careless: pieces of one byte, URLs that don't end, beginnings of the prompt.
+func TestGenerate_TimeIsBounded(t *testing.T) {
+	prompt := strings.Repeat("a private wish and ", 2000)
+	var pieces strings.Builder
+	pieces.WriteString("data: " + chunk("https://x.example/") + "\n\n")
+	for range 15000 {
+		pieces.WriteString("data: " + chunk("x") + "\n\n")
+	}
+	for name, body := range map[string]string{
+		"pieces":     pieces.String(),
+		"URLs":       `{"choices":[{"message":{"content":"` + strings.Repeat("https://x)", 100000) + `"}}]}`,
+		"data URLs":  `{"choices":[{"message":{"content":"` + strings.Repeat("data:image/", 100000) + `"}}]}`,
+		"beginnings": strings.Repeat(prompt[:leastQuote]+"!", 20000),
+		"brackets":   `{"choices":[{"message":{"content":"` + strings.Repeat("![", 100000) + `](https://x"}}]}`,
+		"nested":     strings.Repeat("[", 1<<20),
+		"keys":       `{` + strings.Repeat(`"a":1,`, 100000) + `"b":2}`,
+	} {
+		began := time.Now()
+		c := sampleClient(t, sample{200, nil, body}.response)
+		c.conf.MaxBytes = 8 << 20
+		_, err := c.Generate(t.Context(), Request{Prompt: prompt}, io.Discard)
+		assert.Error(t, err, name)
+		assert.Less(t, time.Since(began), 10*time.Second, name)
+		t.Log(name, time.Since(began))
+	}
+}

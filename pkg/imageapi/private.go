@@ -3,6 +3,7 @@ package imageapi
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -30,35 +31,50 @@ func longest(private []string) int {
 // leastQuote is how much of a private text's beginning is recognized where the rest is missing, in bytes.
 const leastQuote = 16
 
-// hideBeginnings replaces what is equal to the beginning of one of the forms of a private text, as far as it is equal.
+// hideBeginnings replaces what is equal to the beginning of one of the forms of a private text, as far as it is equal. The time is linear in the
+// text's length, unless it consists of such beginnings only.
 func hideBeginnings(text string, forms ...string) string {
-	var b strings.Builder
-	for {
-		first, length := len(text), 0
-		for _, form := range forms {
-			if len(form) < leastQuote {
-				continue
+	next := make([]int, len(forms)) // where each form begins next
+	find := func(i, from int) {
+		next[i] = len(text)
+		if len(forms[i]) >= leastQuote {
+			if at := strings.Index(text[from:], forms[i][:leastQuote]); at >= 0 {
+				next[i] = from + at
 			}
-			at := strings.Index(text, form[:leastQuote])
-			if at < 0 || at > first {
-				continue
-			}
-			n := leastQuote
-			for n < len(form) && at+n < len(text) && form[n] == text[at+n] {
-				n++
-			}
-			if at < first {
-				first, length = at, n
-			}
-			length = max(length, n)
 		}
-		b.WriteString(text[:first])
-		if length == 0 {
+	}
+	for i := range forms {
+		find(i, 0)
+	}
+	var b strings.Builder
+	for from := 0; ; {
+		first := slices.Min(next)
+		b.WriteString(text[from:first])
+		if first == len(text) {
 			return b.String()
 		}
+		length := 0
+		for i, form := range forms {
+			if next[i] == first {
+				length = max(length, sharedBeginning(form, text[first:]))
+			}
+		}
 		b.WriteString("[prompt]")
-		text = text[first+length:]
+		from = first + length
+		for i := range forms {
+			if next[i] < from {
+				find(i, from)
+			}
+		}
 	}
+}
+
+func sharedBeginning(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // escaped returns a text as JSON in ASCII, with numbers in that format.
