@@ -65,7 +65,7 @@ func (f *fixture) clientAt(api *httptest.Server) *imageapi.Client {
 func (f *fixture) downloading(client generator, d imageworker.Downloads, change ...func(*processor.Config)) *processor.Processor {
 	d.MinWait, d.MaxWait = 20*time.Millisecond, 100*time.Millisecond
 	conf := f.config(change...)
-	conf.Probe = client.Probe
+	conf.Check = client.Check
 	return processor.New(conf, f.Store, imageworker.New(client, f.pictures, f.logger).WithDownloads(d))
 }
 
