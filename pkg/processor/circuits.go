@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -71,6 +72,7 @@ type claimPlan struct {
 	none        bool // nothing: the picture store's circuit is open
 	pendingOnly bool // only what is to be fetched
 	trial       *circuit
+	limit       int      // of tasks in flight
 	skip        []string   // models
 	models      []*circuit // a task of each may be claimed to try it
 	next        time.Duration
@@ -80,7 +82,7 @@ type claimPlan struct {
 func (s *circuits) plan(now time.Time) claimPlan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := claimPlan{next: longestCheckSleep}
+	p := claimPlan{next: longestCheckSleep, limit: math.MaxInt}
 	until := func(t time.Time) {
 		if wait := t.Sub(now); wait > 0 {
 			p.next = min(p.next, wait)
@@ -97,6 +99,9 @@ func (s *circuits) plan(now time.Time) claimPlan {
 		p.pendingOnly = true
 	case e.state == CircuitHalfOpen:
 		p.trial = e
+	case e.unknown.n > 0:
+		// Each may have been billed: no more are risked than may fail before the circuit opens.
+		p.limit = max(1, unknownRow-e.unknown.n)
 	}
 	for name, m := range s.models {
 		m.tryDue(now)

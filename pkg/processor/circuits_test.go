@@ -165,7 +165,7 @@ func TestOutage_AnHour(t *testing.T) {
 			t.Parallel()
 			o.scale, o.lasts, o.tasks = scale, time.Hour/scale, 50
 			f, paid := o.during(t)
-			assert.LessOrEqual(t, paid, 15)
+			assert.LessOrEqual(t, paid, 15, "%s", f.log)
 			assert.Zero(t, f.count(processor.EventFailed), "another task is tried each time")
 			f.requireAudit()
 		})
