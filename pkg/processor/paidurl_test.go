@@ -1,7 +1,9 @@
 package processor_test
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"sync/atomic"
@@ -23,7 +25,14 @@ func urlAPI(t *testing.T, pictureURL func(self string) string, picture http.Hand
 	t.Helper()
 	paid = &atomic.Int64{}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if !bytes.Contains(body, []byte(`"prompt"`)) { // a check
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":{"message":"a prompt is required","type":"invalid_request_error"}}`)
+			return
+		}
 		paid.Add(1)
 		w.Header().Set("Content-Type", "application/json")
 		fmt.Fprintf(w, `{"data":[{"url":%q}]}`, pictureURL(api.URL))
@@ -70,14 +79,20 @@ func TestPaidURL_DownloadFails(t *testing.T) {
 			api, paid := urlAPI(t, c.url, c.picture)
 			id := f.enqueue("x")[0]
 			stop := f.run(f.config(func(c *processor.Config) { c.TaskTimeout, c.MaxAttempts = 2*time.Second, 5 }), f.clientAt(api))
+			f.seen(processor.EventReleased, 1)
+			assert.Equal(t, task.Pending, f.row(id).State)
+			assert.Zero(t, f.row(id).Attempts)
+			f.exec(`update imagetasks.pending_results set saved_at = now() - interval '2 hours'`) // more than DOWNLOAD_WINDOW
 			require.Eventually(t, func() bool {
-				f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending' and run_after > now()`) // sooner than the backoff
+				f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending' and run_after > now()`) // sooner than the wait
 				return f.row(id).State == task.Failed || paid.Load() > 1
 			}, time.Minute, 20*time.Millisecond)
 			stop()
 			assert.EqualValues(t, 1, paid.Load(), "paid requests")
 			row := f.row(id)
 			assert.Equal(t, task.Failed, row.State)
+			assert.Equal(t, task.CodePictureLost, row.ErrorCode)
+			assert.Zero(t, f.count(processor.EventCircuitOpened), "a download says nothing about the API")
 			assert.Equal(t, 1, row.RequestsSent)
 			assert.EqualValues(t, 1, row.Refunded)
 			f.requireAudit()
