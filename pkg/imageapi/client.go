@@ -69,7 +69,7 @@ func New(conf Config) (*Client, error) {
 		transport = http.DefaultTransport
 	}
 	c := &Client{conf: conf, transport: transport, http: &http.Client{
-		Transport: transport,
+		Transport: checkedLocation{transport},
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -95,7 +95,7 @@ func newMonitor(dir string, failing ...string) (*Monitor, *fakeStore, *fakeSuper
 	for _, name := range failing {
 		s.failing[name] = true
 	}
-	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Probe: func(context.Context) error { return nil }, StuckAfter: time.Minute,
+	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Check: func(context.Context) error { return nil }, StuckAfter: time.Minute,
 		PendingTimeout: time.Hour, Lease: time.Minute, Log: log, Redact: func(text string) string { return text }}), s, supervisor
 }
 

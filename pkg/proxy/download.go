@@ -83,7 +83,7 @@ type downloadRoutes struct {
 
 func newDownloadRoutes(conf Config, env Env) (*downloadRoutes, error) {
 	direct := configuredRoute{func(*url.URL) (*url.URL, error) { return nil, nil }, "direct"}
-	routes := &downloadRoutes{direct: newUpstream(conf, direct), noProxy: env.No}
+	routes := &downloadRoutes{direct: newUpstream(conf, direct), noProxy: normalizeNoProxy(env.No)}
 	env.OpenAI = nil
 	byScheme, err := newRoutes(env)
 	if err != nil {
@@ -260,7 +260,7 @@ func (up *upstream) forwardRefusal(u *url.URL, response *http.Response) error {
 		return nil
 	}
 	discard(response)
-	e := refusal(proxy, u.Host, response.StatusCode)
+	e := refusal(OpForward, proxy, u.Host, answer{status: response.StatusCode, header: response.Header})
 	e.Err = fmt.Errorf("the proxy, or the host behind it, responded %d", response.StatusCode)
 	return e
 }

@@ -25,6 +25,8 @@ type Config struct {
 	PingTimeout      time.Duration  // without a response to the ping the connection is closed; 15s
 	IdleTimeout      time.Duration  // a connection without a request for this long is closed, because HTTP/1.1 has no ping; 30s
 	RootCAs          *x509.CertPool // nil: the system's
+
+	tunnelAll bool // see Tunneled
 }
 
 func (c *Config) setDefaults() {
@@ -189,7 +191,8 @@ func WithOtherTarget(ctx context.Context) context.Context {
 
 func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}) != nil }
 
-// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
+// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried. A proxy's own response
+// to a plain http request is an *Error too, where anything tells it from the API's (see Doubt).
 // A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
 // repeated, because every picture is billed.
 // A download is sent on every route until one delivers it (see Download).
@@ -241,13 +244,21 @@ func (t *Transport) send(up *upstream, done func(error), r *http.Request, previo
 	}
 	response, err = up.send(r, done)
 	if err != nil {
-		_, unsent := errors.AsType[*Error](err)
-		return nil, err, unsent && r.Context().Err() == nil
+		e, ok := errors.AsType[*Error](err)
+		return nil, err, ok && !e.Sent && r.Context().Err() == nil
 	}
 	if body, ok := response.Body.(*responseBody); ok {
 		body.eject = func(code task.Code, reason string) bool { return t.eject(up, code, reason) }
 	}
 	return response, nil, false
+}
+
+// Tunneled returns a Transport through the first upstream that sends plain http through a tunnel of an http proxy, too, instead of letting
+// the proxy forward it. It shares no state with t.
+func (t *Transport) Tunneled() *Transport {
+	conf := t.conf
+	conf.tunnelAll = true
+	return newTransport(conf, newUpstream(conf, t.upstreams()[0].route))
 }
 
 // eject ejects an upstream and reports whether there is another that is not ejected.

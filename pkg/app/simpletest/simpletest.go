@@ -35,6 +35,7 @@ func New(core *app.App) *cli.App {
 			"It changes nothing except test-results/, where --image stores its picture.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "image", Usage: "also make one picture, in test-results/ (the API charges for it)"},
+			&cli.BoolFlag{Name: "direct", Usage: "after a proxy failed, also try a direct connection to compare; without it none is made where a proxy is set"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 		Action: a.test,
@@ -65,6 +66,9 @@ func (a program) test(c *cli.Context) error {
 	direct, other, err := apiclient.AlternativeRoutes(s, base)
 	if err != nil {
 		return err
+	}
+	if !c.Bool("direct") {
+		direct = nil
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
@@ -127,6 +131,8 @@ func newAPI(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 
 // brokenAPI is an API whose client could not be made.
 type brokenAPI struct{ err error }
+
+func (b brokenAPI) Check(context.Context, string) error { return b.err }
 
 func (b brokenAPI) ListModels(context.Context) ([]string, error) { return nil, b.err }
 
