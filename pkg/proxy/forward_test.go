@@ -108,7 +108,8 @@ func TestTransport_ForwardedOrOwn(t *testing.T) {
 		"haproxy, no server":    {response("503 Service Unavailable", html, noServer), response("503 Service Unavailable", html, noServer), task.CodeProxyTarget, true, false},
 		"haproxy, denied":       {response("403 Forbidden", html, "Request forbidden by administrative rules."), response("403 Forbidden", html, "Request forbidden by administrative rules."), task.CodeProxyForbids, false, false},
 		"haproxy, login":        {response("401 Unauthorized", html, "You need a valid user"), response("401 Unauthorized", html, "You need a valid user"), task.CodeProxyLoginMissing, false, false},
-		"sing-box, node down":   {tunnelCloses, response("502 Bad Gateway", "", ""), task.CodeProxyTarget, true, false},
+		"sing-box, node down":   {tunnelCloses, response("502 Bad Gateway", "", ""), task.CodeProxyTarget, false, false},
+		"closes everything":     {"", "", task.CodeProxyFailed, false, false},
 		"sing-box, login":       {tunnelOpens, response("407 Proxy Authentication Required", "Proxy-Authenticate: Basic realm=\"sing-box\" charset=\"UTF-8\"\r\n", ""), task.CodeProxyLoginMissing, false, false},
 		"v2ray, node down":      {tunnelOpens, response("503 Service Unavailable", "Connection: close\r\nProxy-Connection: close\r\n", ""), task.CodeProxyTarget, true, false},
 		"Proxy-Status, refused": {tunnelOpens, response("502 Bad Gateway", "Proxy-Status: corp; error=connection_refused\r\n"+html, "x"), task.CodeProxyTarget, false, false},
@@ -149,6 +150,9 @@ func TestTransport_ForwardedOrOwn(t *testing.T) {
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, c.code, failed.Code(), "%v", err)
 			assert.Equal(t, c.sent, failed.Sent, "%v", err)
+			if c.sent {
+				assert.EqualValues(t, 1, p.requests.Load(), "it is sent once")
+			}
 			assert.Contains(t, err.Error(), p.url)
 			assert.NotContains(t, err.Error(), "hunter2")
 			assert.Equal(t, c.code == task.CodeProxyNoProxy || c.code == task.CodeProxyLoginMissing, failed.IsProxy())
@@ -211,6 +215,42 @@ func TestTransport_ForwardsWithoutTunnels(t *testing.T) {
 			body, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{p.url}}}), "http://api.example/")
 			require.NoError(t, err)
 			assert.Equal(t, "{}", body)
+		})
+	}
+}
+
+// A node that stops working after the proxy was asked: the proxy's response leaves the outcome unknown, and the question that tells whose it is
+// waits for the tunnel's end.
+func TestTransport_NodeFailsLater(t *testing.T) {
+	for name, after := range map[string]time.Duration{"at once": 0, "later": 500 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			var plain atomic.Int64
+			p := "http://" + wire(t, func(conn net.Conn) {
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				switch {
+				case err != nil:
+				case r.Method != http.MethodConnect && plain.Add(1) == 1:
+					_, _ = io.WriteString(conn, response("200 OK", json, "{}"))
+				case r.Method != http.MethodConnect:
+					_, _ = io.WriteString(conn, response("502 Bad Gateway", "", ""))
+				default:
+					_, _ = io.WriteString(conn, tunnelOpens)
+					_ = conn.SetReadDeadline(time.Now().Add(after))
+					if plain.Load() == 0 {
+						_ = conn.SetReadDeadline(time.Time{})
+					}
+					_, _ = conn.Read(make([]byte, 1))
+				}
+			})
+			tr := transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{p}}})
+			_, _, err := post(tr, "http://api.example/")
+			require.NoError(t, err)
+			_, _, err = post(tr, "http://api.example/")
+			var failed *proxy.Error
+			require.ErrorAs(t, err, &failed)
+			assert.Equal(t, task.CodeProxyTarget, failed.Code())
+			assert.True(t, failed.Sent)
+			assert.EqualValues(t, 2, plain.Load())
 		})
 	}
 }
