@@ -282,6 +282,16 @@ func hints() map[task.Code]Hint {
 			"Check OPENAI_MODEL: does this model make pictures?",
 			"API 返回的数据不是图片。",
 			"请检查 OPENAI_MODEL：该模型能否生成图片？"),
+		task.CodePictureLost: hint(
+			"The API made the picture at a URL, and its host does not deliver it.",
+			"Check that the proxy carries the host that the message names. For http:// URLs set IMAGE_DOWNLOAD_HTTP=on; to go without a proxy, NO_PROXY or IMAGE_DOWNLOAD_DIRECT=on.",
+			"API 返回了图片的 URL，但该主机没有提供图片。",
+			"请检查代理能否访问消息中的主机。http:// 地址请设置 IMAGE_DOWNLOAD_HTTP=on；不经代理下载请设置 NO_PROXY 或 IMAGE_DOWNLOAD_DIRECT=on。"),
+		task.CodeDownload: hint(
+			"The API made the picture at a URL, and it could not be fetched yet.",
+			"Check that the proxy carries the host that the message names. For http:// URLs set IMAGE_DOWNLOAD_HTTP=on; to go without a proxy, NO_PROXY or IMAGE_DOWNLOAD_DIRECT=on.",
+			"API 返回了图片的 URL，但暂时无法下载。",
+			"请检查代理能否访问消息中的主机。http:// 地址请设置 IMAGE_DOWNLOAD_HTTP=on；不经代理下载请设置 NO_PROXY 或 IMAGE_DOWNLOAD_DIRECT=on。"),
 		task.CodeTooLarge: hint(
 			"The picture is larger than IMAGE_MAX_BYTES.",
 			"Raise IMAGE_MAX_BYTES.",

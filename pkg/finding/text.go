@@ -132,7 +132,7 @@ func nextForCause(code task.Code) Command {
 	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
-	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge:
+	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge, task.CodePictureLost:
 		return Command{Program: "simple-test", Args: []string{"--image"}}
 	}
 	return Command{Program: "simple-test"}

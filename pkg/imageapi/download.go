@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 	"time"
+
+	"golang.org/x/net/idna"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -104,20 +107,43 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 
 // pictureURL parses the URL of a picture. A path is one of the API's host. The error is a *task.Error for a URL that is of no use.
 func (c *Client) pictureURL(address string) (*url.URL, error) {
-	address = strings.TrimSpace(address)
-	base, err := url.Parse(c.conf.BaseURL)
-	if err != nil || len(address) > maxURL {
-		return nil, pictureLost("its URL can't be used")
+	address = strings.ReplaceAll(strings.TrimSpace(address), " ", "%20")
+	if len(address) > maxURL {
+		return nil, pictureLost(fmt.Sprintf("its URL has more than %d bytes", maxURL))
 	}
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" && !strings.HasPrefix(u.Path, "/") {
 		return nil, pictureLost("its URL can't be parsed")
 	}
-	u = base.ResolveReference(u)
+	if !u.IsAbs() {
+		base, err := url.Parse(c.conf.BaseURL)
+		if err != nil {
+			return nil, pictureLost("its URL can't be used")
+		}
+		u = base.ResolveReference(u)
+	}
+	toASCII(u)
 	if reason := c.refusesPictureURL(u); reason != "" {
 		return nil, pictureLost("its URL is not allowed: " + reason)
 	}
 	return u, nil
+}
+
+// toASCII writes the host of a URL as it is looked up. net/http would do so later, and may turn other characters into those of an address.
+func toASCII(u *url.URL) {
+	host := u.Hostname()
+	if !strings.ContainsFunc(host, func(r rune) bool { return r >= 0x80 }) {
+		return
+	}
+	ascii, err := idna.Lookup.ToASCII(host)
+	if err != nil {
+		return // it is refused
+	}
+	port := u.Port()
+	u.Host = ascii
+	if port != "" {
+		u.Host = net.JoinHostPort(ascii, port)
+	}
 }
 
 func pictureLost(reason string) *task.Error {
@@ -134,7 +160,7 @@ func (c *Client) refusesPictureURL(u *url.URL) string {
 	case host == "":
 		return "it has no host"
 	case strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return "its host must be in ASCII" // net/http maps some other characters to ASCII
+		return "its host has characters that no host has"
 	case isPrivateHost(host) && !c.reachesPrivate(host):
 		return "its host is not on the public Internet, and the API is"
 	}
@@ -219,6 +245,7 @@ func (c *Client) getPicture(whole context.Context, u *url.URL, w io.Writer) *tas
 		if err != nil || len(location) > maxURL {
 			return downloadFailed(u, nil, "it is redirected to a URL that can't be used")
 		}
+		toASCII(next)
 		if reason := c.refusesPictureURL(next); reason != "" {
 			return downloadFailed(u, nil, "it is redirected to %s, which is not allowed: %s", hostOf(next), reason)
 		}

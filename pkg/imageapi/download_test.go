@@ -329,6 +329,9 @@ func TestDownload_AllowedURLs(t *testing.T) {
 		{"https://api.example/v1", "https://198.18.0.7/x", lost},
 		{"https://api.example/v1", "https://router.local/x", lost},
 		{"https://api.example/v1", "https://１２７.0.0.1/x", lost},
+		{"https://api.example/v1", "https://127。0。0。1/x", lost},
+		{"https://api.example/v1", "https://ⓛocalhost/x", lost},
+		{"https://api.example/v1", "https://a b/x", lost},
 		{"https://api.example/v1", "ftp://cdn.example/x", lost},
 		{"https://api.example/v1", "file:///etc/passwd", lost},
 		{"https://api.example/v1", "https:///x", lost},
@@ -377,6 +380,22 @@ func (r renaming) RoundTrip(request *http.Request) (*http.Response, error) {
 	renamed := request.Clone(request.Context())
 	renamed.URL.Host = r.host
 	return r.RoundTripper.RoundTrip(renamed)
+}
+
+// Hosts with other letters than those of ASCII are asked by the name that DNS has, and paths as they were given.
+func TestDownload_UnusualURLs(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://图片.example:8443/x":            "https://xn--wcsw84d.example:8443/x",
+		"https://cdn.example/a//b/../c?x=a b":  "https://cdn.example/a//b/../c?x=a%20b",
+		"https://cdn.example/a%2Fb?sig=%2B+/=": "https://cdn.example/a%2Fb?sig=%2B+/=",
+		"https://cdn.example/图?名=值":            "https://cdn.example/%E5%9B%BE?名=值",
+	} {
+		u, err := url.Parse(want)
+		require.NoError(t, err)
+		h := &byHost{hosts: map[string]http.HandlerFunc{"https://" + u.Host: serve(simapi.Draw("x"))}}
+		require.NoError(t, clientOver(t, h, "https://api.example/v1", imageapi.DownloadRules{}).Download(t.Context(), address, 1, io.Discard), address)
+		assert.Equal(t, want, h.seen[0].URL.String())
+	}
 }
 
 // A public name that is resolved to a private address is refused right before the connection. The API's own name is not.

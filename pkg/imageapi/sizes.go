@@ -98,7 +98,12 @@ type aspect struct {
 const minAspectEdge = 64
 
 // aspectForm is the form of a ratio or a size. Chinese input methods write a full-width colon.
-var aspectForm = regexp.MustCompile(`^([0-9]{1,5})(?:\.([0-9]{1,4}))?[\s\v\x{85}\p{Z}]*([:：x×*/])[\s\v\x{85}\p{Z}]*([0-9]{1,5})(?:\.([0-9]{1,4}))?$`)
+var aspectForm = regexp.MustCompile(`^` + aspectNumber + aspectSpace + `([:：x×*/])` + aspectSpace + aspectNumber + `$`)
+
+const (
+	aspectNumber = `([0-9]{1,5})(?:\.([0-9]{1,4}))?`
+	aspectSpace  = `[\s\v\x{85}\p{Z}]*`
+)
 
 // readAspect reads the option aspect_ratio. Letters may be in upper case, and white space may be around and between. It returns
 // the zero value for a text of another form. The function enqueue of the database checks the same form.

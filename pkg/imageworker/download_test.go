@@ -56,7 +56,9 @@ func (c *urlClient) Download(ctx context.Context, address string, tries int, w i
 
 func (c *urlClient) Endpoint() string { return "https://api.example/v1" }
 
-func (c *urlClient) SizeNote(modelName string, o imageapi.Options) string { return o.SizeNote(modelName) }
+func (c *urlClient) SizeNote(modelName string, o imageapi.Options) string {
+	return o.SizeNote(modelName)
+}
 
 func delivers(content []byte) func(context.Context, io.Writer) error {
 	return func(_ context.Context, w io.Writer) error { _, err := w.Write(content); return err }

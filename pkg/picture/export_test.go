@@ -141,3 +141,15 @@ func (d *Draft) Crash() string {
 	d.file = nil
 	return name
 }
+
+// WriteZeros is writeZeros.
+var WriteZeros = writeZeros
+
+// BlockDrafts makes the file system not respond to new drafts until release is closed.
+func (s *Store) BlockDrafts(release <-chan struct{}) {
+	create := s.files.createDraft
+	s.files.createDraft = func(dir string) (draftFile, error) {
+		<-release
+		return create(dir)
+	}
+}

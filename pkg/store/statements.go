@@ -62,7 +62,7 @@ type statements struct {
 
 	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
 
-	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+	nextDue, hasPending, hasPendingBesides, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
@@ -148,8 +148,8 @@ func (s *statements) files() map[string]map[string]*statement {
 			"recorded_count":   &s.recordedCount,
 		},
 		"stats.sql": {
-			"next_due":        &s.nextDue,
-			"has_pending":     &s.hasPending,
+			"next_due":    &s.nextDue,
+			"has_pending": &s.hasPending, "has_pending_besides": &s.hasPendingBesides,
 			"queue_stats":     &s.queueStats,
 			"count_by_state":  &s.countByState,
 			"closed_within":   &s.closedWithin,

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lib/pq"
+
 	"imagetasks/pkg/task"
 )
 
@@ -25,6 +27,13 @@ func (s *Store) NextDue(ctx context.Context, takeExpired bool) (time.Duration, b
 func (s *Store) HasPending(ctx context.Context) (bool, error) {
 	var pending bool
 	err := s.queryRow(ctx, s.sql.hasPending, nil, &pending)
+	return pending, err
+}
+
+// HasPendingBesides is HasPending without pending tasks of some models, unless they have something to fetch. "" is the model of a task without one.
+func (s *Store) HasPendingBesides(ctx context.Context, models []string) (bool, error) {
+	var pending bool
+	err := s.queryRow(ctx, s.sql.hasPendingBesides, []any{pq.Array(models)}, &pending)
 	return pending, err
 }
 
