@@ -300,3 +300,46 @@ func TestTransport_ForwardCanceled(t *testing.T) {
 	var failed *proxy.Error
 	assert.True(t, errors.As(err, &failed) && !failed.Sent, "%v", err)
 }
+
+// Whatever a program at the proxy's address sends, a request ends in time with a response or an error that holds neither the login nor more than a
+// line of what was sent.
+func TestTransport_OddResponses(t *testing.T) {
+	long := strings.Repeat("x", 60<<10)
+	odd := map[string]string{
+		"nothing": "", "a byte": "H", "half a head": "HTTP/1.1 200", "no status": "HTTP/1.1 abc\r\n\r\n", "another version": "HTTP/9.9 200 OK\r\n\r\n",
+		"continue": "HTTP/1.1 100 Continue\r\n\r\n", "no content": "HTTP/1.1 204 No Content\r\n\r\n", "status 0": "HTTP/1.1 000 x\r\n\r\n",
+		"status 999": "HTTP/1.1 999 x\r\nContent-Length: 0\r\n\r\n", "long header": "HTTP/1.1 503 x\r\nServer: " + long + "\r\n\r\n",
+		"longer header": "HTTP/1.1 503 x\r\nServer: " + long + long + "\r\n\r\n", "cut off": "HTTP/1.1 503 x\r\nContent-Length: 100\r\n\r\nx",
+		"bad chunks": "HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\nzz", "bad length": "HTTP/1.1 502 x\r\nContent-Length: -1\r\n\r\n",
+		"long page": "HTTP/1.1 403 x\r\nContent-Type: text/html\r\n\r\n" + long, "long reason": "HTTP/1.1 407 " + long + "\r\n\r\n",
+		"bad location":  "HTTP/1.1 302 x\r\nLocation: http://%zz/hunter2\r\nContent-Length: 0\r\n\r\n",
+		"long location": "HTTP/1.1 302 x\r\nLocation: http://" + long + "/hunter2\r\nContent-Length: 0\r\n\r\n",
+		"Proxy-Status":  "HTTP/1.1 502 x\r\nProxy-Status: \"a,b\";error=;=, ;;,error\r\nContent-Length: 0\r\n\r\n",
+		"a TLS alert":   "\x15\x03\x01\x00\x02\x02\x0a", "SOCKS": "\x05\xff", "SSH": "SSH-2.0-OpenSSH_9.2\r\n", "zeros": "\x00\x00\x00\x00",
+		"escape codes": "HTTP/1.1 404 x\r\nServer: \x1b[31mred\r\nContent-Length: 0\r\n\r\n",
+	}
+	for name, text := range odd {
+		for _, both := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, to CONNECT too: %v", name, both), func(t *testing.T) {
+				t.Parallel()
+				connect := tunnelOpens
+				if both {
+					connect = text + closes
+				}
+				p := script(t, connect, text+closes)
+				login := strings.Replace(p.url, "://", "://wei:hunter2@", 1)
+				for _, target := range []string{"http://api.example/", "https://api.example/"} {
+					began := time.Now()
+					_, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{login}}, ConnectTimeout: 2 * time.Second,
+						TLSTimeout: 200 * time.Millisecond}), target)
+					assert.Less(t, time.Since(began), 15*time.Second)
+					if err != nil {
+						assert.NotContains(t, err.Error(), "hunter2")
+						assert.NotContains(t, err.Error(), "\x1b")
+						assert.Less(t, len(err.Error()), 600)
+					}
+				}
+			})
+		}
+	}
+}
