@@ -66,6 +66,7 @@ install_hint() {
 			Darwin/postgresql) name=postgresql@17 ;;
 			Darwin/build-essential) name=gcc ;;
 			Darwin/nodejs | FreeBSD/nodejs) name=node ;;
+			*/dante-server) name=dante ;;
 			Darwin/npm) continue ;; # in node
 			FreeBSD/postgresql) name=postgresql17-server ;;
 			FreeBSD/shellcheck) name=hs-ShellCheck ;;
@@ -109,10 +110,16 @@ need() {
 
 # apt_install PACKAGE...: installs packages without questions and recommended packages. Debian's postgresql creates
 # and starts a cluster when it is installed. Nobody asked for one here, so a file in createcluster.d turns that off
-# for the time of this installation.
+# for the time of this installation. With no_services=1 no service that a package has is started (policy-rc.d): the tests
+# start the proxies themselves.
 apt_install() (
-	no_cluster=/etc/postgresql-common/createcluster.d/imagetasks-no-cluster.conf
-	trap 'as_root rm -f "$no_cluster"' EXIT
+	no_cluster=/etc/postgresql-common/createcluster.d/imagetasks-no-cluster.conf policy=''
+	trap 'as_root rm -f "$no_cluster" ${policy:+"$policy"}' EXIT
+	if [[ -n ${no_services-} && ! -e /usr/sbin/policy-rc.d ]]; then
+		policy=/usr/sbin/policy-rc.d
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+		as_root chmod 755 "$policy"
+	fi
 	as_root mkdir -p "${no_cluster%/*}"
 	echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
 	install=(env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@")

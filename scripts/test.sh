@@ -33,11 +33,14 @@ run_tests() {
 }
 
 needs='certificates=ca-certificates postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer
+	squid=squid danted=dante-server privoxy=privoxy haproxy=haproxy v2ray=v2ray
 	shellcheck=shellcheck gcc=build-essential git=git curl=curl node=nodejs npm=npm psycopg=python3-psycopg'
 case $system in
 # What the tests of cron, systemd and terminals need. Elsewhere these tests are skipped.
 Linux) needs="$needs crontab=cron systemd-analyze=systemd script=bsdutils unshare=util-linux flock=util-linux" ;;
 esac
+# shellcheck disable=SC2034 # read by apt_install
+no_services=1
 # shellcheck disable=SC2086 # a list of words
 need $needs
 need_go

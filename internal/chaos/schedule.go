@@ -114,7 +114,7 @@ func newFault(r *rand.Rand, kind Kind, processors int) Fault {
 	case ServerRestart:
 		f.For = between(r, 0, 4)
 	case TableLock:
-		f.Detail, f.For = oneOf(r, "tasks", "tasks", "credits", "ledger", "keys", "calls", "control", "processors", "set_aside"), between(r, 1, 6)
+		f.Detail, f.For = oneOf(r, "tasks", "tasks", "credits", "ledger", "keys", "calls", "control", "processors", "set_aside", "pending_results"), between(r, 1, 6)
 	case UserLock:
 		f.Count, f.For = 1+r.IntN(4), between(r, 1, 8)
 	case TaskLock:

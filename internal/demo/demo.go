@@ -236,7 +236,7 @@ func (d *demo) run(ctx context.Context) (before int64, err error) {
 				bar.Add(1)
 			}
 		},
-		Probe: d.api.Probe,
+		Endpoint: d.api.Endpoint(), Check: d.api.Check, CheckStore: d.pictures.Probe,
 	}, d.store, imageworker.New(d.api, d.pictures, d.conf.Log))
 	stop := context.AfterFunc(ctx, p.StopNow)
 	defer stop()

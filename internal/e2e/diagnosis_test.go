@@ -47,7 +47,7 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 		}
 		steps = append(steps, s.Step)
 	}
-	assert.Equal(t, []string{"settings", "dns", "proxy", "login", "tunnel", "tls", "key", "models", "image"}, steps)
+	assert.Equal(t, []string{"settings", "dns", "proxy", "login", "tunnel", "tls", "key", "endpoint", "models", "image"}, steps)
 	assert.Contains(t, d.Steps[5].Detail, "issued by imagetasks simulated API")
 	assert.Empty(t, d.Note)
 	made, err := filepath.Glob(filepath.Join(w.dir, "test-results", "*.png"))
@@ -67,7 +67,7 @@ func TestSimpleTest_AllSteps(t *testing.T) {
 		w.env["LANG"] = c.lang
 		output := w.run("simple-test", strings.Fields(c.args)...).ok()
 		assert.Contains(t, output, c.want)
-		assert.Equal(t, 8, strings.Count(output, "✓"))
+		assert.Equal(t, 9, strings.Count(output, "✓"))
 	}
 	w.run("simple-test", "--lang", "tlh").is(2)
 }
@@ -116,7 +116,8 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			if c.base != "" {
 				w.env["OPENAI_BASE_URL"], can = c.base, "can't"
 			}
-			d := w.diagnose(3)
+			assert.Contains(t, w.diagnose(3).Note, "--direct", "no direct connection is made without it")
+			d := w.diagnose(3, "--direct")
 			last := d.Steps[len(d.Steps)-1]
 			assert.Equal(t, c.step, last.Step)
 			assert.Equal(t, c.code, last.Code)
@@ -148,7 +149,7 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		firewall, err := simapi.NewAuthorityOf("Corporate Firewall")
 		require.NoError(t, err)
 		w := newFixture(t, func(_ *simapi.Config, p *simproxy.Config) { p.Intercept = firewall.Issue })
-		d := w.diagnose(3)
+		d := w.diagnose(3, "--direct")
 		last := d.Steps[len(d.Steps)-1]
 		assert.Equal(t, "tls_unknown_authority", last.Code)
 		assert.Contains(t, last.Detail, "issued by: Corporate Firewall")
@@ -208,6 +209,24 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		assert.Equal(t, "direct_name_unknown", last.Code)
 		assert.Contains(t, d.Note, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
 	})
+	t.Run("a refused model and a refused list", func(t *testing.T) {
+		w := newFixture(t)
+		w.env["OPENAI_MODEL"] = "gpt-image-1"
+		w.api.RefuseList(&simapi.Refusal{Status: 403, Code: "insufficient_permissions"})
+		d := w.diagnose(0)
+		last := d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "models", last.Step, "the list is only shown")
+		assert.Contains(t, last.Detail, "not needed")
+		w.api.RefuseModel("gpt-image-1", &simapi.Refusal{Status: 503, Code: "model_not_found"})
+		w.api.RefuseList(nil)
+		d = w.diagnose(3)
+		last = d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "model", last.Step)
+		assert.Equal(t, "api_model_refused", last.Code)
+		assert.Contains(t, last.Fix, "OPENAI_MODEL")
+		assert.Contains(t, w.run("simple-test", "--lang", "zh").is(3), "✗ 模型权限")
+		assert.Empty(t, w.api.Calls(), "nothing was paid for")
+	})
 	t.Run("the API's own refusals", func(t *testing.T) {
 		w := newFixture(t)
 		for _, c := range []struct {
@@ -215,12 +234,12 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 			step, code string
 		}{
 			{simapi.Refusal{Status: 401, Code: "invalid_api_key"}, "key", "api_unauthorized"},
-			{simapi.Refusal{Status: 403, Code: "unsupported_country_region_territory"}, "models", "api_wrong_country"},
-			{simapi.Refusal{Status: 429, Code: "insufficient_quota"}, "models", "insufficient_quota"},
-			{simapi.Refusal{Status: 429, Code: "rate_limit_exceeded"}, "models", "rate_limited"},
-			{simapi.Refusal{Status: 503}, "models", "api_server_error"},
-			{simapi.Refusal{Status: 200, WebPage: true}, "models", "api_web_page"},
-			{simapi.Refusal{Status: 403, WebPage: true}, "models", "api_forbidden"},
+			{simapi.Refusal{Status: 403, Code: "unsupported_country_region_territory"}, "endpoint", "api_wrong_country"},
+			{simapi.Refusal{Status: 429, Code: "insufficient_quota"}, "endpoint", "insufficient_quota"},
+			{simapi.Refusal{Status: 429, Code: "rate_limit_exceeded"}, "endpoint", "rate_limited"},
+			{simapi.Refusal{Status: 503}, "endpoint", "api_server_error"},
+			{simapi.Refusal{Status: 200, WebPage: true}, "endpoint", "api_web_page"},
+			{simapi.Refusal{Status: 403, WebPage: true}, "endpoint", "api_web_page"},
 		} {
 			w.api.Refuse(&c.refusal)
 			d := w.diagnose(3)

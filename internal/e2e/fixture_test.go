@@ -337,7 +337,7 @@ func (w *fixture) pictures() []string {
 		found, err := filepath.Glob(filepath.Join(w.dir, "images", "*", pattern))
 		require.NoError(w.t, err)
 		for _, path := range found {
-			if name := filepath.Base(path); name != ".drafts" && name != "imagetasks-installation.json" {
+			if name := filepath.Base(path); name != ".drafts" && name != "rejected" && name != "imagetasks-installation.json" {
 				paths = append(paths, path)
 			}
 		}

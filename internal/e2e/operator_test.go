@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/simapi"
+	"imagetasks/pkg/imageapi"
 )
 
 // The CLI makes an idempotency key for each invocation and prints it; with it, a repeat changes nothing and prints the same.
@@ -48,21 +50,35 @@ func TestEnqueue_ChecksOptions(t *testing.T) {
 	picture := filepath.Join(w.dir, "in.png")
 	require.NoError(t, os.WriteFile(picture, simapi.Draw("in"), 0o600))
 	for want, args := range map[string][]string{
-		"quality":                {"--model", "gpt-image-1", "--quality", "ultra"},
-		"qualitty":               {"--options", `{"qualitty": "high"}`},
-		"must be a JSON object":  {"--options", `[1]`},
-		"given twice":            {"--size", "auto", "--options", `{"size": "auto"}`},
-		"--mask needs --image":   {"--mask", picture},
-		"--run-at":               {"--run-at", "tomorrow"},
-		"--priority":             {"--priority", "10"},
-		"is not a PNG":           {"--image", "/etc/hosts"},
-		"--max-attempts must be": {"--max-attempts", "0"},
+		"quality":  {"--model", "gpt-image-1", "--quality", "ultra"},
+		"qualitty": {"--options", `{"qualitty": "high"}`},
+		// The message shows the forms that are read.
+		"must be a ratio such as 16:9, 1.91:1 or 16x9, one of square": {"--aspect-ratio", "wide"},
+		`option aspect_ratio is "0:1"`:                                {"--aspect-ratio", "0:1"},
+		`option aspect_ratio is "16-9"`:                               {"--options", `{"aspect_ratio": "16-9"}`},
+		`option aspect_ratio is "16,9"`:                               {"--aspect-ratio", "16,9"},
+		"aspect_ratio must be a string":                               {"--options", `{"aspect_ratio": 1.91}`},
+		"contradict each other":                                       {"--model", "gpt-image-2", "--aspect-ratio", "16:9", "--size", "1024x1024"},
+		`aspect_ratio is "1920x1080"`:                                 {"--model", "gpt-image-2", "--aspect-ratio", "1920x1080"},
+		`there is no option "n"`:                                      {"--options", `{"n": 4}`},
+		`option extra has the name "n"`:                               {"--options", `{"extra": {"n": 4}}`},
+		`has the name "stream"`:                                       {"--options", `{"extra": {"stream": true}}`},
+		`has the name "partial_images"`:                               {"--options", `{"extra": {"partial_images": 3}}`},
+		"but gpt-image-2 has no such opt":                             {"--model", "gpt-image-2", "--options", `{"complexity": "low"}`},
+		"must be a JSON object":                                       {"--options", `[1]`},
+		"given twice":                                                 {"--size", "auto", "--options", `{"size": "auto"}`},
+		"--mask needs --image":                                        {"--mask", picture},
+		"--run-at":                                                    {"--run-at", "tomorrow"},
+		"--priority":                                                  {"--priority", "10"},
+		"is not a PNG":                                                {"--image", "/etc/hosts"},
+		"--max-attempts must be":                                      {"--max-attempts", "0"},
 	} {
 		r := w.run("task-processor", append([]string{"enqueue", "--user", w.user, "--prompt", "x"}, args...)...)
 		r.is(2)
 		assert.Contains(t, r.stderr, want)
 	}
 	assert.Equal(t, 5, w.credits())
+	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks`))
 	ids := w.enqueue("edit", "--model", "gpt-image-1", "--image", picture, "--image", picture, "--mask", picture, "--quality", "low",
 		"--options", `{"background": "opaque"}`, "--max-attempts", "2")
 	// What the CLI can't know, the processor refuses before anything is paid.
@@ -77,6 +93,68 @@ func TestEnqueue_ChecksOptions(t *testing.T) {
 	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where task_id = $1 and status = 'completed' and max_attempts = 2`, ids[0]))
 	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where error_code = 'bad_options' and error_message like '%brightness%' and credits_refunded = 1`))
 	w.audit()
+}
+
+// Each way to write a ratio becomes the size that the model has for it.
+func TestEnqueue_AspectRatios(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.grant(10)
+	want := map[string]string{}
+	for ratio, size := range map[string]string{
+		"16:9": "1536x864", "9x16": "864x1536", "16：9": "1536x864", " Landscape": "1536x1024", "1536 × 864": "1536x864",
+	} {
+		w.enqueue("a ratio: "+ratio, "--model", "gpt-image-2", "--aspect-ratio", ratio)
+		want["a ratio: "+ratio] = size
+	}
+	noted := w.enqueue("three sizes", "--model", "gpt-image-1", "--aspect-ratio", "16:9")[0]
+	want["three sizes"] = "1536x1024"
+	// A row that another program has changed is checked by the processor, too, and refunded.
+	row := w.enqueue("a row")[0]
+	_, err := w.db.Exec(`update imagetasks.tasks set options = '{"aspect_ratio": "wide"}' where task_id = $1`, row)
+	require.NoError(t, err)
+	w.run("task-processor", "run", "--once").ok()
+	got := map[string]string{}
+	for _, call := range w.api.Calls() {
+		got[call.Prompt] = call.Size
+	}
+	assert.Equal(t, want, got)
+	const note = "aspect_ratio 16:9: gpt-image-1 has no such size; 1536x1024 was used"
+	assert.Contains(t, w.run("task-processor", "tasks", "show", noted).ok(), note)
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where attempts::text like '%"note"%'`))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where task_id = $1 and error_code = 'bad_options' and requests_sent = 0
+		and credits_refunded = 1 and error_message like '%16:9, 1.91:1 or 16x9%'`, row))
+	w.audit()
+}
+
+// The database accepts no aspect ratio that the processor does not read, and refuses none of the documented forms.
+func TestEnqueue_DatabaseReadsRatiosLikeTheProcessor(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.grant(100)
+	for _, ratio := range []string{
+		"16:9", "16x9", "16X9", "16×9", "16*9", "16/9", "16：9", " 16 : 9 ", "16\t:\n9", "1.91:1", "99999.9999:0.0001", "1536x1024", "Landscape", "PORTRAIT", "square", "auto",
+		"", "  ", "00001:1", "0.5:0.25",
+		"wide", "16", "16:", ":9", "16:9:4", "16-9", "16,9", "0:1", "1:0", "0.0000:1", "-16:9", "1e9:1", "NaN:1", "100000:1", "1.23456:1", "1.:1", ".5:1", "16：：9", "1,91:1",
+		"１６:９", "16∶9", "16:9p", "16:9\n\nx", "a16:9", "1٣:9", "infinity", "　16:9", "16\u00a0:9", "ſquare", "16\v:9", "16:9\x1f",
+	} {
+		raw, err := json.Marshal(map[string]string{"aspect_ratio": ratio})
+		require.NoError(t, err)
+		options, readErr := imageapi.ParseOptions(raw)
+		if readErr == nil {
+			readErr = options.Check("gpt-image-2", 0, false)
+		}
+		_, err = w.db.Exec(`select imagetasks.enqueue($1, 'x', $2, cost => 1)`, w.user, string(raw))
+		switch {
+		case err == nil:
+			assert.NoError(t, readErr, "%q is accepted by the database only", ratio)
+		case readErr == nil:
+			assert.ErrorContains(t, err, "aspect_ratio")
+			assert.Contains(t, "　16:9 16\u00a0:9", ratio, "%q is accepted by the processor only", ratio)
+		default:
+			assert.ErrorContains(t, err, "aspect_ratio")
+		}
+	}
 }
 
 func TestTasks_ListAndShow(t *testing.T) {

@@ -1,5 +1,6 @@
-// Package realproxy runs the proxies that Debian ships, tinyproxy (http) and microsocks (socks5), for tests: each on a free
-// loopback port, stopped at the end of the test.
+// Package realproxy runs the proxies that Debian ships for tests: tinyproxy, squid, privoxy and haproxy (http), microsocks and dante (socks5),
+// and v2ray (both), which opens tunnels before it has connected, as Clash and sing-box do. Each listens on a free loopback port and is
+// stopped at the end of the test.
 package realproxy
 
 import (
@@ -20,6 +21,8 @@ import (
 // Config is the login that a proxy requires, and what it refuses.
 type Config struct {
 	User, Password string
+	// Forbid makes the proxy refuse every target.
+	Forbid bool
 	// RefuseHosts are patterns of hosts for which tinyproxy returns 403.
 	RefuseHosts []string
 	// ConnectPorts are the ports that tinyproxy opens tunnels to; none: any.
@@ -39,7 +42,16 @@ type Proxy struct {
 	tb   testing.TB
 	args []string
 	addr string
+	pid  int
 	stop func()
+}
+
+// Hang stops the process without ending it: it accepts connections, which the kernel does, and never responds.
+func (p *Proxy) Hang() {
+	p.tb.Helper()
+	if err := syscall.Kill(-p.pid, syscall.SIGSTOP); err != nil {
+		p.tb.Fatal(err)
+	}
 }
 
 // Kill kills the process, which resets its connections. It may be called again.
@@ -52,11 +64,11 @@ func (p *Proxy) Kill() {
 func (p *Proxy) Restart() {
 	p.tb.Helper()
 	p.Kill()
-	stop, fault := try(p.tb, p.args, p.addr)
+	pid, stop, fault := try(p.tb, p.args, p.addr)
 	if fault != "" {
 		p.tb.Fatalf("the proxy did not restart: %s", fault)
 	}
-	p.stop = stop
+	p.pid, p.stop = pid, stop
 }
 
 // StartTinyproxy starts tinyproxy.
@@ -69,6 +81,9 @@ func StartTinyproxy(tb testing.TB, conf Config) *Proxy {
 		}
 		if conf.User != "" {
 			lines = append(lines, fmt.Sprintf("BasicAuth %s %s", conf.User, conf.Password))
+		}
+		if conf.Forbid {
+			conf.RefuseHosts = []string{"."}
 		}
 		if len(conf.RefuseHosts) > 0 {
 			filter := filepath.Join(dir, "filter")
@@ -87,18 +102,24 @@ func StartTinyproxy(tb testing.TB, conf Config) *Proxy {
 // Microsocks starts microsocks and returns its URL, with the scheme socks5h.
 func Microsocks(tb testing.TB, conf Config) string {
 	tb.Helper()
+	return StartMicrosocks(tb, conf).URL
+}
+
+// StartMicrosocks starts microsocks. It can't forbid a target.
+func StartMicrosocks(tb testing.TB, conf Config) *Proxy {
+	tb.Helper()
 	return start(tb, "socks5h", conf, func(_ string, port int) []string {
 		args := []string{"microsocks", "-i", "127.0.0.1", "-p", fmt.Sprint(port)}
 		if conf.User != "" {
 			args = append(args, "-u", conf.User, "-P", conf.Password)
 		}
 		return args
-	}).URL
+	})
 }
 
 func write(tb testing.TB, path, text string) {
 	tb.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { // some proxies read it as another user
 		tb.Fatal(err)
 	}
 }
@@ -111,7 +132,7 @@ func start(tb testing.TB, scheme string, conf Config, command func(dir string, p
 		port := freePort(tb)
 		args := command(tb.TempDir(), port)
 		addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
-		stop, fault := try(tb, args, addr)
+		pid, stop, fault := try(tb, args, addr)
 		if last = fault; fault != "" {
 			continue
 		}
@@ -119,7 +140,7 @@ func start(tb testing.TB, scheme string, conf Config, command func(dir string, p
 		if conf.User != "" {
 			u.User = url.UserPassword(conf.User, conf.Password)
 		}
-		p := &Proxy{URL: u.String(), tb: tb, args: args, addr: addr, stop: stop}
+		p := &Proxy{URL: u.String(), tb: tb, args: args, addr: addr, pid: pid, stop: stop}
 		tb.Cleanup(p.Kill)
 		return p
 	}
@@ -127,35 +148,46 @@ func start(tb testing.TB, scheme string, conf Config, command func(dir string, p
 	return nil
 }
 
-// try starts a program and waits until it listens. It returns a function that ends it, or what went wrong.
-func try(tb testing.TB, args []string, addr string) (stop func(), fault string) {
+// packages are the Debian packages of programs with another name.
+var packages = map[string]string{"danted": "dante-server"}
+
+// try starts a program and waits until it listens. It returns its process group and a function that ends it, or what went wrong.
+func try(tb testing.TB, args []string, addr string) (pid int, stop func(), fault string) {
 	tb.Helper()
 	program, err := exec.LookPath(args[0])
 	if err != nil {
-		tb.Fatalf("%s is not installed; on Debian or Ubuntu: sudo apt-get install %s", args[0], args[0])
+		program, err = exec.LookPath("/usr/sbin/" + args[0]) // not on every user's PATH
+	}
+	if err != nil {
+		name := args[0]
+		if other, ok := packages[name]; ok {
+			name = other
+		}
+		tb.Fatalf("%s is not installed; on Debian or Ubuntu: sudo apt-get install %s", args[0], name)
 	}
 	var out strings.Builder
 	cmd := exec.Command(program, args[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // some have child processes
 	exited, err := postgres.StartChild(cmd, syscall.SIGKILL)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	stop = func() { _ = cmd.Process.Kill(); <-exited }
+	stop = func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); <-exited }
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); {
 		select {
 		case <-exited:
-			return nil, out.String()
+			return 0, nil, out.String()
 		default:
 		}
 		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 			_ = conn.Close()
-			return stop, ""
+			return cmd.Process.Pid, stop, ""
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 	stop()
-	return nil, "no response on " + addr
+	return 0, nil, "no response on " + addr
 }
 
 func freePort(tb testing.TB) int {

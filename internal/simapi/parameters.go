@@ -40,7 +40,7 @@ func invalidValue(name, value string, allowed []string) *refusal {
 // the client, so that tests compare the two.
 type simulated struct {
 	values    map[string][]string // by parameter; nil: any value
-	anySize   bool                // multiples of 16 up to 3840x2160, besides the listed sizes
+	anySize   bool                // multiples of 16 from 655,360 pixels to 3840x2160, besides the listed sizes
 	editsOnly map[string][]string // parameters of /images/edits only
 	inputs    int                 // 0: the model can't edit
 	squarePNG bool
@@ -67,6 +67,11 @@ func gpt(quality, fidelity []string, anySize bool) simulated {
 	return m
 }
 
+func withComplexity(m simulated) simulated {
+	m.values["complexity"] = []string{"low", "medium", "high"}
+	return m
+}
+
 var (
 	lowToHigh = []string{"low", "medium", "high", "auto"}
 	lowToMax  = []string{"low", "medium", "high", "xhigh", "max", "auto"}
@@ -82,6 +87,8 @@ var simulatedModels = map[string]simulated{
 	"gpt-image-2":            gpt(lowToHigh, nil, true),
 	"gpt-image-2.5-sunburst": gpt(lowToMax, lowHigh, true),
 	"gpt-image-2.5-flare":    gpt(lowToMax, lowHigh, true),
+	"gpt-image-2.6-sunburst": withComplexity(gpt(lowToMax, lowHigh, true)),
+	"gpt-image-2.6-flare":    withComplexity(gpt(lowToMax, lowHigh, true)),
 	"dall-e-3": {values: map[string][]string{
 		"quality":         {"standard", "hd", "auto"},
 		"response_format": {"url", "b64_json"},
@@ -137,7 +144,7 @@ func isMultipleOf16(size string) bool {
 	width, err := strconv.Atoi(w)
 	height, err2 := strconv.Atoi(h)
 	return errors.Join(err, err2) == nil && width%16 == 0 && height%16 == 0 && min(width, height) > 0 &&
-		max(width, height) <= 3*min(width, height) && max(width, height) <= 3840 && width*height <= 3840*2160
+		max(width, height) <= 3*min(width, height) && max(width, height) <= 3840 && width*height <= 3840*2160 && width*height >= 655360
 }
 
 // checkOutput checks the parameters that depend on the format of the output.

@@ -39,6 +39,7 @@ type Proxy struct {
 	outbound map[string]bool // local addresses of the connections made to targets
 	targets  []string
 	mode     Mode
+	answer   func(*http.Request, *bufio.Writer)
 	age      int // incremented by SilenceTunnels
 	read     int // decrypted bytes of intercepted tunnels
 }
@@ -52,6 +53,7 @@ const (
 	Refuse       // 403, or SOCKS "not allowed by ruleset"
 	Hang         // never responds
 	Garbage      // responds with bytes of no proxy protocol
+	Early        // opens a tunnel and closes it before it has connected, as Clash and sing-box do if their node does not work; else 502
 )
 
 // Start starts a proxy.
@@ -93,7 +95,14 @@ func (p *Proxy) SetMode(m Mode) {
 	p.mode = m
 }
 
-// Targets returns the requested targets, in order.
+// Answer makes the proxy respond to later http requests by f instead of serving them, and close the connection.
+func (p *Proxy) Answer(f func(r *http.Request, w *bufio.Writer)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = f
+}
+
+// Targets returns the requested targets, in order. A tunnel counts when something is sent through it, or if it was not opened.
 func (p *Proxy) Targets() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -155,12 +164,35 @@ func (p *Proxy) accept() {
 	}
 }
 
-// asked records a request and returns the mode to handle it with.
-func (p *Proxy) asked(target string) Mode {
+// asked records a request and returns the mode to handle it with. Tunnels are recorded by their first byte instead: one that is opened and
+// closed only shows that the proxy responds.
+func (p *Proxy) asked(target string, tunnel bool) Mode {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.targets = append(p.targets, target)
+	if !tunnel || p.mode != Serve {
+		p.targets = append(p.targets, target)
+	}
 	return p.mode
+}
+
+// used records a tunnel when its first byte arrives.
+type used struct {
+	io.Reader
+	once   *sync.Once
+	record func()
+}
+
+func (u used) Read(b []byte) (int, error) {
+	n, err := u.Reader.Read(b)
+	if n > 0 {
+		u.once.Do(u.record)
+	}
+	return n, err
+}
+
+// tunnelReader returns a reader of what a client sends through a tunnel to target.
+func (p *Proxy) tunnelReader(r io.Reader, target string) io.Reader {
+	return used{r, &sync.Once{}, func() { p.asked(target, false) }}
 }
 
 func (p *Proxy) dial(target string) (net.Conn, error) {
@@ -257,24 +289,38 @@ func (p *Proxy) serveHTTP(conn net.Conn) {
 		if err != nil {
 			return
 		}
+		p.mu.Lock()
+		answer := p.answer
+		p.mu.Unlock()
+		if answer != nil {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w := bufio.NewWriter(conn)
+			answer(r, w)
+			_ = w.Flush()
+			return
+		}
 		target := r.Host
 		if r.Method != http.MethodConnect && r.URL.Port() == "" {
 			target = net.JoinHostPort(r.URL.Hostname(), "80")
 		}
-		if !p.treat(conn, r, p.asked(target)) {
+		if !p.treat(conn, r, p.asked(target, r.Method == http.MethodConnect)) {
 			return
 		}
 		upstream, err := p.dial(target)
 		if err != nil {
+			if r.Method == http.MethodConnect {
+				p.asked(target, false)
+			}
 			_, _ = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 			return
 		}
 		if r.Method == http.MethodConnect {
 			if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err == nil {
+				client := p.tunnelReader(reader, target)
 				if host, _, err := net.SplitHostPort(target); err == nil && p.conf.Intercept != nil {
-					p.intercept(conn, reader, host, upstream)
+					p.intercept(conn, client, host, upstream)
 				} else {
-					p.pipe(conn, reader, upstream)
+					p.pipe(conn, client, upstream)
 				}
 			}
 			p.conns.Drop(upstream)
@@ -296,6 +342,13 @@ func (p *Proxy) treat(conn net.Conn, r *http.Request, mode Mode) bool {
 		return false
 	case Garbage:
 		_, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.2\r\n")
+		return false
+	case Early:
+		if r.Method == http.MethodConnect {
+			_, _ = io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n")
+		} else {
+			_, _ = io.WriteString(conn, "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+		}
 		return false
 	case Refuse:
 		_, _ = io.WriteString(conn, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

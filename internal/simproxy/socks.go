@@ -31,12 +31,15 @@ func (p *Proxy) serveSOCKS(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	switch p.asked(target) {
+	switch p.asked(target, false) {
 	case Hang:
 		_, _ = io.Copy(io.Discard, conn)
 		return
 	case Garbage:
 		_, _ = io.WriteString(conn, "SSH-2.0-OpenSSH_9.2\r\n")
+		return
+	case Early:
+		_ = reply(conn, replyOK)
 		return
 	case Refuse:
 		_ = reply(conn, replyForbidden)

@@ -1,5 +1,5 @@
 // Package diagnosis checks each step of the connection to the image API and reports which one fails, and why: settings,
-// DNS, proxy, login, tunnel, TLS, key, models, and a picture if one is requested. It changes nothing.
+// DNS, proxy, login, tunnel, TLS, key, the endpoint that makes pictures, and a picture if one is requested. It changes nothing.
 package diagnosis
 
 import (
@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -18,6 +19,9 @@ import (
 
 // API is what a diagnosis needs of the image API's client.
 type API interface {
+	// Check asks the endpoint that makes pictures, free of charge. It returns nil if the endpoint works, task.ErrUncheckable if it can't be
+	// asked, else a *task.Error, which wraps task.ErrUncheckable if the endpoint may work nevertheless.
+	Check(ctx context.Context, model string) error
 	ListModels(ctx context.Context) ([]string, error)
 }
 
@@ -26,7 +30,7 @@ type Config struct {
 	BaseURL   *url.URL
 	Model     string
 	Transport *proxy.Transport // the route of the settings
-	Direct    *proxy.Transport // without a proxy
+	Direct    *proxy.Transport // without a proxy; nil: no direct connection is made to compare
 	// Alternative goes through a proxy that is configured but not used for the base URL, or that this host seems to run;
 	// nil: there is none.
 	Alternative *proxy.Transport
@@ -57,6 +61,9 @@ const (
 	DetailTunnel        DetailCode = "tunnel"         // host
 	DetailTLS           DetailCode = "tls"            // version, subject, issuer, last day
 	DetailKeyAccepted   DetailCode = "key_accepted"   //
+	DetailEndpoint      DetailCode = "endpoint"       //
+	DetailUncheckable   DetailCode = "uncheckable"    //
+	DetailModelsRefused DetailCode = "models_refused" // message
 	DetailModelListed   DetailCode = "model_listed"   // number of models, model
 	DetailModelMissing  DetailCode = "model_missing"  // number of models, model
 	DetailNoModelList   DetailCode = "no_model_list"  //
@@ -65,13 +72,20 @@ const (
 	DetailCertificate   DetailCode = "certificate"    // message, issuer of the refused certificate
 
 	// Notes on other routes, after a step failed.
-	NoteServes           DetailCode = "proxy_serves"      // proxy
-	NoteV1               DetailCode = "base_url_lacks_v1" // URL
-	NoteDirectWorks      DetailCode = "direct_works"      //
-	NoteDirectFails      DetailCode = "direct_fails"      // error code
-	NoteAlternativeWorks DetailCode = "alternative_works" // proxy
-	NoteAlternativeFails DetailCode = "alternative_fails" // proxy, error code
-	NoteNoAlternative    DetailCode = "no_alternative"    //
+	NoteServes    DetailCode = "proxy_serves"      // proxy
+	NoteV1        DetailCode = "base_url_lacks_v1" // URL
+	NoteNotDirect DetailCode = "direct_not_tried"  //
+
+	NoteDirectWorks        DetailCode = "direct_works"        //
+	NoteNodeFails          DetailCode = "direct_works_node"   // the proxy works, and does not reach the API
+	NoteDirectFiltered     DetailCode = "direct_fails"        // error code; as connections do that a network filters
+	NoteDirectUnclear      DetailCode = "direct_unclear"      // error code; the proxy's failure says nothing about the API
+	NoteDownBothWays       DetailCode = "down_both_ways"      // error code of the direct connection
+	NoteAlternativeWorks   DetailCode = "alternative_works"   // proxy
+	NoteAlternativeFails   DetailCode = "alternative_fails"   // proxy, error code
+	NoteAlternativeUnclear DetailCode = "alternative_unclear" // proxy
+	NoteAlternativeDown    DetailCode = "alternative_down"    // proxy, error code; neither reaches the API
+	NoteNoAlternative      DetailCode = "no_alternative"      //
 )
 
 // Step is one checked step of the connection.
@@ -97,7 +111,9 @@ const (
 	StepTunnel   StepName = "tunnel"
 	StepTLS      StepName = "tls"
 	StepKey      StepName = "key"
-	StepModels   StepName = "models"
+	StepEndpoint StepName = "endpoint" // that makes pictures
+	StepModel    StepName = "model"    // only if the API refuses it
+	StepModels   StepName = "models"   // the list, which is only shown
 	StepImage    StepName = "image"
 )
 
@@ -165,7 +181,7 @@ func millis(d time.Duration) float64 {
 	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
 }
 
-// checkUpstreams checks every configured upstream and reports whether one leads to an API that accepts the key. If none
+// checkUpstreams checks every configured upstream and reports whether one leads to an API that makes pictures. If none
 // even reaches the API, it tries routes that are not configured.
 func (d *diagnosis) checkUpstreams(ctx context.Context) bool {
 	upstreams := d.Transport.Upstreams()
@@ -177,12 +193,16 @@ func (d *diagnosis) checkUpstreams(ctx context.Context) bool {
 		if len(upstreams) > 1 {
 			d.proxy = via
 		}
+		passed := false
 		fault, ok := d.connect(ctx, upstream)
-		reached = reached || ok
+		if ok {
+			fault, passed = d.checkAPI(ctx, upstream)
+			reached = reached || fault == nil
+		}
 		if first == nil {
 			first = fault
 		}
-		if ok && d.checkAPI(ctx, upstream) && !works {
+		if passed && !works {
 			serving, works = via, true
 		}
 		upstream.CloseIdleConnections()
@@ -215,12 +235,20 @@ func (d *diagnosis) connect(ctx context.Context, upstream *proxy.Transport) (fau
 		d.fail(StepProxy, began, err)
 		return nil, false
 	}
+	d.failConnection(began, fault)
+	return fault, false
+}
+
+// failConnection records the step that a connection error belongs to.
+func (d *diagnosis) failConnection(began time.Time, fault *proxy.Error) {
 	detail := Detail{DetailError, []any{d.Redact(fault.Error())}}
 	if issuer := fault.Issuer(); issuer != "" {
 		detail = Detail{DetailCertificate, []any{d.Redact(fault.Error()), issuer}}
 	}
-	d.failWith(failedStep(fault), began, fault.Code(), detail)
-	return fault, false
+	step := failedStep(fault)
+	// What the connection passed at first is not shown as passed beside its failure.
+	d.report.Steps = slices.DeleteFunc(d.report.Steps, func(s Step) bool { return s.Name == step && s.Proxy == d.proxy && s.OK })
+	d.failWith(step, began, fault.Code(), detail)
 }
 
 // failedStep returns the step that a connection error belongs to.
@@ -252,7 +280,8 @@ func (d *diagnosis) recordTrace(trace proxy.Trace) {
 	} else if ok {
 		d.pass(StepDirect, took, DetailAPIAccepts)
 	}
-	if took, ok := trace.Took(proxy.OpConnect); ok {
+	_, forwards := trace.Took(proxy.OpForward)
+	if took, ok := trace.Took(proxy.OpConnect); ok && !forwards {
 		login := DetailNoLogin
 		if trace.Login {
 			login = DetailLoginAccepted
@@ -276,53 +305,210 @@ func subject(c *x509.Certificate) string {
 	return c.Subject.String()
 }
 
-// compare tries another route and notes the result: it shows whether the proxy is at fault.
+// compare tries another route and notes what both tries show.
 func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
-	if fault.Proxy != "" {
-		if _, err := d.Direct.Probe(ctx, d.BaseURL); err != nil {
-			d.note(NoteDirectFails, string(codeOf(err)))
-			return
-		}
-		d.note(NoteDirectWorks)
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	if fault.Proxy == "" {
+		d.compareAlternative(ctx, fault)
 		return
 	}
+	if d.Direct == nil {
+		d.note(NoteNotDirect)
+		return
+	}
+	_, err := d.Direct.Probe(ctx, d.BaseURL)
+	switch code := codeOf(err); {
+	case err == nil && isOfTarget(fault):
+		d.note(NoteNodeFails)
+	case err == nil:
+		d.note(NoteDirectWorks)
+	case isFiltered(code):
+		d.note(NoteDirectFiltered, string(code))
+	case isOfTarget(fault):
+		d.note(NoteDownBothWays, string(code))
+	default:
+		d.note(NoteDirectUnclear, string(code))
+	}
+}
+
+// compareAlternative tries a proxy after a direct connection failed.
+func (d *diagnosis) compareAlternative(ctx context.Context, fault *proxy.Error) {
 	if d.Alternative == nil {
 		d.note(NoteNoAlternative)
 		return
 	}
 	via := strings.Join(d.Alternative.Via(d.BaseURL), "")
-	if _, err := d.Alternative.Probe(ctx, d.BaseURL); err != nil {
+	trace, err := d.Alternative.Probe(ctx, d.BaseURL)
+	_, forwards := trace.Took(proxy.OpForward)
+	_, tunnels := trace.Took(proxy.OpConnect)
+	other, _ := errors.AsType[*proxy.Error](err)
+	switch {
+	case err == nil && forwards && !tunnels:
+		d.note(NoteAlternativeUnclear, via)
+	case err == nil:
+		d.note(NoteAlternativeWorks, via)
+	case other != nil && isOfTarget(other) && !isFiltered(fault.Code()):
+		d.note(NoteAlternativeDown, via, string(codeOf(err)))
+	default:
 		d.note(NoteAlternativeFails, via, string(codeOf(err)))
-		return
 	}
-	d.note(NoteAlternativeWorks, via)
+}
+
+// isOfTarget reports whether a proxy worked and did not reach the API.
+func isOfTarget(fault *proxy.Error) bool {
+	switch fault.Code() {
+	case task.CodeProxyTarget, task.CodeProxyTunnelClosed, task.CodeSOCKSFailure, task.CodeSOCKSNetwork, task.CodeSOCKSHost, task.CodeSOCKSRefused,
+		task.CodeSOCKSExpired, task.CodeTLSTimeout, task.CodeDirectName:
+		return true
+	}
+	return false
+}
+
+// isFiltered reports whether a direct connection failed as connections do that a network filters or intercepts.
+func isFiltered(code task.Code) bool {
+	switch code {
+	case task.CodeTLSReset, task.CodeTLSAuthority, task.CodeTLSHost, task.CodeTLSTimeout:
+		return true
+	}
+	return false
 }
 
 func codeOf(err error) task.Code {
+	if err == nil {
+		return ""
+	}
 	if fault, ok := errors.AsType[*proxy.Error](err); ok {
 		return fault.Code()
 	}
 	return task.AsError(err).Code
 }
 
-// checkAPI lists the API's models, which shows whether it accepts the key.
-func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) bool {
+// How long the API may take for an answer that needs no work. An http proxy that forwards requests and does not respond must not take longer
+// than one that opens tunnels.
+const (
+	checkTimeout    = time.Minute
+	forwardTimeout  = 10 * time.Second
+	tunneledTimeout = 4 * time.Second
+	modelsTimeout   = 15 * time.Second
+	compareTimeout  = 4 * time.Second // of another route: what hangs on both must not take longer than 20 s
+)
+
+// checkAPI asks the endpoint that makes pictures, and reports whether it makes them. The fault is that of a proxy that did not forward the
+// request. The list of models is only shown: not every key may list them.
+func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) (fault *proxy.Error, passed bool) {
 	began := time.Now()
-	models, err := d.API(upstream).ListModels(ctx)
+	api := d.API(upstream)
+	err := d.check(ctx, upstream, api)
 	took := time.Since(began)
-	if err != nil {
-		step, code := StepModels, task.AsError(err).Code
-		if code == task.CodeUnauthorized {
-			step = StepKey
+	_, failed := errors.AsType[*task.Error](err)
+	switch {
+	case errors.Is(err, task.ErrUncheckable) && (!failed || d.Image != nil):
+		// A server error may be how it refuses an incomplete request. Only a picture can tell.
+		d.pass(StepEndpoint, took, DetailUncheckable)
+	case err != nil:
+		return d.failCheck(ctx, upstream, began, err), false
+	default:
+		d.pass(StepKey, took, DetailKeyAccepted)
+		d.pass(StepEndpoint, took, DetailEndpoint)
+	}
+	d.listModels(ctx, api)
+	return nil, true
+}
+
+// check asks the endpoint within a time limit.
+func (d *diagnosis) check(ctx context.Context, upstream *proxy.Transport, api API) error {
+	limit := checkTimeout
+	forwards := d.forwards(upstream)
+	if forwards {
+		limit = forwardTimeout
+	}
+	checkCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := api.Check(checkCtx, d.Model)
+	if err == nil || checkCtx.Err() == nil || ctx.Err() != nil {
+		return err
+	}
+	if _, ok := errors.AsType[*proxy.Error](err); ok {
+		return err
+	}
+	silent := &task.Error{Code: task.CodeTimeout, Disposition: task.Release, Message: "no response within " + limit.String(), Err: err}
+	if !forwards {
+		return silent
+	}
+	// Either the API or the proxy does not respond. Through a tunnel the proxy has no part in the response.
+	tunneled := upstream.Tunneled()
+	defer tunneled.CloseIdleConnections()
+	tunneledCtx, cancel := context.WithTimeout(ctx, tunneledTimeout)
+	defer cancel()
+	if err := d.API(tunneled).Check(tunneledCtx, d.Model); err == nil || isAnswer(err) {
+		return &proxy.Error{Op: proxy.OpForward, Proxy: strings.Join(upstream.Via(d.BaseURL), ""), Target: d.BaseURL.Host,
+			Err: fmt.Errorf("no response within %s, while the API responds through a tunnel: %w", limit, context.DeadlineExceeded)}
+	}
+	silent.Message += ", from the API or from the proxy: nothing tells which of them does not respond"
+	return silent
+}
+
+// forwards reports whether an http proxy forwards the requests.
+func (d *diagnosis) forwards(upstream *proxy.Transport) bool {
+	return d.BaseURL.Scheme == "http" && strings.HasPrefix(strings.Join(upstream.Via(d.BaseURL), ""), "http")
+}
+
+// isAnswer reports whether an error of Check is a response of the API.
+func isAnswer(err error) bool {
+	e, ok := errors.AsType[*task.Error](err)
+	if !ok {
+		return errors.Is(err, task.ErrUncheckable)
+	}
+	_, failed := errors.AsType[*proxy.Error](err)
+	return !failed && e.Code != task.CodeTimeout && e.Code != task.CodeNetwork && e.Code != task.CodeCutOff
+}
+
+// failCheck records why the endpoint can't be used.
+func (d *diagnosis) failCheck(ctx context.Context, upstream *proxy.Transport, began time.Time, err error) *proxy.Error {
+	if fault, ok := errors.AsType[*proxy.Error](err); ok {
+		d.failConnection(began, fault)
+		return fault
+	}
+	e := task.AsError(err)
+	if e.Code == task.CodeNetwork && d.BaseURL.Scheme == "http" {
+		// A proxy may take every request and connect afterwards. Over https that shows in the handshake.
+		cause := err
+		if e.Err != nil {
+			cause = e.Err
 		}
-		d.fail(step, began, err)
-		if (code == task.CodeWrongAddress || code == task.CodeWebPage) && d.APIAtV1 != nil {
+		if fault := upstream.Closed(d.BaseURL, cause); fault != nil {
+			d.failConnection(began, fault)
+			return fault
+		}
+	}
+	switch {
+	case e.Code == task.CodeProxyLoginMissing || e.Code == task.CodeProxyLoginRefused:
+		d.fail(StepLogin, began, err)
+	case e.Code == task.CodeUnauthorized:
+		d.fail(StepKey, began, err)
+	case e.Code == task.CodeModelRefused || e.Scope == task.ScopeModel:
+		d.pass(StepKey, time.Since(began), DetailKeyAccepted)
+		d.fail(StepModel, began, err)
+	default:
+		d.fail(StepEndpoint, began, err)
+		if (e.Code == task.CodeWrongAddress || e.Code == task.CodeWebPage) && d.APIAtV1 != nil {
 			d.tryV1(ctx, upstream)
 		}
-		return false
 	}
-	d.pass(StepKey, took, DetailKeyAccepted)
+	return nil
+}
+
+// listModels shows the list of models. It fails no step.
+func (d *diagnosis) listModels(ctx context.Context, api API) {
+	ctx, cancel := context.WithTimeout(ctx, modelsTimeout)
+	defer cancel()
+	began := time.Now()
+	models, err := api.ListModels(ctx)
+	took := time.Since(began)
 	switch {
+	case err != nil:
+		d.pass(StepModels, took, DetailModelsRefused, task.AsError(err).Error())
 	case len(models) == 0:
 		d.pass(StepModels, took, DetailNoModelList)
 	case slices.Contains(models, d.Model):
@@ -330,12 +516,13 @@ func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) boo
 	default:
 		d.pass(StepModels, took, DetailModelMissing, len(models), d.Model)
 	}
-	return true
 }
 
 // tryV1 checks whether the base URL only lacks its /v1.
 func (d *diagnosis) tryV1(ctx context.Context, upstream *proxy.Transport) {
-	if _, err := d.APIAtV1(upstream).ListModels(ctx); err == nil {
+	ctx, cancel := context.WithTimeout(ctx, modelsTimeout)
+	defer cancel()
+	if err := d.APIAtV1(upstream).Check(ctx, d.Model); err == nil {
 		d.note(NoteV1, d.BaseURL.JoinPath("v1").Redacted())
 	}
 }

@@ -66,10 +66,26 @@ func hints() map[task.Code]Hint {
 			"代理接受了连接，但没有响应就将其关闭。",
 			"请查看代理的日志，并检查代理地址中的协议（http、https、socks5、socks5h）是否与代理一致。"),
 		task.CodeProxyTLS: hint(
-			"The TLS handshake with the proxy itself failed.",
-			"If the proxy uses plain HTTP, as most do, write http:// in its URL.",
-			"与代理本身的 TLS 握手失败。",
-			"如果代理使用普通 HTTP（多数代理如此），请在代理地址中使用 http://。"),
+			"The program at the address of the https proxy does not speak TLS.",
+			"If the proxy uses plain HTTP, as most do, write http:// in its URL. Otherwise check the port.",
+			"https 代理的地址上的程序不使用 TLS。",
+			"如果代理使用普通 HTTP（多数代理如此），请在代理地址中使用 http://。否则请检查端口。"),
+		task.CodeProxyCertificate: hint(
+			"The certificate of the https proxy is not accepted: its authority is unknown, it belongs to another host, or it has expired.",
+			"If the authority is your own, save its certificate in a file and set SSL_CERT_FILE to that file. "+
+				"Otherwise write the host name of the certificate in the proxy URL, and check this host's clock.",
+			"https 代理的证书未被接受：签发机构不受信任、证书属于其他主机，或证书已过期。",
+			"如果签发机构是您自己的，请将其证书保存为文件，并将 SSL_CERT_FILE 设为该文件。否则请在代理地址中使用证书中的主机名，并检查本机的系统时间。"),
+		task.CodeProxyTLSRefused: hint(
+			"The https proxy refuses the TLS handshake: it requires a client certificate, or only supports versions before TLS 1.2.",
+			"Check the proxy's log and its TLS settings.",
+			"https 代理拒绝 TLS 握手：代理要求客户端证书，或仅支持 TLS 1.2 之前的版本。",
+			"请查看代理的日志和 TLS 设置。"),
+		task.CodeProxyNeedsTLS: hint(
+			"The program at the address of the http proxy speaks TLS: it is an https proxy, or a web server.",
+			"If it is an https proxy, write https:// in its URL. Otherwise check the port.",
+			"http 代理的地址上的程序使用 TLS：它是 https 代理，或者是 Web 服务器。",
+			"如果它是 https 代理，请在代理地址中使用 https://。否则请检查端口。"),
 		task.CodeProxyLoginMissing: hint(
 			"The proxy requires a login, and its URL has none.",
 			"Add the login to the URL: http://user:password@host:port. Write special characters as %XX.",
@@ -91,15 +107,23 @@ func hints() map[task.Code]Hint {
 			"代理运行正常，但无法连接 API。",
 			"请检查代理的上游：节点、订阅或代理所在的网络。"),
 		task.CodeProxyNoAnswer: hint(
-			"The proxy accepted the connection and did not respond to the tunnel request.",
-			"The proxy may be hung, or the port may use another protocol. Restart the proxy, and check the scheme in its URL.",
-			"代理接受了连接，但没有响应建立隧道的请求。",
-			"代理可能已挂起，或该端口使用其他协议。请重启代理，并检查代理地址中的协议。"),
+			"The proxy accepted the connection and did not respond to the request.",
+			"The proxy may be hung, its node may not respond, or the port may use another protocol. Restart the proxy, and check the scheme in its URL.",
+			"代理接受了连接，但没有响应请求。",
+			"代理可能已挂起，其节点可能没有响应，或该端口使用其他协议。请重启代理，并检查代理地址中的协议。"),
+		task.CodeProxyTunnelClosed: hint(
+			"The proxy opened the tunnel and closed it before the API responded. Clash, sing-box and v2ray open a tunnel before they have connected, "+
+				"and close it when the node that their rules choose does not reach the API.",
+			"Check which node the proxy's rules choose for the API's host, whether this node works, and the proxy's log. "+
+				"If the proxy is remote and not https, the network may have cut the connection: use another proxy.",
+			"代理建立了隧道，但在 API 响应之前将其关闭。Clash、sing-box 和 v2ray 在连接目标之前就建立隧道，如果规则选择的节点无法连接 API，则将其关闭。",
+			"请检查代理的规则为 API 的主机选择了哪个节点、该节点是否可用，以及代理的日志。如果代理在远端且不是 https 代理，也可能是网络切断了连接，请更换代理。"),
 		task.CodeProxyNoProxy: hint(
-			"The program at the proxy's address is not a proxy of this type.",
-			"Check the port and the scheme in the proxy URL (http, https, socks5, socks5h).",
-			"代理地址上的程序不是这种类型的代理。",
-			"请检查代理地址中的端口和协议（http、https、socks5、socks5h）。"),
+			"The program at the proxy's address is not a proxy of this type: a web server, for example.",
+			"Check the port and the scheme in the proxy URL (http, https, socks5, socks5h). An http proxy must allow CONNECT if the API is at https://. "+
+				"If it redirects to the login page of a network, log in there.",
+			"代理地址上的程序不是这种类型的代理，例如是 Web 服务器。",
+			"请检查代理地址中的端口和协议（http、https、socks5、socks5h）。如果 API 的地址是 https://，http 代理必须允许 CONNECT。如果它重定向到网络的登录页，请先登录。"),
 
 		task.CodeSOCKSFailure: hint(
 			"The SOCKS proxy reports a general failure.",
@@ -158,15 +182,15 @@ func hints() map[task.Code]Hint {
 			"证书已过期或尚未生效。",
 			"请检查本机的系统时间。如果时间正确，则是 API 的证书无效。"),
 		task.CodeTLSReset: hint(
-			"The connection was reset during the TLS handshake. This usually means that the network filters connections to the API.",
+			"The connection was reset during the TLS handshake. Without a proxy this usually means that the network filters connections to the API.",
 			"Set OPENAI_PROXY to a proxy outside the filtered network, or use another proxy.",
-			"连接在 TLS 握手期间被重置，这通常表示网络对 API 的连接进行了过滤。",
+			"连接在 TLS 握手期间被重置。未使用代理时，这通常表示网络对 API 的连接进行了过滤。",
 			"请将 OPENAI_PROXY 设为受过滤网络之外的代理，或更换代理。"),
 		task.CodeTLSTimeout: hint(
 			"The TLS handshake did not complete in time.",
-			"The connection is very slow, or the server does not use TLS. Use another proxy, or raise TLS_TIMEOUT.",
+			"The proxy's node does not reach the API, the connection is very slow, or the server does not use TLS. Check the node, use another proxy, or raise TLS_TIMEOUT.",
 			"TLS 握手超时。",
-			"网络很慢，或对方不使用 TLS。请更换代理，或调大 TLS_TIMEOUT。"),
+			"代理的节点无法连接 API、网络很慢，或对方不使用 TLS。请检查节点、更换代理，或调大 TLS_TIMEOUT。"),
 		task.CodeTLSNotSpoken: hint(
 			"The server at the API's address does not use TLS.",
 			"Check OPENAI_BASE_URL: is it http:// instead of https://, or is the port wrong?",
@@ -203,6 +227,11 @@ func hints() map[task.Code]Hint {
 			"Add credit to the account, or raise its limit.",
 			"API 账户的额度已用尽。",
 			"请为账户充值，或提高限额。"),
+		task.CodeModelRefused: hint(
+			"The API does not make pictures with this model for this account.",
+			"Check OPENAI_MODEL: does the API have this model? For some models the account's organization must be verified, or a relay needs a channel.",
+			"该 API 不为此账户提供此模型的图片生成。",
+			"请检查 OPENAI_MODEL：API 是否有该模型？部分模型要求账户的组织通过验证，或要求中转站配置相应的渠道。"),
 		task.CodeRateLimited: hint(
 			"The rate limit of the API is reached.",
 			"Wait. If it happens often, lower TASK_CONCURRENCY or ask for a higher limit.",
@@ -253,6 +282,16 @@ func hints() map[task.Code]Hint {
 			"Check OPENAI_MODEL: does this model make pictures?",
 			"API 返回的数据不是图片。",
 			"请检查 OPENAI_MODEL：该模型能否生成图片？"),
+		task.CodePictureLost: hint(
+			"The API made the picture at a URL, and its host does not deliver it.",
+			"Check that the proxy carries the host that the message names. For http:// URLs set IMAGE_DOWNLOAD_HTTP=on; to go without a proxy, NO_PROXY or IMAGE_DOWNLOAD_DIRECT=on.",
+			"API 返回了图片的 URL，但该主机没有提供图片。",
+			"请检查代理能否访问消息中的主机。http:// 地址请设置 IMAGE_DOWNLOAD_HTTP=on；不经代理下载请设置 NO_PROXY 或 IMAGE_DOWNLOAD_DIRECT=on。"),
+		task.CodeDownload: hint(
+			"The API made the picture at a URL, and it could not be fetched yet.",
+			"Check that the proxy carries the host that the message names. For http:// URLs set IMAGE_DOWNLOAD_HTTP=on; to go without a proxy, NO_PROXY or IMAGE_DOWNLOAD_DIRECT=on.",
+			"API 返回了图片的 URL，但暂时无法下载。",
+			"请检查代理能否访问消息中的主机。http:// 地址请设置 IMAGE_DOWNLOAD_HTTP=on；不经代理下载请设置 NO_PROXY 或 IMAGE_DOWNLOAD_DIRECT=on。"),
 		task.CodeTooLarge: hint(
 			"The picture is larger than IMAGE_MAX_BYTES.",
 			"Raise IMAGE_MAX_BYTES.",

@@ -97,6 +97,9 @@ func namesAnotherKey(message, key string) bool {
 //
 // What breaks after the request was sent has the scope endpoint: whether the API, the proxy or something between them broke it is not known here.
 func connectionError(ctx context.Context, err error) *task.Error {
+	if own := ownProxyResponse(err); own != nil {
+		return own
+	}
 	unreachable, notSent := errors.AsType[*proxy.Error](err)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Scope: task.ScopeAll, Message: "the attempt was interrupted",
@@ -159,10 +162,10 @@ func (c *Client) pageError(response *http.Response, a answer, private []string) 
 		said = c.shown(text)
 	case p.form == formPage:
 		said = c.shown(pageTitle(text))
-	case p.status >= 300 && p.status < 400:
-		said = redirectTarget(response)
 	}
-	return newError(response, classifyPage(p), said)
+	e := newError(response, redirected(response, classifyPage(p)), said)
+	e.Message += doubt(response)
+	return e
 }
 
 func newPage(response *http.Response, form bodyForm, text string) page {
@@ -184,15 +187,6 @@ func pageTitle(text string) string {
 		return m[1]
 	}
 	return ""
-}
-
-// redirectTarget returns where a response redirects to, without what may be secret, or "".
-func redirectTarget(response *http.Response) string {
-	u, err := response.Location()
-	if err != nil || u.Host == "" {
-		return ""
-	}
-	return "to " + oneLine(u.Scheme+"://"+u.Host+u.Path)
 }
 
 // newError returns the error of a response. said are its own words, without what is private.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -28,6 +27,7 @@ type Config struct {
 	MaxBytes  int64             // the largest picture accepted
 	UserAgent string            // of every request; empty: imagetasks
 
+	Download      DownloadRules // see Client.SetDownloadRules
 	MaxInputBytes int64         // the largest input picture; those of a request together may be twice as large; 0: 25 MiB
 	InputTimeout  time.Duration // for fetching one input picture by its URL; 0: 2m
 	// AllowPrivateInputs allows URLs of input pictures whose host is a private or loopback address, for tests.
@@ -43,6 +43,8 @@ type Client struct {
 	limits    limits
 	// uncheckable: the API has answered an incomplete request as if it was a complete one.
 	uncheckable atomic.Bool
+
+	downloadRules atomic.Pointer[DownloadRules]
 }
 
 // New returns a client, or an error for a missing key or an invalid base URL.
@@ -67,11 +69,12 @@ func New(conf Config) (*Client, error) {
 		transport = http.DefaultTransport
 	}
 	c := &Client{conf: conf, transport: transport, http: &http.Client{
-		Transport: transport,
+		Transport: checkedLocation{transport},
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	c.key.Store(&conf.Key)
+	c.SetDownloadRules(conf.Download)
 	return c, nil
 }
 
@@ -172,9 +175,6 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		}
 		err = ejectUpstream(response, err)
 	}
-	if err == nil && result.URL != "" {
-		err = c.download(ctx, result.URL, w)
-	}
 	return result, withRequestID(err, result.RequestID)
 }
 
@@ -259,68 +259,6 @@ func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Re
 		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
 	}
 	return "", e
-}
-
-// How a download is repeated: what it fetches is paid for.
-const (
-	downloadTimeout = 2 * time.Minute // of one try
-	downloadWait    = 200 * time.Millisecond
-	maxDownloadWait = 10 * time.Second
-)
-
-// download fetches a picture from the URL that the API returned, through the same transport, without the key. It is repeated until ctx
-// ends, or the host refuses it. Its error is a *task.Error with Paid: the picture must not be requested again.
-func (c *Client) download(ctx context.Context, address string, w io.Writer) error {
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || strings.HasPrefix(c.conf.BaseURL, "https"))) {
-		return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true, Message: "the URL in the API's response is not an https URL"}
-	}
-	for wait := downloadWait; ; wait = min(2*wait, maxDownloadWait) {
-		content, repeat, err := c.fetchPicture(ctx, address)
-		if err == nil {
-			_, err = w.Write(content)
-			return err
-		}
-		if !repeat || !sleep(ctx, wait) {
-			return &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Paid: true,
-				Message: "the API made the picture, and its download failed: " + oneLine(err.Error()), Err: err}
-		}
-	}
-}
-
-// fetchPicture is one try of download. repeat reports whether another may succeed. The content of a picture that is too large is cut off.
-func (c *Client) fetchPicture(ctx context.Context, address string) (content []byte, repeat bool, err error) {
-	// The host of the picture is not the API: its failures don't eject a proxy.
-	ctx, cancel := context.WithTimeout(proxy.WithOtherTarget(ctx), downloadTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, false, errors.New("its URL can't be used")
-	}
-	request.Header.Set("User-Agent", c.conf.UserAgent)
-	response, err := c.http.Do(request)
-	if err != nil {
-		return nil, true, withoutURL(err)
-	}
-	defer response.Body.Close()
-	switch status := response.StatusCode; {
-	case isSuccess(status):
-		content, err = io.ReadAll(io.LimitReader(response.Body, c.conf.MaxBytes+1))
-		return content, true, err
-	default:
-		repeat = status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
-		return nil, repeat, fmt.Errorf("its host responded %d", status)
-	}
-}
-
-// sleep waits, and reports false if ctx ends before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
 }
 
 // Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An

@@ -70,7 +70,7 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	assert.Equal(t, "/v1/images/generations", calls[0].Path)
 	assert.Equal(t, "a cat\n\nStyle: ink", calls[0].Prompt)
 	assert.Equal(t, "gpt-image-2", calls[0].Model)
-	assert.Equal(t, "1536x1024", calls[0].Size)
+	assert.Equal(t, "1536x864", calls[0].Size)
 	assert.True(t, p.Carried(calls[0].Remote))
 	require.NoError(t, c.Probe(t.Context()))
 	assert.Equal(t, 1, api.Probes())
@@ -217,20 +217,28 @@ func TestGenerate_RetryAfter(t *testing.T) {
 func TestGenerate_DownloadsURLWithoutKey(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	var b bytes.Buffer
-	_, err := client(t, api.URL(), key, proxy.Config{}).Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
+	c := client(t, api.URL(), key, proxy.Config{})
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, &b)
 	require.NoError(t, err)
-	assert.Equal(t, simapi.Draw("[url] a cat"), b.Bytes())
+	assert.Empty(t, b.Bytes())
+	require.NoError(t, c.Download(t.Context(), result.URL, 1, &b))
+	assert.True(t, bytes.Equal(simapi.Draw("[url] a cat"), b.Bytes()))
 }
 
 func TestGenerate_WriterFails(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	tooLarge := &task.Error{Code: task.CodeTooLarge, Message: "too large"}
-	for _, prompt := range []string{"a cat", "[url] a cat"} {
-		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{tooLarge})
-		assert.Equal(t, task.CodeTooLarge, task.AsError(err).Code)
-		_, err = c.Generate(t.Context(), imageapi.Request{Prompt: prompt}, failing{errors.New("disk")})
-		assert.Equal(t, task.CodeInternal, task.AsError(err).Code)
+	generate := func(to io.Writer) error {
+		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "a cat"}, to)
+		return err
+	}
+	result, err := c.Generate(t.Context(), imageapi.Request{Prompt: "[url] a cat"}, io.Discard)
+	require.NoError(t, err)
+	download := func(to io.Writer) error { return c.Download(t.Context(), result.URL, 1, to) }
+	for _, write := range []func(io.Writer) error{generate, download} {
+		assert.Equal(t, task.CodeTooLarge, task.AsError(write(failing{tooLarge})).Code)
+		assert.Equal(t, task.CodeInternal, task.AsError(write(failing{errors.New("disk")})).Code)
 	}
 }
 
@@ -340,8 +348,8 @@ func TestSizes(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), key, proxy.Config{})
 	for _, ratio := range []struct{ ratio, model, size string }{
-		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "1024x1536"}, {"Portrait", "", "1024x1536"},
-		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"}, {"wide", "", ""},
+		{"", "", ""}, {"1:1", "", "1024x1024"}, {"9:16", "", "864x1536"}, {"Portrait", "", "1024x1536"},
+		{"16:9", "dall-e-3", "1792x1024"}, {"16:9", "dall-e-2", "1024x1024"}, {"2048x1152", "", "2048x1152"},
 	} {
 		_, err := c.Generate(t.Context(), imageapi.Request{Prompt: "x", Model: ratio.model,
 			Options: imageapi.Options{AspectRatio: ratio.ratio}}, io.Discard)

@@ -141,6 +141,32 @@ func TestGenerate_InputRedirects(t *testing.T) {
 	assert.Len(t, api.Calls(), 1)
 }
 
+// The mask is for the first picture, and a photo may be stored turned by 90 degrees. Models that are not known may take anything.
+func TestGenerate_MaskSizes(t *testing.T) {
+	api := startAPI(t, simapi.Config{})
+	c := client(t, api.URL(), key, proxy.Config{})
+	mask := &imageapi.Input{Content: pngOf(t, 8, 4)}
+	for _, test := range []struct {
+		model  string
+		inputs []imageapi.Input
+	}{
+		{"gpt-image-2", []imageapi.Input{{Content: pngOf(t, 8, 4)}, {Content: pngOf(t, 16, 16)}}},
+		{"gpt-image-1.5", []imageapi.Input{{Content: jpegOf(t, 8, 4)}}},
+		{"flux", []imageapi.Input{{Content: pngOf(t, 16, 16)}}},
+	} {
+		r := editing(test.inputs...)
+		r.Model, r.Mask = test.model, mask
+		_, err := c.Generate(t.Context(), r, io.Discard)
+		assert.NoError(t, err, test.model)
+	}
+	assert.Len(t, api.Calls(), 3)
+	turned := editing(imageapi.Input{Content: jpegOf(t, 4, 8)})
+	turned.Mask = mask
+	_, err := c.Generate(t.Context(), turned, io.Discard)
+	assert.NotEqual(t, task.CodeBadInput, task.AsError(err).Code, "the API decides")
+	assert.Len(t, api.Calls(), 4)
+}
+
 // Each of these is refused before anything is sent.
 func TestGenerate_BadInput(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
@@ -161,6 +187,10 @@ func TestGenerate_BadInput(t *testing.T) {
 		{"", []imageapi.Input{{URL: "data:image/png;base64,%%%"}}, nil, "input picture 1 is a data: URL that can't be decoded: the picture is not base64"},
 		{"", []imageapi.Input{good}, &imageapi.Input{Content: []byte("hello")}, "the mask is not a PNG, JPEG or WebP"},
 		{"", []imageapi.Input{good}, &imageapi.Input{Content: jpegOf(t, 8, 8)}, "the mask is a JPEG, which has no transparency; gpt-image-2 takes a PNG"},
+		{"", []imageapi.Input{{Content: pngOf(t, 8, 4)}, {Content: square}}, &imageapi.Input{Content: square},
+			"the mask has 8x8 pixels and input picture 1 8x4; gpt-image-2 takes the same"},
+		{"gpt-image-1", []imageapi.Input{{Content: jpegOf(t, 8, 4)}}, &imageapi.Input{Content: square},
+			"the mask has 8x8 pixels and input picture 1 8x4; gpt-image-1 takes the same"},
 		{"dall-e-2", []imageapi.Input{{Content: jpegOf(t, 8, 8)}}, nil, "input picture 1 is not a valid PNG; dall-e-2 takes no other format"},
 		{"dall-e-2", []imageapi.Input{{Content: square[:20]}}, nil, "input picture 1 is not a valid PNG; dall-e-2 takes no other format"},
 		{"dall-e-2", []imageapi.Input{{Content: wide}}, nil, "input picture 1 has 8x4 pixels; dall-e-2 takes a square"},

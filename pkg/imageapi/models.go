@@ -3,11 +3,15 @@ package imageapi
 import (
 	"bytes"
 	"fmt"
+	"image"
+	"image/jpeg"
 	"image/png"
+	"io"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+
+	"golang.org/x/image/webp"
 
 	"imagetasks/pkg/task"
 )
@@ -24,8 +28,9 @@ const maxInputs = 16
 // model is what one of OpenAI's models takes. An option without values is not supported.
 type model struct {
 	sizes         []string
-	flexibleSize  bool // sizes within the bounds of isFlexibleSize, too
+	freeSize      bool // sizes within the bounds of isFreeSize, too
 	qualities     []string
+	complexities  []string
 	backgrounds   []string
 	formats       []string
 	moderations   []string
@@ -52,25 +57,34 @@ func gptImage(fidelities ...string) model {
 }
 
 // gptImage2 is a GPT image model that takes other sizes, too.
-func gptImage2(qualities, fidelities []string) model {
+func gptImage2(qualities, fidelities, complexities []string) model {
 	m := gptImage(fidelities...)
-	m.flexibleSize, m.qualities = true, qualities
+	m.freeSize, m.qualities, m.complexities = true, qualities, complexities
 	return m
 }
 
-var gpt25 = gptImage2([]string{"auto", "low", "medium", "high", "xhigh", "max"}, []string{"low", "high"})
+var (
+	lowToMax = []string{"auto", "low", "medium", "high", "xhigh", "max"}
+	lowHigh  = []string{"low", "high"}
+	gpt25    = gptImage2(lowToMax, lowHigh, nil)
+	gpt26    = gptImage2(lowToMax, lowHigh, []string{"low", "medium", "high"})
+)
 
-// models is the API's documentation (https://platform.openai.com/docs/api-reference/images, read in openai-go v3.98.0). A
-// model that is not listed takes every option: relays have models of their own, and new models new values. Where the
-// documentation is vague or contradicts itself, the table allows more, because the API refuses a value without charge.
+// models is the API's documentation, read in November 2026: https://platform.openai.com/docs/api-reference/images in openai-go
+// v3.98.0, and for the bounds of free sizes https://developers.openai.com/api/docs/guides/image-generation. A model that is not
+// listed takes every option: relays have models of their own, and new models new values. Where the documentation is vague or
+// contradicts itself, the table allows more, because the API refuses a value without charge. OpenAI has shut down the dall-e
+// models (May 2026) and gpt-image-1 (October 2026); others may still serve them.
 var models = map[string]model{
-	"gpt-image-1":            gptImage("low", "high"),
+	"gpt-image-1":            gptImage(lowHigh...),
 	"gpt-image-1-mini":       gptImage("low"),
-	"gpt-image-1.5":          gptImage("low", "high"),
-	"chatgpt-image-latest":   gptImage("low", "high"),
-	"gpt-image-2":            gptImage2(gptQualities, nil),
+	"gpt-image-1.5":          gptImage(lowHigh...),
+	"chatgpt-image-latest":   gptImage(lowHigh...),
+	"gpt-image-2":            gptImage2(gptQualities, nil, nil),
 	"gpt-image-2.5-sunburst": gpt25,
 	"gpt-image-2.5-flare":    gpt25,
+	"gpt-image-2.6-sunburst": gpt26,
+	"gpt-image-2.6-flare":    gpt26,
 	dallE3: {
 		sizes:     []string{"1024x1024", "1792x1024", "1024x1792"},
 		qualities: []string{"auto", "standard", "hd"},
@@ -100,7 +114,7 @@ func (o Options) Check(modelName string, inputs int, mask bool) error {
 	if err := o.checkBounds(); err != nil {
 		return err
 	}
-	if o.Size != "" && !agree(o.Size, o.AspectRatio, modelName) {
+	if o.Size != "" && !o.sizeAgrees(modelName) {
 		return badOptions("option size is %s and option aspect_ratio is %s, which contradict each other; set one of them",
 			quote(o.Size), quote(o.AspectRatio))
 	}
@@ -122,6 +136,7 @@ func (m model) check(name string, o Options, inputs int) error {
 		allowed     []string
 	}{
 		{"background", o.Background, m.backgrounds},
+		{"complexity", o.Complexity, m.complexities},
 		{"input_fidelity", o.InputFidelity, m.fidelities},
 		{"moderation", o.Moderation, m.moderations},
 		{"output_format", o.OutputFormat, m.formats},
@@ -138,7 +153,7 @@ func (m model) check(name string, o Options, inputs int) error {
 	if err := m.checkSize(name, "size", o.Size); err != nil {
 		return err
 	}
-	if err := m.checkSize(name, "aspect_ratio", sizeFor(o.AspectRatio, name)); err != nil {
+	if err := m.checkSize(name, "aspect_ratio", readAspect(o.AspectRatio).size); err != nil {
 		return err
 	}
 	switch {
@@ -167,93 +182,6 @@ func list(values []string) string {
 	return strings.Join(values[:last], ", ") + " or " + values[last]
 }
 
-// checkSize checks a size that is the value of an option or follows from it.
-func (m model) checkSize(name, option, size string) error {
-	switch {
-	case size == "" || slices.Contains(m.sizes, size):
-		return nil
-	case !m.flexibleSize:
-		return badOptions("option %s is %s; %s takes %s", option, quote(size), name, list(m.sizes))
-	case !isFlexibleSize(size):
-		return badOptions("option %s is %s; %s takes auto or WIDTHxHEIGHT with both divisible by 16, at most 3840x2160 or 2160x3840 "+
-			"and an aspect ratio of at most 3:1", option, quote(size), name)
-	}
-	return nil
-}
-
-// isFlexibleSize reports whether a size is within the bounds of the models since gpt-image-2. The API has a smallest number of
-// pixels, too, which has no fixed value.
-func isFlexibleSize(size string) bool {
-	width, height := dimensions(size)
-	short, long := min(width, height), max(width, height)
-	return short > 0 && width%16 == 0 && height%16 == 0 && long <= 3840 && width*height <= 3840*2160 && long <= 3*short
-}
-
-var exactSize = regexp.MustCompile(`^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$`)
-
-// dimensions returns the numbers of a size, or zeros if it has none.
-func dimensions(size string) (width, height int) {
-	if !exactSize.MatchString(size) {
-		return 0, 0
-	}
-	w, h, _ := strings.Cut(size, "x")
-	width, _ = strconv.Atoi(w)
-	height, _ = strconv.Atoi(h)
-	return width, height
-}
-
-// sizeFor returns the model's size for an aspect ratio such as 16:9 or portrait. A size is returned as it is. For any
-// other text it returns "", and the API uses its default.
-func sizeFor(ratio, model string) string {
-	ratio = normalRatio(ratio)
-	wide, tall := "1536x1024", "1024x1536"
-	switch model {
-	case dallE3:
-		wide, tall = "1792x1024", "1024x1792"
-	case dallE2:
-		wide, tall = "1024x1024", "1024x1024"
-	}
-	switch ratio {
-	case "1:1", "square":
-		return "1024x1024"
-	case "16:9", "3:2", "4:3", "5:4", "21:9", "landscape":
-		return wide
-	case "9:16", "2:3", "3:4", "4:5", "9:21", "portrait":
-		return tall
-	}
-	if exactSize.MatchString(ratio) {
-		return ratio
-	}
-	return ""
-}
-
-func normalRatio(ratio string) string { return strings.ToLower(strings.TrimSpace(ratio)) }
-
-var exactRatio = regexp.MustCompile(`^([1-9][0-9]{0,3}):([1-9][0-9]{0,3})$`)
-
-// agree reports whether a size may be meant by an aspect ratio: it is the model's size for it, or it has that ratio. A ratio
-// that means nothing to this package contradicts nothing.
-func agree(size, ratio, model string) bool {
-	meant := sizeFor(ratio, model)
-	ratio = normalRatio(ratio)
-	width, height := dimensions(size)
-	switch numbers := exactRatio.FindStringSubmatch(ratio); {
-	case meant == size:
-		return true
-	case numbers != nil:
-		w, _ := strconv.Atoi(numbers[1])
-		h, _ := strconv.Atoi(numbers[2])
-		return width > 0 && width*h == height*w
-	case ratio == "landscape":
-		return width > height
-	case ratio == "portrait":
-		return width < height
-	case ratio == "square":
-		return width > 0 && width == height
-	}
-	return meant == ""
-}
-
 // maxSquarePNG bounds an input picture of dall-e-2, in bytes.
 const maxSquarePNG = 4 << 20
 
@@ -266,7 +194,7 @@ func checkPictures(modelName string, pictures []inputPicture, mask *inputPicture
 	case mask != nil && mask.kind == "jpeg":
 		return badInput(mask.name, "is a JPEG, which has no transparency; %s takes a PNG", modelName)
 	case !m.squarePNGOnly:
-		return nil
+		return checkMask(modelName, pictures, mask)
 	}
 	all := pictures
 	if mask != nil {
@@ -275,21 +203,44 @@ func checkPictures(modelName string, pictures []inputPicture, mask *inputPicture
 	first := ""
 	for _, p := range all {
 		config, err := png.DecodeConfig(bytes.NewReader(p.content))
-		size := fmt.Sprintf("%dx%d", config.Width, config.Height)
+		pixels := fmt.Sprintf("%dx%d", config.Width, config.Height)
 		switch {
 		case p.kind != "png" || err != nil:
 			return badInput(p.name, "is not a valid PNG; %s takes no other format", modelName)
 		case len(p.content) >= maxSquarePNG:
 			return badInput(p.name, "has %d bytes; %s takes less than %d", len(p.content), modelName, maxSquarePNG)
 		case config.Width != config.Height:
-			return badInput(p.name, "has %s pixels; %s takes a square", size, modelName)
+			return badInput(p.name, "has %s pixels; %s takes a square", pixels, modelName)
 		case first == "":
-			first = size
-		case first != size:
-			return badInput(p.name, "has %s pixels and the picture %s; %s takes the same", size, first, modelName)
+			first = pixels
+		case first != pixels:
+			return badInput(p.name, "has %s pixels and the picture %s; %s takes the same", pixels, first, modelName)
 		}
 	}
 	return nil
+}
+
+// checkMask checks that the mask has the size of the first picture, which it is for. What can't be decoded, the API judges: it
+// refuses pictures without charge.
+func checkMask(modelName string, pictures []inputPicture, mask *inputPicture) error {
+	if mask == nil || len(pictures) == 0 {
+		return nil
+	}
+	first, err1 := dimensions(pictures[0])
+	other, err2 := dimensions(*mask)
+	// The metadata of a photo may say that it is to be shown turned by 90 degrees.
+	turned := pictures[0].kind == "jpeg" && other == size{first.height, first.width}
+	if err1 != nil || err2 != nil || other == first || turned {
+		return nil
+	}
+	return badInput(mask.name, "has %s pixels and %s %s; %s takes the same", other, pictures[0].name, first, modelName)
+}
+
+// dimensions reads the size of a picture from its head.
+func dimensions(p inputPicture) (size, error) {
+	decode := map[string]func(io.Reader) (image.Config, error){"png": png.DecodeConfig, "jpeg": jpeg.DecodeConfig, "webp": webp.DecodeConfig}[p.kind]
+	config, err := decode(bytes.NewReader(p.content))
+	return size{int64(config.Width), int64(config.Height)}, err
 }
 
 func badInput(name, format string, args ...any) error {

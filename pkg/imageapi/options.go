@@ -24,10 +24,11 @@ type Options struct {
 	Moderation        string
 	User              string
 	InputFidelity     string
+	Complexity        string
 	// Style is the API's own option for dall-e-3 if it is vivid or natural. Otherwise it is appended to the prompt.
 	Style string
-	// AspectRatio is not an option of the API: it becomes a size. It is a ratio such as 16:9, one of landscape, portrait and
-	// square, or a size.
+	// AspectRatio is not an option of the API: it becomes a size of the model. It is a ratio such as 16:9, 1.91:1 or 16x9, one of
+	// square, landscape, portrait and auto, or a size whose edges have at least 64 pixels.
 	AspectRatio string
 	// Extra are parameters that this package does not know, in JSON, by their names. They are sent as they are.
 	Extra map[string]json.RawMessage
@@ -56,6 +57,7 @@ func (o *Options) texts() []textOption {
 	return []textOption{
 		{"aspect_ratio", &o.AspectRatio},
 		{"background", &o.Background},
+		{"complexity", &o.Complexity},
 		{"input_fidelity", &o.InputFidelity},
 		{"moderation", &o.Moderation},
 		{"output_format", &o.OutputFormat},
@@ -132,6 +134,10 @@ func (o *Options) checkBounds() error {
 		case !utf8.ValidString(*text.value) || strings.Contains(*text.value, "\x00"):
 			return badOptions("option %s is not valid text", text.name)
 		}
+	}
+	if strings.TrimSpace(o.AspectRatio) != "" && readAspect(o.AspectRatio) == (aspect{}) {
+		return badOptions("option aspect_ratio is %s; it must be a ratio such as 16:9, 1.91:1 or 16x9, one of square, landscape, portrait and auto, "+
+			"or a size such as 1536x1024", quote(o.AspectRatio))
 	}
 	if n := o.OutputCompression; n != nil && (*n < 0 || *n > 100) {
 		return badOptions("option %s is %d; it must be an integer from 0 to 100", nameCompression, *n)

@@ -34,6 +34,7 @@ type parameters struct {
 	OutputCompression *int   `json:"output_compression,omitempty"`
 	User              string `json:"user,omitempty"`
 	Background        string `json:"background,omitempty"`
+	Complexity        string `json:"complexity,omitempty"`
 	Model             string `json:"model,omitempty"`
 	Moderation        string `json:"moderation,omitempty"`
 	OutputFormat      string `json:"output_format,omitempty"`
@@ -49,13 +50,11 @@ func (r Request) parameters(model string) parameters {
 	o := r.Options
 	p := parameters{
 		Prompt: r.Prompt, N: 1, OutputCompression: o.OutputCompression, User: o.User, Background: o.Background, Model: model,
-		Moderation: o.Moderation, OutputFormat: o.OutputFormat, Quality: o.Quality, Size: o.Size, InputFidelity: o.InputFidelity,
+		Moderation: o.Moderation, OutputFormat: o.OutputFormat, Quality: o.Quality, Size: o.size(model), InputFidelity: o.InputFidelity,
+		Complexity: o.Complexity,
 	}
 	if strings.HasPrefix(model, "dall-e") {
 		p.ResponseFormat = "b64_json" // other models always return base64 and refuse the parameter
-	}
-	if p.Size == "" {
-		p.Size = sizeFor(o.AspectRatio, model)
 	}
 	style := strings.TrimSpace(o.Style)
 	switch {
@@ -83,6 +82,7 @@ func (r Request) encode(model string, pictures []inputPicture, mask *inputPictur
 func (p parameters) form(pictures []inputPicture, mask *inputPicture, extra []formField) (body, error) {
 	f := newForm()
 	f.field("background", p.Background)
+	f.field("complexity", p.Complexity)
 	name := "image"
 	if len(pictures) > 1 {
 		name = "image[]" // the API refuses a name that is repeated without brackets

@@ -84,7 +84,7 @@ func TestGenerate_RequestBody(t *testing.T) {
 		"escapes": {imageapi.Request{Prompt: "<猫> & \"\n\u2028\xff"},
 			`{"prompt":"<猫> & \"\n\u2028\ufffd","n":1,"model":"gpt-image-2"}`},
 		"size and style": {imageapi.Request{Prompt: "x", Options: imageapi.Options{AspectRatio: "16:9", Style: " ink "}},
-			`{"prompt":"x\n\nStyle: ink","n":1,"model":"gpt-image-2","size":"1536x1024"}`},
+			`{"prompt":"x\n\nStyle: ink","n":1,"model":"gpt-image-2","size":"1536x864"}`},
 		"dall-e-2": {imageapi.Request{Prompt: "x", Model: "dall-e-2", Options: imageapi.Options{Style: "vivid"}},
 			`{"prompt":"x\n\nStyle: vivid","n":1,"model":"dall-e-2","response_format":"b64_json"}`},
 		"dall-e-3": {imageapi.Request{Prompt: "x", Model: "dall-e-3", Options: imageapi.Options{Style: "vivid", AspectRatio: "2:3"}},
@@ -93,6 +93,8 @@ func TestGenerate_RequestBody(t *testing.T) {
 			`{"prompt":"x\n\nStyle: ink","n":1,"output_compression":50,"user":"u-1","background":"opaque","model":"gpt-image-1",` +
 				`"moderation":"low","output_format":"webp","quality":"high","size":"1024x1024",` +
 				`"more":{"a":[1,null]},"negative_prompt":"<blur>","off":null,"on":true,"seed":1}`},
+		"complexity": {imageapi.Request{Prompt: "x", Model: "gpt-image-2.6-flare", Options: imageapi.Options{Background: "auto", Complexity: "low"}},
+			`{"prompt":"x","n":1,"background":"auto","complexity":"low","model":"gpt-image-2.6-flare"}`},
 		"PNG": {imageapi.Request{Prompt: "x\ny", Inputs: inputs(pngText)},
 			file("image", "input", "png", pngText) + field("model", "gpt-image-2") + field("n", "1") + field("prompt", "x\ny") + "--B--\r\n"},
 		"JPEG": {imageapi.Request{Prompt: "x", Options: imageapi.Options{AspectRatio: "1:1", Style: "ink"}, Inputs: inputs(jpegText)},

@@ -4,6 +4,7 @@ package imageworker
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/sirupsen/logrus"
@@ -11,14 +12,19 @@ import (
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
 )
 
 // Generator is what a Worker needs of the image API's client.
 type Generator interface {
 	Generate(ctx context.Context, r imageapi.Request, w io.Writer) (imageapi.Result, error)
+	// Download fetches a picture from a URL that Generate has returned; see imageapi.Client.
+	Download(ctx context.Context, address string, tries int, w io.Writer) error
 	// Endpoint returns the API's address, without secrets, for the record of a task.
 	Endpoint() string
+	// SizeNote returns what the size of a picture differs in from the aspect ratio in the options, or "".
+	SizeNote(modelName string, o imageapi.Options) string
 }
 
 // Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
@@ -26,25 +32,54 @@ type Worker struct {
 	generator Generator
 	pictures  *picture.Store
 	log       logrus.FieldLogger
+	downloads Downloads
 }
 
 // New returns a worker that requests pictures from generator and keeps them in pictures. It logs drafts that could not be
 // removed, and pictures that can't be stored at once.
 func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *Worker {
-	return &Worker{generator, pictures, log}
+	return (&Worker{generator: generator, pictures: pictures, log: log}).WithDownloads(Downloads{})
+}
+
+// WithDownloads returns a worker with other times for downloads.
+func (w *Worker) WithDownloads(d Downloads) *Worker {
+	d.setDefaults()
+	other := *w
+	other.downloads = d
+	return &other
 }
 
 // Work implements processor.Worker: it makes the picture of the task's run and publishes it. A picture of the run that an earlier
-// claim published, and did not complete, is used: nothing is requested then. An error is a *task.Error, or that of Call.Inputs.
+// claim published, and did not complete, is used; one whose URL an earlier claim recorded is fetched: nothing is requested then. An error
+// is a *task.Error, or that of a method of the Call.
 func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
+	result, err := w.work(ctx, t, c)
+	if err == nil {
+		result.Note = w.note(t)
+	}
+	return result, err
+}
+
+// note returns what differs from what the task asked for. It is the same whichever claim of the run completes it.
+func (w *Worker) note(t task.Task) string {
+	options, err := imageapi.ParseOptions(t.Options)
+	if err != nil {
+		return ""
+	}
+	return w.generator.SizeNote(t.Model, options)
+}
+
+func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
 	result, found, err := w.findPublished(t)
 	if found || err != nil {
 		return result, err
 	}
-	endpoint := w.generator.Endpoint()
-	request, err := newRequest(ctx, t, c)
-	if err != nil {
-		return processor.Result{}, err
+	pending, paid := c.Pending()
+	var request imageapi.Request
+	if !paid {
+		if request, err = newRequest(ctx, t, c); err != nil {
+			return processor.Result{}, err
+		}
 	}
 	draft, err := w.pictures.Create()
 	if err != nil {
@@ -56,25 +91,83 @@ func (w *Worker) Work(ctx context.Context, t task.Task, c processor.Call) (proce
 			log.WithError(err).Warn("a draft could not be removed")
 		}
 	}()
-	request.BeforeSend = func(ctx context.Context) (string, error) {
+	if paid {
+		d := &download{w: w, task: t, call: c, pending: pending, saved: true, tries: 1, log: log}
+		published, err := d.fetch(ctx, draft)
+		if err != nil {
+			w.reject(t, draft, err, log)
+			return processor.Result{}, err
+		}
+		return processor.Result{URL: published.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Fields: fields(published), Recovered: true}, nil
+	}
+	result, err = w.request(ctx, t, c, request, draft, log)
+	if err != nil {
+		w.reject(t, draft, err, log)
+	}
+	return result, err
+}
+
+// request makes a paid request for the picture, and fetches it where the API answers with its URL.
+func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, r imageapi.Request, draft *picture.Draft, log logrus.FieldLogger) (processor.Result, error) {
+	endpoint := w.generator.Endpoint()
+	r.BeforeSend = func(ctx context.Context) (string, error) {
 		key, err := c.BeforeRequest(ctx, endpoint)
 		if err == nil {
 			c.Progress(10, "waiting for the API")
 		}
 		return key, err
 	}
-	response, err := w.generator.Generate(ctx, request, &progressWriter{w: draft, call: c})
+	response, err := w.generator.Generate(ctx, r, &progressWriter{w: draft, call: c})
 	if err != nil {
 		return processor.Result{}, withEndpoint(err, endpoint)
 	}
-	c.Progress(90, "storing the picture")
-	published, err := draft.Publish(ctx, t.ID, t.Run, logOnce(log))
-	if err != nil {
-		e := *task.AsError(err)
-		e.RequestID, e.Endpoint = response.RequestID, endpoint
-		return processor.Result{}, &e
+	var published picture.Picture
+	if response.URL != "" {
+		pending := task.PendingResult{Ref: response.URL, RequestID: response.RequestID, Endpoint: endpoint}
+		saved, err := savePending(ctx, c, pending)
+		if err != nil {
+			return processor.Result{}, err
+		}
+		d := &download{w: w, task: t, call: c, pending: pending, saved: saved, tries: quickTries, log: log}
+		published, err = d.fetch(ctx, draft)
+		if err != nil {
+			return processor.Result{}, err
+		}
+	} else {
+		c.Progress(90, "storing the picture")
+		published, err = draft.Publish(ctx, t.ID, t.Run, logOnce(log))
+		if err != nil {
+			e := *task.AsError(err)
+			e.RequestID, e.Endpoint = response.RequestID, endpoint
+			return processor.Result{}, &e
+		}
 	}
 	return processor.Result{URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint, Fields: fields(published)}, nil
+}
+
+// reject keeps for the operator what was received and can't be used, if there is something.
+func (w *Worker) reject(t task.Task, draft *picture.Draft, err error, log logrus.FieldLogger) {
+	e := task.AsError(err)
+	if e.NotSent || e.Code == task.CodeShutdown || e.Code == task.CodePictureStore || e.Code == task.CodeDownload {
+		return // nothing was received, or it is received again
+	}
+	options, _ := imageapi.ParseOptions(t.Options)
+	private := imageapi.Request{Prompt: t.Prompt, Options: options}.PrivateTexts()
+	cause := e.Message
+	for _, text := range private {
+		cause = redact.Prompt(cause, text)
+	}
+	about := picture.Rejected{TaskID: t.ID, Run: t.Run, Code: e.Code, Cause: cause, RequestID: e.RequestID, Endpoint: e.Endpoint}
+	var failed error
+	if unusable, ok := errors.AsType[*imageapi.Unusable](err); ok && len(unusable.Head) > 0 {
+		about.ContentType = unusable.ContentType
+		failed = w.pictures.Reject(about, unusable.Head)
+	} else {
+		failed = draft.Reject(about, private)
+	}
+	if failed != nil {
+		log.WithError(failed).Warn("what the API sent and can't be used could not be kept")
+	}
 }
 
 // findPublished returns the picture of the task's run, if an earlier claim published one. An error is a *task.Error that uses no

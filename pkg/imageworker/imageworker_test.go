@@ -32,6 +32,8 @@ type fakeCall struct {
 	inputs   []task.Input
 	inputErr error
 	refusal  error // of BeforeRequest
+	pending  *task.PendingResult
+	saving   func(context.Context) error // SavePending; nil: it succeeds
 
 	mu       sync.Mutex
 	stages   []string
@@ -51,9 +53,26 @@ func (c *fakeCall) Progress(_ int, stage string) {
 	c.stages = append(c.stages, stage)
 }
 
-func (c *fakeCall) SavePending(context.Context, task.PendingResult) error { return nil }
+func (c *fakeCall) SavePending(ctx context.Context, p task.PendingResult) error {
+	if c.saving != nil {
+		if err := c.saving(ctx); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending = &p
+	return nil
+}
 
-func (c *fakeCall) Pending() (task.PendingResult, bool) { return task.PendingResult{}, false }
+func (c *fakeCall) Pending() (task.PendingResult, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pending == nil {
+		return task.PendingResult{}, false
+	}
+	return *c.pending, true
+}
 
 func (c *fakeCall) Inputs(context.Context) ([]task.Input, error) { return c.inputs, c.inputErr }
 
@@ -64,7 +83,13 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 	return f(ctx, r, w)
 }
 
+func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
+	return errors.New("nothing can be downloaded")
+}
+
 func (f generatorFunc) Endpoint() string { return "https://api.example/v1" }
+
+func (f generatorFunc) SizeNote(string, imageapi.Options) string { return "" }
 
 type fixture struct {
 	api      *simapi.Server
@@ -154,6 +179,67 @@ func TestWork_PassesRequest(t *testing.T) {
 		Inputs: []imageapi.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}}, Mask: &imageapi.Input{Content: []byte("mask")}}, got)
 	assert.Equal(t, "reading the input pictures", c.stages[0])
 	assert.Equal(t, "https://api.example/v1", result.Endpoint)
+}
+
+// The task's record says where the picture has not the aspect ratio that was asked for, whichever claim of the run completes it.
+func TestWork_NotesTheSize(t *testing.T) {
+	f := newFixture(t)
+	for _, test := range []struct{ model, options, size, note string }{
+		{"gpt-image-1", `{"aspect_ratio": "16:9"}`, "1536x1024", "aspect_ratio 16:9: gpt-image-1 has no such size; 1536x1024 was used"},
+		{"gpt-image-2", `{"aspect_ratio": "16：9"}`, "1536x864", ""},
+		{"gpt-image-2", `{"aspect_ratio": "9:1"}`, "2160x720", "aspect_ratio 9:1: gpt-image-2 has no such size; 2160x720 was used"},
+		{"gpt-image-1", `{"size": "1536x1024"}`, "1536x1024", ""},
+		{"gpt-image-1", ``, "", ""},
+		{"", `{"aspect_ratio": "4x3"}`, "1536x1024", `aspect_ratio 4:3: the sizes of "m" are not known; 1536x1024 was used`},
+	} {
+		work := newTask(1)
+		work.ID, work.Model, work.Options = test.model+test.options, test.model, json.RawMessage(test.options)
+		result, err := f.work(t, f.client, work, &fakeCall{})
+		require.NoError(t, err)
+		calls := f.api.Calls()
+		assert.Equal(t, test.size, calls[len(calls)-1].Size)
+		assert.Equal(t, test.note, result.Note)
+		work.Epoch++
+		result, err = f.work(t, f.client, work, &fakeCall{})
+		require.NoError(t, err)
+		assert.True(t, result.Recovered)
+		assert.Equal(t, test.note, result.Note, "the next claim found the picture")
+		assert.Len(t, f.api.Calls(), len(calls))
+	}
+}
+
+// A picture that a later claim fetches has the same note.
+func TestWork_NotesTheSizeOfAFetchedPicture(t *testing.T) {
+	f := newFixture(t)
+	api := &urlClient{download: fails(notYet)}
+	work, c := newTask(1), &fakeCall{}
+	work.Model, work.Options = "gpt-image-1", json.RawMessage(`{"aspect_ratio": "16x9"}`)
+	_, err := f.work(t, api, work, c)
+	require.Error(t, err)
+	api.download = delivers(simapi.Draw("x"))
+	work.Epoch++
+	result, err := f.work(t, api, work, &fakeCall{pending: c.pending})
+	require.NoError(t, err)
+	assert.Equal(t, 1, api.requests)
+	assert.Equal(t, "aspect_ratio 16:9: gpt-image-1 has no such size; 1536x1024 was used", result.Note)
+}
+
+// A row that no enqueue has checked fails before anything is paid for.
+func TestWork_BadAspectRatio(t *testing.T) {
+	f := newFixture(t)
+	for _, options := range []string{`{"aspect_ratio": "wide"}`, `{"aspect_ratio": "0:1"}`, `{"aspect_ratio": "16:9", "size": "1024x1024"}`} {
+		work, c := newTask(1), &fakeCall{}
+		work.Options = json.RawMessage(options)
+		_, err := f.work(t, f.client, work, c)
+		require.Error(t, err, options)
+		e := task.AsError(err)
+		assert.Equal(t, task.CodeBadOptions, e.Code, options)
+		assert.Equal(t, task.Fail, e.Disposition, options)
+		assert.True(t, e.NotSent, options)
+		assert.Empty(t, c.requests, options)
+	}
+	assert.Empty(t, f.api.Calls())
+	assert.Empty(t, f.files(t))
 }
 
 // The API returns the format that it is asked for.

@@ -41,7 +41,7 @@ type Cleaned struct {
 	Skipped bool `json:"skipped,omitempty"`
 }
 
-// Clean removes pictures of this installation that are older than a day and whose tasks have been closed for more than a day and say
+// Clean removes what was rejected more than a day ago, and pictures of this installation that are older than a day and whose tasks have been closed for more than a day and say
 // that they are not theirs. Pictures without a task stay, and everything does if the database is a copy. It works for at most
 // half a minute, and returns what the next call needs to go on.
 func (s Store) Clean(ctx context.Context, p Progress) (Progress, Cleaned, error) {
@@ -54,6 +54,9 @@ func (s Store) Clean(ctx context.Context, p Progress) (Progress, Cleaned, error)
 	if !exists || installation.Copied {
 		c.Skipped = exists
 		return Progress{CleanedAt: now}, c, nil
+	}
+	if _, err := pictures.CleanRejected(now); err != nil {
+		return p, c, err
 	}
 	p.Parts = min(max(p.Parts, 1), maxParts)
 	for first := true; p.Done < p.Parts; first = false {

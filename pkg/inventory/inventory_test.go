@@ -418,3 +418,31 @@ func TestOrphans_CountsOtherFiles(t *testing.T) {
 	assert.Equal(t, 7, listed[0].Run)
 	assert.Equal(t, lost.Name, listed[0].File)
 }
+
+// What was rejected goes after a day. It is neither a picture without a task nor another file.
+func TestClean_Rejected(t *testing.T) {
+	f := newFixture(t)
+	dir := filepath.Join(f.pictures.Dir(), "rejected")
+	rejected := func() []string {
+		paths, err := filepath.Glob(filepath.Join(dir, "*"))
+		require.NoError(t, err)
+		return paths
+	}
+	require.NoError(t, f.pictures.Reject(picture.Rejected{TaskID: "a"}, []byte("x")))
+	for _, path := range rejected() {
+		f.age(path)
+	}
+	require.NoError(t, os.Rename(dir, dir+".old")) // the next one would remove them
+	require.NoError(t, f.pictures.Reject(picture.Rejected{TaskID: "b"}, []byte("x")))
+	for _, path := range rejected() {
+		require.NoError(t, os.Rename(path, filepath.Join(dir+".old", filepath.Base(path))))
+	}
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.Rename(dir+".old", dir))
+	require.Len(t, rejected(), 4)
+	totals, err := f.inventory().Orphans(t.Context(), func(o inventory.Orphan) { t.Errorf("%v is listed", o) })
+	require.NoError(t, err)
+	assert.Zero(t, totals.Others)
+	f.clean()
+	assert.Len(t, rejected(), 2)
+}

@@ -25,9 +25,6 @@ const (
 	retryMax = 5 * time.Second
 )
 
-// reserve is what Create writes and removes again, so that a full disk is noticed before anything is paid for.
-const reserve = 64 << 10
-
 // Draft is a picture that is being written. It is not safe for concurrent use.
 //
 // What is written was paid for. So when the disk is full or fails, the rest is kept in memory, and Publish tries again.
@@ -44,29 +41,39 @@ type Draft struct {
 	tryAt   time.Time
 }
 
-// Create begins a draft, which must be published or discarded. A disk that is full or read-only affects every task: the error
-// is a *task.Error with the disposition Pause.
+// Create begins a draft, which must be published or discarded, and reserves space for it: one and a half times the largest picture of
+// late, so that every draft there is can be stored. A disk that is full or read-only affects every task: the error is a *task.Error with
+// the disposition Pause and the scope of all.
 func (s *Store) Create() (*Draft, error) {
-	d, err := s.create()
+	d, err := s.create(s.expected())
 	if err != nil {
-		return nil, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
-			Message: "the picture can't be written: " + err.Error(), Err: err}
+		return nil, writeFailed(err)
 	}
 	return d, nil
 }
 
-func (s *Store) create() (*Draft, error) {
+func (s *Store) create(reserve int64) (*Draft, error) {
 	f, err := s.files.createDraft(filepath.Join(s.dir, draftsDir))
 	if err != nil {
 		return nil, err
 	}
-	if _, err = f.WriteAt(make([]byte, reserve), 0); err == nil {
-		err = f.Truncate(0)
+	if reserve > 0 {
+		err = f.allocate(reserve)
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.discard())
 	}
 	return &Draft{store: s, file: f, sum: sha256.New()}, nil
+}
+
+// Reset discards what was written. The space stays reserved.
+func (d *Draft) Reset() error {
+	if d.damaged || d.file == nil {
+		return errors.New("the draft can't be used any more")
+	}
+	d.size, d.written, d.rest, d.content = 0, 0, nil, nil
+	d.sum.Reset()
+	return nil
 }
 
 // Write implements io.Writer. Beyond the store's maximum it returns a *task.Error with the disposition Fail. It returns no error of
@@ -136,7 +143,7 @@ func (d *Draft) Publish(ctx context.Context, taskID string, run int, waiting fun
 }
 
 func lostError(err error) error {
-	return &task.Error{Code: task.CodePictureStore, Disposition: task.Fail,
+	return &task.Error{Code: task.CodePictureStore, Disposition: task.Fail, Scope: task.ScopeAll, Paid: true,
 		Message: "the picture arrived and could not be stored: " + err.Error(), Err: err}
 }
 
@@ -174,13 +181,17 @@ func (d *Draft) publish(taskID string, run int) (Picture, error) {
 	if err := d.store.files.syncDir(d.store.dir); err != nil {
 		return Picture{}, err // the next try finds the picture
 	}
+	d.store.recent.add(d.size)
 	// The draft's own name goes last: until then a crash leaves a draft, which the next start removes.
 	d.finish()
 	return p, nil
 }
 
-// makeDurable lets everybody read the file, and flushes it to the disk.
+// makeDurable gives back what was reserved and not used, lets everybody read the file, and flushes it to the disk.
 func (d *Draft) makeDurable() error {
+	if err := d.file.Truncate(d.size); err != nil {
+		return err
+	}
 	// A file system without modes may refuse a change of them.
 	if err := d.file.Chmod(0o644); err != nil && !isUnsupported(err) {
 		return err
@@ -239,7 +250,7 @@ func (d *Draft) rewrite() error {
 		d.content, d.rest = content, nil
 		_ = d.file.discard() // frees its space
 	}
-	fresh, err := d.store.create()
+	fresh, err := d.store.create(0)
 	if err != nil {
 		return err
 	}
@@ -305,6 +316,7 @@ type draftFile interface {
 	io.WriterAt
 	Name() string
 	Truncate(size int64) error
+	allocate(size int64) error
 	Chmod(mode fs.FileMode) error
 	Sync() error
 	// discard closes the file and removes its name.
@@ -323,6 +335,8 @@ func systemFiles() fileSystem {
 }
 
 type systemFile struct{ *os.File }
+
+func (f systemFile) allocate(size int64) error { return allocate(f.File, size) }
 
 func (f systemFile) discard() error {
 	err := os.Remove(f.Name())

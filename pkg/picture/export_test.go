@@ -100,6 +100,17 @@ func (f *faultyFile) WriteAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// allocate fails if the disk has less space. It takes none from it.
+func (f *faultyFile) allocate(size int64) error {
+	f.f.mu.Lock()
+	err, space := f.f.write, f.f.space
+	f.f.mu.Unlock()
+	if err != nil && int64(space) < size {
+		return err
+	}
+	return f.draftFile.allocate(size)
+}
+
 func (f *faultyFile) Sync() error {
 	f.f.mu.Lock()
 	err, lose := f.f.sync, f.f.lose
@@ -129,4 +140,16 @@ func (d *Draft) Crash() string {
 	}
 	d.file = nil
 	return name
+}
+
+// WriteZeros is writeZeros.
+var WriteZeros = writeZeros
+
+// BlockDrafts makes the file system not respond to new drafts until release is closed.
+func (s *Store) BlockDrafts(release <-chan struct{}) {
+	create := s.files.createDraft
+	s.files.createDraft = func(dir string) (draftFile, error) {
+		<-release
+		return create(dir)
+	}
 }

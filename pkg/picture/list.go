@@ -28,7 +28,7 @@ func (s *Store) List(ctx context.Context, visit func([]Entry) error) (others int
 		names, err := dir.Readdirnames(listBatch)
 		var entries []Entry
 		for _, name := range names {
-			if name == markerName || name == draftsDir {
+			if name == markerName || name == draftsDir || name == rejectedDir {
 				continue
 			}
 			if e, ok := s.parseName(name); ok {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -38,6 +40,10 @@ type Store struct {
 	secret   []byte
 	id       string // of the store, from the marker file
 	files    fileSystem
+	recent   recentSizes
+	probing  atomic.Bool // a call of Probe has not ended
+
+	rejecting sync.Mutex // held while the directory of what was rejected is changed
 }
 
 // Picture is a published picture.
@@ -64,7 +70,7 @@ func Open(c Config) (*Store, error) {
 	if err := s.createDirectory(c.Installation); err != nil {
 		return nil, err
 	}
-	d, err := s.create()
+	d, err := s.create(0)
 	if err == nil {
 		err = d.Discard()
 	}
@@ -74,6 +80,8 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("picture store: %w", err)
 	}
+	_, _ = s.CleanRejected(time.Now()) // the monitor reports what can't be removed
+	s.readSizes()
 	return s, nil
 }
 
@@ -104,7 +112,7 @@ func (s *Store) Find(taskID string, run int) (p Picture, found bool, err error) 
 		err = s.checkMarker()
 	}
 	if err != nil {
-		return Picture{}, false, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause,
+		return Picture{}, false, &task.Error{Code: task.CodePictureStore, Disposition: task.Pause, Scope: task.ScopeAll,
 			Message: "the picture store can't be read: " + err.Error(), Err: err}
 	}
 	return p, found, nil

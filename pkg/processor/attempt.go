@@ -35,6 +35,7 @@ type attempt struct {
 	requested bool                // a paid request was recorded
 	worked    bool                // Work has returned
 	saved     *task.PendingResult // by SavePending, in this claim
+	recorded  bool                // saved is in the database
 	closing   bool                // its outcome is being recorded: a lease that is gone is expected
 }
 
@@ -80,6 +81,22 @@ func (a *attempt) setPending(p task.PendingResult) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.saved = &p
+}
+
+// isFetching reports whether the attempt only fetches what an earlier claim of the run requested.
+func (a *attempt) isFetching() bool { return a.task.Pending != nil }
+
+// isFetchable reports whether the next claim knows what is still to be fetched.
+func (a *attempt) isFetchable() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.recorded || a.saved == nil && a.task.Pending != nil
+}
+
+func (a *attempt) setRecorded() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.recorded = true
 }
 
 // pending returns the result that is still to be fetched, if there is one.
@@ -223,6 +240,7 @@ func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 			a.setClosing()
 			r.outcomes.record(work, writes, a, context.Cause(ctx), err)
 		}
+		r.outcomes.circuits.ended(a)
 		r.inFlight.remove(a)
 		r.wake()
 	})
@@ -312,6 +330,9 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 	if err := c.requestLimit(); err != nil {
 		return "", err
 	}
+	if err := r.outcomes.circuits.refuse(c.attempt); err != nil {
+		return "", err
+	}
 	id := uuid.New()
 	key, err := bounded(ctx, func(ctx context.Context) (string, error) {
 		return r.queue.BeginRequest(ctx, t.Lease(), id, endpoint)
@@ -329,9 +350,13 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 // SavePending implements Call.
 func (c *call) SavePending(ctx context.Context, p task.PendingResult) error {
 	c.attempt.setPending(p)
-	return c.runner.outcomes.persist(ctx, c.attempt, "record what is to be fetched", func(ctx context.Context) error {
+	err := c.runner.outcomes.persist(ctx, c.attempt, "record what is to be fetched", func(ctx context.Context) error {
 		return c.runner.queue.SavePending(ctx, c.attempt.task.Lease(), p)
 	})
+	if err == nil {
+		c.attempt.setRecorded()
+	}
+	return err
 }
 
 // Pending implements Call.

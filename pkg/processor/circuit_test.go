@@ -25,7 +25,7 @@ func TestCircuit_OpensForSharedCauses(t *testing.T) {
 		"key refused":                  refusal(simapi.Refusal{Status: 401, Code: "invalid_api_key"}),
 		"no quota":                     refusal(simapi.Refusal{Status: 429, Code: "insufficient_quota"}),
 		"the wrong country":            refusal(simapi.Refusal{Status: 403, Code: "unsupported_country_region_territory"}),
-		"the whole API fails":          refusal(simapi.Refusal{Status: 503}),
+		"a gateway's page":             refusal(*simapi.Failure("nginx 502")),
 		"a web page for every request": refusal(simapi.Refusal{Status: 200, WebPage: true}),
 		"proxy down": func(f *fixture) func() {
 			require.NoError(f.t, f.proxy.Close())

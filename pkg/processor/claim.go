@@ -30,7 +30,7 @@ type claimLoop struct {
 	leases       *leaseRenewer
 	wakeups      chan struct{} // holds one
 	inFlight     *inFlight
-	api          *apiState
+	circuits     *circuits
 	rate         *rateLimiter
 	sweeper      *sweeper
 	watch        *loopWatch
@@ -61,7 +61,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) e
 		wait := c.claim(ctx, start)
 		c.watch.progress()
 		if once {
-			if cause := c.api.breaker.reason(); cause != nil && c.inFlight.count() == 0 {
+			if cause := c.circuits.blocked(); cause != nil && c.inFlight.count() == 0 {
 				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code), ErrAPIUnavailable}, cause)
 			}
 			if done, err := c.finished(ctx); done {
@@ -87,47 +87,127 @@ func (e *pausedError) Unwrap() error { return e.kind }
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
 	c.sweeper.sweep(ctx)
-	if wait := c.api.tryReopen(ctx); wait > 0 {
-		return wait
-	}
+	plan := c.circuits.plan(time.Now())
+	poll := max(min(c.pollInterval, plan.next), time.Millisecond)
 	inFlight := c.inFlight.count()
-	free := c.api.breaker.limit(c.concurrency) - inFlight
-	if free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
-		return c.pollInterval
+	free := c.concurrency - inFlight
+	if plan.none || free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
+		return poll
 	}
 	limit, wait := c.rate.allow(time.Now(), free)
 	if limit == 0 {
 		return wait
 	}
+	wait = min(wait, poll)
+	request := store.ClaimRequest{Limit: limit, SkipModels: plan.skip, Alone: inFlight == 0}
+	if plan.trial != nil {
+		request.Limit = 1
+	}
+	if inFlight >= plan.limit {
+		plan.pendingOnly = true
+	} else {
+		request.Limit = min(request.Limit, plan.limit-inFlight)
+	}
+	request.PendingOnly = plan.pendingOnly
+	var tasks []task.Task
+	var err error
+	if plan.trial != nil {
+		tasks, err = c.claimTrial(ctx, request, plan.trial, start)
+	} else {
+		tasks, err = c.claimTasks(ctx, request, nil, start)
+	}
+	if err != nil {
+		return c.database.failed(ctx, "claim tasks", err)
+	}
+	if inFlight == 0 {
+		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
+	}
+	left := limit - len(tasks)
+	for _, m := range plan.models {
+		if plan.pendingOnly || left <= 0 || c.inFlight.alone() {
+			break
+		}
+		tried, err := c.claimTasks(ctx, store.ClaimRequest{Limit: 1, OnlyModels: c.circuits.namesOf(m.name)}, m, start)
+		if err != nil {
+			return c.database.failed(ctx, "claim tasks", err)
+		}
+		left -= len(tried)
+	}
+	switch {
+	case plan.trial != nil && len(tasks) > 0:
+		return minClaimWait // what is to be fetched is claimed next
+	case len(tasks) == request.Limit:
+		return wait
+	case plan.pendingOnly, plan.trial != nil, len(plan.skip) > 0:
+		// The next task that is due may be one that is not claimed now.
+		return min(poll, max(c.untilNextDue(ctx), restrictedClaimWait))
+	}
+	return min(poll, c.untilNextDue(ctx))
+}
+
+// restrictedClaimWait is the least time between two claims while not all tasks may be claimed.
+const restrictedClaimWait = time.Second
+
+// trialCandidates is how many tasks are looked at for a trial.
+const trialCandidates = 20
+
+// claimTrial claims a task that tries the endpoint: if possible one without a request of unknown outcome, because it fails if it has another. The
+// candidates that are left are started, too: they may have a picture already; a request of theirs is refused.
+func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
+	var candidates []task.Task
+	chosen := 0
+	collect := func(t task.Task) { candidates = append(candidates, t) }
+	var err error
+	for len(candidates) < trialCandidates {
+		var claimed []task.Task
+		claimed, err = c.claimTasks(ctx, r, nil, collect)
+		if err != nil || len(claimed) == 0 || store.Suspect(claimed[0]) {
+			break
+		}
+		r.Alone = false
+		if t := claimed[0]; t.UnknownOutcomes == 0 || t.Pending != nil {
+			chosen = len(candidates) - 1
+			break
+		}
+	}
+	for i, t := range candidates {
+		if i == chosen {
+			c.circuits.claimed(trial, t)
+		}
+		start(t)
+	}
+	if len(candidates) > 0 {
+		return candidates, nil // an error of the call after them shows again
+	}
+	return nil, err
+}
+
+// claimTasks claims tasks and starts them. One of them tries the circuit that is given.
+func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
+	r.Worker, r.Lease, r.MaxAttempts, r.MaxLostClaims = c.worker, c.lease, c.maxAttempts, c.maxLost
+	r.Expired, r.AfterStart, r.CallID = c.expiredLimit(), c.lease, c.callID
 	// A claim that a stop cut off would leave tasks waiting for their leases to expire.
 	claiming, cancel := lingering(ctx)
 	defer cancel()
 	// Where the answer is lost, the same claim is repeated while its leases hold.
 	timeout := min(callTimeout, max(c.lease/2, minClaimTimeout))
-	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) {
-		return c.queue.Claim(ctx, store.ClaimRequest{Worker: c.worker, Limit: limit, Lease: c.lease,
-			MaxAttempts: c.maxAttempts, MaxLostClaims: c.maxLost, Expired: c.expiredLimit(), AfterStart: c.lease,
-			Alone: inFlight == 0, CallID: c.callID})
-	})
+	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) { return c.queue.Claim(ctx, r) })
 	if err != nil {
-		return c.database.failed(ctx, "claim tasks", err)
+		return nil, err
 	}
 	c.callID = uuid.Nil
 	c.database.succeeded()
-	if inFlight == 0 {
-		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
-	}
 	c.rate.use(time.Now(), len(tasks))
 	for _, t := range tasks {
+		if trial != nil {
+			c.circuits.claimed(trial, t)
+		}
 		start(t)
 	}
-	if len(tasks) == limit {
-		return wait
-	}
-	return c.untilNextDue(ctx)
+	return tasks, nil
 }
 
 // lingerTime is how much longer a claim may take when the processor stops.
@@ -187,7 +267,7 @@ const scheduledLater = time.Hour
 
 // finished reports whether a run with once is done, and why it ends although tasks are left.
 func (c *claimLoop) finished(ctx context.Context) (bool, error) {
-	if c.inFlight.count() > 0 || c.api.breaker.reason() != nil {
+	if c.inFlight.count() > 0 || c.circuits.endpointCause() != nil {
 		return false, nil
 	}
 	pending, err := bounded(ctx, c.queue.HasPending)
@@ -208,6 +288,16 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 			return true, ErrSetAside
 		}
 		return true, nil
+	}
+	if skipped, cause := c.circuits.skipped(); cause != nil {
+		besides, err := bounded(ctx, func(ctx context.Context) (bool, error) { return c.queue.HasPendingBesides(ctx, skipped) })
+		if err != nil {
+			c.database.failed(ctx, "look for tasks of other models", err)
+			return false, nil
+		}
+		if !besides {
+			return true, fmt.Errorf("%w: %w", &pausedError{whatFails(task.CodeModelRefused) + " of the tasks that are left", ErrAPIUnavailable}, cause)
+		}
 	}
 	control, err := bounded(ctx, c.queue.Control)
 	if err != nil {

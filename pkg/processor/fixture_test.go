@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -139,7 +140,7 @@ func newFixtureOn(t *testing.T, url string) *fixture {
 // generator is an API client, real or fake.
 type generator interface {
 	imageworker.Generator
-	Probe(ctx context.Context) error
+	Check(ctx context.Context, model string) error
 }
 
 // client returns a client of the simulated API through the simulated proxy, and more proxies if given.
@@ -169,6 +170,7 @@ func (f *fixture) config(change ...func(*processor.Config)) processor.Config {
 			f.mu.Unlock()
 			f.cond.Broadcast()
 		}}
+	conf.ScaleCircuits(20)
 	for _, c := range change {
 		c(&conf)
 	}
@@ -204,13 +206,27 @@ func (f *fixture) circuitOpened() {
 	require.Eventually(f.t, func() bool { return f.count(processor.EventClaimed) == f.count(processor.EventReleased) }, time.Minute, time.Millisecond)
 }
 
+// restartProxy ends the proxy, which breaks its connections, and starts it again at once.
+func (f *fixture) restartProxy() {
+	f.t.Helper()
+	require.NoError(f.t, f.proxy.Close())
+	f.startProxy()
+}
+
+func (f *fixture) startProxy() {
+	f.t.Helper()
+	again, err := simproxy.StartAt(simproxy.Config{User: "u", Password: "hunter2hunter2"}, f.proxy.Addr())
+	require.NoError(f.t, err)
+	f.proxy = again
+}
+
 // processor returns a processor that makes pictures with client.
 func (f *fixture) processor(conf processor.Config, client generator) *processor.Processor {
 	return f.processorOn(f.Store, conf, client)
 }
 
 func (f *fixture) processorOn(queue processor.Queue, conf processor.Config, client generator) *processor.Processor {
-	conf.Probe = client.Probe
+	conf.Check = client.Check
 	return processor.New(conf, queue, imageworker.New(client, f.pictures, f.logger))
 }
 
@@ -317,6 +333,12 @@ func (f generatorFunc) Generate(ctx context.Context, r imageapi.Request, w io.Wr
 	return imageapi.Result{}, f(ctx, r, w)
 }
 
+func (f generatorFunc) Download(context.Context, string, int, io.Writer) error {
+	return errors.New("nothing can be downloaded")
+}
+
 func (f generatorFunc) Endpoint() string { return "http://api.example/v1" }
 
-func (f generatorFunc) Probe(context.Context) error { return nil }
+func (f generatorFunc) Check(context.Context, string) error { return nil }
+
+func (f generatorFunc) SizeNote(string, imageapi.Options) string { return "" }

@@ -18,12 +18,12 @@ const (
 // healthChecks checks the database and the API at intervals and keeps the last results.
 type healthChecks struct {
 	queue         Queue
-	api           *apiState
+	circuits      *circuits
 	database      *databaseState
 	events        *eventRecorder
 	sanitizer     sanitizer
 	interval      time.Duration
-	probeInterval time.Duration // the API is probed when it did not respond for so long
+	probeInterval time.Duration // the API is asked when it did not respond for so long
 	history       health.History
 }
 
@@ -52,22 +52,23 @@ func (h *healthChecks) checkDatabase(ctx context.Context) (result, action string
 	return "responds", "", true
 }
 
-// checkAPI probes the API, unless it responded recently or is known to be unreachable.
+// checkAPI asks the API, unless it responded recently or is known to be unreachable.
 func (h *healthChecks) checkAPI(ctx context.Context) (result, action string, ok bool) {
-	if cause := h.api.breaker.reason(); cause != nil {
+	if cause := h.circuits.endpointCause(); cause != nil {
 		return cause.Message, actionPaused, false
 	}
-	last := h.api.lastResponse()
+	last := h.circuits.lastResponse()
 	if !last.IsZero() && time.Since(last) < h.probeInterval {
 		return fmt.Sprintf("responded %s ago", time.Since(last).Round(time.Second)), "", true
 	}
-	err := h.api.probe(ctx)
-	if err == nil {
+	e, uncheckable := h.circuits.checkEndpoint(ctx)
+	switch {
+	case uncheckable && e == nil:
+		return "can be asked only with a paid request", "", true
+	case e == nil:
 		return "responds", "", true
-	}
-	e := h.sanitizer.sanitize(err)
-	if ctx.Err() == nil && e.Disposition == task.Pause {
-		h.api.open(e)
+	case ctx.Err() == nil && e.Disposition == task.Pause && !uncheckable:
+		h.circuits.open(&h.circuits.endpoint, e)
 		return e.Message, actionPaused, false
 	}
 	return e.Message, "", false

@@ -19,7 +19,8 @@ const writeTimeout = FinalWriteTimeout / 2
 type outcomes struct {
 	queue         Queue
 	users         *userLimit
-	api           *apiState
+	circuits      *circuits
+	models        *workedModels
 	inFlight      *inFlight
 	database      *databaseState
 	events        *eventRecorder
@@ -36,13 +37,16 @@ const refusedWait = 10 * time.Second
 // complete closes the task as completed. When the lease is gone, nothing is changed. When the database refuses it for the time of giveUp, the
 // task is released: its picture is there, and the next claim tries to complete it again.
 func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
-	if !r.Recovered {
-		o.responded(a)
+	if !r.Recovered && a.hasRequested() {
+		o.circuits.answered(a)
+		o.models.completed(o.circuits.modelName(a.task.Model))
 	}
+	o.circuits.stored(a)
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
-		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint})
+		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint,
+			Note: r.Note})
 		return err
 	})
 	if err == nil && len(accepted) == 0 {
@@ -79,37 +83,36 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 	if !a.hasRequested() {
 		e.Unknown = false
 	}
-	switch {
-	case e.Unknown:
+	if e.Code == task.CodePictureStore && e.Disposition == task.Pause {
+		o.circuits.failed(&o.circuits.store, a, e, &opening{})
+		if !e.Paid && !e.Unknown {
+			o.release(writes, a, 0, e)
+			return
+		}
+	}
+	if e.Unknown {
 		o.unknown(work, writes, a, e)
 		return
-	case e.Paid:
-		if e.Disposition == task.Pause {
-			o.api.open(e)
-		}
-		o.fail(writes, a, e, false)
-		return
-	case e.Disposition == task.Retry && o.isSharedFailure(work, e):
-		o.release(writes, a, 0, e)
+	}
+	if e.Paid || a.isFetching() {
+		o.paid(writes, a, e)
 		return
 	}
 	switch e.Disposition {
 	case task.Pause:
-		if o.isolatedDialFailure(work, e) {
-			o.release(writes, a, isolatedFailureWait, e)
-			return
-		}
-		o.api.open(e)
-		o.release(writes, a, 0, e)
+		o.refused(work, writes, a, e)
 	case task.Release:
 		wait := e.RetryAfter
-		if e.Code == task.CodeRateLimited {
-			wait = o.api.breaker.pause(time.Now(), e.RetryAfter)
+		if e.Code == task.CodeRateLimited && !errors.Is(e.Err, errNotTried) {
+			wait = o.circuits.pause(e, a.task.Model)
+		} else if e.Scope == task.ScopeEndpoint && !e.NotSent {
+			wait = max(o.shared(work, a, e).wait, task.Backoff(1, e.RetryAfter))
 		}
 		o.release(writes, a, wait, e)
 	case task.Retry:
-		if !e.NotSent {
-			o.responded(a)
+		if failed := o.definite(work, a, e); failed.opened || work.Err() != nil && scopeOf(e) == task.ScopeEndpoint {
+			o.release(writes, a, failed.wait, e)
+			return
 		}
 		if a.task.LastAttempt() {
 			o.fail(writes, a, e, true)
@@ -117,31 +120,149 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		}
 		o.retry(writes, a, task.Backoff(a.task.Attempt, e.RetryAfter), e)
 	default:
-		if !e.NotSent {
-			o.responded(a)
+		switch {
+		case e.NotSent || !a.hasRequested():
+		case e.Scope == task.ScopeEndpoint:
+			o.failing(a, e)
+		default:
+			o.circuits.answered(a)
 		}
 		o.fail(writes, a, e, a.hasRequested())
 	}
+}
+
+// paid records that the API has answered with a picture that could not be fetched or stored. That says nothing about the API now, unless it was
+// requested in this claim.
+func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
+	if a.hasRequested() {
+		o.circuits.answered(a)
+	}
+	if a.isFetchable() && e.Disposition != task.Fail {
+		wait := e.RetryAfter
+		if wait <= 0 && e.Code != task.CodeShutdown {
+			wait = isolatedFailureWait
+		}
+		o.release(writes, a, wait, e)
+		return
+	}
+	o.fail(writes, a, e, false)
+}
+
+// failing records an answer that its task is not the cause of, and that may have been billed, so that the task fails.
+func (o *outcomes) failing(a *attempt, e *task.Error) {
+	billed := *e
+	billed.Unknown = true // for the waits of the circuit
+	if c := &o.circuits.endpoint; !o.circuits.failed(c, a, &billed, nil).opened {
+		o.inARow(c, a, e)
+	}
+}
+
+// refused records that no request of the scope can succeed now: the tasks of it wait, without using an attempt.
+func (o *outcomes) refused(work, writes context.Context, a *attempt, e *task.Error) {
+	if scopeOf(e) == task.ScopeModel {
+		o.refusedModel(writes, a, e)
+		return
+	}
+	if o.isolatedDialFailure(work, e) {
+		o.release(writes, a, isolatedFailureWait, e)
+		return
+	}
+	failed := o.circuits.failed(&o.circuits.endpoint, a, e, &opening{})
+	o.release(writes, a, o.trialWait(failed), e)
+}
+
+// refusedModel records that the API makes no pictures with the task's model. The task waits if the model may work again, otherwise it fails.
+func (o *outcomes) refusedModel(writes context.Context, a *attempt, e *task.Error) {
+	o.circuits.endpointAnswered(a)
+	if !o.models.mayWork(o.circuits.modelName(a.task.Model)) {
+		o.fail(writes, a, e, false)
+		return
+	}
+	wait := refusedModelWait
+	if c := o.circuits.forModel(a.task.Model); c != nil {
+		wait = o.trialWait(o.circuits.failed(c, a, e, &opening{}))
+	}
+	o.release(writes, a, wait, e)
+}
+
+// refusedModelWait is how long a task waits for whose model there can be no circuit, because there are too many.
+const refusedModelWait = 5 * time.Minute
+
+// trialWait returns how long a task waits that has just shown that a circuit must stay open.
+func (o *outcomes) trialWait(f failure) time.Duration {
+	if !f.trial {
+		return 0
+	}
+	return f.wait
+}
+
+// definite records that the API failed a request and says so, or that the request could not be made for another passing cause. It returns
+// opened if its task is not to blame.
+func (o *outcomes) definite(work context.Context, a *attempt, e *task.Error) failure {
+	switch scopeOf(e) {
+	case task.ScopeModel:
+		o.circuits.endpointAnswered(a)
+		return o.inARow(o.circuits.forModel(a.task.Model), a, e)
+	case task.ScopeEndpoint:
+		return o.shared(work, a, e)
+	}
+	if !e.NotSent && a.hasRequested() {
+		o.circuits.answered(a)
+	}
+	return failure{}
+}
+
+// shared finds out whether a failure has a cause that other tasks share: the circuit is open, a check fails, or there were several in a row.
+func (o *outcomes) shared(work context.Context, a *attempt, e *task.Error) failure {
+	c := &o.circuits.endpoint
+	if !e.NotSent && !e.Unknown {
+		o.circuits.noteResponse()
+	}
+	if failed := o.circuits.failed(c, a, e, nil); failed.opened {
+		return failed
+	}
+	cause := o.circuits.sharedCheck(work)
+	if work.Err() != nil {
+		return failure{} // at a stop the cause can't be found any more
+	}
+	if cause != nil {
+		return o.circuits.failed(c, a, cause, &opening{checkFailed: true, paid: e.Unknown})
+	}
+	return o.inARow(c, a, e)
+}
+
+// inARow counts the failures of a circuit in a row. c may be nil.
+func (o *outcomes) inARow(c *circuit, a *attempt, e *task.Error) failure {
+	if c == nil {
+		return failure{}
+	}
+	return o.circuits.failed(c, a, e, o.circuits.failedInARow(c, a, e))
 }
 
 // unknown records that a paid request was sent and that its outcome is unknown. It is repeated, or the task fails when no other request may
 // be sent.
 func (o *outcomes) unknown(work, writes context.Context, a *attempt, e *task.Error) {
 	o.events.record(Event{Kind: EventOutcomeUnknown, Task: a.task.ID})
-	if e.Disposition == task.Pause {
-		o.api.open(e)
-	}
-	shared := e.Code == task.CodeShutdown || o.isSharedFailure(work, e)
 	unknown := a.task.UnknownOutcomes + 1
+	wait := time.Duration(0)
+	if e.Code != task.CodeShutdown && scopeOf(e) == task.ScopeEndpoint {
+		var failed failure
+		if e.Disposition == task.Pause {
+			failed = o.circuits.failed(&o.circuits.endpoint, a, e, &opening{paid: true})
+		} else {
+			failed = o.shared(work, a, e)
+		}
+		// Other tasks go first, so that one task does not meet the same fault again.
+		wait = max(failed.wait, task.Backoff(unknown, e.RetryAfter))
+	} else if e.Code != task.CodeShutdown {
+		o.circuits.answered(a)
+		wait = task.Backoff(unknown, e.RetryAfter)
+	}
 	if unknown > o.retryUnknown {
 		failed := *e
 		failed.Code, failed.Message = task.CodeOutcomeUnknown, unknownLimit(unknown)+"; the last one: "+e.Message
 		o.fail(writes, a, &failed, false)
 		return
-	}
-	wait := time.Duration(0)
-	if !shared {
-		wait = task.Backoff(unknown, e.RetryAfter)
 	}
 	o.release(writes, a, wait, e)
 }
@@ -159,39 +280,13 @@ func (o *outcomes) panicked(writes context.Context, a *attempt, panicked *panicE
 	o.releaseAs(writes, a, store.ReleaseRequest{Lease: a.task.Lease(), Wait: task.Backoff(lost, 0), Cause: e, Lost: true})
 }
 
-// responded records that the API responded, whatever the response was.
-func (o *outcomes) responded(a *attempt) {
-	if o.api.responded(a.claimedAt) {
-		o.wake()
-	}
-}
-
-// isSharedFailure reports whether an attempt failed because the API as a whole fails, or the connection to it, and not
-// because of its task. It probes the API, once for all attempts that fail together, and opens the circuit breaker if the probe fails.
-func (o *outcomes) isSharedFailure(work context.Context, e *task.Error) bool {
-	switch e.Code {
-	case task.CodeNetwork, task.CodeCutOff, task.CodeTimeout, task.CodeServer, task.CodeWebPage:
-	default:
-		return false
-	}
-	if o.api.breaker.reason() != nil {
-		return true
-	}
-	cause := o.api.sharedProbe(work)
-	if cause != nil && cause.Disposition != task.Release && work.Err() == nil {
-		o.api.open(cause)
-		return true
-	}
-	return work.Err() != nil // at a stop the reason can't be found any more
-}
-
 // isolatedFailureWait is how long a task waits whose connection could not be made while others can.
 const isolatedFailureWait = time.Second
 
 // isolatedDialFailure reports whether a connection could not be made although the API is reachable: on a bad network one
 // fails, and the next succeeds.
 func (o *outcomes) isolatedDialFailure(work context.Context, e *task.Error) bool {
-	return e.NotSent && o.api.breaker.reason() == nil && o.api.sharedProbe(work) == nil
+	return e.NotSent && o.circuits.endpointCause() == nil && o.circuits.sharedCheck(work) == nil
 }
 
 func (o *outcomes) lost(a *attempt) {

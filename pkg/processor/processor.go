@@ -1,6 +1,6 @@
 // Package processor is the queue engine. It claims as many tasks as may be in flight, runs a Worker on each, renews their
-// leases, and records the outcome. It stops claiming while the image API is unreachable and waits while the database is
-// unavailable. At a stop, an attempt that waits for the answer to a paid request may take its whole time, and everything else
+// leases, and records the outcome. What does not work (the image API, one of its models, the picture store) stops
+// only the tasks that need it, and it waits while the database is unavailable. At a stop, an attempt that waits for the answer to a paid request may take its whole time, and everything else
 // a grace period; what is left is released without using an attempt.
 package processor
 
@@ -43,6 +43,7 @@ type Queue interface {
 	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
+	HasPendingBesides(ctx context.Context, models []string) (bool, error)
 	Listen(ctx context.Context, wake func(), lost func(error))
 	RecordHeartbeat(ctx context.Context, p store.Processor) error
 	Deregister(ctx context.Context, worker string) error
@@ -65,19 +66,26 @@ type Config struct {
 	HeartbeatInterval time.Duration // 15s
 	CheckInterval     time.Duration // between health checks; 5m
 	StallTimeout      time.Duration // no heartbeat is recorded when the claim loop makes no progress for so long; 2m
-	ProbeInterval     time.Duration // the API is probed when it did not respond for so long; 30m
+	ProbeInterval     time.Duration // the API is asked when it did not respond for so long; 30m
 	RateLimit         int           // attempts a minute; 0: no limit
 	PendingTimeout    time.Duration // a task that is due for longer fails; 0: never
 
-	// Probe checks whether the API works, at no cost; its error is a *task.Error. It is used by health checks, by the circuit
-	// breaker, and to find out whether failures have a common cause. nil: the API always works.
-	Probe func(context.Context) error
+	Endpoint     string // the API's address, without secrets; for the record of models that worked, and for people
+	DefaultModel string // of tasks without a model
+	// Check asks the endpoint that makes pictures, at no cost, whether it works with a model ("": the default). It returns nil, an error
+	// that is task.ErrUncheckable, or a *task.Error. It is used by health checks, while a circuit is open, and to find out
+	// whether failures have a common cause. nil: nothing can be found out.
+	Check func(ctx context.Context, model string) error
+	// CheckStore checks whether pictures can be stored. nil: they can.
+	CheckStore func(context.Context) error
 	// Details returns the document that a heartbeat stores in the database, as JSON; nil: the Status itself.
 	Details func(Status) any
 
 	Log     logrus.FieldLogger  // nil: no log
 	Redact  func(string) string // for texts that are stored in the database; nil: no change
 	Observe func(Event)         // called at each step, from many goroutines; optional
+
+	times circuitTimes // zero: defaultCircuitTimes
 }
 
 func (c *Config) setDefaults() {
@@ -100,8 +108,14 @@ func (c *Config) setDefaults() {
 	if c.Redact == nil {
 		c.Redact = func(s string) string { return s }
 	}
-	if c.Probe == nil {
-		c.Probe = func(context.Context) error { return nil }
+	if c.Check == nil {
+		c.Check = func(context.Context, string) error { return task.ErrUncheckable }
+	}
+	if c.CheckStore == nil {
+		c.CheckStore = func(context.Context) error { return nil }
+	}
+	if c.times == (circuitTimes{}) {
+		c.times = defaultCircuitTimes()
 	}
 	if c.Details == nil {
 		c.Details = func(s Status) any { return s }
@@ -135,7 +149,8 @@ type Processor struct {
 	conf       Config
 	queue      Queue
 	inFlight   *inFlight
-	api        *apiState
+	circuits   *circuits
+	models     *workedModels
 	database   *databaseState
 	events     *eventRecorder
 	loop       *loopWatch
@@ -160,24 +175,25 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	attempts := newInFlight()
 	database := &databaseState{log: log, events: events, pollInterval: conf.PollInterval, lease: conf.Lease}
 	loop := &loopWatch{timeout: conf.PollInterval + conf.StallTimeout}
-	api := &apiState{call: conf.Probe, sanitizer: redact, log: log, events: events, pollInterval: conf.PollInterval}
+	breakers, models := newCircuits(&conf, redact, events), newWorkedModels(&conf, queue)
 	users := &userLimit{queue: queue, database: database}
 	leases := &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events}
 	claims := &claimLoop{queue: queue, worker: conf.Worker, concurrency: conf.Concurrency, lease: conf.Lease,
 		maxAttempts: conf.MaxAttempts, maxLost: conf.MaxLostClaims, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
-		leases: leases, api: api, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
+		leases: leases, circuits: breakers, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
 		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxLost: conf.MaxLostClaims, pendingTimeout: conf.PendingTimeout,
 			users: users, loop: loop, database: database, events: events, log: log}}
+	breakers.wake = claims.wake
 	stopNow := make(chan struct{})
-	p := &Processor{conf: conf, queue: queue, inFlight: attempts, api: api, database: database, events: events, loop: loop,
+	p := &Processor{conf: conf, queue: queue, inFlight: attempts, circuits: breakers, models: models, database: database, events: events, loop: loop,
 		claims: claims, leases: leases, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
-		checks: &healthChecks{queue: queue, api: api, database: database, events: events, sanitizer: redact,
+		checks: &healthChecks{queue: queue, circuits: breakers, database: database, events: events, sanitizer: redact,
 			interval: conf.CheckInterval, probeInterval: conf.ProbeInterval},
 	}
 	p.attempts = &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
 		maxLostClaims: conf.MaxLostClaims, leases: leases, stopping: &p.stopping,
 		inFlight: attempts, events: events, log: log, wake: claims.wake,
-		outcomes: &outcomes{queue: queue, users: users, api: api, inFlight: attempts, database: database, events: events,
+		outcomes: &outcomes{queue: queue, users: users, circuits: breakers, models: models, inFlight: attempts, database: database, events: events,
 			retryUnknown: conf.RetryUnknown, maxLostClaims: conf.MaxLostClaims, giveUp: conf.TaskTimeout, sanitizer: redact, wake: claims.wake}}
 	p.heartbeats = &heartbeats{queue: queue, interval: conf.HeartbeatInterval, loop: loop, database: database, events: events, log: log,
 		processor: store.Processor{Worker: conf.Worker, Host: conf.Host, PID: conf.PID, Version: conf.Version, Capacity: conf.Concurrency},
@@ -221,6 +237,9 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	helping, stopHelpers := context.WithCancel(detached)
 	helpers.Go(func() { p.queue.Listen(helping, p.claims.wake, p.database.listenerLost) })
 	helpers.Go(func() { p.leases.run(helping) })
+	helpers.Go(func() { p.circuits.run(helping) })
+	p.models.load(ctx)
+	helpers.Go(func() { p.models.run(helping) })
 	if !once {
 		helpers.Go(func() { p.heartbeats.run(helping) })
 		// A heartbeat stores the result of the checks.

@@ -1,6 +1,7 @@
 package processor
 
 import (
+	"slices"
 	"time"
 
 	"imagetasks/pkg/health"
@@ -26,10 +27,29 @@ type Status struct {
 	APIError            string    `json:"api_error,omitempty"`
 	APIRespondedAt      time.Time `json:"api_responded_at,omitzero"`
 
+	// PicturesFailingSince is set while pictures can't be stored, with the reason.
+	PicturesFailingSince time.Time `json:"pictures_failing_since,omitzero"`
+	PicturesError        string    `json:"pictures_error,omitempty"`
+	// Circuits are those of the endpoint and the picture store, and of at most 20 models that do not work. MoreModels is how many others there
+	// are of these.
+	Circuits   []Circuit `json:"circuits"`
+	MoreModels int       `json:"more_models,omitempty"`
+
 	RateLimit   int       `json:"api_rate,omitempty"` // attempts a minute; 0: no limit
 	RateLimited time.Time `json:"rate_limited_until,omitzero"`
 
 	Checks []health.Check `json:"health_checks"` // the latest first
+}
+
+// Circuit is the state of a circuit breaker. Since, Code and Reason are set while it is not closed.
+type Circuit struct {
+	Scope     string       `json:"scope"`          // endpoint, picture_store, or model
+	Name      string       `json:"name,omitempty"` // of the endpoint or the model
+	State     CircuitState `json:"state"`
+	Since     time.Time    `json:"since,omitzero"`
+	Code      task.Code    `json:"code,omitempty"`
+	Reason    string       `json:"reason,omitempty"`
+	NextTrial time.Time    `json:"next_trial,omitzero"` // when a task is tried, if no check shows before that it works
 }
 
 // Status returns the current state. It is safe for concurrent use.
@@ -38,18 +58,14 @@ func (p *Processor) Status() Status {
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
 		PaidRequests: p.inFlight.awaitRequests(), DatabaseLostAt: p.database.unavailableSince(),
-		APIRespondedAt: p.api.lastResponse(), Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
+		APIRespondedAt: p.circuits.lastResponse(), Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
 	if p.leases.failing() {
 		s.LeasesFailingSince = p.leases.failingSince()
 	}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()
 	}
-	pausedUntil, cause, since := p.api.breaker.snapshot(time.Now())
-	s.RateLimited = pausedUntil
-	if cause != nil {
-		s.APIUnreachableSince, s.APIErrorCode, s.APIError = since, cause.Code, cause.Message
-	}
+	p.circuits.report(&s, time.Now())
 	return s
 }
 
@@ -58,4 +74,52 @@ func latest(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// report sets what a Status says about circuits.
+func (s *circuits) report(to *Status, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.endpoint.isPaused(now) {
+		to.RateLimited = s.endpoint.pausedUntil
+	}
+	// A check that succeeds is a sign that the API works, a trial is none.
+	if e := &s.endpoint; e.isOpen() || e.state == CircuitHalfOpen && !e.afterCheck {
+		to.APIUnreachableSince, to.APIErrorCode, to.APIError = e.since, e.cause.Code, e.cause.Message
+	}
+	if s.store.isOpen() {
+		to.PicturesFailingSince, to.PicturesError = s.store.since, s.store.cause.Message
+	}
+	to.Circuits = []Circuit{s.endpoint.report(), s.store.report()}
+	var models []Circuit
+	for _, m := range s.models {
+		if !m.isClosed() {
+			models = append(models, m.report())
+		}
+	}
+	slices.SortFunc(models, func(a, b Circuit) int { return a.Since.Compare(b.Since) })
+	shown := min(len(models), shownModels)
+	to.Circuits = append(to.Circuits, models[:shown]...)
+	to.MoreModels = len(models) - shown
+}
+
+// The scopes of Circuit.
+const (
+	CircuitEndpoint     = "endpoint"
+	CircuitPictureStore = "picture_store"
+	CircuitModel        = "model"
+)
+
+func (c *circuit) report() Circuit {
+	out := Circuit{Scope: CircuitEndpoint, Name: c.name, State: CircuitClosed}
+	switch c.scope {
+	case task.ScopeAll:
+		out.Scope = CircuitPictureStore
+	case task.ScopeModel:
+		out.Scope = CircuitModel
+	}
+	if !c.isClosed() {
+		out.State, out.Since, out.Code, out.Reason, out.NextTrial = c.state, c.since, c.cause.Code, c.cause.Message, c.trialAt()
+	}
+	return out
 }

@@ -85,7 +85,8 @@ func (b *breaker) record(err error, trial bool) {
 	if trial {
 		b.trying = false
 	}
-	_, unsent := errors.AsType[*Error](err)
+	failed, ok := errors.AsType[*Error](err)
+	unsent := ok && !failed.Sent
 	switch {
 	case err == nil:
 		b.succeed()

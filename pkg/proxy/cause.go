@@ -14,13 +14,16 @@ import (
 
 // Code returns why the connection could not be made.
 func (e *Error) Code() task.Code {
+	if e.code != "" {
+		return e.code
+	}
 	switch e.Op {
 	case OpResolve:
 		return task.CodeDirectName
 	case OpDial:
 		return e.dialCode()
 	case OpProxy:
-		return task.CodeProxyTLS
+		return proxyTLSCode(e.Err)
 	case OpTLS:
 		return tlsCode(e.Err)
 	}
@@ -91,8 +94,13 @@ func (e *Error) connectCode() task.Code {
 			return reply.code
 		}
 	}
-	if errors.Is(e.Err, errNotHTTP) {
+	switch {
+	case errors.Is(e.Err, errTLS):
+		return task.CodeProxyNeedsTLS
+	case errors.Is(e.Err, errNotHTTP):
 		return task.CodeProxyNoProxy
+	case isAlert(e.Err): // of TLS 1.3: a client certificate is required, for example
+		return task.CodeProxyTLSRefused
 	}
 	return task.CodeProxyFailed
 }
@@ -120,6 +128,26 @@ func tlsCode(err error) task.Code {
 		return task.CodeTLSReset
 	}
 	return task.CodeTLSFailed
+}
+
+// proxyTLSCode is the code for a failed handshake with an https proxy.
+func proxyTLSCode(err error) task.Code {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return task.CodeProxyCertificate
+	}
+	switch code := tlsCode(err); code {
+	case task.CodeTLSAuthority, task.CodeTLSHost, task.CodeTLSExpired:
+		return task.CodeProxyCertificate
+	case task.CodeTLSFailed:
+		return task.CodeProxyTLSRefused // it was TLS, or else the first record would be what is wrong
+	}
+	return task.CodeProxyTLS
+}
+
+// isAlert reports whether the other end refused TLS by an alert.
+func isAlert(err error) bool {
+	_, alert := errors.AsType[tls.AlertError](err)
+	return alert || strings.Contains(err.Error(), "remote error: tls:")
 }
 
 // Issuer returns the issuer of the certificate that was refused, or "" if none was.

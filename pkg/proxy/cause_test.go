@@ -1,6 +1,8 @@
 package proxy_test
 
 import (
+	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -43,6 +45,67 @@ func wire(t *testing.T, serve func(net.Conn)) string {
 func resets(conn net.Conn) {
 	_, _ = conn.Read(make([]byte, 64))
 	_ = conn.(*net.TCPConn).SetLinger(0)
+}
+
+// alerts responds as a TLS server does to something else: with an alert.
+func alerts(conn net.Conn) {
+	_, _ = conn.Read(make([]byte, 300))
+	_, _ = conn.Write([]byte{0x15, 3, 1, 0, 2, 2, 22})
+}
+
+// resetsTunnel opens a tunnel and resets it.
+func resetsTunnel(conn net.Conn) {
+	_, _ = http.ReadRequest(bufio.NewReader(conn))
+	_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+	_, _ = conn.Read(make([]byte, 1))
+	_ = conn.(*net.TCPConn).SetLinger(0)
+}
+
+// cutsTLS sends the first bytes of a TLS record and closes the connection.
+func cutsTLS(conn net.Conn) {
+	_, _ = conn.Read(make([]byte, 1000))
+	_, _ = conn.Write([]byte{0x16, 3, 3})
+}
+
+// certificate returns a TLS configuration with a certificate of an authority that nobody trusts.
+func certificate(t *testing.T, host string) *tls.Config {
+	t.Helper()
+	authority, err := simapi.NewAuthorityOf("Unknown Authority")
+	require.NoError(t, err)
+	issued, err := authority.Issue(host)
+	require.NoError(t, err)
+	return &tls.Config{Certificates: []tls.Certificate{issued}}
+}
+
+func wantsCertificate(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.ClientAuth = tls.RequireAnyClientCert
+	return c
+}
+
+func oldTLS(c *tls.Config) *tls.Config {
+	c = c.Clone()
+	c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+	return c
+}
+
+// webServer starts a web server and returns its address as that of a proxy.
+func webServer(t *testing.T, h http.Handler) string {
+	t.Helper()
+	server := httptest.NewServer(h)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func status(code int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+}
+
+func page(html string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		_, _ = io.WriteString(w, html)
+	})
 }
 
 // blackhole returns an address that drops packets: a listener with a full queue drops connection requests.
@@ -120,10 +183,29 @@ func TestError_Code(t *testing.T) {
 		"direct, unknown name": {target: "https://nowhere.invalid", code: task.CodeDirectName},
 		"direct, blackholed":   {target: "https://" + hole, conf: proxy.Config{DialTimeout: 300 * time.Millisecond}, code: task.CodeDirectTimeout},
 
-		"proxy refused":       {proxy: "http://wei:hunter2@" + closed, code: task.CodeProxyRefused},
-		"proxy name unknown":  {proxy: "http://proxy.invalid:7890", code: task.CodeProxyName},
-		"proxy blackholed":    {proxy: "socks5h://wei:hunter2@" + hole, conf: proxy.Config{DialTimeout: 300 * time.Millisecond}, code: task.CodeProxyTimeout},
-		"proxy speaks no TLS": {proxy: "https" + strings.TrimPrefix(open, "http"), conf: proxy.Config{TLSTimeout: time.Second}, code: task.CodeProxyTLS},
+		"proxy refused":            {proxy: "http://wei:hunter2@" + closed, code: task.CodeProxyRefused},
+		"proxy name unknown":       {proxy: "http://proxy.invalid:7890", code: task.CodeProxyName},
+		"proxy blackholed":         {proxy: "socks5h://wei:hunter2@" + hole, conf: proxy.Config{DialTimeout: 300 * time.Millisecond}, code: task.CodeProxyTimeout},
+		"proxy speaks no TLS":      {proxy: "https" + strings.TrimPrefix(open, "http"), conf: proxy.Config{TLSTimeout: time.Second}, code: task.CodeProxyTLS},
+		"proxy is an https server": {proxy: "http" + strings.TrimPrefix(a.secure.URL, "https"), code: task.CodeProxyNeedsTLS},
+		"proxy sends a TLS alert":  {proxy: "http://" + wire(t, alerts), code: task.CodeProxyNeedsTLS},
+		"proxy's authority unknown": {proxy: sim(simproxy.Config{Scheme: "https", TLS: certificate(t, "127.0.0.1")}, simproxy.Serve),
+			code: task.CodeProxyCertificate},
+		"proxy's certificate of another": {proxy: strings.Replace(sim(simproxy.Config{Scheme: "https", TLS: a.secure.TLS.Clone()}, simproxy.Serve), "127.0.0.1", "localhost", 1),
+			code: task.CodeProxyCertificate},
+		"proxy wants a certificate": {proxy: sim(simproxy.Config{Scheme: "https", TLS: wantsCertificate(a.secure.TLS)}, simproxy.Serve), code: task.CodeProxyTLSRefused},
+		"proxy has an old TLS":      {proxy: sim(simproxy.Config{Scheme: "https", TLS: oldTLS(a.secure.TLS)}, simproxy.Serve), code: task.CodeProxyTLSRefused},
+
+		"a web server for a proxy, 404":      {proxy: webServer(t, http.NotFoundHandler()), code: task.CodeProxyNoProxy},
+		"a web server for a proxy, redirect": {proxy: webServer(t, http.RedirectHandler("https://login.example/?user=hunter2", 302)), code: task.CodeProxyNoProxy},
+		"a web server for a proxy, 405":      {proxy: webServer(t, status(405)), code: task.CodeProxyNoProxy},
+		"a web server for a proxy, 400":      {proxy: webServer(t, status(400)), code: task.CodeProxyNoProxy},
+		"a web server for a proxy, page":     {proxy: webServer(t, page("<html>It works!</html>")), code: task.CodeProxyNoProxy},
+		"privoxy, dead target":               {proxy: realproxy.StartPrivoxy(t, realproxy.Config{}).URL, target: "https://nowhere.invalid", code: task.CodeProxyTarget},
+		"closes after CONNECT":               {proxy: sim(simproxy.Config{}, simproxy.Early), code: task.CodeProxyTunnelClosed},
+		"closes after SOCKS":                 {proxy: sim(simproxy.Config{Scheme: "socks5"}, simproxy.Early), code: task.CodeProxyTunnelClosed},
+		"resets after CONNECT":               {proxy: "http://" + wire(t, resetsTunnel), code: task.CodeProxyTunnelClosed},
+		"TLS cut off after a byte":           {proxy: open, target: "https://" + wire(t, cutsTLS), code: task.CodeTLSReset},
 
 		"tinyproxy, no login":    {proxy: withLogin(locked, ""), code: task.CodeProxyLoginMissing},
 		"tinyproxy, wrong login": {proxy: withLogin(locked, "wei:wrong@"), code: task.CodeProxyLoginRefused},
@@ -143,7 +225,7 @@ func TestError_Code(t *testing.T) {
 		"TLS intercepted":    {proxy: intercepts, code: task.CodeTLSAuthority},
 		"TLS of another":     {proxy: open, target: localhost, code: task.CodeTLSHost},
 		"TLS reset":          {target: "https://" + wire(t, resets), code: task.CodeTLSReset},
-		"TLS reset, proxied": {proxy: open, target: "https://" + wire(t, resets), code: task.CodeTLSReset},
+		"TLS reset, proxied": {proxy: open, target: "https://" + wire(t, resets), code: task.CodeProxyTunnelClosed},
 		"TLS silent": {proxy: open, target: "https://" + listen(t), conf: proxy.Config{TLSTimeout: 300 * time.Millisecond},
 			code: task.CodeTLSTimeout},
 		"TLS not spoken": {proxy: open, target: "https" + strings.TrimPrefix(plain.URL, "http"), code: task.CodeTLSNotSpoken},
@@ -170,7 +252,8 @@ func TestError_Code(t *testing.T) {
 			assert.NotContains(t, err.Error(), "hunter2")
 			assert.NotContains(t, err.Error(), "wrong")
 			issuer := fault.Issuer()
-			assert.Equal(t, c.code == task.CodeTLSAuthority || c.code == task.CodeTLSHost, issuer != "", issuer)
+			certified := c.code == task.CodeTLSAuthority || c.code == task.CodeTLSHost || c.code == task.CodeProxyCertificate
+			assert.Equal(t, certified, issuer != "", issuer)
 			assert.Equal(t, c.code == task.CodeTLSAuthority, issuer == "Corporate Firewall", issuer)
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -33,6 +34,9 @@ func Parse(text string) (*url.URL, error) {
 	if !strings.Contains(text, "://") {
 		text = "http://" + text
 	}
+	if err := checkKind(text); err != nil {
+		return nil, err
+	}
 	u, err := url.Parse(text)
 	if err != nil {
 		return nil, errors.New("not a URL; a proxy looks like http://user:password@host:port " +
@@ -44,7 +48,7 @@ func Parse(text string) (*url.URL, error) {
 	switch {
 	case !known:
 		return nil, fmt.Errorf("unknown kind of proxy %q; use http, https, socks5 or socks5h", u.Scheme)
-	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;"):
+	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;") || !isHost(u.Hostname()):
 		return nil, errors.New("it has no host; a proxy looks like http://host:port")
 	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("a proxy has no path, query or fragment; it looks like http://host:port")
@@ -62,6 +66,15 @@ func Parse(text string) (*url.URL, error) {
 	u.Host = net.JoinHostPort(u.Hostname(), port)
 	u.Path = ""
 	return u, nil
+}
+
+// isHost reports whether a host with colons is an IPv6 address.
+func isHost(host string) bool {
+	if !strings.Contains(host, ":") {
+		return true
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // route returns the proxy for a request to a URL; nil: none.
@@ -106,10 +119,10 @@ func newRoutes(env Env) ([]configuredRoute, error) {
 	if len(listed) > 0 {
 		return listed, nil
 	}
-	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: env.No}
+	config := httpproxy.Config{HTTPSProxy: firstOf(https, all), HTTPProxy: firstOf(http, all), NoProxy: normalizeNoProxy(env.No)}
 	choose := config.ProxyFunc()
 	return []configuredRoute{{func(u *url.URL) (*url.URL, error) {
-		p, err := choose(u)
+		p, err := choose(withoutFinalDot(u))
 		if err != nil || p == nil {
 			return nil, err
 		}
@@ -137,16 +150,21 @@ const (
 	OpProxy   Op = "TLS with" // the TLS handshake with an https proxy
 	OpConnect Op = "ask"      // CONNECT or SOCKS
 	OpTLS     Op = "TLS to"   // the TLS handshake with the API
+	OpForward Op = "forward"  // a plain request that the proxy forwards
 )
 
-// Error is a failure to make a connection: no byte of the request was sent.
+// Error is a failure to make a connection, or a proxy's own response to a request that it was to forward. Unless Sent is set, the request
+// did not reach the API.
 type Error struct {
 	Op     Op
 	Proxy  string // its URL without the login; empty: a direct connection
 	Login  bool   // whether the proxy's URL has a login
 	Target string // host:port of the API
-	Status int    // of the proxy's response to CONNECT; 0: none
+	Status int    // of the proxy's response to CONNECT or to a plain request; 0: none
+	Sent   bool   // the proxy may have forwarded the request before it failed: the outcome is unknown
 	Err    error
+
+	code task.Code // if not empty, it is known without looking at Err
 }
 
 // Error returns a message with the proxy and the target, without a login.
@@ -166,6 +184,8 @@ func (e *Error) Error() string {
 		return fmt.Sprintf("connect to %s without a proxy: %v", e.Target, e.Err)
 	case e.Op == OpDial:
 		return fmt.Sprintf("%s is unreachable: %v", via, e.Err)
+	case e.Op == OpForward:
+		return fmt.Sprintf("%s, request to %s: %v", via, e.Target, e.Err)
 	}
 	return fmt.Sprintf("%s, tunnel to %s: %v", via, e.Target, e.Err)
 }
@@ -187,9 +207,9 @@ func (e *Error) IsProxy() bool {
 		return e.Proxy != ""
 	case OpProxy:
 		return true
-	case OpConnect:
+	case OpConnect, OpForward:
 		switch e.Code() {
-		case task.CodeProxyLoginMissing, task.CodeProxyLoginRefused, task.CodeProxyNoProxy:
+		case task.CodeProxyLoginMissing, task.CodeProxyLoginRefused, task.CodeProxyNoProxy, task.CodeProxyNeedsTLS, task.CodeProxyTLSRefused:
 			return true
 		}
 	}

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -126,6 +127,58 @@ func TestCurlCompat_DocumentedDifferences(t *testing.T) {
 	through, err := (&httpproxy.Config{HTTPProxy: httpProxy.URL(), NoProxy: "10.0.0.0/8"}).ProxyFunc()(&url.URL{Scheme: "http", Host: "10.1.2.3"})
 	require.NoError(t, err)
 	assert.Nil(t, through)
+}
+
+// Each value of NO_PROXY has the effect that it has in curl, but for the differences that docs/proxies.md lists.
+func TestCurlCompat_NoProxy(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/proxies.md")
+	require.NoError(t, err)
+	api := httptest.NewServer(http.NotFoundHandler())
+	defer api.Close()
+	_, port, err := net.SplitHostPort(api.Listener.Addr().String())
+	require.NoError(t, err)
+	p := startProxy(t, simproxy.Config{})
+	p.SetMode(simproxy.Refuse) // what was asked for is enough
+	for _, c := range []struct {
+		no, host string
+		direct   bool
+		curl     bool   // whether curl does the same
+		row      string // that documents a difference
+	}{
+		{"api.example", "api.example", true, true, ""},
+		{"example", "api.example", true, true, ""},
+		{"ample", "api.example", false, true, ""},
+		{".api.example", "api.example", true, true, ""},
+		{".example", "api.example", true, true, ""},
+		{"API.Example", "api.example", true, true, ""},
+		{"one.example api.example two.example", "api.example", true, true, ""},
+		{"one.example, .api.example two.example", "api.example", true, true, ""},
+		{"one.example\tapi.example", "api.example", true, true, ""},
+		{" , one.example,,two.example ", "api.example", false, true, ""},
+		{"api.example.", "api.example", true, true, ""},
+		{"api.example", "api.example.", true, true, ""},
+		{"one.example;api.example", "api.example", false, true, ""},
+		{"*", "api.example", true, true, ""},
+		{"one.example *", "api.example", true, false, "| `NO_PROXY` with `*` among other entries | everything | ignored | everything |"},
+		{"*.example", "api.example", true, false, "| `NO_PROXY` with `*.example` | subdomains of it | ignored | subdomains of it |"},
+		{"api.example:" + port, "api.example", true, false, "| `NO_PROXY` with a port, `api.example:8443` | that port only | ignored | that port only |"},
+	} {
+		tr := transport(t, proxy.Config{Env: proxy.Env{HTTP: p.URL(), No: c.no}})
+		via := tr.Via(&url.URL{Scheme: "http", Host: net.JoinHostPort(c.host, port)})
+		assert.Equal(t, c.direct, len(via) == 0, "NO_PROXY=%q %s", c.no, c.host)
+		if c.row != "" {
+			assert.Contains(t, string(doc), "\n"+c.row+"\n")
+		}
+		before := len(p.Targets())
+		cmd := exec.Command("curl", "-sS", "-o", os.DevNull, "-m", "20", "--resolve", c.host+":"+port+":127.0.0.1", "http://"+c.host+":"+port)
+		cmd.Env = []string{"http_proxy=" + p.URL(), "no_proxy=" + c.no}
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		if curlIsOlderThan(t, 7, 86) {
+			continue // it separated and compared in another way
+		}
+		assert.Equal(t, c.direct == c.curl, len(p.Targets()) == before, "curl, NO_PROXY=%q %s", c.no, c.host)
+	}
 }
 
 func curlIsOlderThan(t *testing.T, major, minor int) bool {

@@ -15,9 +15,15 @@ import (
 	"time"
 
 	socks "golang.org/x/net/proxy"
+
+	"imagetasks/pkg/task"
 )
 
-var errNotHTTP = errors.New("the response is not HTTP; is this an http proxy?")
+var (
+	errNotHTTP = errors.New("the response is not HTTP; is this an http proxy?")
+	errClosed  = errors.New("the proxy closed the connection without a response")
+	errTLS     = errors.New("the program at this address speaks TLS; is this an https proxy?")
+)
 
 // connect returns a connection that ends at addr, by the route for URLs of that scheme.
 func (up *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn, error) {
@@ -27,7 +33,7 @@ func (up *upstream) connect(ctx context.Context, scheme, addr string) (net.Conn,
 	}
 	if proxy == nil {
 		began := time.Now()
-		conn, err := up.dial(ctx, addr)
+		conn, err := up.dial(ctx, addr, checkAddr(ctx))
 		if err != nil {
 			return nil, newError(OpDial, nil, addr, err)
 		}
@@ -54,7 +60,7 @@ func (up *upstream) dialTLS(ctx context.Context, _, addr string) (net.Conn, erro
 	conn, err := up.handshake(ctx, raw, addr, config)
 	if err != nil {
 		proxy, _ := up.route.choose(&url.URL{Scheme: "https", Host: addr})
-		return nil, newError(OpTLS, proxy, addr, err)
+		return nil, tunnelError(newError(OpTLS, proxy, addr, err), raw)
 	}
 	record(ctx, OpTLS, began)
 	return conn, nil
@@ -79,13 +85,16 @@ func (up *upstream) handshake(ctx context.Context, raw net.Conn, addr string, co
 }
 
 // dial makes a TCP connection to the proxy or the API. The kernel closes it within half a minute after the other end became
-// unreachable, where the platform allows that (see setUserTimeout).
-func (up *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
+// unreachable, where the platform allows that (see setUserTimeout). check refuses addresses; nil: none.
+func (up *upstream) dial(ctx context.Context, addr string, check func(netip.Addr) error) (net.Conn, error) {
 	d := net.Dialer{
 		Timeout:         up.conf.DialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(_, _ string, raw syscall.RawConn) error {
-			var err error
+		Control: func(_, address string, raw syscall.RawConn) error {
+			err := controlAddr(check, address)
+			if err != nil {
+				return err
+			}
 			if e := raw.Control(func(fd uintptr) { err = setUserTimeout(fd, 30*time.Second) }); e != nil {
 				return e
 			}
@@ -98,7 +107,7 @@ func (up *upstream) dial(ctx context.Context, addr string) (net.Conn, error) {
 // dialProxy returns a connection to the proxy itself, inside TLS where the proxy is https.
 func (up *upstream) dialProxy(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
 	began := time.Now()
-	conn, err := up.dial(ctx, proxy.Host)
+	conn, err := up.dial(ctx, proxy.Host, nil)
 	if err != nil {
 		return nil, newError(OpDial, proxy, target, err)
 	}
@@ -126,62 +135,93 @@ func (up *upstream) dialForward(scheme string) func(context.Context, string, str
 const maxConnectHead = 64 << 10
 
 // dialCONNECT opens a tunnel through an http proxy (RFC 9110, section 9.3.6).
-func (up *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (_ net.Conn, err error) {
-	conn, err := up.dialProxy(ctx, proxy, target)
+func (up *upstream) dialCONNECT(ctx context.Context, proxy *url.URL, target string) (net.Conn, error) {
+	began := time.Now()
+	conn, a, err := up.askCONNECT(ctx, proxy, target, up.conf.ConnectTimeout)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = conn.Close()
-		}
-	}()
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, up.conf.ConnectTimeout)
-	defer cancel()
-	// Reads and writes take no context. When ctx ends, a deadline in the past ends them.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	first := &firstBytes{r: io.LimitReader(conn, maxConnectHead)}
-	reader := bufio.NewReader(first)
-	response, err := sendCONNECT(conn, reader, proxy, target)
-	if err != nil && !first.canBegin("HTTP/") {
-		err = errNotHTTP // whatever followed, a reset for example
-	}
-	if !stop() || ctx.Err() != nil {
-		return nil, newError(OpConnect, proxy, target, fmt.Errorf("no response: %w", context.Cause(ctx)))
-	}
-	if err != nil {
-		return nil, newError(OpConnect, proxy, target, err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return nil, refusal(proxy, target, response.StatusCode)
+	if conn == nil {
+		return nil, refusal(OpConnect, proxy, target, a)
 	}
 	record(ctx, OpConnect, began)
-	if n := reader.Buffered(); n > 0 {
-		// The bytes after the head come from the target.
-		prefix, _ := reader.Peek(n)
-		return &prefixConn{Conn: conn, prefix: prefix}, nil
-	}
 	return conn, nil
 }
 
-// refusal returns the error for a proxy's response that opened no tunnel or forwarded nothing.
-func refusal(proxy *url.URL, target string, status int) *Error {
-	e := newError(OpConnect, proxy, target, fmt.Errorf("the proxy responded %d %s", status, http.StatusText(status)))
-	e.Status = status
-	switch {
-	case !needsLogin(status):
-	case e.Login:
-		e.Err = fmt.Errorf("the proxy refuses the login (%d)", status)
-	default:
-		e.Err = fmt.Errorf("the proxy requires a login (%d)", status)
+// askCONNECT sends CONNECT and returns the tunnel, or, if conn is nil, what the proxy responded instead. The error is an *Error.
+func (up *upstream) askCONNECT(ctx context.Context, proxy *url.URL, target string, limit time.Duration) (conn net.Conn, a answer, err error) {
+	raw, err := up.dialProxy(ctx, proxy, target)
+	if err != nil {
+		return nil, answer{}, err
 	}
-	return e
+	defer func() {
+		if conn == nil {
+			_ = raw.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	// Reads and writes take no context. When ctx ends, a deadline in the past ends them.
+	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
+	first := &firstBytes{r: io.LimitReader(raw, maxConnectHead)}
+	reader := bufio.NewReader(first)
+	response, err := sendCONNECT(raw, reader, proxy, target)
+	switch {
+	case err != nil && first.isTLS():
+		err = errTLS // whatever followed, a reset for example
+	case err != nil && !first.canBegin("HTTP/"):
+		err = errNotHTTP
+	case err == nil:
+		a = answer{status: response.StatusCode, reason: response.Status, header: response.Header}
+		if response.StatusCode != http.StatusOK {
+			a.page = readPage(raw, response)
+		}
+	}
+	if !stop() || ctx.Err() != nil {
+		if a.status != 0 && a.status != http.StatusOK {
+			return nil, a, nil // only its page is missing
+		}
+		return nil, a, newError(OpConnect, proxy, target, fmt.Errorf("no response: %w", context.Cause(ctx)))
+	}
+	if (errors.Is(err, errClosed) || errors.Is(err, syscall.ECONNRESET)) && proxy.Scheme == "http" && up.speaksTLS(ctx, proxy) {
+		err = errTLS
+	}
+	if err != nil {
+		return nil, a, newError(OpConnect, proxy, target, err)
+	}
+	if a.status != http.StatusOK {
+		return nil, a, nil
+	}
+	_ = raw.SetDeadline(time.Time{})
+	t := &tunnel{Conn: raw, page: isPage(a)}
+	if n := reader.Buffered(); n > 0 {
+		t.prefix, _ = reader.Peek(n) // the bytes after the head come from the target
+	}
+	return t, a, nil
 }
 
-// needsLogin reports whether a status is about the proxy's login: 407, or tinyproxy's 401.
-func needsLogin(status int) bool {
-	return status == http.StatusProxyAuthRequired || status == http.StatusUnauthorized
+// speaksTLS reports whether the program at a proxy's address, which closed the connection, takes part in a TLS handshake. It has a few seconds.
+func (up *upstream) speaksTLS(ctx context.Context, proxy *url.URL) bool {
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	raw, err := up.dial(ctx, proxy.Host, nil)
+	if err != nil {
+		return false
+	}
+	conn, err := up.handshake(ctx, raw, proxy.Host, up.newTLS())
+	if err == nil {
+		_ = conn.Close()
+		return true
+	}
+	return ctx.Err() == nil && proxyTLSCode(err) != task.CodeProxyTLS
+}
+
+// readPage reads the beginning of the page that a proxy sent instead of opening a tunnel, as far as it comes at once.
+func readPage(conn net.Conn, response *http.Response) []byte {
+	stop := time.AfterFunc(time.Second, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop.Stop()
+	page, _ := io.ReadAll(io.LimitReader(response.Body, maxPage)) // what was read is enough
+	return page
 }
 
 func sendCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target string) (*http.Response, error) {
@@ -203,7 +243,7 @@ func sendCONNECT(conn net.Conn, reader *bufio.Reader, proxy *url.URL, target str
 	response, err := http.ReadResponse(reader, request)
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return nil, errors.New("the proxy closed the connection without a response")
+			return nil, errClosed
 		}
 		if netErr, ok := errors.AsType[net.Error](err); ok {
 			return nil, netErr
@@ -232,19 +272,28 @@ func (f *firstBytes) canBegin(prefix string) bool {
 	return string(f.got[:n]) == prefix[:n]
 }
 
-// prefixConn is a connection whose first bytes were read already.
-type prefixConn struct {
-	net.Conn
-	prefix []byte
+// isTLS reports whether the input begins with a TLS record: an alert or a handshake.
+func (f *firstBytes) isTLS() bool {
+	return len(f.got) >= 2 && (f.got[0] == 0x15 || f.got[0] == 0x16) && f.got[1] == 3
 }
 
-func (c *prefixConn) Read(p []byte) (int, error) {
+// tunnel is a connection through a proxy.
+type tunnel struct {
+	net.Conn
+	prefix []byte // what was read already
+	page   bool   // the proxy's response looked like one with a page
+	began  bool   // a byte of the target was read
+}
+
+func (c *tunnel) Read(p []byte) (int, error) {
 	if len(c.prefix) > 0 {
 		n := copy(p, c.prefix)
-		c.prefix = c.prefix[n:]
+		c.prefix, c.began = c.prefix[n:], true
 		return n, nil
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	c.began = c.began || n > 0
+	return n, err
 }
 
 // dialSOCKS opens a tunnel through a SOCKS5 proxy (RFC 1928, RFC 1929). socks5h leaves
@@ -253,7 +302,10 @@ func (up *upstream) dialSOCKS(ctx context.Context, proxy *url.URL, target string
 	targets := []string{target}
 	if proxy.Scheme == "socks5" {
 		var err error
-		if targets, err = up.resolve(ctx, target); err != nil {
+		if targets, err = up.resolve(ctx, target); err == nil {
+			targets, err = allowedAddrs(checkAddr(ctx), targets)
+		}
+		if err != nil {
 			return nil, newError(OpResolve, proxy, target, err)
 		}
 	}
@@ -293,7 +345,7 @@ func (up *upstream) dialSOCKSAddr(ctx context.Context, proxy *url.URL, login *so
 	conn, err := dialContext(ctx, dialer, addr)
 	if err == nil {
 		record(ctx, OpConnect, began)
-		return conn, nil
+		return &tunnel{Conn: conn}, nil
 	}
 	_ = raw.Close()
 	if timeout, ok := errors.AsType[net.Error](err); ctx.Err() != nil || (ok && timeout.Timeout()) {

@@ -301,6 +301,18 @@ func TestRoutes(t *testing.T) {
 		{"NO_PROXY host", proxy.Env{HTTPS: p1, No: "api.example"}, "https://api.example/", "directly"},
 		{"NO_PROXY covers subdomains", proxy.Env{HTTPS: p1, No: "example"}, "https://api.example/", "directly"},
 		{"NO_PROXY suffix", proxy.Env{HTTPS: p1, No: "x, .example"}, "https://api.example/", "directly"},
+		{"NO_PROXY suffix is the name too, as in curl", proxy.Env{HTTPS: p1, No: ".api.example"}, "https://api.example/", "directly"},
+		{"NO_PROXY suffix with a port", proxy.Env{HTTPS: p1, No: ".api.example:443"}, "https://api.example/", "directly"},
+		{"NO_PROXY trailing dot", proxy.Env{HTTPS: p1, No: "api.example."}, "https://api.example/", "directly"},
+		{"NO_PROXY with spaces", proxy.Env{HTTPS: p1, No: "one.example api.example two.example"}, "https://api.example/", "directly"},
+		{"NO_PROXY with spaces and commas", proxy.Env{HTTPS: p1, No: " one.example ,, 10.0.0.0/8\t.example\n, two"}, "https://api.example/", "directly"},
+		{"NO_PROXY with spaces, another", proxy.Env{HTTPS: p1, No: "one.example two.example"}, "https://api.example/", p1},
+		{"NO_PROXY star of several", proxy.Env{HTTPS: p1, No: "one.example *"}, "https://api.example/", "directly"},
+		{"NO_PROXY wildcard", proxy.Env{HTTPS: p1, No: "*.example"}, "https://api.example/", "directly"},
+		{"NO_PROXY wildcard is not the name", proxy.Env{HTTPS: p1, No: "*.api.example"}, "https://api.example/", p1},
+		{"NO_PROXY IPv6", proxy.Env{HTTPS: p1, No: "one 2001:db8::1"}, "https://[2001:db8::1]/", "directly"},
+		{"NO_PROXY IPv6 in brackets", proxy.Env{HTTPS: p1, No: "[2001:db8::1]"}, "https://[2001:db8::1]/", "directly"},
+		{"NO_PROXY dots only", proxy.Env{HTTPS: p1, No: ". .. ,"}, "https://api.example/", p1},
 		{"NO_PROXY no such suffix", proxy.Env{HTTPS: p1, No: "ample"}, "https://api.example/", p1},
 		{"NO_PROXY port", proxy.Env{HTTPS: p1, No: "api.example:8443"}, "https://api.example:8443/", "directly"},
 		{"NO_PROXY other port", proxy.Env{HTTPS: p1, No: "api.example:8443"}, "https://api.example/", p1},
@@ -323,6 +335,7 @@ func TestNew_InvalidProxyURL(t *testing.T) {
 		"ftp://u:hunter2@h:1", "socks4://u:hunter2@h:1", "http://u:hunter2@:1", "http://u:hunter2@h:port",
 		"http://u:hunter2@h:99999", "http://u:hunt%zzer2@h:1", "http://u:hunter2@h:1/path", "http://u:hunter2@h:1?x=1",
 		"http://", "://", "http://[::1", "socks5://u:" + strings.Repeat("hunter2", 40) + "@h:1", "http://u:hunter2@a b:1",
+		"socks5://u:hunter2@::", "http://u:hunter2@[::1::2]:80",
 	} {
 		for name, env := range map[string]proxy.Env{
 			"OPENAI_PROXY": {OpenAI: []string{bad}}, "HTTPS_PROXY": {HTTPS: bad}, "HTTP_PROXY": {HTTP: bad}, "ALL_PROXY": {All: bad},
@@ -338,8 +351,41 @@ func TestNew_InvalidProxyURL(t *testing.T) {
 	}
 }
 
+// Each kind that users have and that can't be used says what to write instead.
+func TestParse_OtherKinds(t *testing.T) {
+	for text, want := range map[string]string{
+		"socks://hunter2@h:1080":                     "socks5h://host:port",
+		"SOCKS://h:1080":                             "socks5h://host:port",
+		"socks4://h:1080":                            "socks5h://host:port",
+		"socks4a://u:hunter2@h:1080":                 "socks5h://host:port",
+		"pac+http://hunter2@h/proxy":                 "PAC file",
+		"pac+https://h/proxy.pac?hunter2":            "PAC file",
+		"http://u:hunter2@h:8080/proxy.pac":          "PAC file",
+		"https://h/a/Proxy.PAC?v=hunter2":            "PAC file",
+		"http://wpad/wpad.dat":                       "PAC file",
+		"h:8080/proxy.pac":                           "PAC file",
+		"file:///etc/hunter2.pac":                    "PAC file",
+		"ss://YWVzLTI1Ni1nY206aHVudGVyMg==@h:8388#a": "local client",
+		"ssr://hunter2":                              "local client",
+		"vmess://eyJwcyI6ICLoioLngrkifQ==":           "local client",
+		"vless://hunter2@h:443?encryption=none":      "local client",
+		"trojan://hunter2@h:443#节点 1":                "local client",
+		"hysteria2://hunter2@h:443/?sni=x":           "local client",
+		"hy2://hunter2@h:443":                        "local client",
+	} {
+		_, err := proxy.Parse(text)
+		require.Error(t, err, text)
+		assert.Contains(t, err.Error(), want, text)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+	for _, text := range []string{"http://pac:1", "http://h.pac:8080", "ss:1080", "socks5://socks:1"} {
+		_, err := proxy.Parse(text)
+		assert.NoError(t, err, text)
+	}
+}
+
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"http://u:p@h:1", "socks5h://[::1]:9", "one:1", "//", "https://%41:80", "http://h:1@x"} {
+	for _, seed := range []string{"http://u:p@h:1", "socks5h://[::1]:9", "one:1", "//", "https://%41:80", "http://h:1@x", "socks5://::"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

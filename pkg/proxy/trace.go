@@ -56,7 +56,7 @@ func record(ctx context.Context, op Op, began time.Time) {
 	}
 }
 
-// Probe makes a connection for u through the first upstream, closes it, and returns its trace. No request is sent. The
+// Probe makes a connection for u through the first upstream, closes it, and returns its trace. No request is sent, but CONNECT to an http proxy. The
 // error is an *Error.
 func (t *Transport) Probe(ctx context.Context, u *url.URL) (Trace, error) {
 	return t.upstreams()[0].trace(ctx, u)
@@ -83,7 +83,7 @@ func (up *upstream) trace(ctx context.Context, u *url.URL) (trace Trace, err err
 	case u.Scheme == "https":
 		conn, err = up.dialTLS(ctx, "tcp", target)
 	case proxy != nil && strings.HasPrefix(proxy.Scheme, "http"):
-		conn, err = up.dialProxy(ctx, proxy, target) // plain http is forwarded, without a tunnel
+		return trace, up.checkForward(ctx, proxy, target) // plain http is forwarded, without a tunnel
 	default:
 		conn, err = up.connect(ctx, u.Scheme, target)
 	}

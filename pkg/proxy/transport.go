@@ -25,6 +25,8 @@ type Config struct {
 	PingTimeout      time.Duration  // without a response to the ping the connection is closed; 15s
 	IdleTimeout      time.Duration  // a connection without a request for this long is closed, because HTTP/1.1 has no ping; 30s
 	RootCAs          *x509.CertPool // nil: the system's
+
+	tunnelAll bool // see Tunneled
 }
 
 func (c *Config) setDefaults() {
@@ -50,8 +52,9 @@ func (c *Config) setDefaults() {
 // the first that is not ejected serves. One that fails is ejected, and may be tried again after a wait that grows (see
 // RetryableUpstreams). A Transport is safe for concurrent use.
 type Transport struct {
-	conf Config
-	list atomic.Pointer[[]*upstream] // at least one
+	conf      Config
+	list      atomic.Pointer[[]*upstream] // at least one
+	downloads atomic.Pointer[downloadRoutes]
 
 	mu       sync.Mutex // of changes of list
 	onChange func(UpstreamState)
@@ -68,7 +71,13 @@ func New(conf Config) (*Transport, error) {
 	for _, r := range routes {
 		list = append(list, newUpstream(conf, r))
 	}
-	return newTransport(conf, list...), nil
+	t := newTransport(conf, list...)
+	downloads, err := newDownloadRoutes(conf, conf.Env)
+	if err != nil {
+		return nil, err
+	}
+	t.downloads.Store(downloads)
+	return t, nil
 }
 
 func newTransport(conf Config, list ...*upstream) *Transport {
@@ -94,8 +103,13 @@ func (t *Transport) SetEnv(env Env) error {
 	if err != nil {
 		return err
 	}
+	downloads, err := newDownloadRoutes(t.conf, env)
+	if err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.downloads.Swap(downloads).closeIdle()
 	old := t.upstreams()
 	var list []*upstream
 	for _, r := range routes {
@@ -177,10 +191,15 @@ func WithOtherTarget(ctx context.Context) context.Context {
 
 func isOtherTarget(ctx context.Context) bool { return ctx.Value(otherTargetKey{}) != nil }
 
-// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried.
+// RoundTrip implements http.RoundTripper. A connection that can't be made is an *Error, that of the last upstream tried. A proxy's own response
+// to a plain http request is an *Error too, where anything tells it from the API's (see Doubt).
 // A request is sent to the next upstream only while none of its bytes was sent: one that may have reached the API is never
 // repeated, because every picture is billed.
+// A download is sent on every route until one delivers it (see Download).
 func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if d, ok := downloadOf(r.Context()); ok {
+		return t.roundTripDownload(r, d)
+	}
 	var ejected []*upstream
 	var last error
 	for _, up := range t.upstreams() {
@@ -225,13 +244,21 @@ func (t *Transport) send(up *upstream, done func(error), r *http.Request, previo
 	}
 	response, err = up.send(r, done)
 	if err != nil {
-		_, unsent := errors.AsType[*Error](err)
-		return nil, err, unsent && r.Context().Err() == nil
+		e, ok := errors.AsType[*Error](err)
+		return nil, err, ok && !e.Sent && r.Context().Err() == nil
 	}
 	if body, ok := response.Body.(*responseBody); ok {
 		body.eject = func(code task.Code, reason string) bool { return t.eject(up, code, reason) }
 	}
 	return response, nil, false
+}
+
+// Tunneled returns a Transport through the first upstream that sends plain http through a tunnel of an http proxy, too, instead of letting
+// the proxy forward it. It shares no state with t.
+func (t *Transport) Tunneled() *Transport {
+	conf := t.conf
+	conf.tunnelAll = true
+	return newTransport(conf, newUpstream(conf, t.upstreams()[0].route))
 }
 
 // eject ejects an upstream and reports whether there is another that is not ejected.
@@ -248,6 +275,7 @@ func (t *Transport) CloseIdleConnections() {
 	for _, up := range t.upstreams() {
 		up.closeIdle()
 	}
+	t.downloads.Load().closeIdle()
 }
 
 // Via returns the proxies for requests to u in order of preference, without their logins. It is empty for a direct

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
@@ -24,6 +25,8 @@ type upstream struct {
 	pool connPool
 	// forward carries http through an http proxy, which takes the whole URL and opens no tunnel.
 	forward *http.Transport
+	// answered is when the proxy last responded to a forwarded request, in nanoseconds since 1970.
+	answered atomic.Int64
 }
 
 func newUpstream(conf Config, r configuredRoute) *upstream {
@@ -87,7 +90,7 @@ func (up *upstream) via(u *url.URL) string {
 
 // send sends a request through the upstream and reports the outcome to done once: on failure, or when the response's body
 // ends. A connection that can't be made is an *Error: no byte of the request was sent. The body of the response is a
-// *responseBody.
+// *responseBody. So is a response of the proxy itself, with Sent if the proxy may have forwarded the request.
 func (up *upstream) send(r *http.Request, done func(error)) (*http.Response, error) {
 	if isOtherTarget(r.Context()) {
 		done = onlyProxyErrors(done)
@@ -102,6 +105,9 @@ func (up *upstream) send(r *http.Request, done func(error)) (*http.Response, err
 		return nil, err
 	}
 	body := &responseBody{ReadCloser: response.Body, canceled: canceled, done: done}
+	if forwarded, ok := response.Body.(*forwardedBody); ok {
+		body.doubt = forwarded.doubt
+	}
 	if response.StatusCode == http.StatusForbidden {
 		body.success = errNoOutcome // the API may refuse the proxy's address
 	}
@@ -117,20 +123,10 @@ func (up *upstream) roundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	if r.URL.Scheme == "http" && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
+	if r.URL.Scheme == "http" && !up.conf.tunnelAll && proxy != nil && (proxy.Scheme == "http" || proxy.Scheme == "https") {
 		return up.sendForward(r, proxy)
 	}
 	return up.pool.roundTrip(r)
-}
-
-// sendForward sends a plain request through an http proxy. A proxy that refuses the login has forwarded nothing.
-func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response, error) {
-	response, err := up.forward.RoundTrip(r)
-	if err != nil || response.StatusCode != http.StatusProxyAuthRequired {
-		return response, err
-	}
-	_ = response.Body.Close()
-	return nil, refusal(proxy, r.URL.Host, response.StatusCode)
 }
 
 // onlyProxyErrors returns done without the outcomes that don't come from the proxy itself.
@@ -159,6 +155,7 @@ type responseBody struct {
 	done     func(error)
 	success  error // the outcome of a response that was received whole
 	eject    func(code task.Code, reason string) (another bool)
+	doubt    string // the proxy that may have made the response; empty: the API made it, or the request was not forwarded
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {

@@ -95,6 +95,18 @@ func pictureSettings() []Setting {
 			Usage:   "largest picture that is accepted, in bytes",
 			UsageZH: "可接受的最大图片大小（字节）",
 			set:     imageMaxBytes},
+		{Env: "DOWNLOAD_WINDOW", Worker: true, Default: "1h",
+			Usage:   "how long it is tried to fetch a picture that the API answers with the URL of; after that the task fails as picture_lost and is refunded; at least 1m",
+			UsageZH: "API 返回图片 URL 时，尝试下载该图片的最长时间；超过后任务以 picture_lost 失败并退款；至少 1m",
+			set:     atLeast(time.Minute, func(s *Settings) *time.Duration { return &s.DownloadWindow })},
+		{Env: "IMAGE_DOWNLOAD_DIRECT", Worker: true, Default: "off",
+			Usage:   "on: such a picture is fetched without a proxy if no proxy that is set delivers it and NO_PROXY does not name its host; off: never",
+			UsageZH: "on：已设置的代理都无法下载该图片、且 NO_PROXY 未包含其主机时，不经代理直接下载；off：从不",
+			set:     onOff(func(s *Settings) *bool { return &s.DownloadDirect })},
+		{Env: "IMAGE_DOWNLOAD_HTTP", Worker: true, Default: "off",
+			Usage:   "on: such a picture may be at an http:// URL although OPENAI_BASE_URL is https; off: it waits until DOWNLOAD_WINDOW has passed",
+			UsageZH: "on：即使 OPENAI_BASE_URL 为 https，也允许从 http:// 地址下载该图片；off：任务等待，直到超过 DOWNLOAD_WINDOW",
+			set:     onOff(func(s *Settings) *bool { return &s.DownloadHTTP })},
 	}
 }
 
@@ -132,7 +144,7 @@ func processorSettings() []Setting {
 			Usage:   "a task that is processing for longer than this is considered stuck",
 			UsageZH: "任务处理时间超过该值即视为卡住",
 			set:     positive(func(s *Settings) *time.Duration { return &s.StuckAfter })},
-		{Env: "PENDING_TIMEOUT", Default: "off",
+		{Env: "PENDING_TIMEOUT", Default: "24h",
 			Usage:   "a task that has been due for longer than this and was not started fails and is refunded; off: it waits without limit",
 			UsageZH: "任务到期后超过该时间仍未开始处理，则判为失败并退款；off：不限制等待时间",
 			set:     orOff(positive(func(s *Settings) *time.Duration { return &s.PendingTimeout }))},

@@ -37,6 +37,10 @@ type Settings struct {
 	ImageBaseURL  string
 	ImageMaxBytes int64
 
+	DownloadWindow time.Duration
+	DownloadDirect bool // without a proxy where all others fail
+	DownloadHTTP   bool // from http:// URLs though the API is at an https:// one
+
 	Concurrency    int
 	MaxAttempts    int
 	RetryUnknown   int // repeats of requests of unknown outcome, of one run
@@ -252,6 +256,34 @@ func positive(field func(*Settings) *time.Duration) func(*Settings, string) erro
 			return errors.New("must be more than 0")
 		}
 		*field(s) = d
+		return nil
+	}
+}
+
+// atLeast is positive for a time that has a minimum.
+func atLeast(least time.Duration, field func(*Settings) *time.Duration) func(*Settings, string) error {
+	set := positive(field)
+	return func(s *Settings, v string) error {
+		if err := set(s, v); err != nil {
+			return err
+		}
+		if *field(s) < least {
+			return fmt.Errorf("must be %s or more", least)
+		}
+		return nil
+	}
+}
+
+func onOff(field func(*Settings) *bool) func(*Settings, string) error {
+	return func(s *Settings, v string) error {
+		switch {
+		case strings.EqualFold(v, "on"):
+			*field(s) = true
+		case strings.EqualFold(v, "off"):
+			*field(s) = false
+		default:
+			return errors.New("must be on or off")
+		}
 		return nil
 	}
 }

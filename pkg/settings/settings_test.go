@@ -91,6 +91,7 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 		"IMAGE_STORE":      {"s3://bucket", "http://x"},
 		"IMAGE_BASE_URL":   {"/images", "ftp://x"},
 		"IMAGE_MAX_BYTES":  {"0", "10", "many", "99999999999"},
+		"DOWNLOAD_WINDOW":  {"0", "59s", "soon"},
 		"TASK_CONCURRENCY": {"0", "-1", "1.5", "three", "1001"},
 		"MAX_ATTEMPTS":     {"0", "101"},
 		"POLL_INTERVAL":    {"0", "5", "-1s"},
@@ -100,9 +101,12 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 		"LOG_LEVEL":        {"loud", "4", "-1"},
 		"STATUS_HOSTS":     {"http://x", "*.example.com"},
 		"LOG_FORMAT":       {"xml"},
-		"DIAL_TIMEOUT":     {"soon"},
-		"API_RATE":         {"0", "-1", "60/m", "1000001"},
-		"OPENAI_PROXY":     {",", " , "},
+
+		"IMAGE_DOWNLOAD_DIRECT": {"yes", "1"},
+		"IMAGE_DOWNLOAD_HTTP":   {"true", "maybe"},
+		"DIAL_TIMEOUT":          {"soon"},
+		"API_RATE":              {"0", "-1", "60/m", "1000001"},
+		"OPENAI_PROXY":          {",", " , "},
 	} {
 		for _, value := range values {
 			_, err := settings.Load(from(map[string]string{name: value}))

@@ -32,12 +32,12 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 	}
 	leases := make([]task.Lease, len(completions))
 	n := len(completions)
-	urls, requests, endpoints := make([]string, n), make([]string, n), make([]string, n)
+	urls, requests, endpoints, notes := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, c := range completions {
-		leases[i], urls[i], requests[i], endpoints[i] = c.Lease, c.ImageURL, c.RequestID, c.Endpoint
+		leases[i], urls[i], requests[i], endpoints[i], notes[i] = c.Lease, c.ImageURL, c.RequestID, c.Endpoint, c.Note
 	}
 	ids, epochs := leaseColumns(leases)
-	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests), pq.Array(endpoints))
+	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests), pq.Array(endpoints), pq.Array(notes))
 	if err != nil {
 		return nil, err
 	}

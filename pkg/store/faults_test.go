@@ -44,7 +44,7 @@ func newFaultBench(t *testing.T) *faultBench {
 func (b *faultBench) reset() {
 	b.tb.Helper()
 	statement := "begin; set local session_replication_role = replica;"
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models"} {
 		statement += "delete from imagetasks." + table + ";"
 	}
 	statement += "insert into imagetasks.control (database_identity) values (imagetasks.database_identity());"
@@ -85,7 +85,7 @@ func (b *faultBench) plain(text string) string {
 func (b *faultBench) state() string {
 	b.tb.Helper()
 	var lines []string
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models"} {
 		var text string
 		// A statement that was rolled back uses up an id; installation and secret are new in each run.
 		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]

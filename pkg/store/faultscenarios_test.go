@@ -172,6 +172,23 @@ func faultLeases() map[string]faultScenario {
 				return s.Release(ctx, store.ReleaseRequest{Lease: lease, Cause: errServer})
 			}
 		},
+		"save_pending": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			_, err := b.BeginRequest(b.ctx, lease, faultCallID, "e")
+			require.NoError(b.tb, err)
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return nil, s.SavePending(ctx, lease, task.PendingResult{Ref: "https://pictures.example/a.png", RequestID: "r", Endpoint: "e"})
+			}
+		},
+		"record_model": func(b *faultBench) faultCall {
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return nil, s.RecordModel(ctx, store.Model{Endpoint: "e", Name: "m"})
+			}
+		},
+		"worked_models": reading(func(b *faultBench) {
+			require.NoError(b.tb, b.RecordModel(b.ctx, store.Model{Endpoint: "e", Name: "m"}))
+		},
+			func(ctx context.Context, s *store.Store) (any, error) { return s.WorkedModels(ctx) }),
 		"admit":      reading(held, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Admit(ctx, faultUser) }),
 		"held_users": admitAll,
 		"inputs": func(b *faultBench) faultCall {
@@ -197,8 +214,11 @@ func faultLeases() map[string]faultScenario {
 		},
 		"release": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
+			require.NoError(b.tb, b.SavePending(b.ctx, lease, task.PendingResult{Ref: "https://pictures.example/a.png"}))
+			gone := *errServer
+			gone.Gone = true
 			return func(ctx context.Context, s *store.Store) (any, error) {
-				return s.Release(ctx, store.ReleaseRequest{Lease: lease, Cause: errServer})
+				return s.Release(ctx, store.ReleaseRequest{Lease: lease, Cause: &gone})
 			}
 		},
 	}
@@ -371,6 +391,11 @@ func faultControl() map[string]faultScenario {
 		"prune_set_aside": pruning(func(b *faultBench) {
 			b.aside("a")
 			b.exec("delete from imagetasks.keys; update imagetasks.tasks set status = 'cancelled', credits_deducted = 0")
+		}),
+		"prune_pending": pruning(func(b *faultBench) {
+			require.NoError(b.tb, b.SavePending(b.ctx, b.claimed("a")[0], task.PendingResult{Ref: "https://pictures.example/a.png"}))
+			b.exec("update imagetasks.tasks set status = 'cancelled', credits_deducted = 0; update imagetasks.pending_results set saved_at = now() - interval '1 hour'")
+			b.exec("delete from imagetasks.keys; delete from imagetasks.calls")
 		}),
 		"recorded_count": func(b *faultBench) faultCall {
 			b.tasks("a")

@@ -84,11 +84,18 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 	var tasks []task.Task
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
+		var p task.PendingResult
+		var age, gone int64
 		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch,
-			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims)
+			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims, &p.Ref, &p.RequestID, &p.Endpoint, &age, &p.Gone, &gone)
+		if p.Ref != "" {
+			p.Age, p.GoneFor = time.Duration(age)*time.Millisecond, time.Duration(gone)*time.Millisecond
+			t.Pending = &p
+		}
 		tasks = append(tasks, t)
 		return err
-	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, r.Expired, r.AfterStart.Milliseconds(), r.Alone, pq.Array(only))
+	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, r.Expired, r.AfterStart.Milliseconds(), r.Alone, pq.Array(only),
+		pq.Array(r.SkipModels), pq.Array(r.OnlyModels), r.PendingOnly)
 	return tasks, err
 }
 
@@ -285,17 +292,17 @@ func (s *Store) Release(ctx context.Context, requests ...ReleaseRequest) ([]task
 	n := len(requests)
 	leases, waits := make([]task.Lease, n), make([]int64, n)
 	codes, messages, answers := make([]string, n), make([]string, n), make([]string, n)
-	requestIDs, endpoints, lost := make([]string, n), make([]string, n), make([]bool, n)
+	requestIDs, endpoints, lost, gone := make([]string, n), make([]string, n), make([]bool, n), make([]bool, n)
 	for i, r := range requests {
 		leases[i], waits[i], answers[i], lost[i] = r.Lease, r.Wait.Milliseconds(), answer(r.Cause), r.Lost
 		if r.Cause != nil {
 			codes[i], messages[i] = string(r.Cause.Code), r.Cause.Error()
-			requestIDs[i], endpoints[i] = r.Cause.RequestID, r.Cause.Endpoint
+			requestIDs[i], endpoints[i], gone[i] = r.Cause.RequestID, r.Cause.Endpoint, r.Cause.Gone
 		}
 	}
 	ids, epochs := leaseColumns(leases)
 	released, err := s.queryLeases(ctx, s.sql.release, ids, epochs, pq.Array(waits), pq.Array(codes), pq.Array(messages),
-		pq.Array(requestIDs), pq.Array(endpoints), pq.Array(answers), pq.Array(lost))
+		pq.Array(requestIDs), pq.Array(endpoints), pq.Array(answers), pq.Array(lost), pq.Array(gone))
 	if err != nil || len(released) == n {
 		return released, err
 	}

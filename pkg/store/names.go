@@ -36,7 +36,7 @@ type names struct {
 }
 
 // tables are the tables of an installation. schema_versions belongs to migrate.
-var tables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside"}
+var tables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models"}
 
 func newNames(schema string) (names, error) {
 	if schema == "" {

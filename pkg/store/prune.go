@@ -32,6 +32,7 @@ type Pruned struct {
 	Calls      int `json:"calls"`
 	Processors int `json:"processors"`
 	SetAside   int `json:"set_aside"` // notes on tasks that were set aside and are closed now
+	Pending    int `json:"pending"`   // results to be fetched of runs that are closed now
 }
 
 // Add adds another result.
@@ -42,11 +43,12 @@ func (p *Pruned) Add(q Pruned) {
 	p.Calls += q.Calls
 	p.Processors += q.Processors
 	p.SetAside += q.SetAside
+	p.Pending += q.Pending
 }
 
 // More reports whether one of the kinds was limited by the size of the batch, so that another call may find more.
 func (p Pruned) More(batch int) bool {
-	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors, p.SetAside) >= batch
+	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors, p.SetAside, p.Pending) >= batch
 }
 
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
@@ -69,6 +71,7 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		{s.sql.pruneCalls, keepCalls, &p.Calls, false},
 		{s.sql.pruneProcessors, keepProcessors, &p.Processors, false},
 		{s.sql.pruneSetAside, 0, &p.SetAside, false},
+		{s.sql.prunePending, 0, &p.Pending, false},
 	} {
 		if step.skip {
 			continue

@@ -215,6 +215,22 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 		must(err)
 		return tasks
 	}
+	// Tasks whose model is out of order wait for it, and come back.
+	for _, skipped := range [][]string{{""}, nil} {
+		held, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: 1, Lease: time.Hour, MaxAttempts: 3, SkipModels: skipped})
+		must(err)
+		if len(held) > 0 {
+			must(s.SavePending(ctx, held[0].Lease(), task.PendingResult{Ref: "https://pictures.example/a.png"}))
+			must(s.SavePending(ctx, held[0].Lease(), task.PendingResult{Ref: "https://pictures.example/a.png"}))
+			_, err = s.Release(ctx, store.ReleaseRequest{Lease: held[0].Lease(), Cause: &task.Error{Code: task.CodeDownload, Gone: true}})
+			must(err)
+		}
+	}
+	for range 2 {
+		must(s.RecordModel(ctx, store.Model{Endpoint: "e", Name: user}))
+	}
+	_, err = s.WorkedModels(ctx)
+	must(err)
 	tasks := append(claim(2), claim(1000)...)
 	// Calls for other users left tasks when a privilege was missing.
 	tasks = slices.DeleteFunc(tasks, func(t task.Task) bool { return t.UserID != user })

@@ -42,6 +42,7 @@ type statements struct {
 	enqueue statement
 
 	claim, claimable, hasSuspect, beginRequest statement
+	savePending, recordModel, workedModels     statement
 	admit, heldUsers, inputs, renewLeases      statement
 	retry, release, recordedOutcomes           statement
 	setAside, tasksAside, failSetAside         statement
@@ -59,9 +60,9 @@ type statements struct {
 
 	installation, pictureTasks statement
 
-	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, recordedCount statement
+	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
 
-	nextDue, hasPending, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+	nextDue, hasPending, hasPendingBesides, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
@@ -84,6 +85,9 @@ func (s *statements) files() map[string]map[string]*statement {
 			"claimable":         &s.claimable,
 			"has_suspect":       &s.hasSuspect,
 			"begin_request":     &s.beginRequest,
+			"save_pending":      &s.savePending,
+			"record_model":      &s.recordModel,
+			"worked_models":     &s.workedModels,
 			"recorded_outcomes": &s.recordedOutcomes,
 			"admit":             &s.admit,
 			"held_users":        &s.heldUsers,
@@ -140,11 +144,12 @@ func (s *statements) files() map[string]map[string]*statement {
 			"prune_calls":      &s.pruneCalls,
 			"prune_processors": &s.pruneProcessors,
 			"prune_set_aside":  &s.pruneSetAside,
+			"prune_pending":    &s.prunePending,
 			"recorded_count":   &s.recordedCount,
 		},
 		"stats.sql": {
-			"next_due":        &s.nextDue,
-			"has_pending":     &s.hasPending,
+			"next_due":    &s.nextDue,
+			"has_pending": &s.hasPending, "has_pending_besides": &s.hasPendingBesides,
 			"queue_stats":     &s.queueStats,
 			"count_by_state":  &s.countByState,
 			"closed_within":   &s.closedWithin,
@@ -332,9 +337,15 @@ select count(*) from %[3]s`, n.Schema, call, counted)
 		},
 		// The attempts of the row t, with the outcome of the claim that ends, by its holder. Without a claim there is no outcome.
 		"outcome": func(outcome, code, message, request, endpoint string) string {
-			return outcomeBy("'holder'", outcome, code, message, request, endpoint)
+			return outcomeBy("'holder'", outcome, code, message, request, endpoint, "null")
 		},
-		"outcomeBy": outcomeBy,
+		"outcomeBy": func(by, outcome, code, message, request, endpoint string) string {
+			return outcomeBy(by, outcome, code, message, request, endpoint, "null")
+		},
+		// outcome of a success, with a note.
+		"noted": func(outcome, request, endpoint, note string) string {
+			return outcomeBy("'holder'", outcome, "null", "null", request, endpoint, note)
+		},
 		"close": func(state, code, message, request, endpoint, call string) (string, error) {
 			return execute(closing{names: n, By: "null", State: state, Code: code, Message: message, Request: request,
 				Endpoint: endpoint, Answer: "''", Attempts: "0", Call: call})
@@ -354,11 +365,11 @@ select count(*) from %[3]s`, n.Schema, call, counted)
 }
 
 // outcomeBy returns the attempts of the row t with one more outcome. by is 'holder' where the holder of the lease records it.
-func outcomeBy(by, outcome, code, message, request, endpoint string) string {
+func outcomeBy(by, outcome, code, message, request, endpoint, note string) string {
 	return fmt.Sprintf(`case when t.processing_started_at is null then t.attempts else
             case when jsonb_array_length(t.attempts) < %d then t.attempts else t.attempts - 0 end || jsonb_strip_nulls(jsonb_build_object(
                 'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', %s::text, 'outcome', '%s', 'at', now(),
                 'seconds', round(extract(epoch from now() - t.processing_started_at)::numeric, 3),
-                'code', %s::text, 'message', %s::text, 'request_id', %s::text, 'endpoint', %s::text)) end`,
-		maxOutcomes, by, outcome, code, message, request, endpoint)
+                'code', %s::text, 'message', %s::text, 'request_id', %s::text, 'endpoint', %s::text, 'note', %s::text)) end`,
+		maxOutcomes, by, outcome, code, message, request, endpoint, note)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/lib/pq"
+
 	"imagetasks/pkg/task"
 )
 
@@ -28,12 +30,20 @@ func (s *Store) HasPending(ctx context.Context) (bool, error) {
 	return pending, err
 }
 
+// HasPendingBesides is HasPending without pending tasks of some models, unless they have something to fetch. "" is the model of a task without one.
+func (s *Store) HasPendingBesides(ctx context.Context, models []string) (bool, error) {
+	var pending bool
+	err := s.queryRow(ctx, s.sql.hasPendingBesides, []any{pq.Array(models)}, &pending)
+	return pending, err
+}
+
 // QueueStats counts the tasks that are not closed.
 type QueueStats struct {
 	Pending    int           `json:"pending"`
-	Due        int           `json:"due"`  // of these, tasks whose time has come
-	Held       int           `json:"held"` // of these, tasks that wait for others of their user (USER_CONCURRENCY)
-	OldestDue  time.Duration `json:"-"`    // the longest time that one of them has been due
+	Due        int           `json:"due"`                // of these, tasks whose time has come
+	Held       int           `json:"held"`               // of these, tasks that wait for others of their user (USER_CONCURRENCY)
+	OutOfOrder int           `json:"model_out_of_order"` // of these, tasks that wait because their model is out of order
+	OldestDue  time.Duration `json:"-"`                  // the longest time that one of them has been due
 	Processing int           `json:"processing"`
 	Stuck      int           `json:"stuck"`
 }
@@ -43,7 +53,7 @@ func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (Queue
 	var q QueueStats
 	var oldest int64
 	err := s.queryRow(ctx, s.sql.queueStats, []any{stuckAfter.Milliseconds()},
-		&q.Pending, &q.Due, &q.Held, &oldest, &q.Processing, &q.Stuck)
+		&q.Pending, &q.Due, &q.Held, &q.OutOfOrder, &oldest, &q.Processing, &q.Stuck)
 	q.OldestDue = time.Duration(oldest) * time.Millisecond
 	return q, err
 }

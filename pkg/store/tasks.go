@@ -35,7 +35,7 @@ type TaskRow struct {
 	ErrorCode     task.Code  `json:"error_code,omitempty"`
 	Error         string     `json:"error_message,omitempty"`
 	RequestID     string     `json:"request_id,omitempty"`
-	WaitsFor      string     `json:"waits_for,omitempty"` // of a pending task: time, user, or empty: it may be claimed
+	WaitsFor      string     `json:"waits_for,omitempty"` // of a pending task: time, user, model, or empty: it may be claimed
 	CreatedAt     time.Time  `json:"created_at"`
 	RunAfter      time.Time  `json:"run_after"`
 	StartedAt     time.Time  `json:"processing_started_at,omitzero"`
@@ -109,6 +109,7 @@ type Outcome struct {
 	Message   string    `json:"message,omitempty"`
 	RequestID string    `json:"request_id,omitempty"`
 	Endpoint  string    `json:"endpoint,omitempty"`
+	Note      string    `json:"note,omitempty"` // what differs from what was asked for
 }
 
 // StoredInput is an input picture without its content.
@@ -130,7 +131,9 @@ type TaskDetails struct {
 	Inputs              []StoredInput   `json:"inputs"`                 // those that are still stored
 	InputCount          int             `json:"input_count"`
 	Forgotten           bool            `json:"forgotten,omitempty"`
-	SetAside            string          `json:"set_aside,omitempty"` // why the database refuses to change it
+	PendingSince        time.Time       `json:"pending_since,omitzero"` // the picture is made and still has to be fetched
+	Gone                int             `json:"gone,omitempty"`         // how often its host responded that it does not have it
+	SetAside            string          `json:"set_aside,omitempty"`    // why the database refuses to change it
 	QueuePosition       int             `json:"queue_position,omitempty"`
 	ExpectedWaitSeconds float64         `json:"expected_wait_seconds,omitempty"`
 	Ledger              []LedgerEntry   `json:"ledger"` // the oldest first
@@ -146,11 +149,13 @@ func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error)
 	var outcomes, inputs []byte
 	var position sql.NullInt64
 	var wait sql.NullFloat64
+	var saved sql.NullTime
 	err = s.queryRow(ctx, s.sql.taskDetails, []any{id}, &t.Prompt, &t.Options, &t.Model, &t.MaxAttempts, &outcomes, &t.InputCount,
-		&t.Forgotten, &inputs, &position, &wait, &t.SetAside)
+		&t.Forgotten, &inputs, &position, &wait, &t.SetAside, &saved, &t.Gone)
 	if err != nil {
 		return t, err
 	}
+	t.PendingSince = saved.Time
 	t.QueuePosition, t.ExpectedWaitSeconds = int(position.Int64), wait.Float64
 	var each []json.RawMessage
 	if err := errors.Join(json.Unmarshal(outcomes, &each), json.Unmarshal(inputs, &t.Inputs)); err != nil {

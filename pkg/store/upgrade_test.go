@@ -94,7 +94,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	for _, table := range unchanged {
 		want[table] = v.rows(table, "")
 	}
-	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 2")
+	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 3")
 
 	plan, err := v.Plan(v.ctx, store.Roles{})
 	require.NoError(t, err)
@@ -219,4 +219,28 @@ func TestMigrate_TimesOutOnALock(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(before), &rows))
 	assert.Len(t, rows, 10)
 	assert.JSONEq(t, before, v.rows("tasks", ""))
+}
+
+// A processor of version 2 is working when version 3 is installed: it claims nothing more, and what it has claimed is completed.
+func TestMigrate_UpgradesVersion2AtWork(t *testing.T) {
+	b := open(t, server.Empty(t))
+	require.NoError(t, b.MigrateTo(b.ctx, 2, store.Roles{}))
+	b.exec(`select imagetasks.grant_credits('u', 10, 'order', 'order-1'); select imagetasks.enqueue('u', 'x'), imagetasks.enqueue('u', 'y')`)
+	var held task.Lease
+	const oldClaim = `select task_id, lease_epoch from imagetasks.claim(gen_random_uuid(), 'old', 1, 60000, 3, 5, 1, 0, true, null)`
+	require.NoError(t, b.raw.QueryRowContext(b.ctx, oldClaim).Scan(&held.TaskID, &held.Epoch))
+	_, err := b.BeginRequest(b.ctx, held, uuid.New(), "e")
+	require.NoError(t, err)
+
+	_, err = b.Migrate(b.ctx, store.Roles{})
+	require.NoError(t, err)
+	_, err = b.raw.ExecContext(b.ctx, oldClaim)
+	require.ErrorContains(t, err, "does not exist")
+	b.exec(`update imagetasks.tasks set status = 'completed', image_url = 'p.png', leased_by = null, lease_expires_at = null, request_open = false
+		where task_id = $1 and lease_epoch = $2`, held.TaskID, held.Epoch)
+	assert.Len(t, b.claim(10), 1)
+	b.requireAudit()
+	plan, err := b.Plan(b.ctx, store.Roles{})
+	require.NoError(t, err)
+	assert.Empty(t, plan.Drift)
 }

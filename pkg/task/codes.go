@@ -61,13 +61,17 @@ const (
 	CodeProxyRefused      Code = "proxy_refused" // nothing listens at its address
 	CodeProxyTimeout      Code = "proxy_timeout"
 	CodeProxyFailed       Code = "proxy_failed"
-	CodeProxyTLS          Code = "proxy_tls_failed"
+	CodeProxyTLS          Code = "proxy_tls_failed"  // an https proxy does not speak TLS
+	CodeProxyCertificate  Code = "proxy_certificate" // the certificate of an https proxy is not accepted
+	CodeProxyTLSRefused   Code = "proxy_tls_refused" // an https proxy speaks TLS and refuses the handshake
+	CodeProxyNeedsTLS     Code = "proxy_needs_tls"   // the program at an http proxy's address speaks TLS
 	CodeProxyLoginMissing Code = "proxy_login_missing"
 	CodeProxyLoginRefused Code = "proxy_login_refused"
 	CodeProxyForbids      Code = "proxy_forbids_target"
 	CodeProxyTarget       Code = "proxy_cannot_reach_target"
-	CodeProxyNoAnswer     Code = "proxy_no_answer" // no response to CONNECT or SOCKS
-	CodeProxyNoProxy      Code = "proxy_is_no_proxy"
+	CodeProxyNoAnswer     Code = "proxy_no_answer"     // no response to CONNECT, SOCKS or a plain request
+	CodeProxyTunnelClosed Code = "proxy_tunnel_closed" // the proxy opened a tunnel and closed it before the API sent a byte
+	CodeProxyNoProxy      Code = "proxy_is_no_proxy"   // a web server or another program is at the proxy's address
 )
 
 // The replies of a SOCKS proxy, 1 to 8 (RFC 1928, section 6).

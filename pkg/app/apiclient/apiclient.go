@@ -38,11 +38,15 @@ func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
 // NewWithTransport returns the image API's client over a transport.
 func NewWithTransport(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
-		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version})
+		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s)})
 	if err != nil {
 		return nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
 	}
 	return client, nil
+}
+
+func downloadRules(s settings.Settings) imageapi.DownloadRules {
+	return imageapi.DownloadRules{Direct: s.DownloadDirect, HTTP: s.DownloadHTTP}
 }
 
 // localProxy is where the common local proxies (Clash and its like) listen.
@@ -84,7 +88,7 @@ func Check(s settings.Settings) error {
 	return nil
 }
 
-// Update makes requests that begin from now on use the key and the proxies of the settings. If Check refuses them, it changes
+// Update makes requests that begin from now on use the key, the proxies and the rules of downloads of the settings. If Check refuses them, it changes
 // nothing.
 func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Settings) error {
 	if err := Check(s); err != nil {
@@ -93,6 +97,7 @@ func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Sett
 	if err := transport.SetEnv(proxy.Env(s.Proxy)); err != nil {
 		return err
 	}
+	client.SetDownloadRules(downloadRules(s))
 	return client.SetKey(s.APIKey)
 }
 
@@ -112,15 +117,15 @@ func NewProber(s settings.Settings) *Prober {
 	return p
 }
 
-// Probe checks the API.
-func (p *Prober) Probe(ctx context.Context) error {
+// Check asks the endpoint that makes pictures, free of charge, as imageapi.Client.Check.
+func (p *Prober) Check(ctx context.Context) error {
 	p.mu.Lock()
 	client, err := p.client, p.err
 	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return client.Probe(ctx)
+	return client.Check(ctx, "")
 }
 
 // Set makes later checks use these settings. It changes nothing if they are invalid.
@@ -155,7 +160,7 @@ func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) 
 	defer cancel()
 	for _, due := range t.RetryableUpstreams() {
 		if client, err := NewWithTransport(s, due); err == nil {
-			_ = client.Probe(ctx)
+			_ = client.Check(ctx, "")
 		}
 	}
 }

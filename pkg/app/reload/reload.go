@@ -129,7 +129,8 @@ func (r *Reloader) reload(targets Targets, log logrus.FieldLogger) {
 }
 
 // apiSettings are the settings of the API that may be changed while the program runs.
-var apiSettings = []string{"OPENAI_API_KEY", "OPENAI_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"}
+var apiSettings = []string{"OPENAI_API_KEY", "OPENAI_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY",
+	"IMAGE_DOWNLOAD_DIRECT", "IMAGE_DOWNLOAD_HTTP"}
 
 // hasProxy reports whether settings name a proxy.
 func hasProxy(s settings.Settings) bool {

@@ -35,6 +35,7 @@ func New(core *app.App) *cli.App {
 			"It changes nothing except test-results/, where --image stores its picture.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "image", Usage: "also make one picture, in test-results/ (the API charges for it)"},
+			&cli.BoolFlag{Name: "direct", Usage: "after a proxy failed, also try a direct connection to compare; without it none is made where a proxy is set"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 		Action: a.test,
@@ -65,6 +66,9 @@ func (a program) test(c *cli.Context) error {
 	direct, other, err := apiclient.AlternativeRoutes(s, base)
 	if err != nil {
 		return err
+	}
+	if !c.Bool("direct") {
+		direct = nil
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
@@ -128,6 +132,8 @@ func newAPI(s settings.Settings) func(*proxy.Transport) diagnosis.API {
 // brokenAPI is an API whose client could not be made.
 type brokenAPI struct{ err error }
 
+func (b brokenAPI) Check(context.Context, string) error { return b.err }
+
 func (b brokenAPI) ListModels(context.Context) ([]string, error) { return nil, b.err }
 
 // makePicture makes one picture in test-results/.
@@ -140,7 +146,10 @@ func makePicture(ctx context.Context, s settings.Settings, client *imageapi.Clie
 	}
 	name := "simple-test-" + time.Now().Format("20060102-150405")
 	made, err := picture.Save(dir, name, s.ImageMaxBytes, func(w io.Writer) error {
-		_, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, w)
+		made, err := client.Generate(ctx, imageapi.Request{Prompt: "A red paper lantern by a quiet river at dusk"}, w)
+		if err == nil && made.URL != "" {
+			err = client.Download(ctx, made.URL, 3, w)
+		}
 		return err
 	})
 	if err != nil {

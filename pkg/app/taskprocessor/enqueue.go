@@ -25,7 +25,7 @@ import (
 var optionFlags = []struct{ flag, option, usage string }{
 	{"model", "model", "model for these tasks; default: the processor's"},
 	{"style", "style", "style of the picture"},
-	{"aspect-ratio", "aspect_ratio", "for example 16:9, 1:1, portrait, or a size such as 1536x1024"},
+	{"aspect-ratio", "aspect_ratio", "for example 16:9, 1.91:1, 16x9, portrait, auto, or a size such as 1536x1024"},
 	{"size", "size", "size of the picture, as the model names it"},
 	{"quality", "quality", "quality of the picture, as the model names it"},
 }

@@ -91,12 +91,12 @@ from (select distinct payer from found where amount is not null and task_id not 
 {{- end}}
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints. Returns the leases that were completed. A task that was requeued, and that
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints, $6 notes. Returns the leases that were completed. A task that was requeued, and that
 -- nobody has claimed since, is completed as well: its picture is there. Input pictures are
 -- deleted. Locks: as renew_leases. Index: primary key.
 with held as (
-    select t.task_id, t.input_count, given.image_url, given.request_id, given.endpoint
-    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[]) as given (task_id, epoch, image_url, request_id, endpoint)
+    select t.task_id, t.input_count, given.image_url, given.request_id, given.endpoint, given.note
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[]) as given (task_id, epoch, image_url, request_id, endpoint, note)
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') in ('processing', 'pending')
     order by t.task_id
     for update of t
@@ -115,7 +115,7 @@ set status = 'completed',
     error_message = null,
     leased_by = null,
     lease_expires_at = null,
-    attempts = {{outcome "completed" "null" "null" "nullif(held.request_id, '')" "nullif(held.endpoint, '')"}},
+    attempts = {{noted "completed" "nullif(held.request_id, '')" "nullif(held.endpoint, '')" "nullif(held.note, '')"}},
     completed_at = now(),
     updated_at = now()
 from held

@@ -7,11 +7,13 @@
 
 -- name: claim
 -- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own, $6 MAX_LOST_CLAIMS, $7 maximum of tasks with an
--- expired lease, $8 which are taken so many ms after a start of the server, $9 whether nothing else is in flight, $10 only these tasks (null: all). The function is in the schema, so
--- that one round trip promotes tasks whose time has come, claims, and records the call.
--- Locks: the claimed rows; rows locked by others are skipped. Index: "scheduled", "lease", "ready".
-select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims
-from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
+-- expired lease, $8 which are taken so many ms after a start of the server, $9 whether nothing else is in flight, $10 only these tasks (null: all), $11 not these
+-- models, $12 only these models (null: all), $13 only tasks with a pending result. The function is in the schema, so that one round trip promotes
+-- tasks whose time has come, claims, and records the call.
+-- Locks: the claimed rows; rows locked by others are skipped. Index: "scheduled", "lease", "ready", "model".
+select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims,
+       coalesce(pending_ref, ''), coalesce(pending_request, ''), coalesce(pending_endpoint, ''), coalesce(pending_ms, 0), coalesce(gone, 0), coalesce(gone_ms, 0)
+from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
 
 -- name: claimable
 -- $1 limit. The tasks that the next claims would take or promote, in no particular order, to find the one that makes a claim fail. Locks: none.
@@ -52,6 +54,37 @@ set requests_sent = requests_sent + case when request_call is distinct from $3::
     request_endpoint = nullif($4, '')
 where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
 returning request_key;
+
+-- name: save_pending
+-- $1 task, $2 epoch, $3 what is to be fetched, $4 request id, $5 endpoint. Records a result that is paid for and still has to be fetched; the API
+-- has answered the request that is open. A repeat changes nothing. Locks: the task. Index: primary keys.
+with answered as (
+    update {{.Schema}}.tasks t
+    set request_open = false,
+        request_key = null,
+        request_id = nullif($4, ''),
+        updated_at = now()
+    where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
+    returning task_id, run
+)
+insert into {{.Schema}}.pending_results as p (task_id, run, ref, request_id, endpoint)
+select task_id, run, $3, nullif($4, ''), nullif($5, '') from answered
+on conflict (task_id) do update
+set run = excluded.run, ref = excluded.ref, request_id = excluded.request_id, endpoint = excluded.endpoint,
+    saved_at = case when p.run = excluded.run then p.saved_at else now() end,
+    gone = case when p.run = excluded.run then p.gone else 0 end,
+    gone_since = case when p.run = excluded.run then p.gone_since end
+returning task_id;
+
+-- name: record_model
+-- $1 endpoint, $2 model. Locks: the row.
+insert into {{.Schema}}.models (endpoint, model) values ($1, $2)
+on conflict (endpoint, model) do update set worked_at = now()
+returning 1;
+
+-- name: worked_models
+-- $1 limit. The models that record_model has recorded, the latest first. Locks: none.
+select endpoint, model from {{.Schema}}.models order by worked_at desc limit $1;
 
 -- name: admit
 -- $1 users, $2 whether to wait for the lock of a user. Lets their next tasks start and returns how many.
@@ -129,15 +162,21 @@ returning task_id;
 
 -- name: release
 -- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints, $8 answers, $9 whether the claim
--- was lost, because the work panicked. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
+-- was lost, because the work panicked, $10 whether what is to be fetched was not there. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
 -- Locks: the rows of the named leases, in the order of task_id, so that these statements cannot deadlock. Index: primary key.
 with held as (
-    select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint, given.answer, given.lost
-    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[])
-         as given (task_id, epoch, wait, code, message, request_id, endpoint, answer, lost)
+    select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint, given.answer, given.lost, given.gone,
+           exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run) as pending
+    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[], $10::boolean[])
+         as given (task_id, epoch, wait, code, message, request_id, endpoint, answer, lost, gone)
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
     order by t.task_id
     for update of t
+), counted as (
+    update {{.Schema}}.pending_results p
+    set gone = p.gone + 1, gone_since = coalesce(p.gone_since, now())
+    from held
+    where p.task_id = held.task_id and held.gone
 ), released as (
     update {{.Schema}}.tasks t
     set status = 'pending',
@@ -149,7 +188,7 @@ with held as (
         error_code = nullif(held.code, ''),
         error_message = nullif(held.message, ''),
         progress_percentage = 0,
-        current_stage = 'released',
+        current_stage = case when held.pending then 'fetching the picture' else 'released' end,
         leased_by = null,
         lease_expires_at = null,
         attempts = {{outcome "release" "nullif(held.code, '')" "nullif(held.message, '')" "nullif(held.request_id, '')" "nullif(held.endpoint, '')"}},

@@ -33,6 +33,18 @@ with failed as (
     update {{.Schema}}.tasks t set inputs_pruned_at = now() from failed where t.task_id = failed.task_id returning 1
 ), {{recordedCount "noted" "$3"}};
 
+-- name: prune_pending
+-- $1 age in ms, $2 limit, $3 call. Results to be fetched of runs that are closed. Index: primary keys.
+with old as (
+    select p.task_id from {{.Schema}}.pending_results p
+    join {{.Schema}}.tasks t using (task_id)
+    where {{older "p.saved_at" "$1"}} and (t.run <> p.run or t.status not in ('pending', 'processing'))
+    limit $2
+    for update of p skip locked
+), deleted as (
+    delete from {{.Schema}}.pending_results where task_id = any (array(select task_id from old)) returning 1
+), {{recordedCount "deleted" "$3"}};
+
 -- name: prune_keys
 -- $1 age in ms, $2 limit, $3 call. Keys of enqueue; those of grants are kept for ever. Index: "keys_time" (BRIN).
 with old as (

@@ -21,11 +21,20 @@ select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_
     or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
     or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
+-- name: has_pending_besides
+-- $1 models. As has_pending, without pending tasks of these models that have nothing to fetch. Index: "scheduled", "due", "model", "lease".
+select exists (select from {{.Schema}}.tasks t
+               where status = 'pending' and task_id <> all ({{.Schema}}.tasks_set_aside())
+                 and (coalesce(model, '') <> all ($1::text[])
+                      or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
+    or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
+
 -- name: queue_stats
--- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, age of the oldest due task in ms, processing,
--- stuck. A task that is not promoted yet is due as well. Index: "scheduled", "due", "held", "started".
+-- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, and because their model is out of order, age of the oldest due task in ms, processing,
+-- stuck. A task that is not promoted yet is due as well. Index: "scheduled", "due", "held", "model", "started".
 select due.tasks + scheduled.tasks, due.tasks + scheduled.due,
        (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user'),
+       (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'model'),
        coalesce(extract(epoch from now() - least(due.oldest, scheduled.oldest)) * 1000, 0)::bigint,
        (select count(*) from {{.Schema}}.tasks where status = 'processing'),
        (select count(*) from {{.Schema}}.tasks where {{stuck "$1"}})

@@ -34,8 +34,10 @@ select t.prompt, t.options, coalesce(t.model, ''), coalesce(t.max_attempts, 0), 
        (select s.queue_position from {{.Schema}}.task_status s where s.task_id = t.task_id),
        (select s.expected_wait_seconds from {{.Schema}}.task_status s where s.task_id = t.task_id),
        coalesce((select s.operation || ': ' || s.reason from {{.Schema}}.set_aside s
-                 where s.task_id = t.task_id and t.status in ('pending', 'processing')), '')
+                 where s.task_id = t.task_id and t.status in ('pending', 'processing')), ''),
+       p.saved_at, coalesce(p.gone, 0)
 from {{.Schema}}.tasks t
+left join {{.Schema}}.pending_results p on p.task_id = t.task_id and p.run = t.run and t.status in ('pending', 'processing')
 where t.task_id = $1;
 
 -- name: task_ledger
@@ -57,6 +59,8 @@ with closed as (
     for update
 ), freed as (
     delete from {{.Schema}}.inputs where task_id in (select task_id from closed)
+), unfetched as (
+    delete from {{.Schema}}.pending_results where task_id in (select task_id from closed)
 )
 update {{.Schema}}.tasks t
 set prompt = '', options = '{}', image_url = null, error_message = null,

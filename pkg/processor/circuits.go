@@ -1,0 +1,618 @@
+package processor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/singleflight"
+
+	"imagetasks/pkg/task"
+)
+
+// The bounds of checks.
+const (
+	checkTimeout      = 20 * time.Second // of one check
+	endpointChecks    = 4                // at the same time: one that gets no answer must not delay the next
+	modelChecks       = 4                // at the same time, of different models
+	maxModelCircuits  = 100
+	shownModels       = 20 // in Status
+	longestCheckSleep = time.Minute
+)
+
+// circuits are the circuit breakers of a processor: of the endpoint, of the picture store, and of each model that does not work. They decide
+// what may be claimed, check what is open, and log each change once. They are safe for concurrent use.
+type circuits struct {
+	check        func(ctx context.Context, model string) error // Config.Check
+	checkStore   func(context.Context) error                   // Config.CheckStore
+	defaultModel string
+	sanitizer    sanitizer
+	log          logrus.FieldLogger
+	events       *eventRecorder
+	times        circuitTimes
+	wake         func()             // the claim loop
+	changed      chan struct{}      // holds one: run finds out again what is due
+	shared       singleflight.Group // of checks
+
+	mu          sync.Mutex
+	endpoint    circuit
+	store       circuit
+	models      map[string]*circuit // by the name that is sent
+	respondedAt time.Time
+}
+
+func newCircuits(conf *Config, redact sanitizer, events *eventRecorder) *circuits {
+	s := &circuits{check: conf.Check, checkStore: conf.CheckStore, defaultModel: conf.DefaultModel, sanitizer: redact, log: conf.Log,
+		events: events, times: conf.times, changed: make(chan struct{}, 1), models: map[string]*circuit{}}
+	s.endpoint = circuit{scope: task.ScopeEndpoint, name: conf.Endpoint, times: conf.times}
+	s.store = circuit{scope: task.ScopeAll, times: conf.times}
+	return s
+}
+
+// modelName returns the name of a task's model as it is sent.
+func (s *circuits) modelName(model string) string { return cmp.Or(model, s.defaultModel) }
+
+// namesOf returns the names that tasks with a model have.
+func (s *circuits) namesOf(model string) []string {
+	if model != s.defaultModel || model == "" {
+		return []string{model}
+	}
+	return []string{"", model}
+}
+
+// claimPlan says what may be claimed.
+type claimPlan struct {
+	none        bool // nothing: the picture store's circuit is open
+	pendingOnly bool // only what is to be fetched
+	trial       *circuit
+	limit       int        // of tasks in flight
+	skip        []string   // models
+	models      []*circuit // a task of each may be claimed to try it
+	next        time.Duration
+}
+
+// plan returns what may be claimed now. next is the time until that may change without an event.
+func (s *circuits) plan(now time.Time) claimPlan {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := claimPlan{next: longestCheckSleep, limit: math.MaxInt}
+	until := func(t time.Time) {
+		if wait := t.Sub(now); wait > 0 {
+			p.next = min(p.next, wait)
+		}
+	}
+	e := &s.endpoint
+	e.tryDue(now)
+	until(e.trialAt())
+	until(e.pausedUntil)
+	switch {
+	case s.store.isOpen():
+		p.none = true
+	case e.isPaused(now), e.isOpen(), e.state == CircuitHalfOpen && e.trial != nil:
+		p.pendingOnly = true
+	case e.state == CircuitHalfOpen:
+		p.trial = e
+	case e.unknown.n > 0:
+		// Each may have been billed: no more are risked than may fail before the circuit opens.
+		p.limit = max(1, unknownRow-e.unknown.n)
+	}
+	for name, m := range s.models {
+		m.tryDue(now)
+		until(m.trialAt())
+		until(m.pausedUntil)
+		if m.isClosed() && !m.isPaused(now) {
+			continue
+		}
+		p.skip = append(p.skip, s.namesOf(name)...)
+		if m.state == CircuitHalfOpen && m.trial == nil && !m.isPaused(now) && e.isClosed() {
+			p.models = append(p.models, m)
+		}
+	}
+	slices.Sort(p.skip)
+	return p
+}
+
+// claimed records that a task was claimed to try a circuit, unless it only has something to fetch, or has another model.
+func (s *circuits) claimed(c *circuit, t task.Task) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.Pending != nil || c.state != CircuitHalfOpen || c.trial != nil || c.scope == task.ScopeModel && s.modelName(t.Model) != c.name {
+		return
+	}
+	l := t.Lease()
+	c.trial = &l
+}
+
+// ended records that an attempt is over: a trial that showed nothing makes way for another.
+func (s *circuits) ended(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.of(a.task.Model) {
+		if c.isTrial(a.task.Lease()) {
+			c.trial = nil
+		}
+	}
+}
+
+// of returns the circuits that a task with that model needs.
+func (s *circuits) of(model string) []*circuit {
+	all := []*circuit{&s.store, &s.endpoint}
+	if m := s.models[s.modelName(model)]; m != nil {
+		all = append(all, m)
+	}
+	return all
+}
+
+// errNotTried means that no request was sent because a circuit is open.
+var errNotTried = errors.New("a circuit is open")
+
+// notTriedWait is how long a task waits whose circuit opened after it was claimed.
+const notTriedWait = time.Second
+
+// refuse returns an error if a circuit that the attempt needs does not let its request pass.
+func (s *circuits) refuse(a *attempt) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.of(a.task.Model) {
+		cause := c.cause
+		switch {
+		case cause == nil, c.isClosed(), c.isTrial(a.task.Lease()):
+			continue
+		}
+		return &task.Error{Code: cause.Code, Disposition: task.Release, NotSent: true, RetryAfter: notTriedWait,
+			Message: "no request was sent: " + cause.Message, Err: errNotTried}
+	}
+	return nil
+}
+
+// answered records that the API answered an attempt: with a picture, or with an error about its task. It reports whether a circuit closed.
+func (s *circuits) answered(a *attempt) {
+	now := time.Now()
+	s.mu.Lock()
+	s.respondedAt = now
+	var closed []*circuit
+	for _, c := range s.of(a.task.Model) {
+		if c.scope != task.ScopeAll && c.answered(now, a.task.Lease(), a.claimedAt) {
+			closed = append(closed, c)
+		}
+	}
+	s.forgetModels(now)
+	s.mu.Unlock()
+	for _, c := range closed {
+		s.noteClosed(c)
+	}
+}
+
+// stored records that a picture was stored.
+func (s *circuits) stored(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.store.isClosed() && !a.claimedAt.Before(s.store.closedAt) {
+		s.store.confirmed = true
+	}
+}
+
+// endpointAnswered records that the API answered an attempt with an error about its model.
+func (s *circuits) endpointAnswered(a *attempt) {
+	now := time.Now()
+	s.mu.Lock()
+	s.respondedAt = now
+	closed := s.endpoint.answered(now, a.task.Lease(), a.claimedAt)
+	s.mu.Unlock()
+	if closed {
+		s.noteClosed(&s.endpoint)
+	}
+}
+
+// forgetModels removes circuits of models that work. s.mu is held.
+func (s *circuits) forgetModels(now time.Time) {
+	for name, m := range s.models {
+		if m.isClosed() && m.confirmed && !m.isPaused(now) {
+			delete(s.models, name)
+		}
+	}
+}
+
+// noteResponse records that the API responded.
+func (s *circuits) noteResponse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.respondedAt = time.Now()
+}
+
+// lastResponse returns when the API last responded, or the zero time.
+func (s *circuits) lastResponse() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.respondedAt
+}
+
+// endpointCause returns why the endpoint's circuit is open, or nil.
+func (s *circuits) endpointCause() *task.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endpoint.openCause()
+}
+
+// blocked returns why nothing can be claimed until something is repaired, or nil.
+func (s *circuits) blocked() *task.Error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cause := s.store.openCause(); cause != nil {
+		return cause
+	}
+	if e := &s.endpoint; !e.believe || e.checkedOnce { // otherwise a check is about to let a task try it
+		return e.openCause()
+	}
+	return nil
+}
+
+// skipped returns the models that are not claimed, and why not the first of them.
+func (s *circuits) skipped() (names []string, cause *task.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, m := range s.models {
+		if m.isOpen() {
+			names, cause = append(names, s.namesOf(name)...), m.cause
+		}
+	}
+	return names, cause
+}
+
+// openCause returns why the circuit is open, or nil.
+func (c *circuit) openCause() *task.Error {
+	if !c.isOpen() {
+		return nil
+	}
+	return c.cause
+}
+
+// failure is what follows from the failure of an attempt.
+type failure struct {
+	opened bool          // the circuit is open: the task is not to blame
+	trial  bool          // the task tried it
+	wait   time.Duration // so that another task tries next
+}
+
+// failed records that a request of an attempt failed for a cause of the scope of c, and opens the circuit, or leaves it open, if o is not nil.
+func (s *circuits) failed(c *circuit, a *attempt, cause *task.Error, o *opening) failure {
+	now := time.Now()
+	lease := a.task.Lease()
+	newlyOpen := false
+	defer func() {
+		if newlyOpen {
+			s.events.record(Event{Kind: EventCircuitOpened})
+			s.checkSoon()
+		}
+	}()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	trial := c.isTrial(lease)
+	switch {
+	case trial:
+		c.tryFailed(now, cause, opening{paid: cause.Unknown})
+		s.log.WithFields(s.fields(c)).Warnf("%s; the next try is made %s: %s", s.stillFails(c), s.nextTry(c, now), cause.Message)
+		s.checkSoon()
+	case c.isOpen(), c.state == CircuitHalfOpen:
+		// It was sent before: there is no news.
+	case o != nil && !(o.byRow && c.fromBefore(lease, a.claimedAt)):
+		if newlyOpen = c.open(now, cause, *o); newlyOpen {
+			s.logOpened(c)
+		}
+	default:
+		return failure{}
+	}
+	return failure{opened: !c.isClosed(), trial: trial, wait: c.releaseWait(now)}
+}
+
+// failedInARow counts an unknown outcome, or a definite failure of the endpoint that its task is not known to be the cause of. It returns
+// how the circuit opens; nil: it does not.
+func (s *circuits) failedInARow(c *circuit, a *attempt, cause *task.Error) *opening {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !c.isClosed() || c.fromBefore(a.task.Lease(), a.claimedAt) {
+		return nil
+	}
+	if cause.Unknown {
+		c.unknown.add(a.task.ID)
+		if c.unknown.n < unknownRow || !c.unknown.mixed {
+			return nil
+		}
+		// Where the connection broke, a check tells whether another can be made. It says nothing about answers that are not the API's.
+		broke := cause.Code == task.CodeNetwork || cause.Code == task.CodeCutOff || cause.Code == task.CodeTimeout
+		return &opening{byRow: true, believe: broke, paid: true}
+	}
+	if c.definite.code != cause.Code {
+		c.definite = failureRow{code: cause.Code}
+	}
+	c.definite.add(a.task.ID)
+	if c.definite.n < definiteRow || !c.definite.mixed {
+		return nil
+	}
+	return &opening{byRow: true, believe: true, paid: cause.Disposition == task.Fail}
+}
+
+// forCause returns the circuit of a cause's scope, and nil where no circuit can be had for it.
+func (s *circuits) forCause(cause *task.Error, model string) *circuit {
+	switch scopeOf(cause) {
+	case task.ScopeAll:
+		return &s.store
+	case task.ScopeModel:
+		return s.forModel(model)
+	}
+	return &s.endpoint
+}
+
+// forModel returns the circuit of a model; nil: there are too many.
+func (s *circuits) forModel(model string) *circuit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := s.modelName(model)
+	m := s.models[name]
+	if m == nil && len(s.models) >= maxModelCircuits {
+		now := time.Now()
+		maps.DeleteFunc(s.models, func(_ string, m *circuit) bool { return m.isClosed() && !m.isPaused(now) })
+	}
+	if m == nil && len(s.models) < maxModelCircuits {
+		m = &circuit{scope: task.ScopeModel, name: name, times: s.times}
+		s.models[name] = m
+	}
+	return m
+}
+
+// scopeOf returns the scope of a failure. One that pauses claims without naming a scope affects the endpoint.
+func scopeOf(e *task.Error) task.Scope {
+	switch {
+	case e.Code == task.CodePictureStore:
+		return task.ScopeAll
+	case e.Scope == task.ScopeProxy, e.Scope == task.ScopeTask && e.Disposition == task.Pause:
+		return task.ScopeEndpoint
+	}
+	return e.Scope
+}
+
+// pause stops claims of a scope for a rate limit and returns for how long.
+func (s *circuits) pause(cause *task.Error, model string) time.Duration {
+	c := &s.endpoint
+	if cause.Scope == task.ScopeModel {
+		c = s.forModel(model)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c == nil {
+		return task.Backoff(1, cause.RetryAfter)
+	}
+	return c.pause(time.Now(), cause.RetryAfter)
+}
+
+// open opens a circuit because a check failed.
+func (s *circuits) open(c *circuit, cause *task.Error) {
+	s.mu.Lock()
+	opened := c.open(time.Now(), cause, opening{checkFailed: true})
+	if opened {
+		s.logOpened(c)
+	}
+	s.mu.Unlock()
+	if opened {
+		s.events.record(Event{Kind: EventCircuitOpened})
+		s.checkSoon()
+	}
+}
+
+// checkSoon makes run find out again what is due.
+func (s *circuits) checkSoon() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
+
+// logOpened logs that a circuit opened. s.mu is held.
+func (s *circuits) logOpened(c *circuit) {
+	s.log.WithFields(s.fields(c)).Warnf("%s; claiming is paused: %s", s.whatFails(c), c.cause.Message)
+}
+
+func (s *circuits) fields(c *circuit) logrus.Fields {
+	f := logrus.Fields{"code": string(c.cause.Code)}
+	if c.scope == task.ScopeModel {
+		f["model"] = c.name
+	}
+	return f
+}
+
+// noteClosed logs that a circuit closed.
+func (s *circuits) noteClosed(c *circuit) {
+	s.mu.Lock()
+	log := s.log.WithField("after", c.closedAt.Sub(c.since).Round(time.Second))
+	s.mu.Unlock()
+	switch c.scope {
+	case task.ScopeAll:
+		log.Info("pictures can be stored again; claiming resumes")
+	case task.ScopeModel:
+		log.WithField("model", c.name).Info("the image API makes pictures with the model again; claiming its tasks resumes")
+	default:
+		log.Info("the image API is reachable again; claiming resumes")
+	}
+	s.events.record(Event{Kind: EventCircuitClosed})
+	s.wake()
+}
+
+// whatFails says what is wrong while a circuit is open for its cause.
+func (s *circuits) whatFails(c *circuit) string {
+	if c.scope == task.ScopeModel {
+		return "the image API makes no pictures with the model of some tasks, which wait"
+	}
+	return whatFails(c.cause.Code)
+}
+
+func (s *circuits) stillFails(c *circuit) string {
+	return "a task was tried, and " + s.whatFails(c)
+}
+
+// nextTry says when the next trial is made.
+func (s *circuits) nextTry(c *circuit, now time.Time) string {
+	if at := c.trialAt(); !at.IsZero() {
+		return "in " + at.Sub(now).Round(time.Second).String() + " at the latest"
+	}
+	return "after a successful check"
+}
+
+// whatFails says what is wrong for a cause.
+func whatFails(code task.Code) string {
+	switch code {
+	case task.CodePictureStore:
+		return "pictures can't be stored"
+	case task.CodeUnauthorized, task.CodeForbidden, task.CodeWrongCountry, task.CodeWrongAddress, task.CodeNoQuota:
+		return "the image API refuses all requests"
+	case task.CodeModelRefused:
+		return "the image API makes no pictures with the model"
+	}
+	return "the image API is unreachable"
+}
+
+// checkEndpoint asks the endpoint at no cost and returns what is wrong with it, or nil. An answer about the model is none about the endpoint.
+func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, uncheckable bool) {
+	cause, uncheckable = s.ask(ctx, "")
+	if cause != nil && (cause.Scope == task.ScopeModel || cause.Disposition == task.Fail && cause.Scope == task.ScopeTask) {
+		cause = nil
+	}
+	if cause == nil || uncheckable {
+		s.noteResponse()
+	}
+	return cause, uncheckable
+}
+
+// ask makes a check. uncheckable: the result, or cause, may be the same whether a request for a picture would succeed or not.
+func (s *circuits) ask(ctx context.Context, model string) (cause *task.Error, uncheckable bool) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	err := s.check(ctx, model)
+	switch {
+	case err == nil:
+		return nil, false
+	case errors.Is(err, task.ErrUncheckable):
+		uncheckable = true
+		if _, ok := errors.AsType[*task.Error](err); !ok {
+			return nil, true
+		}
+	}
+	cause = s.sanitizer.sanitize(err)
+	if cause.Code == task.CodeTimeout && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		cause.Message = fmt.Sprintf("the API did not answer a check within %s", checkTimeout)
+	}
+	return cause, uncheckable
+}
+
+// sharedCheck asks the endpoint once for all callers at the same time. They must pass the same ctx. It returns what is surely wrong with it, or
+// nil.
+func (s *circuits) sharedCheck(ctx context.Context) *task.Error {
+	result, _, _ := s.shared.Do("", func() (any, error) {
+		cause := s.surelyFails(ctx)
+		if cause != nil && cause.Disposition == task.Release {
+			cause = s.surelyFails(ctx) // another proxy may serve now
+		}
+		return cause, nil
+	})
+	return result.(*task.Error)
+}
+
+func (s *circuits) surelyFails(ctx context.Context) *task.Error {
+	cause, uncheckable := s.checkEndpoint(ctx)
+	if uncheckable || cause != nil && cause.Code == task.CodeRateLimited {
+		return nil
+	}
+	return cause
+}
+
+// run checks what is open until ctx ends.
+func (s *circuits) run(ctx context.Context) {
+	var checks sync.WaitGroup
+	defer checks.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.changed:
+		case <-timer.C:
+		}
+		timer.Reset(s.startChecks(ctx, &checks))
+	}
+}
+
+// startChecks starts the checks that are due and returns the time until the next.
+func (s *circuits) startChecks(ctx context.Context, checks *sync.WaitGroup) time.Duration {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := longestCheckSleep
+	running := 0
+	for _, m := range s.models {
+		running += m.running
+	}
+	start := func(c *circuit, may bool, check func(context.Context) (*task.Error, bool)) {
+		if !c.isOpen() {
+			return
+		}
+		if may && !now.Before(c.nextCheck) {
+			c.nextCheck = now.Add(c.times.maxCheck) // without an answer
+			c.running++
+			if c.scope == task.ScopeModel {
+				running++
+			}
+			opening := c.opening
+			checks.Go(func() { s.runCheck(ctx, c, opening, check) })
+		}
+		next = min(next, max(c.nextCheck.Sub(now), time.Millisecond))
+	}
+	start(&s.endpoint, s.endpoint.running < endpointChecks, s.checkEndpoint)
+	start(&s.store, s.store.running == 0, func(ctx context.Context) (*task.Error, bool) {
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		if err := s.checkStore(ctx); err != nil {
+			cause := s.sanitizer.sanitize(err)
+			cause.Code = task.CodePictureStore
+			return cause, false
+		}
+		return nil, false
+	})
+	if s.endpoint.isOpen() {
+		return next // its answers would say nothing about a model
+	}
+	for _, m := range s.models {
+		start(m, running < modelChecks && m.running == 0, func(ctx context.Context) (*task.Error, bool) {
+			cause, uncheckable := s.ask(ctx, m.name)
+			if cause != nil && cause.Scope != task.ScopeModel {
+				return nil, true // about something else
+			}
+			return cause, uncheckable
+		})
+	}
+	return next
+}
+
+func (s *circuits) runCheck(ctx context.Context, c *circuit, opening int, check func(context.Context) (*task.Error, bool)) {
+	cause, uncheckable := check(ctx)
+	now := time.Now()
+	s.mu.Lock()
+	c.running--
+	changed := ctx.Err() == nil && c.checked(now, opening, cause, uncheckable)
+	closed := c.isClosed()
+	s.mu.Unlock()
+	switch {
+	case changed && closed:
+		s.noteClosed(c)
+	case changed:
+		s.log.Info("a check shows that the image API responds; one task is tried")
+		s.wake()
+	}
+	s.checkSoon()
+}

@@ -1,0 +1,135 @@
+package processor
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"imagetasks/pkg/store"
+)
+
+// workedModels are the models that have made a picture at the endpoint: the tasks of one that is refused later wait, because it may work again.
+// It is safe for concurrent use.
+type workedModels struct {
+	queue        Queue
+	endpoint     string
+	defaultModel string
+	log          logrus.FieldLogger
+	news         chan struct{} // holds one: there is something to record
+
+	mu       sync.Mutex
+	loaded   bool
+	worked   map[string]bool
+	unsaved  []string
+	reported bool // an error was logged
+}
+
+func newWorkedModels(conf *Config, queue Queue) *workedModels {
+	return &workedModels{queue: queue, endpoint: conf.Endpoint, defaultModel: conf.DefaultModel, log: conf.Log, news: make(chan struct{}, 1),
+		worked: map[string]bool{}}
+}
+
+// mayWork reports whether the tasks of a model that is refused wait: it is the default, it has worked, or that can't be read.
+func (w *workedModels) mayWork(name string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return name == w.defaultModel || !w.loaded || w.worked[name]
+}
+
+// completed records that a model made a picture. It does not wait for the database.
+func (w *workedModels) completed(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if name == "" || w.worked[name] {
+		return
+	}
+	w.worked[name] = true
+	w.unsaved = append(w.unsaved, name)
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+// The bounds of the calls of the database.
+const (
+	modelsTimeout   = 5 * time.Second
+	modelsLastWrite = time.Second // at a stop, which must not wait long for it
+	modelsWait      = 30 * time.Second
+)
+
+// load reads the models that worked before.
+func (w *workedModels) load(ctx context.Context) {
+	models, err := boundedBy(ctx, modelsTimeout, w.queue.WorkedModels)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.report(ctx, "the models that worked before could not be read; tasks of a model that is refused wait until they are", err)
+		return
+	}
+	w.loaded = true
+	for _, m := range models {
+		if m.Endpoint == w.endpoint {
+			w.worked[m.Name] = true
+			w.unsaved = slices.DeleteFunc(w.unsaved, func(name string) bool { return name == m.Name })
+		}
+	}
+}
+
+// report logs the first error. w.mu is held.
+func (w *workedModels) report(ctx context.Context, what string, err error) {
+	if !w.reported && ctx.Err() == nil {
+		w.reported = true
+		w.log.WithError(err).Warn(what)
+	}
+}
+
+// run records models that work until ctx ends, and then what is left.
+func (w *workedModels) run(ctx context.Context) {
+	tick := time.NewTicker(modelsWait)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), modelsLastWrite)
+			defer cancel()
+			w.save(last)
+			return
+		case <-w.news:
+		case <-tick.C:
+			w.mu.Lock()
+			loaded := w.loaded
+			w.mu.Unlock()
+			if !loaded {
+				w.load(ctx)
+			}
+		}
+		w.save(ctx)
+	}
+}
+
+func (w *workedModels) save(ctx context.Context) {
+	for {
+		w.mu.Lock()
+		if len(w.unsaved) == 0 {
+			w.mu.Unlock()
+			return
+		}
+		name := w.unsaved[0]
+		w.mu.Unlock()
+		_, err := boundedBy(ctx, modelsTimeout, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, w.queue.RecordModel(ctx, store.Model{Endpoint: w.endpoint, Name: name})
+		})
+		w.mu.Lock()
+		if err != nil {
+			w.report(ctx, "a model that works could not be recorded", err)
+			w.mu.Unlock()
+			return
+		}
+		w.unsaved = slices.DeleteFunc(w.unsaved, func(n string) bool { return n == name })
+		w.mu.Unlock()
+	}
+}
