@@ -97,7 +97,7 @@ func FuzzGenerate(f *testing.F) {
 		defer cancel()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		n := &countingWriter{}
+		n := &byteCounter{}
 		result, err := c.Generate(ctx, Request{Prompt: "a private wish"}, n)
 		runtime.ReadMemStats(&after)
 		require.NoError(t, ctx.Err(), "it took too long")
