@@ -197,7 +197,7 @@ func TestError_Code(t *testing.T) {
 		"proxy has an old TLS":      {proxy: sim(simproxy.Config{Scheme: "https", TLS: oldTLS(a.secure.TLS)}, simproxy.Serve), code: task.CodeProxyTLSRefused},
 
 		"a web server for a proxy, 404":      {proxy: webServer(t, http.NotFoundHandler()), code: task.CodeProxyNoProxy},
-		"a web server for a proxy, redirect": {proxy: webServer(t, http.RedirectHandler("https://login.example/?user=hunter2", 302)), code: task.CodeProxyNoProxy},
+		"a web server for a proxy, redirect": {proxy: webServer(t, http.RedirectHandler("https://login.example/?user=hunter2", http.StatusFound)), code: task.CodeProxyNoProxy},
 		"a web server for a proxy, 405":      {proxy: webServer(t, status(405)), code: task.CodeProxyNoProxy},
 		"a web server for a proxy, 400":      {proxy: webServer(t, status(400)), code: task.CodeProxyNoProxy},
 		"a web server for a proxy, page":     {proxy: webServer(t, page("<html>It works!</html>")), code: task.CodeProxyNoProxy},
