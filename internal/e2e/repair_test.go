@@ -311,18 +311,28 @@ func TestMonitor_KilledDuringRefund(t *testing.T) {
 	w.audit()
 }
 
-// PENDING_TIMEOUT is off by default; the monitor applies it even when no processor runs.
+// PENDING_TIMEOUT is a day by default; the monitor applies it even when no processor runs.
 func TestPendingTimeout_FailsAndRefunds(t *testing.T) {
 	t.Parallel()
 	w := newFixture(t)
 	w.grant(4)
 	w.enqueue("a lantern", "--count", "4")
-	_, err := w.db.Exec(`update imagetasks.tasks set run_after = now() - interval '2 hours'
-		where task_id in (select task_id from imagetasks.tasks limit 3)`)
-	require.NoError(t, err)
+	dueFor := func(hours int) {
+		_, err := w.db.Exec(`update imagetasks.tasks set run_after = now() - $1 * interval '1 hour'
+			where task_id in (select task_id from imagetasks.tasks order by task_id limit 3)`, hours)
+		require.NoError(t, err)
+	}
+	dueFor(23)
 	w.run("monitor-tasks").is(3) // no processor is running
+	assert.Equal(t, 4, w.count("pending"), "less than a day")
+	dueFor(25)
+	w.env["PENDING_TIMEOUT"] = "off"
+	w.run("monitor-tasks").is(3)
 	assert.Equal(t, 4, w.count("pending"), "off")
+	delete(w.env, "PENDING_TIMEOUT")
+	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "3 overdue tasks would fail", "the default")
 
+	dueFor(2)
 	w.env["PENDING_TIMEOUT"] = "90m"
 	assert.Contains(t, w.run("monitor-tasks", "--dry-run").is(3), "3 overdue tasks would fail")
 	assert.Equal(t, 4, w.count("pending"))

@@ -18,6 +18,7 @@ const (
 	DatabaseUnavailable   Code = "database_unavailable"
 	APIUnreachable        Code = "api_unreachable"       // or it refuses all requests
 	PicturesUnstorable    Code = "pictures_not_storable" // on a host: the disk is full, for example
+	ModelsRefused         Code = "models_refused"        // the API makes no pictures with some models; the others go on
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
 	ProcessorHung         Code = "processor_hung"

@@ -25,6 +25,8 @@ func (f Finding) message() lang.Message {
 		return msg(textAPI, since, f.Reason)
 	case PicturesUnstorable:
 		return msg(textUnstorable, f.Subject, since, f.Reason)
+	case ModelsRefused:
+		return msg(textModelsRefused, f.Count, f.Subject, since, f.Reason)
 	case ProxyEjected:
 		return msg(textProxy, f.Subject, since, f.Reason)
 	case ProcessorNotRunning:
@@ -95,7 +97,7 @@ func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 // Next returns the command to run next; the zero Command where no command helps.
 func (f Finding) Next() Command {
 	switch f.Code {
-	case APIUnreachable, ProxyEjected:
+	case APIUnreachable, ProxyEjected, ModelsRefused:
 		return Command{Program: "simple-test"}
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
@@ -145,6 +147,10 @@ var (
 	textUnstorable = lang.Text{
 		EN: "pictures can't be stored on %s since %s; its processor claims no tasks: %s. Free some space, or correct IMAGE_STORE or its permissions",
 		ZH: "%s 自 %s 起无法保存图片，其处理器暂停领取任务：%s。请释放磁盘空间，或修正 IMAGE_STORE 及其权限"}
+	textModelsRefused = lang.Text{
+		EN:  "the image API makes no pictures with %d models (%s), the first since %s; their tasks wait, and all others go on: %s",
+		One: "the image API makes no pictures with %d model (%s) since %s; its tasks wait, and all others go on: %s",
+		ZH:  "图像 API 无法使用 %d 个模型（%s）生成图片，最早始于 %s；使用这些模型的任务等待处理，其他任务不受影响：%s"}
 	textProxy = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
 
 	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}

@@ -17,6 +17,7 @@ import (
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/task"
 )
 
 // Store is what a pass needs of the store.
@@ -44,7 +45,7 @@ type PictureCleaner interface {
 
 // When a pass checks the API.
 const (
-	APICheckInterval   = 30 * time.Minute // after the last check
+	APICheckInterval   = 30 * time.Minute // after the last answer
 	APICheckStuckCount = 10               // or at once, after this many stuck tasks in one pass
 )
 
@@ -66,7 +67,7 @@ type Config struct {
 	Store      Store
 	Supervisor Supervisor
 	Host       string                           // this host's name in the database
-	Probe      func(ctx context.Context) error  // checks the API, through the proxy
+	Check      func(ctx context.Context) error  // asks the endpoint that makes pictures, through the proxy
 	Live       func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
 	Dir        string                           // directory of the state file and the lock
 	Pictures   PictureCleaner                   // optional
@@ -387,34 +388,45 @@ func (m *Monitor) restart(ctx context.Context, p *Processor, s *overview.Snapsho
 	return true
 }
 
-// checkAPI checks the API through the proxy: seldom, at once after many stuck tasks, and not at all when a running
-// processor has a more recent result.
+// checkAPI finds out whether the API works: from a running processor that knows it, otherwise by a check, seldom, at once after many stuck tasks,
+// and in every pass as long as it fails.
 func (m *Monitor) checkAPI(ctx context.Context, r *Report, state *State, s *overview.Snapshot) {
 	r.Summary.API = state.API
-	s.APICheck = state.API
 	for _, p := range s.Processors {
 		if !p.Alive || p.Host != m.conf.Host {
 			continue
 		}
 		if !p.Report.APIUnreachableSince.IsZero() {
-			return // it probes every few seconds
+			// It checks every few seconds.
+			r.Summary.API = overview.APICheck{At: r.At, Error: p.Report.APIError}
+			s.APICheck, state.API = r.Summary.API, r.Summary.API
+			return
 		}
 		if at := p.Report.APIRespondedAt; at.After(r.Summary.API.At) {
 			r.Summary.API = overview.APICheck{At: at, OK: true}
-			s.APICheck, state.API = r.Summary.API, r.Summary.API
 		}
 	}
+	s.APICheck, state.API = r.Summary.API, r.Summary.API
 	age := r.At.Sub(r.Summary.API.At)
-	due := age < 0 || age >= APICheckInterval || len(r.Repair.Tasks) >= APICheckStuckCount
+	due := age < 0 || age >= APICheckInterval || !r.Summary.API.OK || len(r.Repair.Tasks) >= APICheckStuckCount
 	if !due || m.conf.DryRun {
 		return
 	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	err := m.conf.Probe(ctx)
-	check := overview.APICheck{At: began, OK: err == nil, Millis: time.Since(began).Milliseconds()}
+	err := m.conf.Check(ctx)
 	result := "responds"
+	failed, isTask := errors.AsType[*task.Error](err)
+	switch {
+	case errors.Is(err, task.ErrUncheckable) && !isTask:
+		err, result = nil, "can be asked only with a paid request"
+	case errors.Is(err, task.ErrUncheckable):
+		err, result = nil, m.conf.Redact("responds, and may do so to incomplete requests only: "+failed.Error())
+	case isTask && failed.Scope == task.ScopeModel:
+		err, result = nil, m.conf.Redact("responds, and refuses the default model: "+failed.Error())
+	}
+	check := overview.APICheck{At: began, OK: err == nil, Millis: time.Since(began).Milliseconds()}
 	if err != nil {
 		check.Error = m.conf.Redact(err.Error())
 		result = check.Error

@@ -2,8 +2,10 @@ package monitor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/pkg/finding"
+	"imagetasks/pkg/overview"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
@@ -22,7 +27,8 @@ import (
 type fakeStore struct {
 	failing map[string]bool
 	called  map[string]bool
-	locked  bool // the table of tasks is locked by somebody else
+	locked  bool                      // the table of tasks is locked by somebody else
+	report  *overview.ProcessorReport // of the processor; nil: there is none
 }
 
 var errRefused = errors.New("refused")
@@ -73,7 +79,11 @@ func (s *fakeStore) Processors(ctx context.Context) ([]store.Processor, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	return nil, s.call("processors")
+	if s.report == nil {
+		return nil, s.call("processors")
+	}
+	text, err := json.Marshal(s.report)
+	return []store.Processor{{Worker: "w", PID: os.Getpid(), Report: text}}, err
 }
 
 // fakeSupervisor supervises a processor that is dead.
@@ -95,7 +105,7 @@ func newMonitor(dir string, failing ...string) (*Monitor, *fakeStore, *fakeSuper
 	for _, name := range failing {
 		s.failing[name] = true
 	}
-	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Probe: func(context.Context) error { return nil }, StuckAfter: time.Minute,
+	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Check: func(context.Context) error { return nil }, StuckAfter: time.Minute,
 		PendingTimeout: time.Hour, Lease: time.Minute, Log: log, Redact: func(text string) string { return text }}), s, supervisor
 }
 
@@ -156,4 +166,75 @@ func TestPass_StepThatWaits(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
 	assert.Equal(t, 1, supervisor.revived)
+}
+
+// apiPass runs a pass with what the processor and a check of the monitor say about the API. It returns the check's calls, and the reason of the
+// warning that the API is unreachable, or "".
+func apiPass(t *testing.T, dir string, report *overview.ProcessorReport, check error) (calls int, reason string, r Report) {
+	t.Helper()
+	m, s, _ := newMonitor(dir)
+	s.report = report
+	m.conf.HungAfter = time.Minute
+	m.conf.Check = func(context.Context) error { calls++; return check }
+	r, err := m.Pass(t.Context())
+	require.NoError(t, err)
+	for _, f := range r.Findings {
+		if f.Code == finding.APIUnreachable {
+			reason = f.Reason
+		}
+	}
+	return calls, reason, r
+}
+
+// A cause that stands is a warning in every pass, with its latest reason, and one that is over is none in the next.
+func TestPass_APIWithoutProcessor(t *testing.T) {
+	dir := t.TempDir()
+	down := func(text string) error {
+		return &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, Message: text}
+	}
+	for _, text := range []string{"first", "second", "third"} {
+		calls, reason, _ := apiPass(t, dir, nil, down(text))
+		assert.Equal(t, 1, calls)
+		assert.Equal(t, text, reason)
+	}
+	calls, reason, r := apiPass(t, dir, nil, nil)
+	assert.Equal(t, 1, calls)
+	assert.Empty(t, reason)
+	assert.True(t, r.Summary.API.OK)
+	calls, _, _ = apiPass(t, dir, nil, down("not asked"))
+	assert.Zero(t, calls, "an API that works is checked seldom")
+}
+
+// A running processor knows better than an earlier check.
+func TestPass_APIOfRunningProcessor(t *testing.T) {
+	dir := t.TempDir()
+	_, reason, _ := apiPass(t, dir, nil, errRefused)
+	require.NotEmpty(t, reason)
+	works := &overview.ProcessorReport{Status: processor.Status{APIRespondedAt: time.Now()}}
+	calls, reason, r := apiPass(t, dir, works, errRefused)
+	assert.Zero(t, calls)
+	assert.Empty(t, reason, "the old answer is not repeated")
+	assert.True(t, r.Summary.API.OK)
+	fails := &overview.ProcessorReport{Status: processor.Status{APIUnreachableSince: time.Now(), APIError: "no quota", APIRespondedAt: time.Now()}}
+	for range 3 {
+		calls, reason, r = apiPass(t, dir, fails, nil)
+		assert.Zero(t, calls)
+		assert.Equal(t, "no quota", reason)
+		assert.False(t, r.Summary.API.OK)
+		assert.Equal(t, "no quota", r.Summary.API.Error)
+	}
+	calls, reason, _ = apiPass(t, dir, nil, nil)
+	assert.Equal(t, 1, calls, "the processor has ended")
+	assert.Empty(t, reason)
+}
+
+// What can't be asked at no cost, and a model that is refused, say nothing against the API.
+func TestPass_APICheckSaysNothing(t *testing.T) {
+	server := &task.Error{Code: task.CodeServer, Disposition: task.Retry, Err: task.ErrUncheckable}
+	model := &task.Error{Code: task.CodeModelRefused, Disposition: task.Pause, Scope: task.ScopeModel}
+	for _, err := range []error{task.ErrUncheckable, server, model} {
+		_, reason, r := apiPass(t, t.TempDir(), nil, err)
+		assert.Empty(t, reason)
+		assert.True(t, r.Summary.API.OK)
+	}
 }

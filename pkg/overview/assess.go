@@ -7,6 +7,7 @@ import (
 
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/finding"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
@@ -62,6 +63,7 @@ func Assess(s Snapshot) []finding.Finding {
 	}
 	add(s.api())
 	out = append(out, s.unstorable()...)
+	add(s.models())
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
@@ -126,7 +128,7 @@ func (s Snapshot) api() *finding.Finding {
 		if !p.Alive {
 			continue
 		}
-		if !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode != task.CodePictureStore {
+		if !p.Report.APIUnreachableSince.IsZero() {
 			return &finding.Finding{Code: finding.APIUnreachable, Since: p.Report.APIUnreachableSince, Subject: p.Host,
 				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError}
 		}
@@ -144,12 +146,39 @@ func (s Snapshot) api() *finding.Finding {
 func (s Snapshot) unstorable() []finding.Finding {
 	var out []finding.Finding
 	for _, p := range s.Processors {
-		if p.Alive && !p.Report.APIUnreachableSince.IsZero() && p.Report.APIErrorCode == task.CodePictureStore {
-			out = append(out, finding.Finding{Code: finding.PicturesUnstorable, Subject: p.Host, Since: p.Report.APIUnreachableSince,
-				Cause: p.Report.APIErrorCode, Reason: p.Report.APIError})
+		if p.Alive && !p.Report.PicturesFailingSince.IsZero() {
+			out = append(out, finding.Finding{Code: finding.PicturesUnstorable, Subject: p.Host, Since: p.Report.PicturesFailingSince,
+				Cause: task.CodePictureStore, Reason: p.Report.PicturesError})
 		}
 	}
 	return out
+}
+
+// models reports models that the API makes no pictures with: their tasks wait, and all others go on.
+func (s Snapshot) models() *finding.Finding {
+	var names []string
+	var f finding.Finding
+	more := 0
+	for _, p := range s.Processors {
+		if !p.Alive {
+			continue
+		}
+		more = max(more, p.Report.MoreModels)
+		for _, c := range p.Report.Circuits {
+			if c.Scope != processor.CircuitModel || c.State == processor.CircuitClosed || slices.Contains(names, c.Name) {
+				continue
+			}
+			names = append(names, c.Name)
+			if f.Since.IsZero() || c.Since.Before(f.Since) {
+				f.Since, f.Cause, f.Reason = c.Since, c.Code, c.Reason
+			}
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	f.Code, f.Count, f.Subject = finding.ModelsRefused, len(names)+more, firstFew(names)
+	return &f
 }
 
 // leases reports a processor that can't renew its leases.

@@ -10,6 +10,7 @@ import (
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/overview"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
@@ -83,8 +84,16 @@ func TestAssess(t *testing.T) {
 				overview.Processor{Report: overview.ProcessorReport{PictureStore: "b"}}, overview.Processor{Alive: true})
 		}), nil},
 		"pictures can't be stored": {with(running(), func(s *overview.Snapshot) {
-			s.Processors[0].Report.APIUnreachableSince, s.Processors[0].Report.APIErrorCode = now.Add(-time.Minute), task.CodePictureStore
+			s.Processors[0].Report.PicturesFailingSince = now.Add(-time.Minute)
 		}), []finding.Code{finding.PicturesUnstorable}},
+		"neither the API nor the picture store works": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.PicturesFailingSince, s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute), now.Add(-time.Minute)
+		}), []finding.Code{finding.APIUnreachable, finding.PicturesUnstorable}},
+		"a model is refused; the API works": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitEndpoint, State: processor.CircuitClosed},
+				{Scope: processor.CircuitModel, Name: "a", State: processor.CircuitHalfOpen}, {Scope: processor.CircuitModel, Name: "b", State: processor.CircuitOpen}}
+			s.Processors = append(s.Processors, s.Processors[0])
+		}), []finding.Code{finding.ModelsRefused}},
 		"a task set aside": {with(running(), func(s *overview.Snapshot) {
 			s.SetAside = []store.AsideTask{{TaskID: "a", Operation: "claim", Reason: "SQLSTATE 23514"}}
 		}), []finding.Code{finding.TasksSetAside}},

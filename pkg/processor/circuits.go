@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -37,7 +38,7 @@ type circuits struct {
 	events       *eventRecorder
 	times        circuitTimes
 	wake         func()             // the claim loop
-	changed      chan struct{}      // holds one: run looks again what is due
+	changed      chan struct{}      // holds one: run finds out again what is due
 	shared       singleflight.Group // of checks
 
 	mu          sync.Mutex
@@ -71,6 +72,7 @@ type claimPlan struct {
 	none        bool // nothing: the picture store's circuit is open
 	pendingOnly bool // only what is to be fetched
 	trial       *circuit
+	limit       int        // of tasks in flight
 	skip        []string   // models
 	models      []*circuit // a task of each may be claimed to try it
 	next        time.Duration
@@ -80,7 +82,7 @@ type claimPlan struct {
 func (s *circuits) plan(now time.Time) claimPlan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := claimPlan{next: longestCheckSleep}
+	p := claimPlan{next: longestCheckSleep, limit: math.MaxInt}
 	until := func(t time.Time) {
 		if wait := t.Sub(now); wait > 0 {
 			p.next = min(p.next, wait)
@@ -97,6 +99,9 @@ func (s *circuits) plan(now time.Time) claimPlan {
 		p.pendingOnly = true
 	case e.state == CircuitHalfOpen:
 		p.trial = e
+	case e.unknown.n > 0:
+		// Each may have been billed: no more are risked than may fail before the circuit opens.
+		p.limit = max(1, unknownRow-e.unknown.n)
 	}
 	for name, m := range s.models {
 		m.tryDue(now)
@@ -284,7 +289,7 @@ func (s *circuits) failed(c *circuit, a *attempt, cause *task.Error, o *opening)
 	defer func() {
 		if newlyOpen {
 			s.events.record(Event{Kind: EventCircuitOpened})
-			s.look()
+			s.checkSoon()
 		}
 	}()
 	s.mu.Lock()
@@ -294,7 +299,7 @@ func (s *circuits) failed(c *circuit, a *attempt, cause *task.Error, o *opening)
 	case trial:
 		c.tryFailed(now, cause, opening{paid: cause.Unknown})
 		s.log.WithFields(s.fields(c)).Warnf("%s; the next try is made %s: %s", s.stillFails(c), s.nextTry(c, now), cause.Message)
-		s.look()
+		s.checkSoon()
 	case c.isOpen(), c.state == CircuitHalfOpen:
 		// It was sent before: there is no news.
 	case o != nil && !(o.byRow && c.fromBefore(lease, a.claimedAt)):
@@ -397,12 +402,12 @@ func (s *circuits) open(c *circuit, cause *task.Error) {
 	s.mu.Unlock()
 	if opened {
 		s.events.record(Event{Kind: EventCircuitOpened})
-		s.look()
+		s.checkSoon()
 	}
 }
 
-// look makes run look again what is due.
-func (s *circuits) look() {
+// checkSoon makes run find out again what is due.
+func (s *circuits) checkSoon() {
 	select {
 	case s.changed <- struct{}{}:
 	default:
@@ -609,5 +614,5 @@ func (s *circuits) runCheck(ctx context.Context, c *circuit, opening int, check 
 		s.log.Info("a check shows that the image API responds; one task is tried")
 		s.wake()
 	}
-	s.look()
+	s.checkSoon()
 }

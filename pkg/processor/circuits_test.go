@@ -94,7 +94,6 @@ func always(err error) func(imageapi.Request) error {
 var (
 	webPage = &task.Error{Code: task.CodeWebPage, Disposition: task.Release, Scope: task.ScopeEndpoint, Unknown: true, Message: "a web page"}
 	seen    = &task.Error{Code: task.CodeWebPage, Disposition: task.Release, Scope: task.ScopeEndpoint, Message: "a web page"}
-	broken  = &task.Error{Code: task.CodeNetwork, Disposition: task.Release, Scope: task.ScopeEndpoint, Unknown: true, Message: "the connection broke"}
 	failing = &task.Error{Code: task.CodeServer, Disposition: task.Retry, Scope: task.ScopeEndpoint, Message: "the API failed (500)"}
 	noModel = &task.Error{Code: task.CodeModelRefused, Disposition: task.Pause, Scope: task.ScopeModel, Message: "no access to the model"}
 )
@@ -114,8 +113,8 @@ func (f *fixture) enqueueFor(model string, n int) []string {
 	return ids
 }
 
-// outage is one in which all requests fail.
-type outage struct {
+// testOutage is one in which all requests fail.
+type testOutage struct {
 	fails, check error
 	scale        int // of the waits
 	lasts        time.Duration
@@ -123,7 +122,7 @@ type outage struct {
 }
 
 // during runs a processor through an outage, with three tasks in flight, and returns how many paid requests were made meanwhile.
-func (o outage) during(t *testing.T) (f *fixture, paid int) {
+func (o testOutage) during(t *testing.T) (f *fixture, paid int) {
 	f = newFixture(t)
 	api := newFakeAPI()
 	api.set(always(o.fails), o.check)
@@ -141,7 +140,7 @@ func TestOutage_WebPageForAMinute(t *testing.T) {
 	for name, check := range map[string]error{"the check sees it": seen, "the check says nothing": nil, "the endpoint can't be checked": task.ErrUncheckable} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, paid := outage{fails: webPage, check: check, scale: 20, lasts: 3 * time.Second, tasks: 100}.during(t)
+			f, paid := testOutage{fails: webPage, check: check, scale: 20, lasts: 3 * time.Second, tasks: 100}.during(t)
 			assert.LessOrEqual(t, paid, 10)
 			f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending'`) // sooner than the backoff
 			f.seen(processor.EventCompleted, 100)
@@ -154,7 +153,7 @@ func TestOutage_WebPageForAMinute(t *testing.T) {
 // An hour's outage, with three tasks in flight at its beginning, makes at most 15 paid requests.
 func TestOutage_AnHour(t *testing.T) {
 	const scale = 200
-	for name, o := range map[string]outage{
+	for name, o := range map[string]testOutage{
 		"a page that the check sees":         {fails: webPage, check: seen},
 		"a page that the check does not see": {fails: webPage},
 		"a page, and no check is possible":   {fails: webPage, check: task.ErrUncheckable},
@@ -165,7 +164,7 @@ func TestOutage_AnHour(t *testing.T) {
 			t.Parallel()
 			o.scale, o.lasts, o.tasks = scale, time.Hour/scale, 50
 			f, paid := o.during(t)
-			assert.LessOrEqual(t, paid, 15)
+			assert.LessOrEqual(t, paid, 15, "%s", f.log)
 			assert.Zero(t, f.count(processor.EventFailed), "another task is tried each time")
 			f.requireAudit()
 		})
@@ -179,7 +178,7 @@ func TestOutage_ServerErrors(t *testing.T) {
 	for name, check := range map[string]error{"the check says nothing": nil, "the check fails as well": &uncheckable} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f, paid := outage{fails: failing, check: check, scale: 20, lasts: 3 * time.Second, tasks: 50}.during(t)
+			f, paid := testOutage{fails: failing, check: check, scale: 20, lasts: 3 * time.Second, tasks: 50}.during(t)
 			assert.LessOrEqual(t, paid, 12)
 			var attempts int
 			require.NoError(t, f.raw.QueryRow(`select sum(attempt_count) from imagetasks.tasks`).Scan(&attempts))
@@ -417,7 +416,9 @@ func TestProxyRestart_TenTimes(t *testing.T) {
 	for range 10 {
 		release := api.BlockResponses()
 		calls := len(api.Calls())
-		require.Eventually(t, func() bool { return len(api.Calls()) > calls || f.count(processor.EventCompleted)+f.count(processor.EventFailed) == 20 },
+		require.Eventually(t, func() bool {
+			return len(api.Calls()) > calls || f.count(processor.EventCompleted)+f.count(processor.EventFailed) == 20
+		},
 			time.Minute, time.Millisecond)
 		f.restartProxy()
 		release()

@@ -103,6 +103,11 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if plan.trial != nil {
 		request.Limit = 1
 	}
+	if inFlight >= plan.limit {
+		plan.pendingOnly = true
+	} else {
+		request.Limit = min(request.Limit, plan.limit-inFlight)
+	}
 	request.PendingOnly = plan.pendingOnly
 	var tasks []task.Task
 	var err error
@@ -119,7 +124,7 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	}
 	left := limit - len(tasks)
 	for _, m := range plan.models {
-		if left <= 0 || c.inFlight.alone() {
+		if plan.pendingOnly || left <= 0 || c.inFlight.alone() {
 			break
 		}
 		tried, err := c.claimTasks(ctx, store.ClaimRequest{Limit: 1, OnlyModels: c.circuits.namesOf(m.name)}, m, start)

@@ -144,7 +144,7 @@ func processorSettings() []Setting {
 			Usage:   "a task that is processing for longer than this is considered stuck",
 			UsageZH: "任务处理时间超过该值即视为卡住",
 			set:     positive(func(s *Settings) *time.Duration { return &s.StuckAfter })},
-		{Env: "PENDING_TIMEOUT", Default: "off",
+		{Env: "PENDING_TIMEOUT", Default: "24h",
 			Usage:   "a task that has been due for longer than this and was not started fails and is refunded; off: it waits without limit",
 			UsageZH: "任务到期后超过该时间仍未开始处理，则判为失败并退款；off：不限制等待时间",
 			set:     orOff(positive(func(s *Settings) *time.Duration { return &s.PendingTimeout }))},

@@ -15,6 +15,9 @@ var (
 	paidDesc      = prometheus.NewDesc("imagetasks_paid_requests_in_flight", "Tasks that wait for the answer to a paid request.", nil, nil)
 	leasesDesc    = prometheus.NewDesc("imagetasks_leases_renewable", "1 while the leases can be renewed; otherwise nothing is started.", nil, nil)
 	apiDesc       = prometheus.NewDesc("imagetasks_api_up", "1 while the image API is reachable.", nil, nil)
+	circuitDesc   = prometheus.NewDesc("imagetasks_circuit_open", "0 closed, 1 open, 0.5 half-open: being tried. Of models only those that do not work, at most 20.", []string{"scope", "name"}, nil)
+	modelsDesc    = prometheus.NewDesc("imagetasks_models_refused", "Models that the image API makes no pictures with; their tasks wait.", nil, nil)
+	unknownDesc   = prometheus.NewDesc("imagetasks_unknown_outcomes_total", "Paid requests without an answer of the API that was read whole, since the processor started.", nil, nil)
 	proxyDesc     = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not ejected.", []string{"proxy"}, nil)
 	responsesDesc = prometheus.NewDesc("imagetasks_proxy_responses_total", "Responses received through the proxy.", []string{"proxy"}, nil)
 	limitDesc     = prometheus.NewDesc("imagetasks_api_rate_limit", "Numeric values of the last x-ratelimit-* headers of the API.", []string{"header"}, nil)
@@ -32,7 +35,7 @@ var steps = []processor.EventKind{processor.EventClaimed, processor.EventComplet
 type collector struct{ s Source }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
+	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
 		ch <- d
 	}
 }
@@ -49,6 +52,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(paidDesc, float64(r.Processor.PaidRequests))
 	gauge(leasesDesc, boolValue(r.Processor.LeasesFailingSince.IsZero()))
 	gauge(apiDesc, boolValue(r.Processor.APIUnreachableSince.IsZero()))
+	refused := r.Processor.MoreModels
+	for _, c := range r.Processor.Circuits {
+		gauge(circuitDesc, circuitValue(c.State), c.Scope, c.Name)
+		if c.Scope == processor.CircuitModel {
+			refused++
+		}
+	}
+	gauge(modelsDesc, float64(refused))
+	ch <- prometheus.MustNewConstMetric(unknownDesc, prometheus.CounterValue, float64(r.Processor.Counts[processor.EventOutcomeUnknown]))
 	// One address may be listed several times, with different logins.
 	up, responses := map[string]bool{}, map[string]int{}
 	for _, w := range r.Processor.Upstreams {
@@ -80,6 +92,16 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 func boolValue(b bool) float64 {
 	if b {
 		return 1
+	}
+	return 0
+}
+
+func circuitValue(s processor.CircuitState) float64 {
+	switch s {
+	case processor.CircuitOpen:
+		return 1
+	case processor.CircuitHalfOpen:
+		return 0.5
 	}
 	return 0
 }

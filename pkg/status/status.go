@@ -69,7 +69,8 @@ func (s Source) report(ctx context.Context) Report {
 	}
 	problems = append(problems, overview.Assess(snapshot)...)
 	r.Problems = finding.Documents(problems, s.CommandLine)
-	r.Ready = r.Queue != nil && r.Processor.APIUnreachableSince.IsZero() && r.Processor.LeasesFailingSince.IsZero()
+	r.Ready = r.Queue != nil && r.Processor.APIUnreachableSince.IsZero() && r.Processor.PicturesFailingSince.IsZero() &&
+		r.Processor.LeasesFailingSince.IsZero()
 	return r
 }
 

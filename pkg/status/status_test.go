@@ -34,7 +34,11 @@ func get(t *testing.T, url string) (int, string) {
 
 func TestHandler_Pages(t *testing.T) {
 	report := overview.ProcessorReport{Status: processor.Status{Worker: "<w>", StartedAt: time.Unix(1000, 0), Concurrency: 3, InFlight: 2,
-		Counts: processor.Counts{processor.EventCompleted: 7}, RateLimit: 60, RateLimited: time.Unix(3000, 0)},
+		Counts: processor.Counts{processor.EventCompleted: 7, processor.EventOutcomeUnknown: 2},
+		Circuits: []processor.Circuit{{Scope: processor.CircuitEndpoint, Name: "https://api.example/v1", State: processor.CircuitClosed},
+			{Scope: processor.CircuitPictureStore, State: processor.CircuitClosed},
+			{Scope: processor.CircuitModel, Name: "<m>", State: processor.CircuitOpen, Since: time.Unix(2500, 0), Reason: "no access", NextTrial: time.Unix(2600, 0)}},
+		MoreModels: 3, RateLimit: 60, RateLimited: time.Unix(3000, 0)},
 		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
 		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
@@ -54,11 +58,14 @@ func TestHandler_Pages(t *testing.T) {
 	code, body := get(t, root+"/healthz")
 	assert.Equal(t, 200, code)
 	assert.Equal(t, "ok\n", body)
-	code, _ = get(t, root+"/readyz")
-	assert.Equal(t, 200, code, "stuck tasks don't make it unready")
+	code, body = get(t, root+"/readyz")
+	assert.Equal(t, 200, code, "neither stuck tasks nor a refused model make it unready")
+	assert.Contains(t, body, "makes no pictures with 4 models (<m>)")
 	_, body = get(t, root+"/metrics")
 	for _, line := range []string{`imagetasks_tasks_total{step="completed"} 7`, `imagetasks_tasks_total{step="failed"} 0`,
 		"imagetasks_tasks_in_flight 2", "imagetasks_api_up 1", "imagetasks_database_up 1",
+		`imagetasks_circuit_open{name="https://api.example/v1",scope="endpoint"} 0`, `imagetasks_circuit_open{name="",scope="picture_store"} 0`,
+		`imagetasks_circuit_open{name="<m>",scope="model"} 1`, "imagetasks_models_refused 4", "imagetasks_unknown_outcomes_total 2",
 		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
 		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
 		`imagetasks_proxy_responses_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
@@ -69,7 +76,7 @@ func TestHandler_Pages(t *testing.T) {
 	assert.Contains(t, body, "&lt;w&gt;")
 	assert.NotContains(t, body, "<w>")
 	assert.Contains(t, body, "1 task is stuck; next: <code>fix-stuck-tasks</code>")
-	for _, part := range []string{"http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 requests per minute", "remaining-requests 59, reset-requests 1s"} {
+	for _, part := range []string{"Circuit: model &lt;m&gt;", "open since", "http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 requests per minute", "remaining-requests 59, reset-requests 1s"} {
 		assert.Contains(t, body, part)
 	}
 	code, _ = get(t, root+"/nothing")
@@ -82,6 +89,13 @@ func TestHandler_Pages(t *testing.T) {
 	_, body = get(t, root+"/metrics")
 	assert.Contains(t, body, "imagetasks_leases_renewable 0")
 	report.LeasesFailingSince = time.Time{}
+	report.PicturesFailingSince, report.PicturesError = time.Unix(2000, 0), "no space left"
+	code, body = get(t, root+"/readyz")
+	assert.Equal(t, 503, code)
+	assert.Contains(t, body, "no space left")
+	_, body = get(t, root+"/metrics")
+	assert.Contains(t, body, "imagetasks_api_up 1")
+	report.PicturesFailingSince = time.Time{}
 	report.APIUnreachableSince, report.APIErrorCode, report.APIError = time.Unix(2000, 0), task.CodeProxyRefused, "proxy down"
 	away = errors.New("away")
 	code, body = get(t, root+"/readyz")

@@ -117,15 +117,15 @@ func NewProber(s settings.Settings) *Prober {
 	return p
 }
 
-// Probe checks the API.
-func (p *Prober) Probe(ctx context.Context) error {
+// Check asks the endpoint that makes pictures, free of charge, as imageapi.Client.Check.
+func (p *Prober) Check(ctx context.Context) error {
 	p.mu.Lock()
 	client, err := p.client, p.err
 	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return client.Probe(ctx)
+	return client.Check(ctx, "")
 }
 
 // Set makes later checks use these settings. It changes nothing if they are invalid.
@@ -160,7 +160,7 @@ func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) 
 	defer cancel()
 	for _, due := range t.RetryableUpstreams() {
 		if client, err := NewWithTransport(s, due); err == nil {
-			_ = client.Probe(ctx)
+			_ = client.Check(ctx, "")
 		}
 	}
 }

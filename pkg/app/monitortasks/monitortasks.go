@@ -120,7 +120,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: d, Host: app.Hostname(), Probe: prober.Probe, Live: status.Live(ctx, s.StatusAddr),
+		Store: st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Dir: s.ImageDir, Tasks: st},
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,

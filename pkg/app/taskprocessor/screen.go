@@ -11,6 +11,7 @@ import (
 	"imagetasks/pkg/crontab"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/overview"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
@@ -145,6 +146,7 @@ func (s screen) upstreams(r statusReport) {
 			title = titleNone
 		}
 	}
+	s.circuits(report)
 	var parts []string
 	if report.RateLimit > 0 {
 		parts = append(parts, textOwnRate.In(s.Lang, report.RateLimit))
@@ -160,6 +162,37 @@ func (s screen) upstreams(r statusReport) {
 	}
 }
 
+// circuits shows what does not work, and how many paid requests were not answered.
+func (s screen) circuits(report *overview.ProcessorReport) {
+	title := titleCircuits
+	for _, c := range report.Circuits {
+		if c.State == processor.CircuitClosed {
+			continue
+		}
+		name := circuitNames[c.Scope].In(s.Lang)
+		if c.Scope == processor.CircuitModel {
+			name += " " + c.Name
+		}
+		state := textCircuitOpen
+		if c.State == processor.CircuitHalfOpen {
+			state = textCircuitHalfOpen
+		}
+		text := state.In(s.Lang, name, render.DateTime(c.Since), c.Reason)
+		if !c.NextTrial.IsZero() {
+			text += textNextTrial.In(s.Lang, c.NextTrial.Local().Format(time.TimeOnly))
+		}
+		s.line(title, s.color(red, "✗")+" "+text)
+		title = titleNone
+	}
+	if report.MoreModels > 0 {
+		s.line(title, textMoreModels.In(s.Lang, report.MoreModels))
+		title = titleNone
+	}
+	if n := report.Counts[processor.EventOutcomeUnknown]; n > 0 {
+		s.line(title, textUnknownOutcomes.In(s.Lang, n))
+	}
+}
+
 func (s screen) upstream(u proxy.UpstreamState) string {
 	if u.Ejected {
 		return s.color(red, "✗") + " " + textEjected.In(s.Lang, u.Proxy, render.DateTime(u.Since), u.RetryAt.Local().Format(time.TimeOnly), u.Reason)
@@ -172,7 +205,7 @@ func (s screen) upstream(u proxy.UpstreamState) string {
 func (s screen) apiState(r statusReport) string {
 	if report := local(r); report != nil {
 		switch {
-		case !report.APIUnreachableSince.IsZero() && report.APIErrorCode != task.CodePictureStore:
+		case !report.APIUnreachableSince.IsZero():
 			return textUnreachableSince.In(s.Lang, render.DateTime(report.APIUnreachableSince))
 		case !report.APIRespondedAt.IsZero():
 			return textRespondedAt.In(s.Lang, render.DateTime(report.APIRespondedAt))

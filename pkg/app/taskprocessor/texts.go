@@ -2,6 +2,7 @@ package taskprocessor
 
 import (
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/processor"
 	"imagetasks/pkg/task"
 )
 
@@ -15,6 +16,7 @@ var (
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
 	titleProxies   = lang.Text{EN: "proxies", ZH: "代理"}
+	titleCircuits  = lang.Text{EN: "circuits", ZH: "熔断"}
 	titleRate      = lang.Text{EN: "rate", ZH: "速率"}
 	titleMonitor   = lang.Text{EN: "monitor", ZH: "监控"}
 	titleCron      = lang.Text{EN: "cron", ZH: "cron"}
@@ -54,6 +56,7 @@ var (
 
 	textServing     = lang.Text{EN: "%s  %d responses", ZH: "%s  %d 次响应"}
 	textEjected     = lang.Text{EN: "%s  ejected since %s, next retry at %s: %s", ZH: "%s  自 %s 起停用，%s 重试：%s"}
+	textCircuitOpen = lang.Text{EN: "%s: open since %s: %s", ZH: "%s：自 %s 起熔断：%s"}
 	textOwnRate     = lang.Text{EN: "API_RATE allows %d requests per minute", ZH: "API_RATE 限制每分钟 %d 个请求"}
 	textRateLimited = lang.Text{EN: "rate limited by the API: claiming is paused until %s", ZH: "已达到 API 的速率限制：%s 之前暂停领取任务"}
 	textAPILimits   = lang.Text{EN: "limits reported by the API at %s: %s", ZH: "API 于 %s 报告的限制：%s"}
@@ -136,3 +139,18 @@ var (
 	textSupabaseNoApp = lang.Text{EN: "Supabase: anon and authenticated have no access to the schema; so that your server can call the functions with the service key, run: %s",
 		ZH: "Supabase：anon 和 authenticated 无权访问该 schema；如需让服务器使用 service key 调用函数，请运行：%s"}
 )
+
+var (
+	textCircuitHalfOpen = lang.Text{EN: "%s: being tried, open since %s: %s", ZH: "%s：正在试探，自 %s 起熔断：%s"}
+	textNextTrial       = lang.Text{EN: "; a task tries it at %s at the latest", ZH: "；最迟于 %s 用一个任务试探"}
+	textMoreModels      = lang.Text{EN: "%d more models do not work", One: "%d more model does not work", ZH: "另有 %d 个模型无法使用"}
+	textUnknownOutcomes = lang.Text{EN: "%d paid requests of unknown outcome since the start", One: "%d paid request of unknown outcome since the start",
+		ZH: "启动以来，%d 个付费请求的结果未知"}
+)
+
+// circuitNames are the scopes of circuits.
+var circuitNames = map[string]lang.Text{
+	processor.CircuitEndpoint:     {EN: "the image API", ZH: "图像 API"},
+	processor.CircuitPictureStore: {EN: "the picture store", ZH: "图片存储"},
+	processor.CircuitModel:        {EN: "model", ZH: "模型"},
+}
