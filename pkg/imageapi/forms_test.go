@@ -401,7 +401,7 @@ func TestGenerate_TimeIsBounded(t *testing.T) {
 		"URLs":       `{"choices":[{"message":{"content":"` + strings.Repeat("https://x)", 100000) + `"}}]}`,
 		"data URLs":  `{"choices":[{"message":{"content":"` + strings.Repeat("data:image/", 100000) + `"}}]}`,
 		"beginnings": strings.Repeat(prompt[:leastQuote]+"!", 20000),
-		"brackets":   `{"choices":[{"message":{"content":"` + strings.Repeat("![", 100000) + `](https://x"}}]}`,
+		"brackets":   `{"choices":[{"message":{"content":"` + strings.Repeat("![", 100000) + `"}}]}`,
 		"nested":     strings.Repeat("[", 1<<20),
 		"keys":       `{` + strings.Repeat(`"a":1,`, 100000) + `"b":2}`,
 	} {
