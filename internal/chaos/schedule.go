@@ -161,7 +161,7 @@ func statementText(statement string) string {
 		"record request": "request_call = $3",
 		"complete":       "set status = 'completed'",
 		"close":          "current_stage = 'closed'",
-		"release":        "current_stage = 'released'",
+		"release":        "else 'released' end",
 		"renew":          "current_stage = held.stage",
 	}[statement]
 }

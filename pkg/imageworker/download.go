@@ -45,26 +45,18 @@ const (
 	lastSave = 5 * time.Second
 )
 
-// savePending records the URL of a picture before it is fetched. saved is false if the database refuses to record it: then only this claim
-// can fetch it.
+// savePending records the URL of a picture before it is fetched. saved is false if it could not be recorded in three quarters of the claim's
+// time, or if the database refuses it: then this claim fetches it without. The picture, once it is published, is as good as a record.
 func savePending(ctx context.Context, c processor.Call, p task.PendingResult) (saved bool, err error) {
-	err = c.SavePending(ctx, p)
-	if err != nil && ctx.Err() != nil {
-		// The URL is what was paid for.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
-		defer cancel()
-		err = c.SavePending(last, p)
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if deadline, ok := ctx.Deadline(); ok {
+		bounded, cancel = context.WithTimeout(ctx, time.Until(deadline)*3/4)
 	}
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, task.ErrLeaseLost):
+	defer cancel()
+	if err = c.SavePending(bounded, p); errors.Is(err, task.ErrLeaseLost) {
 		return false, err
-	case ctx.Err() != nil:
-		return false, &task.Error{Code: task.CodePictureLost, Disposition: task.Fail, Paid: true, RequestID: p.RequestID, Endpoint: p.Endpoint,
-			Message: "the API made the picture, and its URL could not be recorded before the claim ended: " + err.Error(), Err: err}
 	}
-	return false, nil
+	return err == nil, nil
 }
 
 // download is the work on a picture that is paid for and has to be fetched.
@@ -87,15 +79,23 @@ func (d *download) fetch(ctx context.Context, draft *picture.Draft) (picture.Pic
 		}
 		e := *task.AsError(err)
 		e.RequestID, e.Endpoint = d.pending.RequestID, d.pending.Endpoint
-		final := d.outcome(ctx, &e)
-		if d.saved || e.Code != task.CodeDownload || !sleep(ctx, wait) || draft.Reset() != nil {
-			return picture.Picture{}, final
+		if d.saved || !d.mayBeLater(&e) || !sleep(ctx, wait) || draft.Reset() != nil {
+			return picture.Picture{}, d.outcome(ctx, &e)
 		}
-		// Its URL is not recorded, so that no other claim can fetch it.
+		// Its URL is not recorded, so that no other claim could fetch it.
 	}
 }
 
+// mayBeLater reports whether another GET may deliver the picture.
+func (d *download) mayBeLater(e *task.Error) bool {
+	return e.Code == task.CodeDownload || e.Code == task.CodeNotAPicture && !e.Paid
+}
+
 func (d *download) try(ctx context.Context, draft *picture.Draft) (picture.Picture, error) {
+	if ctx.Err() != nil {
+		return picture.Picture{}, &task.Error{Code: task.CodeDownload, Disposition: task.Release, Err: ctx.Err(),
+			Message: "the API made the picture, and the claim ended before it was fetched"}
+	}
 	d.call.Progress(60, "fetching the picture")
 	if err := d.w.generator.Download(ctx, d.pending.Ref, d.tries, &progressWriter{w: draft, call: d.call}); err != nil {
 		return picture.Picture{}, err
@@ -127,7 +127,7 @@ func (d *download) outcome(ctx context.Context, e *task.Error) error {
 		return e
 	case task.CodeNotAPicture:
 		// What was cut off, or is not there yet, may be whole later. A kind of picture that can't be used stays one.
-		if e.Paid {
+		if !d.mayBeLater(e) {
 			return e
 		}
 		e.Code, e.Disposition = task.CodeDownload, task.Release
@@ -136,7 +136,15 @@ func (d *download) outcome(ctx context.Context, e *task.Error) error {
 		return e
 	}
 	if !d.saved {
-		return d.lost(e, "its URL could not be recorded, and it could not be fetched at once")
+		// The URL is what was paid for: the last try to record it has a time of its own.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
+		defer cancel()
+		switch err := d.call.SavePending(last, d.pending); {
+		case errors.Is(err, task.ErrLeaseLost):
+			return err
+		case err != nil:
+			return d.lost(e, "its URL could not be recorded, and it could not be fetched at once")
+		}
 	}
 	if e.Code != task.CodeDownload {
 		return e // interrupted

@@ -241,21 +241,40 @@ func TestWork_RejectsNothing(t *testing.T) {
 	assert.Empty(t, descriptions)
 }
 
-// Where the database refuses to record the URL, this claim goes on alone; where the claim ends before, the picture is lost, and not paid for
-// again. A lost lease ends it.
+// Where the database refuses to record the URL, this claim goes on alone. Where the claim ends before, recording it has a last try; if that
+// fails too, the picture is lost, and not paid for again. A lost lease ends it.
 func TestWork_URLIsNotRecorded(t *testing.T) {
 	refused := errors.New("the database refuses it")
+	later := func(refusals int) func(int, func()) error {
+		return func(n int, _ func()) error {
+			if n <= refusals {
+				return refused
+			}
+			return nil
+		}
+	}
+	endsAfter := func(err error) func(int, func()) error {
+		return func(n int, cancel func()) error {
+			cancel()
+			if n == 1 {
+				return refused
+			}
+			return err
+		}
+	}
 	for name, c := range map[string]struct {
-		saving   func(cancel func()) error
+		saving   func(n int, cancel func()) error
 		download func(n int) error
 		want     task.Code
 		err      error
 		saves    int
 	}{
-		"refused, fetched":         {saving: func(func()) error { return refused }, download: func(int) error { return nil }, saves: 1},
-		"refused, fetched later":   {saving: func(func()) error { return refused }, download: func(n int) error { return ifThen(n < 3, &notYet) }, saves: 1},
-		"lease lost":               {saving: func(func()) error { return task.ErrLeaseLost }, err: task.ErrLeaseLost, saves: 1},
-		"the claim ends meanwhile": {saving: func(cancel func()) error { cancel(); return refused }, want: task.CodePictureLost, saves: 2},
+		"refused, fetched":         {saving: later(9), download: func(int) error { return nil }, saves: 1},
+		"refused, fetched later":   {saving: later(9), download: func(n int) error { return ifThen(n < 3, &notYet) }, saves: 1},
+		"lease lost":               {saving: func(int, func()) error { return task.ErrLeaseLost }, err: task.ErrLeaseLost, saves: 1},
+		"the claim ends":           {saving: endsAfter(nil), want: task.CodeDownload, saves: 2},
+		"the claim ends, refused":  {saving: endsAfter(refused), want: task.CodePictureLost, saves: 2},
+		"the claim ends, and lost": {saving: endsAfter(task.ErrLeaseLost), err: task.ErrLeaseLost, saves: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -265,7 +284,7 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 			call := &fakeCall{saving: func(ctx context.Context) error {
 				saves++
 				assert.NoError(t, ctx.Err(), "the last try has a time of its own")
-				return c.saving(cancel)
+				return c.saving(saves, cancel)
 			}}
 			api := &urlClient{download: func(_ context.Context, w io.Writer) error {
 				downloads++
@@ -284,8 +303,9 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 				assert.Zero(t, downloads)
 			case c.want != "":
 				e := task.AsError(err)
-				assert.Equal(t, []any{c.want, task.Fail, true}, []any{e.Code, e.Disposition, e.Paid})
-				assert.Zero(t, downloads, "it is not fetched before it is recorded")
+				lost := c.want == task.CodePictureLost
+				assert.Equal(t, []any{c.want, lost, lost}, []any{e.Code, e.Disposition == task.Fail, e.Paid})
+				assert.Zero(t, downloads)
 			default:
 				assert.NoError(t, err)
 			}
@@ -326,3 +346,25 @@ func TestWork_DownloadCannotBeStored(t *testing.T) {
 }
 
 var _ processor.Worker = (*imageworker.Worker)(nil)
+
+// While the database is away, most of the claim's time is for recording the URL; what remains is for fetching it without. A picture that is
+// published is found by the next claim.
+func TestWork_DatabaseAway(t *testing.T) {
+	f := newFixture(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	began := time.Now()
+	var waited time.Duration
+	call := &fakeCall{saving: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
+	api := &urlClient{download: func(ctx context.Context, w io.Writer) error {
+		waited = time.Since(began)
+		_, err := w.Write(simapi.Draw("x"))
+		return errors.Join(err, ctx.Err())
+	}}
+	_, err := imageworker.New(api, f.pictures, f.logger).Work(ctx, newTask(1), call)
+	require.NoError(t, err)
+	assert.GreaterOrEqual(t, waited, 1400*time.Millisecond)
+	again, err := f.work(t, api, newTask(2), &fakeCall{refusal: errors.New("it makes no request")})
+	require.NoError(t, err)
+	assert.True(t, again.Recovered)
+}

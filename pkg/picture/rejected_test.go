@@ -190,24 +190,6 @@ func TestReject_TotalSize(t *testing.T) {
 	assert.Contains(t, rejectedFiles(t, s), files[len(files)-1], "the newest stays")
 }
 
-// On a full disk nothing is left half.
-func TestReject_FullFileSystem(t *testing.T) {
-	dir := smalldisk.Mount(t, "size=1m")
-	s := openIn(t, dir)
-	d, err := s.Create()
-	require.NoError(t, err)
-	_, err = d.Write(pngBytes(t)[:60])
-	require.NoError(t, err)
-	fill(t, filepath.Join(dir, "filler"))
-	assert.ErrorIs(t, s.Reject(picture.Rejected{}, make([]byte, 64<<10)), syscall.ENOSPC)
-	assert.Empty(t, rejectedFiles(t, s))
-	// A draft gives back what it has reserved, and takes its place.
-	require.NoError(t, d.Reject(picture.Rejected{TaskID: "t"}, nil))
-	r, _ := readRejected(t, s)
-	assert.Equal(t, "t", r.TaskID)
-	assert.Empty(t, names(t, s)) // no draft
-}
-
 // Where a file system can't reserve space, it is written.
 func TestCreate_WritesWhereItCannotReserve(t *testing.T) {
 	dir := smalldisk.Mount(t, "size=1m")

@@ -90,8 +90,9 @@ func (s *Store) Probe(ctx context.Context) error {
 	}
 	result := make(chan error, 1)
 	go func() { // ends when the file system responds; there is one at most
-		defer s.probing.Store(false)
-		result <- s.probe(ctx)
+		err := s.probe(ctx)
+		s.probing.Store(false) // before the caller can begin the next one
+		result <- err
 	}()
 	select {
 	case err := <-result:

@@ -1,6 +1,8 @@
 package processor_test
 
 import (
+	"context"
+	"database/sql/driver"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,6 +25,7 @@ import (
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
+	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
 
@@ -294,4 +297,45 @@ func TestPaidURL_Restart(t *testing.T) {
 	f.seen(processor.EventCompleted, 1)
 	assert.EqualValues(t, 1, paid.Load())
 	f.requireAudit()
+}
+
+// forgetfulQueue loses the first calls of SavePending, or the answers to them.
+type forgetfulQueue struct {
+	*store.Store
+	lost  atomic.Int64 // calls that are still lost
+	after bool         // only the answer is lost
+	saved atomic.Bool
+}
+
+func (q *forgetfulQueue) SavePending(ctx context.Context, l task.Lease, p task.PendingResult) error {
+	if q.lost.Add(-1) >= 0 {
+		if q.after {
+			_ = q.Store.SavePending(ctx, l, p)
+		}
+		return driver.ErrBadConn
+	}
+	err := q.Store.SavePending(ctx, l, p)
+	q.saved.Store(err == nil)
+	return err
+}
+
+// While the database is away, or its answers are lost, recording the URL is repeated, and nothing is fetched before it is known to be recorded.
+func TestPaidURL_RecordIsRepeated(t *testing.T) {
+	for name, after := range map[string]bool{"calls are lost": false, "answers are lost": true} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			queue := &forgetfulQueue{Store: f.Store, after: after}
+			queue.lost.Store(3)
+			api, paid := urlAPI(t, func(self string) string { return self + "/picture" }, func(w http.ResponseWriter, _ *http.Request) {
+				assert.True(t, queue.saved.Load(), "it is fetched before it is recorded")
+				_, _ = w.Write(simapi.Draw("x"))
+			})
+			id := f.enqueue("x")[0]
+			f.start(f.processorOn(queue, f.config(), f.clientAt(api)))
+			f.seen(processor.EventCompleted, 1)
+			assert.EqualValues(t, 1, paid.Load())
+			row := f.row(id)
+			assert.Equal(t, []any{task.Completed, 1, 0}, []any{row.State, row.RequestsSent, row.Unknown})
+		})
+	}
 }
