@@ -236,6 +236,9 @@ var pictureName = regexp.MustCompile(`^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 func (s *system) readPictures(tasks map[string]row) (map[runOf]file, error) {
 	files := map[runOf]file{}
 	return files, filepath.WalkDir(s.pictureDir(), func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && d.Name() == "rejected" {
+			return fs.SkipDir // what was sent in place of a picture
+		}
 		if err != nil || d.IsDir() || d.Name() == "imagetasks-installation.json" {
 			return err
 		}

@@ -143,10 +143,13 @@ func newOrder(r *rand.Rand, seed uint64, n int) *order {
 	return o
 }
 
-// behaviour returns how the API treats a prompt: most give a picture at once.
+// behaviour returns how the API treats a prompt: most give a picture at once, and one in ten the URL of one.
 func behaviour(r *rand.Rand) string {
-	if r.IntN(100) >= 16 {
+	switch n := r.IntN(100); {
+	case n >= 26:
 		return ""
+	case n >= 16:
+		return "[url] "
 	}
 	return oneOf(r, "[500 once] ", "[500] ", "[503 once] ", "[429 once] ", "[408 once] ", "[cut once] ", "[break once] ", "[truncated once] ",
 		"[html once] ", "[error] ", "[text] ", "[zero] ", "[moderation] ", "[400] ", "[cut] ", "[hang once] ")

@@ -262,7 +262,7 @@ func kindOf(a simapi.Answer) answerKind {
 	switch picture := base64.StdEncoding.EncodeToString(draw(a.Prompt)); {
 	case !isJSON(a.Body):
 		return unsettled
-	case strings.Contains(string(a.Body), picture):
+	case strings.Contains(string(a.Body), picture), strings.HasPrefix(a.Prompt, "[url]") && strings.Contains(string(a.Body), `"url":`):
 		return delivered
 	}
 	return failure

@@ -209,6 +209,24 @@ func TestSimpleTest_FailingStep(t *testing.T) {
 		assert.Equal(t, "direct_name_unknown", last.Code)
 		assert.Contains(t, d.Note, "Through "+"http://"+w.proxy.Addr()+" the API can't be reached either")
 	})
+	t.Run("a refused model and a refused list", func(t *testing.T) {
+		w := newFixture(t)
+		w.env["OPENAI_MODEL"] = "gpt-image-1"
+		w.api.RefuseList(&simapi.Refusal{Status: 403, Code: "insufficient_permissions"})
+		d := w.diagnose(0)
+		last := d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "models", last.Step, "the list is only shown")
+		assert.Contains(t, last.Detail, "not needed")
+		w.api.RefuseModel("gpt-image-1", &simapi.Refusal{Status: 503, Code: "model_not_found"})
+		w.api.RefuseList(nil)
+		d = w.diagnose(3)
+		last = d.Steps[len(d.Steps)-1]
+		assert.Equal(t, "model", last.Step)
+		assert.Equal(t, "api_model_refused", last.Code)
+		assert.Contains(t, last.Fix, "OPENAI_MODEL")
+		assert.Contains(t, w.run("simple-test", "--lang", "zh").is(3), "✗ 模型权限")
+		assert.Empty(t, w.api.Calls(), "nothing was paid for")
+	})
 	t.Run("the API's own refusals", func(t *testing.T) {
 		w := newFixture(t)
 		for _, c := range []struct {

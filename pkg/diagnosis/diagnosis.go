@@ -307,6 +307,8 @@ func subject(c *x509.Certificate) string {
 
 // compare tries another route and notes what both tries show.
 func (d *diagnosis) compare(ctx context.Context, fault *proxy.Error) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
 	if fault.Proxy == "" {
 		d.compareAlternative(ctx, fault)
 		return
@@ -386,9 +388,10 @@ func codeOf(err error) task.Code {
 // than one that opens tunnels.
 const (
 	checkTimeout    = time.Minute
-	forwardTimeout  = 12 * time.Second
-	tunneledTimeout = 5 * time.Second
+	forwardTimeout  = 10 * time.Second
+	tunneledTimeout = 4 * time.Second
 	modelsTimeout   = 15 * time.Second
+	compareTimeout  = 4 * time.Second // of another route: what hangs on both must not take longer than 20 s
 )
 
 // checkAPI asks the endpoint that makes pictures, and reports whether it makes them. The fault is that of a proxy that did not forward the

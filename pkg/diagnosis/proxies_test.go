@@ -3,7 +3,9 @@ package diagnosis_test
 import (
 	"crypto/x509"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"net/url"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 
 	"imagetasks/internal/realproxy"
 	"imagetasks/internal/simapi"
+	"imagetasks/internal/simproxy"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/proxy"
@@ -240,3 +243,19 @@ func TestRun_RealProxies(t *testing.T) {
 
 // failure is the failed step and its code.
 func failure(s diagnosis.Step) want { return want{s.Name, s.Code} }
+
+// A proxy that hangs gets its verdict in time also if a direct connection is tried and gets no response either.
+func TestRun_SilentBothWays(t *testing.T) {
+	t.Parallel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, scheme := range []string{"http", "https"} {
+		silent := listen(t, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
+		conf := config(t, scheme+"://"+silent+"/v1", startProxy(t, simproxy.Hang), nil)
+		wg.Go(func() {
+			last, note := run(t, conf)
+			assert.Equal(t, task.CodeProxyNoAnswer, last.Code, "%+v", last)
+			assert.NotNil(t, note)
+		})
+	}
+}

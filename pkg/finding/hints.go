@@ -120,9 +120,10 @@ func hints() map[task.Code]Hint {
 			"请检查代理的规则为 API 的主机选择了哪个节点、该节点是否可用，以及代理的日志。如果代理在远端且不是 https 代理，也可能是网络切断了连接，请更换代理。"),
 		task.CodeProxyNoProxy: hint(
 			"The program at the proxy's address is not a proxy of this type: a web server, for example.",
-			"Check the port and the scheme in the proxy URL (http, https, socks5, socks5h). An http proxy must allow CONNECT if the API is at https://.",
+			"Check the port and the scheme in the proxy URL (http, https, socks5, socks5h). An http proxy must allow CONNECT if the API is at https://. "+
+				"If it redirects to the login page of a network, log in there.",
 			"代理地址上的程序不是这种类型的代理，例如是 Web 服务器。",
-			"请检查代理地址中的端口和协议（http、https、socks5、socks5h）。如果 API 的地址是 https://，http 代理必须允许 CONNECT。"),
+			"请检查代理地址中的端口和协议（http、https、socks5、socks5h）。如果 API 的地址是 https://，http 代理必须允许 CONNECT。如果它重定向到网络的登录页，请先登录。"),
 
 		task.CodeSOCKSFailure: hint(
 			"The SOCKS proxy reports a general failure.",

@@ -46,7 +46,7 @@ func TestHintFor_EveryCodeInBothLanguages(t *testing.T) {
 	table, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)
 	notOfAConnection := []task.Code{task.CodeInternal, task.CodePictureStore, task.CodeNotAPicture, task.CodeTooLarge,
-		task.CodeWorkerLost, task.CodeBadRow}
+		task.CodeWorkerLost, task.CodeBadRow, task.CodePictureLost, task.CodeDownload}
 	seen := map[task.Code]bool{}
 	for _, code := range codes(t) {
 		assert.False(t, seen[code], "%s stands for two causes", code)

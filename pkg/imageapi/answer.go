@@ -177,7 +177,7 @@ func (f *finder) document(p *parser) error {
 	if err := f.text.end(f); err != nil {
 		return err
 	}
-	f.settle()
+	f.combine()
 	// The rest must be white space. Reading it also allows the connection to be reused.
 	if _, err := p.next(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		if err == nil {
@@ -424,8 +424,8 @@ func (f *finder) nestedError(p *parser, c byte, e *apiError) error {
 	return p.skip()
 }
 
-// settle decides what the keys of the document mean together.
-func (f *finder) settle() {
+// combine decides what the keys of the document mean together.
+func (f *finder) combine() {
 	if f.failed {
 		if f.apiError.Code == "" {
 			f.apiError.Code = f.problem.Code
@@ -478,6 +478,9 @@ func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
 		if err != nil || !strings.Contains(strings.ToLower(header), ";base64") {
 			return ignoreEOF(err)
 		}
+		if _, err := skipSpace(text); err != nil {
+			return ignoreEOF(err)
+		}
 		return f.decode(text, depth)
 	case strings.HasPrefix(lower, "https://"), strings.HasPrefix(lower, "http://"), strings.HasPrefix(lower, "//"),
 		r == roleURL && strings.HasPrefix(lower, "/") && !isPictureBase64(head):
@@ -520,15 +523,17 @@ func (f *finder) setURL(text string) {
 	if f.found() || f.event.kind == eventPartial || f.w == nil {
 		return
 	}
-	u, err := url.Parse(strings.TrimSpace(text))
-	if err == nil && f.base != nil {
+	text = strings.TrimSpace(text)
+	u, err := url.Parse(text)
+	if err == nil && !u.IsAbs() && f.base != nil {
 		u = f.base.ResolveReference(u)
+		text = u.String()
 	}
 	if err != nil || len(text) > maxURL || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		f.badURL = true
 		return
 	}
-	f.url = u.String()
+	f.url = text
 	f.hasPicture()
 }
 

@@ -26,34 +26,58 @@ type base64Writer struct {
 	n       int
 }
 
+// plainBase64 holds which bytes are characters of the standard alphabet.
+var plainBase64 = func() (plain [256]bool) {
+	for _, c := range "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/" {
+		plain[c] = true
+	}
+	return plain
+}()
+
 // Write implements io.Writer.
 func (b *base64Writer) Write(p []byte) (int, error) {
-	for i, c := range p {
-		switch {
-		case c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '+', c == '/':
-		case c == '-':
-			c = '+'
-		case c == '_':
-			c = '/'
-		case c == '\n' || c == '\r':
-			continue
-		case c == '=' && b.padding < 2:
-			b.padding++
-			continue
-		default:
-			return i, b.corrupt()
+	for done := 0; done < len(p); {
+		n := 0
+		for end := min(len(p)-done, len(b.buf)-b.n); n < end && plainBase64[p[done+n]]; {
+			n++
 		}
-		if b.padding > 0 {
-			return i, b.corrupt()
+		if n > 0 {
+			if b.padding > 0 {
+				return done, b.corrupt()
+			}
+			b.n += copy(b.buf[b.n:], p[done:done+n])
+			done += n
+		} else {
+			if err := b.special(p[done]); err != nil {
+				return done, err
+			}
+			done++
 		}
-		b.buf[b.n] = c
-		if b.n++; b.n == len(b.buf) {
+		if b.n == len(b.buf) {
 			if err := b.decode(); err != nil {
-				return i, err
+				return done, err
 			}
 		}
 	}
 	return len(p), nil
+}
+
+// special takes a character that is not one of the standard alphabet.
+func (b *base64Writer) special(c byte) error {
+	switch {
+	case c == '\n' || c == '\r':
+	case c == '=' && b.padding < 2:
+		b.padding++
+	case c == '-' && b.padding == 0:
+		b.buf[b.n] = '+'
+		b.n++
+	case c == '_' && b.padding == 0:
+		b.buf[b.n] = '/'
+		b.n++
+	default:
+		return b.corrupt()
+	}
+	return nil
 }
 
 func (b *base64Writer) corrupt() error {

@@ -122,7 +122,7 @@ func (f *finder) endEvent() error {
 		f.hasPicture()
 	}
 	f.event.held = bytes.Buffer{}
-	f.settle()
+	f.combine()
 	return nil
 }
 
@@ -240,7 +240,7 @@ func (s *eventReader) data(p []byte) (int, error) {
 		return 0, nil
 	}
 	if _, err := s.r.Peek(1); err != nil {
-		s.err = err
+		s.err, s.inData = err, false
 		return 0, err
 	}
 	ready, _ := s.r.Peek(min(s.r.Buffered(), len(p)))

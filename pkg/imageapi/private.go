@@ -3,6 +3,7 @@ package imageapi
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
@@ -13,9 +14,7 @@ import (
 func hide(text string, private []string) string {
 	for _, p := range private {
 		text = redact.Prompt(text, p)
-		for _, form := range []string{p, strings.Join(strings.Fields(p), " "), escaped(p, "%04x"), escaped(p, "%04X")} {
-			text = hideBeginning(text, form)
-		}
+		text = hideBeginnings(text, p, strings.Join(strings.Fields(p), " "), escaped(p, "%04x"), escaped(p, "%04X"))
 	}
 	return text
 }
@@ -32,26 +31,50 @@ func longest(private []string) int {
 // leastQuote is how much of a private text's beginning is recognized where the rest is missing, in bytes.
 const leastQuote = 16
 
-// hideBeginning replaces what is equal to the beginning of a private text, as far as it is equal.
-func hideBeginning(text, private string) string {
-	if len(private) < leastQuote {
-		return text
+// hideBeginnings replaces what is equal to the beginning of one of the forms of a private text, as far as it is equal. The time is linear in the
+// text's length, unless it consists of such beginnings only.
+func hideBeginnings(text string, forms ...string) string {
+	next := make([]int, len(forms)) // where each form begins next
+	find := func(i, from int) {
+		next[i] = len(text)
+		if len(forms[i]) >= leastQuote {
+			if at := strings.Index(text[from:], forms[i][:leastQuote]); at >= 0 {
+				next[i] = from + at
+			}
+		}
+	}
+	for i := range forms {
+		find(i, 0)
 	}
 	var b strings.Builder
-	for {
-		at := strings.Index(text, private[:leastQuote])
-		if at < 0 {
-			b.WriteString(text)
+	for from := 0; ; {
+		first := slices.Min(next)
+		b.WriteString(text[from:first])
+		if first == len(text) {
 			return b.String()
 		}
-		n := leastQuote
-		for n < len(private) && at+n < len(text) && private[n] == text[at+n] {
-			n++
+		length := 0
+		for i, form := range forms {
+			if next[i] == first {
+				length = max(length, sharedBeginning(form, text[first:]))
+			}
 		}
-		b.WriteString(text[:at])
 		b.WriteString("[prompt]")
-		text = text[at+n:]
+		from = first + length
+		for i := range forms {
+			if next[i] < from {
+				find(i, from)
+			}
+		}
 	}
+}
+
+func sharedBeginning(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // escaped returns a text as JSON in ASCII, with numbers in that format.

@@ -14,6 +14,8 @@ import (
 // picture in Markdown or HTML, or a URL that is the whole text.
 type textScanner struct {
 	pending []byte        // not examined yet, after what is kept of the text before
+	start   int           // of a URL in pending whose end has not come
+	seen    int           // bytes of pending that do not end it; 0: there is no such URL
 	total   int           // bytes of text so far, without the pictures
 	base64  *base64Writer // a picture is being decoded
 	skip    bool          // base64 that is not needed is being skipped
@@ -28,7 +30,6 @@ const (
 var (
 	addressStart = regexp.MustCompile(`(?i)data:image/|https?://`)
 	addressEnd   = " \t\r\n\"'<>()[]{}`|\\，。）】、"
-	imageBefore  = regexp.MustCompile(`(?i)(!\[[^\]]*\]\(\s*<?|<img\b[^>]*\bsrc\s*=\s*["']?)$`)
 )
 
 // textValue reads a string as a piece of the text.
@@ -107,12 +108,17 @@ func (t *textScanner) end(f *finder) error {
 func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 	from := 0
 	for {
-		at := addressStart.FindIndex(t.pending[from:])
-		if at == nil {
-			t.keep(len(t.pending) - keptContext)
-			return nil, nil
+		start, seen := t.start, t.seen
+		t.start, t.seen = 0, 0
+		if seen == 0 {
+			at := addressStart.FindIndex(t.pending[from:])
+			if at == nil {
+				t.keep(len(t.pending) - keptContext)
+				return nil, nil
+			}
+			start = from + at[0]
+			seen = start
 		}
-		start := from + at[0]
 		if t.pending[start] == 'd' || t.pending[start] == 'D' {
 			comma := bytes.IndexByte(t.pending[start:], ',')
 			switch {
@@ -120,36 +126,60 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 				t.keep(start - keptContext)
 				return nil, nil
 			case comma < 0 || comma > maxDataHeader || !bytes.Contains(bytes.ToLower(t.pending[start:start+comma]), []byte(";base64")):
-				from += at[1]
+				from = start + len("data:")
 				continue
 			}
-			rest = bytes.Clone(t.pending[start+comma+1:])
-			t.pending = nil
-			if f.found() || f.begun || f.w == nil {
-				t.skip = true
-			} else {
-				t.base64 = &base64Writer{w: f.w}
-			}
-			if i := bytes.Index(t.said, []byte("data:image/")); i >= 0 {
-				t.said = t.said[:i]
-			}
-			return rest, nil
+			return t.beginBase64(f, start+comma+1), nil
 		}
-		size := bytes.IndexAny(t.pending[start:], addressEnd)
-		if size < 0 {
+		size := bytes.IndexAny(t.pending[seen:], addressEnd)
+		switch {
+		case size >= 0:
+			size += seen - start
+		case last || len(t.pending)-start > maxURL:
 			size = len(t.pending) - start
-			if !last && size <= maxURL {
-				t.keep(start - keptContext)
-				return nil, nil
-			}
+		default:
+			dropped := max(start-keptContext, 0)
+			t.keep(dropped)
+			t.start, t.seen = start-dropped, len(t.pending)
+			return nil, nil
 		}
-		address := string(t.pending[start : start+size])
-		isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
-		if isAll || imageBefore.Match(t.pending[:start]) || hasPictureName(address) {
-			f.setURL(address)
-		}
+		t.address(f, start, size, last)
 		from = start + size
 	}
+}
+
+// beginBase64 begins to decode, or skip, the base64 from there on, and returns it.
+func (t *textScanner) beginBase64(f *finder, from int) []byte {
+	rest := bytes.Clone(t.pending[from:])
+	t.pending = nil
+	if f.found() || f.begun || f.w == nil {
+		t.skip = true
+	} else {
+		t.base64 = &base64Writer{w: f.w}
+	}
+	if i := bytes.Index(t.said, []byte("data:image/")); i >= 0 {
+		t.said = t.said[:i]
+	}
+	return rest
+}
+
+// address takes a URL if it is that of a picture.
+func (t *textScanner) address(f *finder, start, size int, last bool) {
+	address := string(t.pending[start : start+size])
+	isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
+	if isAll || isImageBefore(t.pending[max(start-keptContext, 0):start]) || hasPictureName(address) {
+		f.setURL(address)
+	}
+}
+
+// isImageBefore reports whether a text before a URL makes it an image in Markdown or HTML.
+func isImageBefore(text []byte) bool {
+	if alt, ok := bytes.CutSuffix(bytes.TrimRight(text, " \t<"), []byte("](")); ok {
+		open := bytes.LastIndexByte(alt, '[')
+		return open > 0 && alt[open-1] == '!'
+	}
+	tag, ok := bytes.CutSuffix(bytes.ToLower(bytes.TrimRight(text, `"' `)), []byte("src="))
+	return ok && bytes.LastIndex(tag, []byte("<img")) > bytes.LastIndexByte(tag, '>')
 }
 
 // keep forgets the first n bytes of what is pending.

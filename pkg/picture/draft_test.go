@@ -1,6 +1,7 @@
 package picture_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -298,4 +299,49 @@ func TestFilesAndRemoveRuns_ExactNames(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, n)
 	assert.ElementsMatch(t, []string{all[2], other.Name}, names(t, s))
+}
+
+// A draft that was reset has only what was written since.
+func TestReset(t *testing.T) {
+	s := openIn(t, t.TempDir())
+	var f picture.Faults
+	s.Inject(&f)
+	for id, prepare := range map[string]func(){"written": func() {}, "in memory": func() { f.FullAfter(1000) }} {
+		d, err := s.Create()
+		require.NoError(t, err)
+		prepare()
+		_, err = d.Write(append(jpegBytes(t), make([]byte, 300_000)...))
+		require.NoError(t, err)
+		f.Repair()
+		require.NoError(t, d.Reset())
+		_, err = d.Write(pngBytes(t))
+		require.NoError(t, err)
+		p, err := d.Publish(t.Context(), id, 1, nil)
+		require.NoError(t, err)
+		stored, err := os.ReadFile(p.Path)
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(pngBytes(t), stored), id)
+		require.Error(t, d.Reset(), "it is published")
+	}
+	assert.Len(t, names(t, s), 2)
+}
+
+// A draft that was reset and then has to be written again, because the disk lost it, has only what was written since.
+func TestReset_ThenDamaged(t *testing.T) {
+	s := openIn(t, t.TempDir())
+	var f picture.Faults
+	s.Inject(&f)
+	d, err := s.Create()
+	require.NoError(t, err)
+	_, err = d.Write(make([]byte, 5000))
+	require.NoError(t, err)
+	require.NoError(t, d.Reset())
+	_, err = d.Write(pngBytes(t))
+	require.NoError(t, err)
+	f.FailSync(false)
+	p, err := d.Publish(t.Context(), "t", 1, func(error) { f.Repair() })
+	require.NoError(t, err)
+	stored, err := os.ReadFile(p.Path)
+	require.NoError(t, err)
+	assert.True(t, bytes.Equal(pngBytes(t), stored))
 }

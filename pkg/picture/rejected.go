@@ -170,6 +170,35 @@ func (s *Store) CleanRejected(now time.Time) (removed int, err error) {
 	return s.pruneRejected(now)
 }
 
+// RemoveRejected removes what was rejected of some tasks.
+func (s *Store) RemoveRejected(taskIDs []string) error {
+	s.rejecting.Lock()
+	defer s.rejecting.Unlock()
+	dir := filepath.Join(s.dir, rejectedDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("picture store: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if filepath.Ext(path) != ".json" {
+			continue
+		}
+		text, err := readSmall(path)
+		var r Rejected
+		if err != nil || json.Unmarshal(text, &r) != nil || !slices.Contains(taskIDs, r.TaskID) {
+			continue // it may be one that is being written, and goes within a day
+		}
+		for _, each := range []string{strings.TrimSuffix(path, ".json") + ".bin", path} {
+			if err := os.Remove(each); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("picture store: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // pruneRejected brings the directory back into its bounds.
 func (s *Store) pruneRejected(now time.Time) (removed int, err error) {
 	dir := filepath.Join(s.dir, rejectedDir)

@@ -150,6 +150,21 @@ func TestReject_Bounds(t *testing.T) {
 	assert.Equal(t, files[60:], rejectedFiles(t, s), "a start removes them, too")
 }
 
+// A user's tasks are forgotten there, too.
+func TestRemoveRejected(t *testing.T) {
+	s := openIn(t, t.TempDir())
+	require.NoError(t, s.RemoveRejected([]string{"a"}), "there is nothing yet")
+	for _, id := range []string{"a", "b", "a"} {
+		require.NoError(t, s.Reject(picture.Rejected{TaskID: id}, []byte("x")))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(rejectedDir(s), "x.json"), []byte("{"), 0o600))
+	require.NoError(t, s.RemoveRejected([]string{"a", "c"}))
+	assert.Len(t, rejectedFiles(t, s), 3)
+	require.NoError(t, os.Remove(filepath.Join(rejectedDir(s), "x.json")))
+	r, _ := readRejected(t, s)
+	assert.Equal(t, "b", r.TaskID)
+}
+
 // Large ones are bounded by their size together. Sparse files have the size and take no space.
 func TestReject_TotalSize(t *testing.T) {
 	s := openIn(t, t.TempDir())

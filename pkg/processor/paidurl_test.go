@@ -1,6 +1,7 @@
 package processor_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -30,9 +31,15 @@ func urlAPI(t *testing.T, pictureURL func(self string) string, picture http.Hand
 	t.Helper()
 	paid = &atomic.Int64{}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, _ *http.Request) {
-		paid.Add(1)
+	mux.HandleFunc("POST /v1/images/generations", func(w http.ResponseWriter, r *http.Request) {
+		var request struct{ Prompt string }
 		w.Header().Set("Content-Type", "application/json")
+		if json.NewDecoder(r.Body).Decode(&request) != nil || request.Prompt == "" { // a check, which costs nothing
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":{"message":"Missing required parameter: 'prompt'.","type":"invalid_request_error","param":"prompt","code":"missing_required_parameter"}}`)
+			return
+		}
+		paid.Add(1)
 		fmt.Fprintf(w, `{"data":[{"url":%q}]}`, pictureURL(api.URL))
 	})
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"data":[]}`) })

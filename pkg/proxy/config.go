@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -47,7 +48,7 @@ func Parse(text string) (*url.URL, error) {
 	switch {
 	case !known:
 		return nil, fmt.Errorf("unknown kind of proxy %q; use http, https, socks5 or socks5h", u.Scheme)
-	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;"):
+	case u.Hostname() == "" || strings.ContainsAny(u.Hostname(), " \t/\\@,;") || !isHost(u.Hostname()):
 		return nil, errors.New("it has no host; a proxy looks like http://host:port")
 	case (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "":
 		return nil, errors.New("a proxy has no path, query or fragment; it looks like http://host:port")
@@ -65,6 +66,15 @@ func Parse(text string) (*url.URL, error) {
 	u.Host = net.JoinHostPort(u.Hostname(), port)
 	u.Path = ""
 	return u, nil
+}
+
+// isHost reports whether a host with colons is an IPv6 address.
+func isHost(host string) bool {
+	if !strings.Contains(host, ":") {
+		return true
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // route returns the proxy for a request to a URL; nil: none.

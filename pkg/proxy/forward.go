@@ -23,6 +23,8 @@ const (
 	explainTimeout = 5 * time.Second
 	// closedAfter is how long a tunnel must stay open to show that it leads to the API. v2ray tries to connect for about a second.
 	closedAfter = 3 * time.Second
+	// closedAtOnce is the same for a tunnel that is opened before each request: sing-box closes it in some milliseconds.
+	closedAtOnce = 200 * time.Millisecond
 )
 
 // sendForward sends a plain request through an http proxy. A response that the proxy made itself is an *Error.
@@ -49,29 +51,48 @@ func (up *upstream) sendForward(r *http.Request, proxy *url.URL) (*http.Response
 	return up.inspect(r, proxy, target, response)
 }
 
-// checkForward returns an *Error if an http proxy does not respond, or is no http proxy. Whether it opens tunnels does not matter.
+// checkForward returns an *Error if an http proxy does not respond, is no http proxy, or can't reach the target. Whether it opens tunnels does
+// not matter.
 func (up *upstream) checkForward(ctx context.Context, proxy *url.URL, target string) error {
 	began := time.Now()
 	conn, a, err := up.askCONNECT(ctx, proxy, target, up.conf.ConnectTimeout)
-	if conn != nil {
-		_ = conn.Close()
-		record(ctx, OpConnect, began)
-	}
-	if err == nil {
-		record(ctx, OpForward, began)
-		if a.status == http.StatusProxyAuthRequired || a.speaksTLS() {
-			return refusal(OpForward, proxy, target, a)
+	switch {
+	case conn != nil:
+		defer conn.Close()
+		if closesWithin(ctx, conn, closedAtOnce) {
+			return refusal(OpForward, proxy, target, answer{status: http.StatusBadGateway})
 		}
-		return nil // whatever else it is, it responds
+		record(ctx, OpConnect, began)
+	case err == nil && (a.status == http.StatusProxyAuthRequired || a.speaksTLS()):
+		return refusal(OpForward, proxy, target, a)
+	case err != nil:
+		failed := asError(err, OpForward, proxy, target)
+		if failed.Op != OpConnect {
+			return failed
+		}
+		// One that closes the connection may forward and open no tunnels.
+		if failed.Op = OpForward; failed.Code() != task.CodeProxyFailed || !up.forwardsFree(ctx, target) {
+			return failed
+		}
 	}
-	failed := asError(err, OpForward, proxy, target)
-	if failed.Op != OpConnect {
-		return failed
+	record(ctx, OpForward, began)
+	return nil
+}
+
+// forwardsFree reports whether a request that is free of charge gets a response, or none in a few seconds.
+func (up *upstream) forwardsFree(ctx context.Context, target string) bool {
+	limited, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(limited, http.MethodHead, "http://"+target+"/", nil)
+	if err != nil {
+		return false
 	}
-	if failed.Op = OpForward; failed.Code() == task.CodeProxyFailed {
-		return nil // it closed the connection: it may forward and open no tunnels
+	response, err := up.forward.RoundTrip(r)
+	if err != nil {
+		return limited.Err() != nil && ctx.Err() == nil
 	}
-	return failed
+	_ = response.Body.Close()
+	return true
 }
 
 // inspect returns the response to a forwarded request if the API made it, or if nothing tells who did. Otherwise the error is an *Error.
@@ -115,7 +136,7 @@ func (up *upstream) ownResponse(ctx context.Context, proxy *url.URL, target stri
 	switch {
 	case conn != nil:
 		defer conn.Close()
-		if a.isGatewayError() && closesSoon(ctx, conn) {
+		if a.isGatewayError() && closesWithin(ctx, conn, closedAfter) {
 			// It may have lost the API only after it had forwarded the request.
 			return forwarded(refusal(OpForward, proxy, target, a), true)
 		}
@@ -136,11 +157,11 @@ func forwarded(e *Error, maybe bool) *Error {
 	return e
 }
 
-// closesSoon reports whether a new tunnel is closed before its other end sends a byte.
-func closesSoon(ctx context.Context, conn net.Conn) bool {
+// closesWithin reports whether a new tunnel is closed within a time, before its other end sends a byte.
+func closesWithin(ctx context.Context, conn net.Conn, limit time.Duration) bool {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_ = conn.SetReadDeadline(time.Now().Add(closedAfter))
+	_ = conn.SetReadDeadline(time.Now().Add(limit))
 	_, err := conn.Read(make([]byte, 1))
 	timeout, ok := errors.AsType[net.Error](err)
 	return err != nil && (!ok || !timeout.Timeout())
@@ -216,5 +237,6 @@ func redirectHost(h http.Header) string {
 	if err != nil {
 		return ""
 	}
-	return strings.ToValidUTF8(u.Hostname(), "?")
+	host := u.Hostname()
+	return strings.ToValidUTF8(host[:min(len(host), 100)], "?")
 }

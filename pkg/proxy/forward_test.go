@@ -108,7 +108,8 @@ func TestTransport_ForwardedOrOwn(t *testing.T) {
 		"haproxy, no server":    {response("503 Service Unavailable", html, noServer), response("503 Service Unavailable", html, noServer), task.CodeProxyTarget, true, false},
 		"haproxy, denied":       {response("403 Forbidden", html, "Request forbidden by administrative rules."), response("403 Forbidden", html, "Request forbidden by administrative rules."), task.CodeProxyForbids, false, false},
 		"haproxy, login":        {response("401 Unauthorized", html, "You need a valid user"), response("401 Unauthorized", html, "You need a valid user"), task.CodeProxyLoginMissing, false, false},
-		"sing-box, node down":   {tunnelCloses, response("502 Bad Gateway", "", ""), task.CodeProxyTarget, true, false},
+		"sing-box, node down":   {tunnelCloses, response("502 Bad Gateway", "", ""), task.CodeProxyTarget, false, false},
+		"closes everything":     {"", "", task.CodeProxyFailed, false, false},
 		"sing-box, login":       {tunnelOpens, response("407 Proxy Authentication Required", "Proxy-Authenticate: Basic realm=\"sing-box\" charset=\"UTF-8\"\r\n", ""), task.CodeProxyLoginMissing, false, false},
 		"v2ray, node down":      {tunnelOpens, response("503 Service Unavailable", "Connection: close\r\nProxy-Connection: close\r\n", ""), task.CodeProxyTarget, true, false},
 		"Proxy-Status, refused": {tunnelOpens, response("502 Bad Gateway", "Proxy-Status: corp; error=connection_refused\r\n"+html, "x"), task.CodeProxyTarget, false, false},
@@ -149,6 +150,9 @@ func TestTransport_ForwardedOrOwn(t *testing.T) {
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, c.code, failed.Code(), "%v", err)
 			assert.Equal(t, c.sent, failed.Sent, "%v", err)
+			if c.sent {
+				assert.EqualValues(t, 1, p.requests.Load(), "it is sent once")
+			}
 			assert.Contains(t, err.Error(), p.url)
 			assert.NotContains(t, err.Error(), "hunter2")
 			assert.Equal(t, c.code == task.CodeProxyNoProxy || c.code == task.CodeProxyLoginMissing, failed.IsProxy())
@@ -215,6 +219,42 @@ func TestTransport_ForwardsWithoutTunnels(t *testing.T) {
 	}
 }
 
+// A node that stops working after the proxy was asked: the proxy's response leaves the outcome unknown, and the question that tells whose it is
+// waits for the tunnel's end.
+func TestTransport_NodeFailsLater(t *testing.T) {
+	for name, after := range map[string]time.Duration{"at once": 0, "later": 500 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			var plain atomic.Int64
+			p := "http://" + wire(t, func(conn net.Conn) {
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				switch {
+				case err != nil:
+				case r.Method != http.MethodConnect && plain.Add(1) == 1:
+					_, _ = io.WriteString(conn, response("200 OK", json, "{}"))
+				case r.Method != http.MethodConnect:
+					_, _ = io.WriteString(conn, response("502 Bad Gateway", "", ""))
+				default:
+					_, _ = io.WriteString(conn, tunnelOpens)
+					_ = conn.SetReadDeadline(time.Now().Add(after))
+					if plain.Load() == 0 {
+						_ = conn.SetReadDeadline(time.Time{})
+					}
+					_, _ = conn.Read(make([]byte, 1))
+				}
+			})
+			tr := transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{p}}})
+			_, _, err := post(tr, "http://api.example/")
+			require.NoError(t, err)
+			_, _, err = post(tr, "http://api.example/")
+			var failed *proxy.Error
+			require.ErrorAs(t, err, &failed)
+			assert.Equal(t, task.CodeProxyTarget, failed.Code())
+			assert.True(t, failed.Sent)
+			assert.EqualValues(t, 2, plain.Load())
+		})
+	}
+}
+
 // The proxy is asked before requests only if it has not responded lately.
 func TestTransport_AsksOnlyAfterSilence(t *testing.T) {
 	a := startAPI(t)
@@ -259,4 +299,47 @@ func TestTransport_ForwardCanceled(t *testing.T) {
 	assert.Less(t, time.Since(began), 5*time.Second)
 	var failed *proxy.Error
 	assert.True(t, errors.As(err, &failed) && !failed.Sent, "%v", err)
+}
+
+// Whatever a program at the proxy's address sends, a request ends in time with a response or an error that holds neither the login nor more than a
+// line of what was sent.
+func TestTransport_OddResponses(t *testing.T) {
+	long := strings.Repeat("x", 60<<10)
+	odd := map[string]string{
+		"nothing": "", "a byte": "H", "half a head": "HTTP/1.1 200", "no status": "HTTP/1.1 abc\r\n\r\n", "another version": "HTTP/9.9 200 OK\r\n\r\n",
+		"continue": "HTTP/1.1 100 Continue\r\n\r\n", "no content": "HTTP/1.1 204 No Content\r\n\r\n", "status 0": "HTTP/1.1 000 x\r\n\r\n",
+		"status 999": "HTTP/1.1 999 x\r\nContent-Length: 0\r\n\r\n", "long header": "HTTP/1.1 503 x\r\nServer: " + long + "\r\n\r\n",
+		"longer header": "HTTP/1.1 503 x\r\nServer: " + long + long + "\r\n\r\n", "cut off": "HTTP/1.1 503 x\r\nContent-Length: 100\r\n\r\nx",
+		"bad chunks": "HTTP/1.1 502 x\r\nTransfer-Encoding: chunked\r\n\r\nzz", "bad length": "HTTP/1.1 502 x\r\nContent-Length: -1\r\n\r\n",
+		"long page": "HTTP/1.1 403 x\r\nContent-Type: text/html\r\n\r\n" + long, "long reason": "HTTP/1.1 407 " + long + "\r\n\r\n",
+		"bad location":  "HTTP/1.1 302 x\r\nLocation: http://%zz/hunter2\r\nContent-Length: 0\r\n\r\n",
+		"long location": "HTTP/1.1 302 x\r\nLocation: http://" + long + "/hunter2\r\nContent-Length: 0\r\n\r\n",
+		"Proxy-Status":  "HTTP/1.1 502 x\r\nProxy-Status: \"a,b\";error=;=, ;;,error\r\nContent-Length: 0\r\n\r\n",
+		"a TLS alert":   "\x15\x03\x01\x00\x02\x02\x0a", "SOCKS": "\x05\xff", "SSH": "SSH-2.0-OpenSSH_9.2\r\n", "zeros": "\x00\x00\x00\x00",
+		"escape codes": "HTTP/1.1 404 x\r\nServer: \x1b[31mred\r\nContent-Length: 0\r\n\r\n",
+	}
+	for name, text := range odd {
+		for _, both := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, to CONNECT too: %v", name, both), func(t *testing.T) {
+				t.Parallel()
+				connect := tunnelOpens
+				if both {
+					connect = text + closes
+				}
+				p := script(t, connect, text+closes)
+				login := strings.Replace(p.url, "://", "://wei:hunter2@", 1)
+				for _, target := range []string{"http://api.example/", "https://api.example/"} {
+					began := time.Now()
+					_, _, err := post(transport(t, proxy.Config{Env: proxy.Env{OpenAI: []string{login}}, ConnectTimeout: 2 * time.Second,
+						TLSTimeout: 200 * time.Millisecond}), target)
+					assert.Less(t, time.Since(began), 15*time.Second)
+					if err != nil {
+						assert.NotContains(t, err.Error(), "hunter2")
+						assert.NotContains(t, err.Error(), "\x1b")
+						assert.Less(t, len(err.Error()), 600)
+					}
+				}
+			})
+		}
+	}
 }

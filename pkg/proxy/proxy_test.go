@@ -335,6 +335,7 @@ func TestNew_InvalidProxyURL(t *testing.T) {
 		"ftp://u:hunter2@h:1", "socks4://u:hunter2@h:1", "http://u:hunter2@:1", "http://u:hunter2@h:port",
 		"http://u:hunter2@h:99999", "http://u:hunt%zzer2@h:1", "http://u:hunter2@h:1/path", "http://u:hunter2@h:1?x=1",
 		"http://", "://", "http://[::1", "socks5://u:" + strings.Repeat("hunter2", 40) + "@h:1", "http://u:hunter2@a b:1",
+		"socks5://u:hunter2@::", "http://u:hunter2@[::1::2]:80",
 	} {
 		for name, env := range map[string]proxy.Env{
 			"OPENAI_PROXY": {OpenAI: []string{bad}}, "HTTPS_PROXY": {HTTPS: bad}, "HTTP_PROXY": {HTTP: bad}, "ALL_PROXY": {All: bad},
@@ -384,7 +385,7 @@ func TestParse_OtherKinds(t *testing.T) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, seed := range []string{"http://u:p@h:1", "socks5h://[::1]:9", "one:1", "//", "https://%41:80", "http://h:1@x"} {
+	for _, seed := range []string{"http://u:p@h:1", "socks5h://[::1]:9", "one:1", "//", "https://%41:80", "http://h:1@x", "socks5://::"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -124,6 +124,9 @@ func removePictures(ctx context.Context, s settings.Settings, st *store.Store, t
 	}
 	for ids := range slices.Chunk(taskIDs, removeBatch) {
 		tasks, err := st.PictureTasks(ctx, ids, 0)
+		if err == nil && !installation.Copied {
+			err = pictures.RemoveRejected(ids)
+		}
 		if err != nil {
 			return removed, kept, err
 		}
