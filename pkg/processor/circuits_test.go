@@ -3,7 +3,6 @@ package processor_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -74,9 +73,11 @@ func (a *fakeAPI) Check(context.Context, string) error {
 	return a.checks
 }
 
-func (a *fakeAPI) Download(context.Context, string, int, io.Writer) error {
-	return errors.New("nothing can be downloaded")
+func (a *fakeAPI) Download(_ context.Context, _ string, _ int, w io.Writer) error {
+	_, err := w.Write(a.picture)
+	return err
 }
+
 func (a *fakeAPI) Endpoint() string                         { return "http://api.example/v1" }
 func (a *fakeAPI) SizeNote(string, imageapi.Options) string { return "" }
 
@@ -458,4 +459,40 @@ func TestModel_RefusedEjectsNoProxy(t *testing.T) {
 		}
 	}
 	assert.Equal(t, []string{"model bad"}, slices.Compact(names))
+}
+
+// What is paid for is fetched while the endpoint is out of order, which that does not end.
+func TestPending_FetchedWhileTheEndpointIsOpen(t *testing.T) {
+	f := newFixture(t)
+	api := newFakeAPI()
+	refusedKey := &task.Error{Code: task.CodeUnauthorized, Disposition: task.Pause, Scope: task.ScopeEndpoint, Message: "key"}
+	api.set(always(refusedKey), refusedKey)
+	ids := f.enqueue("paid for")
+	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "earlier", Limit: 1, Lease: time.Minute, MaxAttempts: 3})
+	require.NoError(t, err)
+	require.NoError(t, f.SavePending(t.Context(), claimed[0].Lease(), task.PendingResult{Ref: "https://pictures.example/a.png"}))
+	_, err = f.Release(t.Context(), store.ReleaseRequest{Lease: claimed[0].Lease(), Wait: time.Hour, Cause: &task.Error{Code: task.CodeDownload}})
+	require.NoError(t, err)
+	f.enqueue("a", "b", "c")
+	p := f.processor(f.config(), api)
+	f.start(p)
+	f.circuitOpened()
+	paid := api.paid()
+	f.exec(`update imagetasks.tasks set run_after = now() where task_id = $1`, ids[0])
+	f.seen(processor.EventCompleted, 1)
+	assert.Equal(t, task.Completed, f.row(ids[0]).State)
+	assert.Equal(t, paid, api.paid())
+	assert.Equal(t, processor.CircuitOpen, p.Status().Circuits[0].State)
+	f.requireAudit()
+}
+
+// Answers without a picture may have been billed: their tasks fail, and after some in a row the rest waits.
+func TestOutage_AnswersWithoutAPicture(t *testing.T) {
+	nothing := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Scope: task.ScopeEndpoint, Message: "no picture"}
+	f, paid := testOutage{fails: nothing, scale: 20, lasts: 3 * time.Second, tasks: 30}.during(t)
+	assert.LessOrEqual(t, paid, 10)
+	f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending'`)
+	require.Eventually(t, func() bool { return f.count(processor.EventCompleted)+f.count(processor.EventFailed) == 30 }, time.Minute, 10*time.Millisecond)
+	assert.LessOrEqual(t, f.count(processor.EventFailed), 10)
+	f.requireAudit()
 }

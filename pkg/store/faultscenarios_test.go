@@ -417,8 +417,9 @@ func faultStats() map[string]faultScenario {
 			wait, found, err := s.NextDue(ctx, true)
 			return found && wait <= 0, err
 		}),
-		"has_pending": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
-		"queue_stats": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
+		"has_pending_besides": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPendingBesides(ctx, []string{"a"}) }),
+		"has_pending":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
+		"queue_stats":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
 		"count_by_state": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.CountByState(ctx)
 		}),

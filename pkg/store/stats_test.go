@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -35,6 +36,32 @@ func TestQueueStats_AndCountByState(t *testing.T) {
 	some, err := b.HasPending(b.ctx)
 	require.NoError(t, err)
 	assert.True(t, some)
+}
+
+// Tasks of a model that is out of order don't count, unless their picture only has to be fetched.
+func TestHasPendingBesides(t *testing.T) {
+	b := fresh(t)
+	user := b.user(2)
+	for _, options := range []string{`{"model": "bad"}`, `{}`} {
+		_, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, Options: json.RawMessage(options)})
+		require.NoError(t, err)
+	}
+	besides := func(models ...string) bool {
+		t.Helper()
+		some, err := b.HasPendingBesides(b.ctx, models)
+		require.NoError(t, err)
+		return some
+	}
+	assert.True(t, besides("bad"))
+	assert.True(t, besides(""))
+	assert.False(t, besides("bad", ""))
+	claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 1, Lease: time.Minute, MaxAttempts: 3, OnlyModels: []string{"bad"}})
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+	require.NoError(t, b.SavePending(b.ctx, claimed[0].Lease(), task.PendingResult{Ref: "https://pictures.example/a.png"}))
+	_, err = b.Release(b.ctx, store.ReleaseRequest{Lease: claimed[0].Lease(), Wait: time.Hour, Cause: &task.Error{Code: task.CodeDownload}})
+	require.NoError(t, err)
+	assert.True(t, besides("bad", ""))
 }
 
 func TestClosedWithin_AndRefundsToday(t *testing.T) {
