@@ -3,6 +3,7 @@ package processor
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -120,7 +121,7 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 		return c.database.failed(ctx, "claim tasks", err)
 	}
 	if inFlight == 0 {
-		c.sweeper.suspect = false // claimed now, or by another processor; the next sweep looks again
+		c.sweeper.triedSuspect(slices.ContainsFunc(tasks, store.Suspect))
 	}
 	left := limit - len(tasks)
 	for _, m := range plan.models {

@@ -27,6 +27,7 @@ type sweeper struct {
 	log            logrus.FieldLogger
 	lastAt         time.Time
 	suspect        bool                    // a task waits until nothing else is in flight
+	noSuspectUntil time.Time               // nothing waits for such tasks, because one could not be claimed
 	unanswered     map[EventKind]uuid.UUID // ids of calls without an answer, which are repeated under the same id
 }
 
@@ -57,10 +58,23 @@ func (s *sweeper) lookForSuspects(ctx context.Context) {
 		s.database.failed(ctx, "look for tasks whose processor ended", err)
 		return
 	}
+	found = found && !time.Now().Before(s.noSuspectUntil)
 	if found && !s.suspect {
 		s.log.Warn("a task whose processor ended twice is worked next, with nothing else in flight; claiming waits for that")
 	}
 	s.suspect = found
+}
+
+// suspectLeases is for how many leases nothing waits for a suspect task after one could not be claimed.
+const suspectLeases = 5
+
+// triedSuspect records a claim with nothing else in flight, and whether it took a suspect task. One that it did not take was claimed by another
+// processor, or can't be claimed while a circuit is open: waiting for it again and again would slow down all others.
+func (s *sweeper) triedSuspect(claimed bool) {
+	if s.suspect && !claimed {
+		s.noSuspectUntil = time.Now().Add(suspectLeases * s.lease)
+	}
+	s.suspect = false // the next sweep finds out whether there is another
 }
 
 // closeAll closes tasks batch by batch and logs each.
