@@ -97,7 +97,7 @@ func FuzzGenerate(f *testing.F) {
 		defer cancel()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		n := &countingWriter{}
+		n := &byteCounter{}
 		result, err := c.Generate(ctx, Request{Prompt: "a private wish"}, n)
 		runtime.ReadMemStats(&after)
 		require.NoError(t, ctx.Err(), "it took too long")
@@ -105,6 +105,7 @@ func FuzzGenerate(f *testing.F) {
 		assert.LessOrEqual(t, int64(n.n), c.conf.MaxBytes*4/3+maxEnvelope)
 		if err != nil {
 			assertFailure(t, err)
+			assert.Empty(t, result.URL, "a URL and an error")
 		} else if result.URL != "" {
 			u, err := url.Parse(result.URL)
 			require.NoError(t, err)
