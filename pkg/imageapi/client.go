@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -214,8 +215,14 @@ func ejectUpstream(response *http.Response, err error) error {
 	return err
 }
 
-// oneLine makes text from the API fit for a log line.
+// oneLine makes text from the API fit for a log line and a terminal: it has no control characters.
 func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+			return '?'
+		}
+		return r
+	}, s)
 	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
@@ -256,7 +263,7 @@ func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Re
 	}
 	e := c.readError(ctx, response, a, network.err, err, private)
 	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
-		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(response, head.text, private), Err: e.Err}
 	}
 	return "", e
 }
