@@ -177,7 +177,7 @@ func (f *finder) document(p *parser) error {
 	if err := f.text.end(f); err != nil {
 		return err
 	}
-	f.combine()
+	f.conclude()
 	// The rest must be white space. Reading it also allows the connection to be reused.
 	if _, err := p.next(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		if err == nil {
@@ -424,8 +424,8 @@ func (f *finder) nestedError(p *parser, c byte, e *apiError) error {
 	return p.skip()
 }
 
-// combine decides what the keys of the document mean together.
-func (f *finder) combine() {
+// conclude decides what the keys of the document mean together.
+func (f *finder) conclude() {
 	if f.failed {
 		if f.apiError.Code == "" {
 			f.apiError.Code = f.problem.Code

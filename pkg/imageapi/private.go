@@ -2,6 +2,7 @@ package imageapi
 
 import (
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -104,8 +105,8 @@ func escaped(text, format string) string {
 var echo = regexp.MustCompile(`("(?:revised_|actual_|original_|negative_)?prompt"\s*:\s*)"(?:[^"\\]|\\.)*"?`)
 
 // hideHead removes what is private from the beginning of an answer and cuts it to maxHead.
-func (c *Client) hideHead(head []byte, private []string) []byte {
+func (c *Client) hideHead(response *http.Response, head []byte, private []string) []byte {
 	text := echo.ReplaceAllString(hide(string(head), private), `$1"[prompt]"`)
-	text = urlQuery.ReplaceAllString(redact.New(*c.key.Load()).String(text), "$1?"+redact.Mask)
+	text = c.withoutSecrets(response, text)
 	return []byte(text[:min(len(text), maxHead)])
 }

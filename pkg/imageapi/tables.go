@@ -230,6 +230,8 @@ var pages = []pageLine{
 		outcome{code: task.CodeForbidden, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses access (403)"}},
 	{"too large", []int{413}, nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the request is too large for a gateway before the API (413)"}},
+	{"Cloudflare's refusal", statuses(400, 499), nil, words(`^error code: \d{3,4}\b`), nil,
+		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "Cloudflare, not the API, refused the request"}},
 	{"refusing page", statuses(400, 499), html, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "a page, not the API, refused the request"}},
 	{"refusal without a word", statuses(400, 499), nil, nil, nil,

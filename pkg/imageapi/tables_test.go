@@ -43,9 +43,6 @@ func sampleClient(t testing.TB, answer func() *http.Response) *Client {
 				_, _ = io.Copy(io.Discard, r.Body)
 			}
 			response := answer()
-			if r.Method == http.MethodGet { // what the URL of a picture stands for
-				response = sample{http.StatusNotFound, nil, ""}.response()
-			}
 			response.Request = r
 			return response, nil
 		})})
@@ -165,6 +162,7 @@ var pageSamples = map[string][]sample{
 	"key without a word":     {{401, nil, ""}},
 	"access without a word":  {{403, nil, ""}},
 	"too large":              {{413, markup("text/html", "nginx"), "<html>413 Request Entity Too Large</html>"}},
+	"Cloudflare's refusal":   {{400, nil, "error code: 1003"}, {409, nil, "error code: 1001\n"}},
 	"refusing page":          {{400, markup("text/html", "nginx"), "<html>The plain HTTP request was sent to HTTPS port</html>"}},
 	"refusal without a word": {{400, nil, ""}, {400, nil, "bad prompt"}},
 	"page":                   {{200, markup("text/html", ""), "<!DOCTYPE html><html>Log in</html>"}, {200, nil, "<?xml version=\"1.0\"?><Error/>"}},
