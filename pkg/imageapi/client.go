@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -214,9 +215,15 @@ func ejectUpstream(response *http.Response, err error) error {
 	return err
 }
 
-// oneLine makes text from the API fit for a log line.
+// oneLine makes text from the API fit for a log line and a terminal: without control characters, and those that change the direction of text.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '?'
+		}
+		return r
+	}, s)
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
 	}

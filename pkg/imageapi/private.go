@@ -1,20 +1,26 @@
 package imageapi
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
-	"unicode/utf16"
 
 	"imagetasks/pkg/redact"
 )
 
-// hide removes the private texts of a request from a text of the API, also where the API has cut them or written them with escapes.
+const promptMask = "[prompt]"
+
+// hide removes the private texts of a request from a text of the API, also pieces of them, and with other escapes, cases and spaces.
 func hide(text string, private []string) string {
 	for _, p := range private {
 		text = redact.Prompt(text, p)
-		for _, form := range []string{p, strings.Join(strings.Fields(p), " "), escaped(p, "%04x"), escaped(p, "%04X")} {
-			text = hideBeginning(text, form)
+		q := newQuotes(p)
+		parts := strings.Split(text, promptMask) // our own mask is left alone
+		for i := range parts {
+			parts[i] = q.hide(parts[i])
+		}
+		text = strings.Join(parts, promptMask)
+		for strings.Contains(text, promptMask+promptMask) {
+			text = strings.ReplaceAll(text, promptMask+promptMask, promptMask)
 		}
 	}
 	return text
@@ -27,54 +33,6 @@ func longest(private []string) int {
 		n = max(n, 6*len(p))
 	}
 	return n
-}
-
-// leastQuote is how much of a private text's beginning is recognized where the rest is missing, in bytes.
-const leastQuote = 16
-
-// hideBeginning replaces what is equal to the beginning of a private text, as far as it is equal.
-func hideBeginning(text, private string) string {
-	if len(private) < leastQuote {
-		return text
-	}
-	var b strings.Builder
-	for {
-		at := strings.Index(text, private[:leastQuote])
-		if at < 0 {
-			b.WriteString(text)
-			return b.String()
-		}
-		n := leastQuote
-		for n < len(private) && at+n < len(text) && private[n] == text[at+n] {
-			n++
-		}
-		b.WriteString(text[:at])
-		b.WriteString("[prompt]")
-		text = text[at+n:]
-	}
-}
-
-// escaped returns a text as JSON in ASCII, with numbers in that format.
-func escaped(text, format string) string {
-	var b strings.Builder
-	for _, r := range text {
-		switch {
-		case r == '"' || r == '\\':
-			b.WriteByte('\\')
-			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r >= ' ' && r < 0x7f:
-			b.WriteRune(r)
-		default:
-			for _, unit := range utf16.Encode([]rune{r}) {
-				fmt.Fprintf(&b, `\u`+format, unit)
-			}
-		}
-	}
-	return b.String()
 }
 
 // echo matches the fields of an answer that hold the prompt, or what the API made of it.

@@ -204,7 +204,7 @@ type pageLine struct {
 	outcome
 }
 
-var html = []bodyForm{formPage}
+var markupForm = []bodyForm{formPage}
 
 // pages classifies responses that are not the API's: of a proxy, a gateway, a login page or another server. The first line that applies counts.
 var pages = []pageLine{
@@ -248,13 +248,13 @@ var pages = []pageLine{
 		outcome{code: task.CodeForbidden, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses access (403)"}},
 	{"too large", []int{413}, nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the request is too large for a gateway before the API (413)"}},
-	{"refusing page", statuses(400, 499), html, nil, nil,
+	{"refusing page", statuses(400, 499), markupForm, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "a page, not the API, refused the request"}},
 	{"refusal without a word", statuses(400, 499), nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the API refused the request"}},
 
 	// What has a status of success is no answer of the API either.
-	{"page", nil, html, nil, nil,
+	{"page", nil, markupForm, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: webPageMessage}},
 	{"empty", nil, []bodyForm{formEmpty}, nil, nil,
 		outcome{code: task.CodeCutOff, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: "the API's response is empty"}},
