@@ -73,8 +73,8 @@ func classifyPage(p page) outcome {
 }
 
 func withStatus(o outcome, status int) outcome {
-	if !strings.HasSuffix(o.message, ")") {
-		o.message += fmt.Sprintf(" (%d)", status)
+	if text := fmt.Sprintf("(%d)", status); !strings.Contains(o.message, text) {
+		o.message += " " + text
 	}
 	return o
 }
@@ -137,7 +137,9 @@ func (c *Client) statusError(ctx context.Context, response *http.Response, priva
 	answered := a.form == formJSON || a.form == formEvents
 	if answered && (a.failed || a.apiError.Message != "" || response.StatusCode >= 400 && response.StatusCode < 500) {
 		e := c.answerError(response, a.apiError, private)
-		if !whole && response.StatusCode >= 500 { // what it says may not be its cause
+		cut := !whole && response.StatusCode >= 500                                                          // what it says may not be its cause
+		gateways := response.StatusCode == http.StatusBadGateway && !a.failed && e.Disposition == task.Retry // a message without an error
+		if cut || gateways {
 			e.Unknown, e.Disposition = true, task.Release
 		}
 		return e

@@ -215,15 +215,15 @@ func ejectUpstream(response *http.Response, err error) error {
 	return err
 }
 
-// oneLine makes text from the API fit for a log line and a terminal: it has no control characters.
+// oneLine makes text from the API fit for a log line and a terminal: without control characters, and those that change the direction of text.
 func oneLine(s string) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
 	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return '?'
 		}
 		return r
 	}, s)
-	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -273,7 +274,7 @@ func TestGenerate_UsableLeavesNothing(t *testing.T) {
 func TestGenerate_PrivateTexts(t *testing.T) {
 	prompt := "a very private wish of mine: 一只戴着红色围巾的猫 \"in\" the\nsun " + strings.Repeat("and so on ", 400)
 	quoted := func(s string) string { return strings.ReplaceAll(strings.ReplaceAll(s, `"`, `\"`), "\n", `\n`) }
-	ascii := escaped(prompt, "%04x")
+	ascii := strings.Trim(strconv.QuoteToASCII(prompt), `"`)
 	secrets := []string{"private wish", "红色围巾", `\u7ea2`, "sk-other", sampleKey, "hunter2", "so on and so on"}
 	for _, body := range []string{
 		`{"x":"` + quoted(prompt) + `"}`,
