@@ -143,7 +143,8 @@ func (d *download) outcome(ctx context.Context, e *task.Error) error {
 		case errors.Is(err, task.ErrLeaseLost):
 			return err
 		case err != nil:
-			return d.lost(e, "its URL could not be recorded, and it could not be fetched at once")
+			e.Paid = true // the engine records it when the database is available again
+			return e
 		}
 	}
 	if e.Code != task.CodeDownload {

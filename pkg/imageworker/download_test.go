@@ -242,7 +242,7 @@ func TestWork_RejectsNothing(t *testing.T) {
 }
 
 // Where the database refuses to record the URL, this claim goes on alone. Where the claim ends before, recording it has a last try; if that
-// fails too, the picture is lost, and not paid for again. A lost lease ends it.
+// fails too, the engine is told that something is paid for. A lost lease ends it.
 func TestWork_URLIsNotRecorded(t *testing.T) {
 	refused := errors.New("the database refuses it")
 	later := func(refusals int) func(int, func()) error {
@@ -266,6 +266,7 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 		saving   func(n int, cancel func()) error
 		download func(n int) error
 		want     task.Code
+		paid     bool
 		err      error
 		saves    int
 	}{
@@ -273,7 +274,7 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 		"refused, fetched later":   {saving: later(9), download: func(n int) error { return ifThen(n < 3, &notYet) }, saves: 1},
 		"lease lost":               {saving: func(int, func()) error { return task.ErrLeaseLost }, err: task.ErrLeaseLost, saves: 1},
 		"the claim ends":           {saving: endsAfter(nil), want: task.CodeDownload, saves: 2},
-		"the claim ends, refused":  {saving: endsAfter(refused), want: task.CodePictureLost, saves: 2},
+		"the claim ends, refused":  {saving: endsAfter(refused), want: task.CodeDownload, paid: true, saves: 2},
 		"the claim ends, and lost": {saving: endsAfter(task.ErrLeaseLost), err: task.ErrLeaseLost, saves: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,8 +304,7 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 				assert.Zero(t, downloads)
 			case c.want != "":
 				e := task.AsError(err)
-				lost := c.want == task.CodePictureLost
-				assert.Equal(t, []any{c.want, lost, lost}, []any{e.Code, e.Disposition == task.Fail, e.Paid})
+				assert.Equal(t, []any{c.want, task.Release, c.paid}, []any{e.Code, e.Disposition, e.Paid})
 				assert.Zero(t, downloads)
 			default:
 				assert.NoError(t, err)

@@ -83,11 +83,8 @@ func (a *attempt) setPending(p task.PendingResult) {
 	a.saved = &p
 }
 
-// isFetching reports whether the attempt only fetches what an earlier claim of the run requested.
-func (a *attempt) isFetching() bool { return a.task.Pending != nil }
-
-// isFetchable reports whether the next claim knows what is still to be fetched.
-func (a *attempt) isFetchable() bool {
+// isRecorded reports whether the next claim knows what is still to be fetched.
+func (a *attempt) isRecorded() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.recorded || a.saved == nil && a.task.Pending != nil
@@ -118,11 +115,12 @@ func (a *attempt) setWorked() {
 	a.worked = true
 }
 
-// awaitsRequest reports whether Work is in progress and has recorded a paid request.
+// awaitsRequest reports whether Work is in progress and would lose what a paid request brings if it was cut off: what is recorded as still to be
+// fetched can be fetched later.
 func (a *attempt) awaitsRequest() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.requested && !a.worked
+	return a.requested && !a.worked && !a.recorded
 }
 
 // inFlight is the set of attempts that are being worked. It is safe for concurrent use.
@@ -350,13 +348,8 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 // SavePending implements Call.
 func (c *call) SavePending(ctx context.Context, p task.PendingResult) error {
 	c.attempt.setPending(p)
-	err := c.runner.outcomes.persist(ctx, c.attempt, "record what is to be fetched", func(ctx context.Context) error {
-		return c.runner.queue.SavePending(ctx, c.attempt.task.Lease(), p)
-	})
-	if err == nil {
-		c.attempt.setRecorded()
-	}
-	return err
+	c.runner.outcomes.answered(c.attempt)
+	return c.runner.outcomes.savePending(ctx, c.attempt)
 }
 
 // Pending implements Call.

@@ -66,6 +66,7 @@ type circuit struct {
 	nextCheck    time.Time
 	running      int  // checks
 	checkWorks   bool // a check has succeeded before
+	misleading   bool // checks fail although a request has succeeded; until one succeeds
 
 	trialWait   time.Duration // before the next trial of the series; 0: no series
 	failedTries int           // of the series, after a check had succeeded
@@ -182,7 +183,7 @@ func (c *circuit) heldUntil() time.Time {
 // the circuit is not open any more.
 func (c *circuit) checked(now time.Time, opening int, cause *task.Error, uncheckable bool) bool {
 	if cause == nil && !uncheckable {
-		c.checkWorks = true
+		c.checkWorks, c.misleading = true, false
 	}
 	if !c.isOpen() || opening != c.opening {
 		return false
@@ -263,6 +264,9 @@ func (c *circuit) answered(now time.Time, l task.Lease, claimedAt time.Time) boo
 		return false
 	case c.state == CircuitHalfOpen && !c.isTrial(l) && claimedAt.Before(c.halfOpenAt) && !c.byRow:
 		return false
+	}
+	if c.isTrial(l) && !c.afterCheck && c.failedChecks > 0 && !c.doubtful {
+		c.checkWorks, c.misleading = false, true
 	}
 	c.close(now, true)
 	c.rateLimits = 0

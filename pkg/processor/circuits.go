@@ -466,7 +466,8 @@ func whatFails(code task.Code) string {
 	return "the image API is unreachable"
 }
 
-// checkEndpoint asks the endpoint at no cost and returns what is wrong with it, or nil. An answer about the model is none about the endpoint.
+// checkEndpoint asks the endpoint at no cost and returns what is wrong with it, or nil. An answer about the model is none about the endpoint, and a
+// refusal says nothing where requests have succeeded in spite of it.
 func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, uncheckable bool) {
 	cause, uncheckable = s.ask(ctx, "")
 	if cause != nil && (cause.Scope == task.ScopeModel || cause.Disposition == task.Fail && cause.Scope == task.ScopeTask) {
@@ -475,7 +476,12 @@ func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, unchec
 	if cause == nil || uncheckable {
 		s.noteResponse()
 	}
-	return cause, uncheckable
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cause == nil && !uncheckable {
+		s.endpoint.misleading = false
+	}
+	return cause, uncheckable || cause != nil && s.endpoint.misleading && !cause.NotSent
 }
 
 // ask makes a check. uncheckable: the result, or cause, may be the same whether a request for a picture would succeed or not.

@@ -38,8 +38,7 @@ const refusedWait = 10 * time.Second
 // task is released: its picture is there, and the next claim tries to complete it again.
 func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	if !r.Recovered && a.hasRequested() {
-		o.circuits.answered(a)
-		o.models.completed(o.circuits.modelName(a.task.Model))
+		o.answered(a)
 	}
 	o.circuits.stored(a)
 	a.setClosing()
@@ -77,6 +76,10 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		return
 	}
 	e := o.sanitizer.sanitize(err)
+	_, toFetch := a.pending()
+	if toFetch && !a.isRecorded() {
+		e.Paid = true
+	}
 	if errors.Is(cause, errStopping) && e.Disposition != task.Fail && !e.Paid {
 		e = &task.Error{Code: task.CodeShutdown, Disposition: task.Release, Message: "the processor stopped", Unknown: e.Unknown, NotSent: e.NotSent, Err: err}
 	}
@@ -94,7 +97,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		o.unknown(work, writes, a, e)
 		return
 	}
-	if e.Paid || a.isFetching() {
+	if e.Paid || toFetch {
 		o.paid(writes, a, e)
 		return
 	}
@@ -131,21 +134,51 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 	}
 }
 
+// answered records that the API answered an attempt with a picture, or with what is to be fetched.
+func (o *outcomes) answered(a *attempt) {
+	o.circuits.answered(a)
+	o.models.completed(o.circuits.modelName(a.task.Model))
+}
+
 // paid records that the API has answered with a picture that could not be fetched or stored. That says nothing about the API now, unless it was
 // requested in this claim.
 func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 	if a.hasRequested() {
 		o.circuits.answered(a)
 	}
-	if a.isFetchable() && e.Disposition != task.Fail {
-		wait := e.RetryAfter
-		if wait <= 0 && e.Code != task.CodeShutdown {
-			wait = isolatedFailureWait
+	if _, toFetch := a.pending(); toFetch && e.Disposition != task.Fail {
+		if !a.isRecorded() {
+			err := o.savePending(writes, a)
+			if errors.Is(err, errLeaseLost) || writes.Err() != nil {
+				o.handleWriteError(a, err, "record the picture's URL for")
+				return
+			}
 		}
-		o.release(writes, a, wait, e)
-		return
+		if a.isRecorded() {
+			wait := e.RetryAfter
+			if wait <= 0 && e.Code != task.CodeShutdown {
+				wait = isolatedFailureWait
+			}
+			o.release(writes, a, wait, e)
+			return
+		}
+		lost := *e
+		lost.Code = task.CodePictureLost
+		e = &lost
 	}
 	o.fail(writes, a, e, false)
+}
+
+// savePending records what is still to be fetched for an attempt. It is repeated while the database is unavailable, until ctx ends.
+func (o *outcomes) savePending(ctx context.Context, a *attempt) error {
+	p, _ := a.pending()
+	err := o.persist(ctx, a, "record what is to be fetched", func(ctx context.Context) error {
+		return o.queue.SavePending(ctx, a.task.Lease(), p)
+	})
+	if err == nil {
+		a.setRecorded()
+	}
+	return err
 }
 
 // failing records an answer that its task is not the cause of, and that may have been billed, so that the task fails.

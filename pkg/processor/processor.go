@@ -271,7 +271,7 @@ func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.C
 	stopNow := p.stopNow
 	tick := time.NewTicker(drainInterval)
 	defer tick.Stop()
-	deadline := grace // of the last writes
+	deadline := grace.Add(FinalWriteTimeout) // of the last writes
 	for {
 		select {
 		case <-done:

@@ -26,7 +26,8 @@ type Call interface {
 	BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error)
 	// SavePending records what the API has answered with and what is still to be fetched (its Age, Gone and GoneFor are not used). From then
 	// on no paid request is made for the run. It is repeated while the database is unavailable, until ctx ends; the Worker may go on
-	// after an error, and must not send another request.
+	// after an error, and must not send another request. If Work ends with an error that is Paid and does not fail the task, it is recorded after
+	// that, as soon as the database is available.
 	SavePending(ctx context.Context, p task.PendingResult) error
 	// Pending returns what SavePending recorded, in this claim or an earlier one of the run.
 	Pending() (task.PendingResult, bool)

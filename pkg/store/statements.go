@@ -292,9 +292,11 @@ func fill(name, text string, n names) (string, error) {
 		"stuck": func(ms string) string {
 			return fmt.Sprintf("status = 'processing' and %s < now() - %s * interval '1 millisecond'", n.StartedAt, ms)
 		},
-		// Due for longer than ms milliseconds, and not started.
+		// Due for longer than ms milliseconds, and not started. What is paid for is still fetched: its host may have it for a day.
 		"overdue": func(ms string) string {
-			return fmt.Sprintf("status = 'pending' and run_after < now() - %s * interval '1 millisecond'", ms)
+			return fmt.Sprintf(`status = 'pending' and run_after < now() - %s * interval '1 millisecond'
+      and not exists (select from %s.pending_results p
+                      where p.task_id = tasks.task_id and p.run = tasks.run and p.saved_at > now() - interval '1 day')`, ms, n.Schema)
 		},
 		// A time more than ms milliseconds ago.
 		"older": func(column, ms string) string {

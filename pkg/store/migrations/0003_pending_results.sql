@@ -37,6 +37,113 @@ alter table {{.Schema}}.tasks add constraint tasks_waits_for_check check (waits_
 create index tasks_model on {{.Schema}}.tasks ((coalesce(model, '')), (- priority), slot, backlog, run_after, task_id)
     where status = 'pending' and waits_for = 'model';
 
+-- As in version 2, except that what is paid for does not wait for tasks of its user that have not begun: they would keep it from being fetched
+-- while the API is out of reach.
+create or replace function {{.Schema}}.admit(user_ids text[], wait boolean) returns int
+language plpgsql volatile set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
+set lock_timeout = '1s' as $$
+#variable_conflict use_column
+declare
+    allowed int;
+    next_user text;
+    changed int;
+    total int := 0;
+    aside text[] := {{.Schema}}.tasks_set_aside();
+    fetches text[];
+    next_tasks text[];
+    next_task text;
+    free int;
+begin
+    if not {{.Schema}}.keep_limits() then
+        return 0;
+    end if;
+    select user_concurrency into allowed from {{.Schema}}.control;
+    if allowed = 0 then
+        update {{.Schema}}.tasks
+        set waits_for = null
+        where task_id = any (array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = any (user_ids) and task_id <> all (aside)
+            limit 1000
+            for update skip locked));
+        get diagnostics total = row_count;
+        if total > 0 then
+            perform pg_notify({{literal .Channel}}, '');
+        end if;
+        return total;
+    end if;
+    -- Under an older snapshot the count could miss a task that was admitted since.
+    if current_setting('transaction_isolation') <> 'read committed' then
+        return 0;
+    end if;
+    for next_user in select distinct u from unnest(user_ids) u order by u loop
+        begin
+            if wait or not exists (select from {{.Schema}}.credits where user_id = next_user) then
+                perform {{.Schema}}.lock_user(next_user);
+            else
+                perform from {{.Schema}}.credits where user_id = next_user for no key update skip locked;
+                continue when not found;
+            end if;
+        exception when lock_not_available then
+            continue;
+        end;
+        fetches := array(
+            select t.task_id
+            from {{.Schema}}.pending_results p
+            join {{.Schema}}.tasks t on t.task_id = p.task_id and t.run = p.run
+            where t.user_id = next_user and t.status = 'pending' and t.waits_for = 'user' and t.task_id <> all (aside)
+            limit allowed
+            for update of t skip locked);
+        if fetches <> '{}' then
+            update {{.Schema}}.tasks set waits_for = 'user'
+            where task_id = any (array(
+                select t.task_id from {{.Schema}}.tasks t
+                where t.user_id = next_user and t.status = 'pending' and t.waits_for is null and t.task_id <> all (aside)
+                  and not exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)
+                order by t.priority, t.slot desc
+                limit cardinality(fetches)
+                for update skip locked));
+        end if;
+        select greatest(allowed - count(*), 0) into free
+        from (
+            select from {{.Schema}}.tasks
+            where user_id = next_user and (status = 'processing' or (status = 'pending' and waits_for is null))
+            limit allowed) active;
+        next_tasks := fetches[1:free];
+        next_tasks := next_tasks || array(
+            select task_id from {{.Schema}}.tasks
+            where status = 'pending' and waits_for = 'user' and user_id = next_user and task_id <> all (aside) and task_id <> all (fetches)
+            order by (- priority), slot, backlog, run_after, task_id
+            limit free - cardinality(next_tasks)
+            for update skip locked);
+        begin
+            update {{.Schema}}.tasks set waits_for = null where task_id = any (next_tasks);
+            get diagnostics changed = row_count;
+        exception when data_exception or integrity_constraint_violation or with_check_option_violation or triggered_data_change_violation
+                       or triggered_action_exception or plpgsql_error or raise_exception then
+            -- One of them can't be changed. It is set aside, and the others start.
+            changed := 0;
+            foreach next_task in array next_tasks loop
+                begin
+                    update {{.Schema}}.tasks set waits_for = null where task_id = next_task;
+                    changed := changed + 1;
+                exception when data_exception or integrity_constraint_violation or with_check_option_violation or triggered_data_change_violation
+                               or triggered_action_exception or plpgsql_error or raise_exception then
+                    insert into {{.Schema}}.set_aside as s (task_id, operation, reason) values (next_task, 'admit', 'SQLSTATE ' || sqlstate)
+                    on conflict on constraint set_aside_pkey do update set operation = excluded.operation, reason = excluded.reason, tried_at = now();
+                end;
+            end loop;
+        end;
+        total := total + changed;
+    end loop;
+    if total > 0 then
+        perform pg_notify({{literal .Channel}}, '');
+    end if;
+    return total;
+end
+$$;
+
 -- Whether claim may take a task, by its model and whether it has a pending result.
 create function {{.Schema}}.is_selected(task_id text, run int, model text, skip_models text[], only_models text[], pending_only boolean) returns boolean
 language sql stable as $$
