@@ -40,7 +40,8 @@ const (
 // downloadWaits are the waits before the second GET and those after it: the host of a picture may be some seconds late.
 var downloadWaits = []time.Duration{time.Second, 2 * time.Second}
 
-// Resetter is a writer that can discard what was written to it.
+// Resetter is a writer that can discard what was written to it. Where a response has a picture and its URL, Generate takes the picture only
+// if it can go back to the URL.
 type Resetter interface{ Reset() error }
 
 // Download fetches the picture at a URL that Generate has returned, and writes it to w, at most Config.MaxBytes. The caller must check that

@@ -27,7 +27,7 @@ const (
 
 var (
 	addressStart = regexp.MustCompile(`(?i)data:image/|https?://`)
-	addressEnd   = " \t\r\n\"'<>()[]{}`|\\，。）】、"
+	addressEnd   = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
 	imageBefore  = regexp.MustCompile(`(?i)(!\[[^\]]*\]\(\s*<?|<img\b[^>]*\bsrc\s*=\s*["']?)$`)
 )
 
@@ -135,7 +135,7 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 			}
 			return rest, nil
 		}
-		size := bytes.IndexAny(t.pending[start:], addressEnd)
+		size := addressSize(t.pending, start)
 		if size < 0 {
 			size = len(t.pending) - start
 			if !last && size <= maxURL {
@@ -145,11 +145,36 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 		}
 		address := string(t.pending[start : start+size])
 		isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
-		if isAll || imageBefore.Match(t.pending[:start]) || hasPictureName(address) {
-			f.setURL(address)
+		isImage := imageBefore.Match(t.pending[:start])
+		if !isAll && !isImage {
+			address = strings.TrimRight(address, ".,;:!?*_~") // of the sentence, or emphasis
+		}
+		if isAll || isImage || hasPictureName(address) {
+			f.setURL(strings.ReplaceAll(address, "&amp;", "&"))
 		}
 		from = start + size
 	}
+}
+
+// addressSize returns the length of the address that begins at start, or -1 if it may go on. Parentheses belong to it in pairs, and after <
+// everything up to >, as in Markdown.
+func addressSize(text []byte, start int) int {
+	address := text[start:]
+	if start > 0 && text[start-1] == '<' {
+		return bytes.IndexAny(address, ">\r\n")
+	}
+	open := 0
+	for i, r := range string(address) {
+		switch {
+		case r == '(':
+			open++
+		case r == ')' && open == 0, strings.ContainsRune(addressEnd, r):
+			return i
+		case r == ')':
+			open--
+		}
+	}
+	return -1
 }
 
 // keep forgets the first n bytes of what is pending.

@@ -1,0 +1,56 @@
+package imageapi
+
+import (
+	"bytes"
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+type resettable struct{ bytes.Buffer }
+
+func (r *resettable) Reset() error { r.Buffer.Reset(); return nil }
+
+// What was paid for is read from answers that are odd.
+func TestGenerate_ReadsOddAnswers(t *testing.T) {
+	picture := "\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + strings.Repeat("x", 100)
+	inBase64 := base64.StdEncoding.EncodeToString([]byte(picture))
+	chat := func(content string) string {
+		return `{"choices":[{"message":{"content":` + mustJSON(t, content) + `}}]}`
+	}
+	for body, url := range map[string]string{ // "": the picture itself
+		`{"data":[{"url":"https://h.example/a.png","b64_json":"` + inBase64 + `"}]}`:                        "",
+		`{"data":[{"url":"https://h.example/a.png"},{"b64_json":"` + inBase64 + `"}]}`:                      "",
+		`{"data":[{"url":"https://h.example/a.png","image":"data:image/png;base64,` + inBase64 + `"}]}`:     "",
+		`{"data":[{"url":"https://h.example/a.png","b64_json":"` + inBase64[:60]:                            "https://h.example/a.png",
+		`{"data":[{"url":"https://h.example/a.png","b64_json":"` + inBase64[:80] + `!!` + inBase64 + `"}]}`: "https://h.example/a.png",
+		`{"data":[{"url":"https://h.example/a.png","b64_json":"notapicturenotapicture"}]}`:                  "https://h.example/a.png",
+		`{"data":[{"b64_json":"None","url":"https://h.example/a.png"}]}`:                                    "https://h.example/a.png",
+		`{"data":[{"b64_json":"","url":"https://h.example/a.png"}]}`:                                        "https://h.example/a.png",
+		`{"data":[{"b64_json":null,"url":null},{"url":"https://h.example/a.png"}]}`:                         "https://h.example/a.png",
+		chat("![image](https://h.example/a_(1).png)"):                                                       "https://h.example/a_(1).png",
+		chat(`![image](https://h.example/f(x)/a?sig=(q) "title")`):                                          "https://h.example/f(x)/a?sig=(q)",
+		chat("(see ![image](https://h.example/a?b=1))"):                                                     "https://h.example/a?b=1",
+		chat("![a](<https://h.example/a b.png>)"):                                                           "https://h.example/a%20b.png",
+		chat(`<img src="https://h.example/a?x=1&amp;y=2">`):                                                 "https://h.example/a?x=1&y=2",
+		chat("![a](https://h.example/a?x=1&amp;y=2)"):                                                       "https://h.example/a?x=1&y=2",
+		chat("Here it is: https://h.example/a.png."):                                                        "https://h.example/a.png",
+		chat("**https://h.example/a.png**"):                                                                 "https://h.example/a.png",
+		chat("图片：https://h.example/a.png；请下载"):                                                              "https://h.example/a.png",
+	} {
+		var w resettable
+		c := sampleClient(t, sample{200, http.Header{"Content-Type": {"application/json"}}, body}.response)
+		result, err := c.Generate(t.Context(), Request{Prompt: "x"}, &w)
+		require.NoError(t, err, body)
+		assert.Equal(t, url, result.URL, body)
+		if url == "" {
+			assert.Equal(t, picture, w.String(), body)
+		} else {
+			assert.Empty(t, w.String(), body)
+		}
+	}
+}
