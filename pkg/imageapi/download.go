@@ -177,11 +177,7 @@ func (c *Client) reachesPrivate(host string) bool {
 		return false
 	}
 	api := plainHost(base)
-	if host == api || isPrivateHost(api) {
-		return true
-	}
-	_, err = netip.ParseAddr(api)
-	return err != nil && !strings.Contains(api, ".") // a name of the local network, such as that of a container
+	return host == api || isPrivateHost(api)
 }
 
 // fakeNetwork has the addresses that Clash and its like answer DNS queries with: a connection to one goes to the host that was asked for.

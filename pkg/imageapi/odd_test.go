@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/task"
 )
 
 type resettable struct{ bytes.Buffer }
@@ -53,4 +55,18 @@ func TestGenerate_ReadsOddAnswers(t *testing.T) {
 			assert.Empty(t, w.String(), body)
 		}
 	}
+}
+
+// A proxy on this host, or in its network, resolves names that only exist there.
+func TestDownload_RefusesNamesOfPrivateNetworks(t *testing.T) {
+	sent := 0
+	c := sampleClient(t, func() *http.Response { sent++; return sample{200, nil, "\x89PNG\r\n\x1a\n"}.response() })
+	for _, host := range []string{"ip6-localhost", "localhost6", "localhost6.localdomain6", "redis", "router.", "nas.lan", "router.home.arpa", "[fec0::1]",
+		"0x7f.1", "2130706433", "localhost.", "127.0.0.1.", "[::ffff:127.0.0.1]", "[fe80::1%25eth0]", "１２７.0.0.1", "127。0。0。1", "user@127.0.0.1", "a.internal"} {
+		var failed *task.Error
+		require.ErrorAs(t, c.Download(t.Context(), "https://"+host+"/a.png", 1, &bytes.Buffer{}), &failed, host)
+		assert.Equal(t, task.CodePictureLost, failed.Code, host)
+	}
+	assert.Zero(t, sent)
+	require.NoError(t, c.Download(t.Context(), "https://cdn.example.com/a.png", 1, &bytes.Buffer{}))
 }
