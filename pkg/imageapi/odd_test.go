@@ -2,16 +2,64 @@ package imageapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/pkg/task"
 )
+
+// slowBody delivers so many bytes a second.
+type slowBody struct {
+	ctx        context.Context //nolint:containedctx // of the request
+	rate, left int
+}
+
+func (s *slowBody) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, io.EOF
+	}
+	select {
+	case <-s.ctx.Done():
+		return 0, s.ctx.Err()
+	case <-time.After(time.Second):
+	}
+	n := copy(p, bytes.Repeat([]byte{1}, min(s.rate, s.left)))
+	s.left -= n
+	return n, nil
+}
+
+func (s *slowBody) Close() error { return nil }
+
+// A picture of 4 MB on a line of 20 KB/s arrives, in 200 s. A host that delivers next to nothing ends after two minutes.
+func TestDownload_SlowLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rate := 0
+		c, err := New(Config{BaseURL: "https://api.example.com/v1", Key: sampleKey, MaxBytes: 8 << 20,
+			Transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: &slowBody{r.Context(), rate, 4 << 20}, Request: r}, nil
+			})})
+		require.NoError(t, err)
+		rate = 20 << 10
+		require.NoError(t, c.Download(t.Context(), "https://cdn.example.com/a.png", 1, &bytes.Buffer{}))
+
+		began := time.Now()
+		rate = 10
+		var failed *task.Error
+		require.ErrorAs(t, c.Download(t.Context(), "https://cdn.example.com/a.png", 1, &bytes.Buffer{}), &failed)
+		assert.Equal(t, task.CodeDownload, failed.Code)
+		assert.Contains(t, failed.Message, "it did not arrive within 2m0s")
+		assert.InDelta(t, 120, time.Since(began).Seconds(), 2)
+	})
+}
 
 type resettable struct{ bytes.Buffer }
 
