@@ -258,7 +258,15 @@ func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Re
 	network := &errReader{r: rest}
 	head := &headWriter{limit: maxHead + longest(private)}
 	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
-	if a.found() {
+	if a.wrote {
+		return "", nil
+	}
+	if a.url != "" {
+		if r, ok := w.(Resetter); ok && a.begun { // the picture beside the URL is not whole
+			if err := r.Reset(); err != nil {
+				return "", c.readError(ctx, response, a, nil, &writeError{err}, private)
+			}
+		}
 		return a.url, nil
 	}
 	e := c.readError(ctx, response, a, network.err, err, private)
