@@ -30,7 +30,7 @@ var relayForms = map[string]func(s *Server, w http.ResponseWriter, c Call){
 	"gzip":         func(s *Server, w http.ResponseWriter, c Call) { s.compressed(w, c, "gzip", true) },
 	"gzip unnamed": func(s *Server, w http.ResponseWriter, c Call) { s.compressed(w, c, "gzip", false) },
 	"deflate":      func(s *Server, w http.ResponseWriter, c Call) { s.compressed(w, c, "deflate", true) },
-	"bom":          func(s *Server, w http.ResponseWriter, c Call) { send(w, append([]byte("\ufeff"), s.answer(c)...)) },
+	"bom":          func(s *Server, w http.ResponseWriter, c Call) { send(w, append([]byte("\ufeff"), s.body(c)...)) },
 	"space": func(s *Server, w http.ResponseWriter, c Call) {
 		w.Header().Set("Content-Type", "application/json")
 		for range 20 {
@@ -40,7 +40,7 @@ var relayForms = map[string]func(s *Server, w http.ResponseWriter, c Call){
 			_ = http.NewResponseController(w).Flush()
 			time.Sleep(20 * time.Millisecond)
 		}
-		_, _ = w.Write(s.answer(c))
+		_, _ = w.Write(s.body(c))
 	},
 	"sse": func(s *Server, w http.ResponseWriter, c Call) {
 		w.Header().Set("Content-Type", "text/event-stream")
@@ -155,8 +155,8 @@ func (s *Server) encoded(c Call) string {
 	return base64.StdEncoding.EncodeToString(convert(s.conf.Picture(c.Prompt), c.Options["output_format"]))
 }
 
-// answer returns the API's answer with the picture of a request.
-func (s *Server) answer(c Call) []byte { return imageBody(s.encoded(c)) }
+// body returns the API's answer with the picture of a request.
+func (s *Server) body(c Call) []byte { return imageBody(s.encoded(c)) }
 
 func imageBody(b64 string) []byte {
 	return []byte(`{"created":1767225600,"data":[{"b64_json":"` + b64 + `"}],"usage":{"total_tokens":1}}`)
@@ -168,7 +168,7 @@ func (s *Server) compressed(w http.ResponseWriter, c Call, encoding string, name
 	if encoding == "deflate" {
 		compressor = zlib.NewWriter(&b)
 	}
-	_, _ = compressor.Write(s.answer(c))
+	_, _ = compressor.Write(s.body(c))
 	_ = compressor.Close()
 	if named {
 		w.Header().Set("Content-Encoding", encoding)

@@ -470,10 +470,10 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	case "error":
 		send(w, []byte(`{"error":{"message":"overloaded","type":"server_error","code":null}}`))
 	case "truncated":
-		body := s.answer(c)
+		body := s.body(c)
 		send(w, body[:len(body)/2])
 	case "cut":
-		body := s.answer(c)
+		body := s.body(c)
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		_, _ = w.Write(body[:len(body)/2])
 		_ = http.NewResponseController(w).Flush()
@@ -494,7 +494,7 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 		}
 		status, err := strconv.Atoi(behaviour)
 		if err != nil {
-			send(w, s.answer(c))
+			send(w, s.body(c))
 			return
 		}
 		if status == http.StatusTooManyRequests {

@@ -37,7 +37,7 @@ type answer struct {
 	said     string // the beginning of a text in place of a picture
 }
 
-// found reports whether there is a picture.
+// found reports whether there is a picture, or the URL of one.
 func (a *answer) found() bool { return a.wrote || a.url != "" }
 
 // apiError is the API's error (https://platform.openai.com/docs/guides/error-codes), in any of the forms of relays.
@@ -177,7 +177,7 @@ func (f *finder) document(p *parser) error {
 	if err := f.text.end(f); err != nil {
 		return err
 	}
-	f.combine()
+	f.conclude()
 	// The rest must be white space. Reading it also allows the connection to be reused.
 	if _, err := p.next(); !errors.Is(err, io.ErrUnexpectedEOF) {
 		if err == nil {
@@ -424,8 +424,8 @@ func (f *finder) nestedError(p *parser, c byte, e *apiError) error {
 	return p.skip()
 }
 
-// combine decides what the keys of the document mean together.
-func (f *finder) combine() {
+// conclude decides what the keys of the document mean together.
+func (f *finder) conclude() {
 	if f.failed {
 		if f.apiError.Code == "" {
 			f.apiError.Code = f.problem.Code
@@ -475,7 +475,7 @@ func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
 	switch {
 	case strings.HasPrefix(lower, dataPrefix):
 		header, err := readUntil(text, ',', maxCode)
-		if err != nil || !strings.Contains(strings.ToLower(header), ";base64") {
+		if err != nil || !strings.Contains(strings.ToLower(header), ";base64") || f.url != "" && !strings.HasPrefix(lower, "data:image/") {
 			return ignoreEOF(err)
 		}
 		if _, err := skipSpace(text); err != nil {
@@ -489,7 +489,8 @@ func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
 			f.setURL(string(address))
 		}
 		return err
-	case r == rolePicture, isPictureBase64(head):
+	case lower == "none", lower == "null", lower == "undefined": // no picture, as some programs write it
+	case r == rolePicture && f.url == "", isPictureBase64(head):
 		return f.decode(text, depth)
 	}
 	return nil
@@ -543,9 +544,9 @@ func (f *finder) hasPicture() {
 	}
 }
 
-// decode decodes a picture in base64 and writes it, if it is the first one.
+// decode decodes a picture in base64 and writes it, if it is the first one. A picture is better than the URL of one, which may not deliver.
 func (f *finder) decode(text io.Reader, depth int) error {
-	if f.found() || f.begun || f.w == nil || f.event.kind == eventPartial {
+	if _, resets := f.w.(Resetter); f.begun || f.w == nil || f.event.kind == eventPartial || f.url != "" && !resets {
 		return nil // the rest of the text is skipped
 	}
 	w := f.w

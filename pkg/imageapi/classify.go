@@ -73,8 +73,8 @@ func classifyPage(p page) outcome {
 }
 
 func withStatus(o outcome, status int) outcome {
-	if !strings.HasSuffix(o.message, ")") {
-		o.message += fmt.Sprintf(" (%d)", status)
+	if text := fmt.Sprintf("(%d)", status); !strings.Contains(o.message, text) {
+		o.message += " " + text
 	}
 	return o
 }
@@ -137,7 +137,9 @@ func (c *Client) statusError(ctx context.Context, response *http.Response, priva
 	answered := a.form == formJSON || a.form == formEvents
 	if answered && (a.failed || a.apiError.Message != "" || response.StatusCode >= 400 && response.StatusCode < 500) {
 		e := c.answerError(response, a.apiError, private)
-		if !whole && response.StatusCode >= 500 { // what it says may not be its cause
+		cut := !whole && response.StatusCode >= 500                                                          // what it says may not be its cause
+		gateways := response.StatusCode == http.StatusBadGateway && !a.failed && e.Disposition == task.Retry // a message without an error
+		if cut || gateways {
 			e.Unknown, e.Disposition = true, task.Release
 		}
 		return e
@@ -149,7 +151,7 @@ func (c *Client) statusError(ctx context.Context, response *http.Response, priva
 // of our own: a prompt must not decide what an error means, nor a short one damage our words.
 func (c *Client) answerError(response *http.Response, e apiError, private []string) *task.Error {
 	e.Message = hide(e.Message, private)
-	return newError(response, classify(response.StatusCode, e, *c.key.Load()), c.shown(e.Message))
+	return newError(response, classify(response.StatusCode, e, keyOf(response)), c.shown(response, e.Message))
 }
 
 // pageError classifies a response that is not the API's.
@@ -159,9 +161,9 @@ func (c *Client) pageError(response *http.Response, a answer, private []string) 
 	said := ""
 	switch {
 	case p.form == formText:
-		said = c.shown(text)
+		said = c.shown(response, text)
 	case p.form == formPage:
-		said = c.shown(pageTitle(text))
+		said = c.shown(response, pageTitle(text))
 	}
 	e := newError(response, redirected(response, classifyPage(p)), said)
 	e.Message += doubt(response)
@@ -202,9 +204,26 @@ func newError(response *http.Response, o outcome, said string) *task.Error {
 }
 
 // shown makes words of the API fit to be shown: without keys and the secret part of URLs, in one line, cut.
-func (c *Client) shown(text string) string {
-	return oneLine(urlQuery.ReplaceAllString(redact.New(*c.key.Load()).String(text), "$1?"+redact.Mask))
+func (c *Client) shown(response *http.Response, text string) string {
+	return oneLine(c.withoutSecrets(response, text))
 }
+
+// withoutSecrets removes keys, and the queries of URLs, from a text of the API.
+func (c *Client) withoutSecrets(response *http.Response, text string) string {
+	text = redact.New(keyOf(response), *c.key.Load()).String(text)
+	return urlQuery.ReplaceAllString(partOfKey.ReplaceAllString(text, redact.Mask), "$1?"+redact.Mask)
+}
+
+// keyOf returns the key that the request of a response was sent with. The client's may be another one by now.
+func keyOf(response *http.Response) string {
+	if response.Request == nil {
+		return ""
+	}
+	return strings.TrimPrefix(response.Request.Header.Get("Authorization"), "Bearer ")
+}
+
+// partOfKey matches a key that is quoted in part.
+var partOfKey = regexp.MustCompile(`\bsk-[A-Za-z0-9_-]{0,8}[A-Za-z0-9_*.…-]{4,}`)
 
 // urlQuery matches URLs with a query, which is a secret in signed ones.
 var urlQuery = regexp.MustCompile(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
@@ -254,7 +273,7 @@ func (c *Client) readError(ctx context.Context, response *http.Response, a answe
 	e := bad(task.Fail, task.ScopeEndpoint, false, "the API's response contains no picture")
 	if said := cmp.Or(a.apiError.Message, a.said); said != "" {
 		e.Scope = task.ScopeTask // words about this request
-		e.Message += ": " + c.shown(hide(said, private))
+		e.Message += ": " + c.shown(response, hide(said, private))
 	}
 	return e
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
@@ -214,9 +215,15 @@ func ejectUpstream(response *http.Response, err error) error {
 	return err
 }
 
-// oneLine makes text from the API fit for a log line.
+// oneLine makes text from the API fit for a log line and a terminal: without control characters, and those that change the direction of text.
 func oneLine(s string) string {
-	s = strings.Join(strings.Fields(strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")), " ")
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '?'
+		}
+		return r
+	}, s)
 	if runes := []rune(s); len(runes) > 300 {
 		s = string(runes[:300]) + "…"
 	}
@@ -251,34 +258,28 @@ func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Re
 	network := &errReader{r: rest}
 	head := &headWriter{limit: maxHead + longest(private)}
 	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
-	if a.found() {
+	if a.wrote {
+		return "", nil
+	}
+	if a.url != "" {
+		if r, ok := w.(Resetter); ok && a.begun { // the picture beside the URL is not whole
+			if err := r.Reset(); err != nil {
+				return "", c.readError(ctx, response, a, nil, &writeError{err}, private)
+			}
+		}
 		return a.url, nil
 	}
 	e := c.readError(ctx, response, a, network.err, err, private)
 	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
-		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(head.text, private), Err: e.Err}
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(response, head.text, private), Err: e.Err}
 	}
 	return "", e
-}
-
-// Probe requests the list of models, which is free of charge. It returns nil if the API can be used, else a *task.Error. An
-// API without such a list can be used. If the connection breaks, Probe tries once more, because one broken connection shows
-// little about the next.
-func (c *Client) Probe(ctx context.Context) error {
-	_, err := c.ListModels(ctx)
-	if broken, ok := errors.AsType[*task.Error](err); ok && (broken.Code == task.CodeNetwork || broken.Code == task.CodeCutOff) {
-		_, err = c.ListModels(ctx)
-	}
-	if e, ok := errors.AsType[*task.Error](err); ok && e.Disposition == task.Fail {
-		return nil
-	}
-	return err
 }
 
 // maxModels bounds the list of models, in bytes.
 const maxModels = 4 << 20
 
-// ListModels returns the IDs of the API's models. If the API has no such list, ListModels checks that its endpoint for
+// ListModels returns the IDs of the API's models, to be shown: whether the API can be used is what Check tells. If the API has no such list, ListModels checks that its endpoint for
 // pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
 // address the API refuses.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {

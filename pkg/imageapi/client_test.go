@@ -72,8 +72,9 @@ func TestGenerate_ThroughProxyOverTLS(t *testing.T) {
 	assert.Equal(t, "gpt-image-2", calls[0].Model)
 	assert.Equal(t, "1536x864", calls[0].Size)
 	assert.True(t, p.Carried(calls[0].Remote))
-	require.NoError(t, c.Probe(t.Context()))
-	assert.Equal(t, 1, api.Probes())
+	require.NoError(t, c.Check(t.Context(), ""))
+	assert.Equal(t, 1, api.Incomplete())
+	assert.Zero(t, api.Probes())
 }
 
 // The table, case by case, as the API says it on the wire. Each failure takes one call: nothing below
@@ -246,7 +247,7 @@ type failing struct{ err error }
 
 func (f failing) Write([]byte) (int, error) { return 0, f.err }
 
-func TestProbe_Unreachable(t *testing.T) {
+func TestCheck_Unreachable(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	down, err := simproxy.Start(simproxy.Config{User: "u", Password: "hunter2"})
 	require.NoError(t, err)
@@ -257,7 +258,7 @@ func TestProbe_Unreachable(t *testing.T) {
 		"no api":     client(t, "http://127.0.0.1:1/v1", key, proxy.Config{}),
 	} {
 		_, made := c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
-		probed := c.Probe(t.Context())
+		probed := c.Check(t.Context(), "")
 		for _, err := range []error{made, probed} {
 			require.Error(t, err, name)
 			assert.Equal(t, task.Pause, task.AsError(err).Disposition, name)
@@ -277,13 +278,13 @@ func TestListModels_NoListOrWrongAddress(t *testing.T) {
 	assert.Equal(t, task.CodeUnauthorized, task.AsError(err).Code)
 	for _, base := range []string{strings.TrimSuffix(relay.URL(), "/v1"), relay.URL() + "/nothing"} {
 		c := client(t, base, key, proxy.Config{})
-		for _, err := range []error{c.Probe(t.Context()), func() error { _, err := c.ListModels(t.Context()); return err }()} {
+		for _, err := range []error{c.Check(t.Context(), ""), func() error { _, err := c.ListModels(t.Context()); return err }()} {
 			assert.Equal(t, task.CodeWrongAddress, task.AsError(err).Code)
 			assert.Equal(t, task.Pause, task.AsError(err).Disposition)
 		}
 	}
 	portal := answering(t, 200, http.Header{"Content-Type": {"text/html; charset=utf-8"}}, "<html>Log in</html>")
-	assert.Equal(t, task.CodeWebPage, task.AsError(portal.Probe(t.Context())).Code)
+	assert.Equal(t, task.CodeWebPage, task.AsError(portal.Check(t.Context(), "")).Code)
 }
 
 // The API may refuse the proxy's exit: then another of the list serves, and only where there is none is the way shut.
@@ -321,7 +322,7 @@ func TestGenerate_EjectsRefusedProxy(t *testing.T) {
 	_, err = c.Generate(t.Context(), imageapi.Request{Prompt: "x"}, io.Discard)
 	assert.Equal(t, task.CodeForbidden, task.AsError(err).Code)
 	assert.Equal(t, task.Pause, task.AsError(err).Disposition, "there is none left")
-	assert.Error(t, c.Probe(t.Context()))
+	assert.Error(t, c.Check(t.Context(), ""))
 }
 
 func TestGenerate_Canceled(t *testing.T) {

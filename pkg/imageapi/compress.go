@@ -2,9 +2,11 @@ package imageapi
 
 import (
 	"bufio"
+	"cmp"
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -41,6 +43,8 @@ func decompressed(r io.Reader, h http.Header, limit int64) (io.Reader, error) {
 			unpacked, err = zlib.NewReader(buffered)
 		case strings.Contains(named, "deflate") && !isPlain(head[0]):
 			unpacked = flate.NewReader(buffered)
+		case !isPlain(head[0]) && (strings.Contains(named, "br") || strings.Contains(named, "zstd")) || head[0] == 0x28 && head[1] == 0xb5:
+			return out, &encodingFault{fmt.Errorf("it is compressed with %s, which was not asked for", cmp.Or(oneLine(named), "zstd"))}
 		default:
 			return out, nil
 		}

@@ -30,7 +30,8 @@ type DownloadRules struct {
 func (c *Client) SetDownloadRules(r DownloadRules) { c.downloadRules.Store(&r) }
 
 const (
-	downloadTimeout      = 2 * time.Minute  // of one GET, with its redirects and routes
+	downloadTimeout      = 2 * time.Minute  // of one GET, with its redirects and routes, and without what arrives at downloadRate
+	downloadRate         = 8 << 10          // bytes a second; what is slower ends at downloadTimeout, so that it does not hold its slot
 	downloadStall        = 30 * time.Second // without a byte
 	maxDownloadRedirects = 5
 	// slowDownload is the time after which a GET that failed is not repeated at once.
@@ -40,11 +41,12 @@ const (
 // downloadWaits are the waits before the second GET and those after it: the host of a picture may be some seconds late.
 var downloadWaits = []time.Duration{time.Second, 2 * time.Second}
 
-// Resetter is a writer that can discard what was written to it.
+// Resetter is a writer that can discard what was written to it. Where a response has a picture and its URL, Generate takes the picture only
+// if it can go back to the URL.
 type Resetter interface{ Reset() error }
 
 // Download fetches the picture at a URL that Generate has returned, and writes it to w, at most Config.MaxBytes. The caller must check that
-// it is a picture. It sends up to tries GETs within a few seconds, at least one, each of at most two minutes and without the API's key. If
+// it is a picture. It sends up to tries GETs within a few seconds, at least one, each without the API's key and of at most two minutes, and more on a slow line. If
 // one fails after it wrote, w is reset before the next if it is a Resetter, else there is none.
 //
 // Every error is a *task.Error of the scope of the task, and has nothing of the URL but its host:
@@ -176,11 +178,7 @@ func (c *Client) reachesPrivate(host string) bool {
 		return false
 	}
 	api := plainHost(base)
-	if host == api || isPrivateHost(api) {
-		return true
-	}
-	_, err = netip.ParseAddr(api)
-	return err != nil && !strings.Contains(api, ".") // a name of the local network, such as that of a container
+	return host == api || isPrivateHost(api)
 }
 
 // fakeNetwork has the addresses that Clash and its like answer DNS queries with: a connection to one goes to the host that was asked for.
@@ -214,8 +212,11 @@ func downloadFailed(u *url.URL, err error, reason string, args ...any) *task.Err
 
 // getPicture is one GET of Download.
 func (c *Client) getPicture(whole context.Context, u *url.URL, w io.Writer) *task.Error {
-	ctx, cancel := context.WithTimeout(whole, downloadTimeout)
+	ctx, cancel := context.WithCancel(whole)
 	defer cancel()
+	began := time.Now()
+	limit := &arrivalLimit{timer: time.AfterFunc(downloadTimeout, cancel), until: began.Add(downloadTimeout)}
+	defer limit.timer.Stop()
 	failed := func(u *url.URL, err error) *task.Error {
 		switch {
 		case errors.Is(whole.Err(), context.Canceled):
@@ -223,7 +224,7 @@ func (c *Client) getPicture(whole context.Context, u *url.URL, w io.Writer) *tas
 		case whole.Err() != nil:
 			return downloadFailed(u, err, "the attempt exceeded TASK_TIMEOUT")
 		case ctx.Err() != nil:
-			return downloadFailed(u, err, "it did not arrive within %s", downloadTimeout)
+			return downloadFailed(u, err, "it did not arrive within %s", time.Since(began).Round(time.Second))
 		}
 		return downloadFailed(u, err, "%s", oneLine(withoutURL(err).Error()))
 	}
@@ -238,7 +239,8 @@ func (c *Client) getPicture(whole context.Context, u *url.URL, w io.Writer) *tas
 		location := response.Header.Get("Location")
 		if !isRedirect(response.StatusCode) || location == "" {
 			defer response.Body.Close()
-			return c.readDownload(u, response, w, failed)
+			limit.r = response.Body
+			return c.readDownload(u, response, limit, w, failed)
 		}
 		_ = response.Body.Close()
 		next, err := u.Parse(location)
@@ -252,6 +254,23 @@ func (c *Client) getPicture(whole context.Context, u *url.URL, w io.Writer) *tas
 		u = next
 	}
 	return downloadFailed(u, nil, "it is redirected more than %d times", maxDownloadRedirects)
+}
+
+// arrivalLimit is a body that gives its GET more time for what arrives: a slow line is no reason to lose a picture.
+type arrivalLimit struct {
+	r     io.Reader
+	timer *time.Timer // ends the GET
+	until time.Time
+}
+
+// Read implements io.Reader.
+func (a *arrivalLimit) Read(p []byte) (int, error) {
+	n, err := a.r.Read(p)
+	if n > 0 {
+		a.until = a.until.Add(time.Duration(n) * time.Second / downloadRate)
+		a.timer.Reset(time.Until(a.until))
+	}
+	return n, err
 }
 
 // getFrom sends one request. It follows no redirect: http.Client would send the URL, which may be signed, to the next host as the referrer.
@@ -273,8 +292,8 @@ func (c *Client) getFrom(ctx context.Context, u *url.URL) (*http.Response, error
 	return c.transport.RoundTrip(request)
 }
 
-// readDownload reads a response. failed returns the error for a failure of the connection.
-func (c *Client) readDownload(u *url.URL, response *http.Response, w io.Writer, failed func(*url.URL, error) *task.Error) *task.Error {
+// readDownload reads a response with its body. failed returns the error for a failure of the connection.
+func (c *Client) readDownload(u *url.URL, response *http.Response, content io.Reader, w io.Writer, failed func(*url.URL, error) *task.Error) *task.Error {
 	switch status := response.StatusCode; {
 	case status == http.StatusOK, status == http.StatusNonAuthoritativeInfo:
 	default:
@@ -286,7 +305,7 @@ func (c *Client) readDownload(u *url.URL, response *http.Response, w io.Writer, 
 	if response.ContentLength > c.conf.MaxBytes {
 		return c.downloadTooLarge()
 	}
-	network := &errReader{r: response.Body}
+	network := &errReader{r: content}
 	body, err := decompressed(network, response.Header, c.conf.MaxBytes+1)
 	var picture *bufio.Reader
 	var head []byte

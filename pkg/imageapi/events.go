@@ -122,7 +122,7 @@ func (f *finder) endEvent() error {
 		f.hasPicture()
 	}
 	f.event.held = bytes.Buffer{}
-	f.combine()
+	f.conclude()
 	return nil
 }
 

@@ -105,6 +105,7 @@ func FuzzGenerate(f *testing.F) {
 		assert.LessOrEqual(t, int64(n.n), c.conf.MaxBytes*4/3+maxEnvelope)
 		if err != nil {
 			assertFailure(t, err)
+			assert.Empty(t, result.URL, "a URL and an error")
 		} else if result.URL != "" {
 			u, err := url.Parse(result.URL)
 			require.NoError(t, err)

@@ -265,8 +265,8 @@ func (c *Client) refusesURL(u *url.URL) string {
 // numericLabel is the last label of a host that resolvers may read as an IPv4 address, such as 127.1 or 0x7f000001.
 var numericLabel = regexp.MustCompile(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
 
-// privateNames are names, and parents of names, that are reserved for a host itself and for private networks.
-var privateNames = []string{"localhost", "local", "internal"}
+// privateNames are parents of names for a host itself and for private networks.
+var privateNames = []string{"localhost", "local", "internal", "lan", "arpa", "localdomain", "localdomain6"}
 
 // privateNetworks are the networks that netip.Addr has no method for, among them those that embed an IPv4 address.
 var privateNetworks = []netip.Prefix{
@@ -279,13 +279,18 @@ var privateNetworks = []netip.Prefix{
 	netip.MustParsePrefix("64:ff9b::/96"),
 	netip.MustParsePrefix("64:ff9b:1::/48"),
 	netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("fec0::/10"),
 }
 
 // isPrivateHost reports whether a host, in lower case, is an address or a name that is not on the public Internet.
 func isPrivateHost(host string) bool {
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		last := host[strings.LastIndexByte(host, '.')+1:]
+		dot := strings.LastIndexByte(host, '.')
+		if dot < 0 {
+			return true // such as ip6-localhost, or that of a container; a proxy may resolve it
+		}
+		last := host[dot+1:]
 		return numericLabel.MatchString(host) || slices.Contains(privateNames, last)
 	}
 	addr = addr.Unmap().WithZone("")

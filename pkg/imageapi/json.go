@@ -237,18 +237,6 @@ func (p *parser) text(limit int) (string, error) {
 	return string(head), err
 }
 
-// textOr is text, but returns "" for a value that is not a string.
-func (p *parser) textOr(limit int) (string, error) {
-	c, err := p.next()
-	if err != nil {
-		return "", err
-	}
-	if c != '"' {
-		return "", p.skip()
-	}
-	return p.text(limit)
-}
-
 // string returns a string value as a reader, which must be read to its end before anything else.
 func (p *parser) string() (*stringReader, error) {
 	if err := p.expect('"'); err != nil {

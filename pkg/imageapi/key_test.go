@@ -13,11 +13,11 @@ import (
 func TestSetKey_NextRequestUsesIt(t *testing.T) {
 	api := startAPI(t, simapi.Config{})
 	c := client(t, api.URL(), "test-key-of-yesterday", proxy.Config{})
-	require.ErrorContains(t, c.Probe(t.Context()), "refuses the key")
+	require.ErrorContains(t, c.Check(t.Context(), ""), "refuses the key")
 	for _, wrong := range []string{"", "two words"} {
 		assert.Error(t, c.SetKey(wrong))
 	}
-	require.ErrorContains(t, c.Probe(t.Context()), "refuses the key")
+	require.ErrorContains(t, c.Check(t.Context(), ""), "refuses the key")
 	require.NoError(t, c.SetKey(key))
-	assert.NoError(t, c.Probe(t.Context()))
+	assert.NoError(t, c.Check(t.Context(), ""))
 }

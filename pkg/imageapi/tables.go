@@ -66,11 +66,12 @@ var answers = []line{
 	{"channel lost", nil, []string{"get_channel_failed"}, nil, // it had one, which failed
 		outcome{code: task.CodeServer, do: task.Retry, scope: task.ScopeEndpoint, message: "the relay has no other channel to try"}},
 
-	{"account blocked", nil, nil, words(`resource has been temporarily blocked`, `(账户|账号).{0,20}(封禁|冻结|停用)`),
+	{"account blocked", nil, nil, words(`resource has been temporarily blocked`, `(账户|账号).{0,20}(封禁|冻结|停用|锁定)`),
 		outcome{code: task.CodeForbidden, do: task.Pause, scope: task.ScopeEndpoint, message: "the API has blocked the account"}},
 	{"moderation", nil, []string{"moderation_blocked", "content_policy_violation", "content_filter", "prompt_blocked", "sensitive_words_detected",
 		"violation_fee.grok.csam", "datainspectionfailed", "data_inspection_failed", "content_moderation"},
-		words(`safety system`, `content policy`, `content management policy`, `content moderation`, `敏感词`, `sensitive words?\b`, `内容审核`, `内容安全`, `违规`),
+		words(`safety system`, `content policy`, `content management policy`, `content moderation`, `敏感词`, `sensitive words?\b`, `内容审核`, `内容安全`, `违规`,
+			`敏感(内容|信息)`, `sensitive (content|information)`, `违反.{0,12}(政策|规定|规范|法规|条款)`, `(input|output|prompt|content) (was|is|has been) flagged`),
 		outcome{code: task.CodeModeration, do: task.Fail, scope: task.ScopeTask, message: "moderation refused the prompt"}},
 
 	{"country", nil, []string{"unsupported_country_region_territory", "unsupported_country"},
@@ -82,15 +83,17 @@ var answers = []line{
 
 	{"quota", nil, []string{"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_user_quota",
 		"pre_consume_token_quota_failed", "insufficient_balance", "insufficient_credits", "quota_exhausted", "free_quota_exhausted",
-		"entitlement_required", "entitlement_inactive", "entitlement_daily_limit_exceeded", "entitlement_total_limit_exceeded", "30001", "30011"},
+		"entitlement_required", "entitlement_inactive", "entitlement_daily_limit_exceeded", "entitlement_total_limit_exceeded", "30001", "30011",
+		"arrearage", "accountoverdueerror"},
 		words(`额度不足`, `额度已用尽`, `额度已用完`, `预扣费额度失败`, `余额不足`, `欠费`, `quota is not enough`, `quota is exhausted`, `insufficient (user )?(quota|balance|credit)`,
-			`(balance|credits?) (is|are) insufficient`, `exceeded your current quota`, `billing hard limit`, `credit balance is too low`),
+			`(balance|credits?) (is|are) insufficient`, `exceeded your current quota`, `billing hard limit`, `credit balance is too low`,
+			`overdue (balance|payment)`, `account is in good standing`, `quota has been used up`, `used all available credits`, `key limit exceeded`),
 		outcome{code: task.CodeNoQuota, do: task.Pause, scope: task.ScopeEndpoint, message: "the API account has no quota left; add credit to it"}},
 	{"payment", []int{402}, nil, nil,
 		outcome{code: task.CodeNoQuota, do: task.Pause, scope: task.ScopeEndpoint, message: "the API requires a payment (402); add credit to the account"}},
 
 	{"saturated", nil, []string{"rate_limit_exceeded", "rate_limit_error", "too_many_requests", "slow_down", "token_concurrency_limit_reached",
-		"resource_exhausted"}, words(`负载已饱和`, `load is saturated`, `rate limit reached`, `too many requests`, `请求过于频繁`, `请求数限制`),
+		"resource_exhausted"}, words(`负载.{0,6}(饱和|上限|过高)`, `load is saturated`, `rate limit reached`, `too many requests`, `请求过于频繁`, `请求数限制`),
 		outcome{code: task.CodeRateLimited, do: task.Release, scope: task.ScopeEndpoint, message: "the API's rate limit is reached"}},
 
 	{"key may use no model", nil, nil, words(`无权访问任何模型`, `no access to any models`),
@@ -100,9 +103,12 @@ var answers = []line{
 	{"verification", []int{400, 401, 403, 404}, nil, words(`must be verified`),
 		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel,
 			message: "the API makes pictures with this model for verified organizations only"}},
-	{"model", nil, []string{"model_not_found", "model_price_error", "model_not_available", "model_not_allowed", "unsupported_model", "invalid_model", "20012"},
-		words(`not have access to (the )?model`, `not have access to it`, `no access to model`, `无权(访问|使用)模型`, `model .{1,200} (does not exist|not found)`,
-			`模型.{0,100}不存在`, `not a valid model`),
+	{"model", nil, []string{"model_not_found", "model_price_error", "model_not_available", "model_not_allowed", "unsupported_model", "invalid_model", "20012",
+		"30003", "deploymentnotfound", "model.accessdenied", "accessdenied.unpurchased", "allocationquota.freetieronly", "modelnotopen",
+		"invalidendpoint.closedendpoint", "invalidendpoint.notfound", "modelarts.81009"},
+		words(`not have access to (the )?model`, `not have access to it`, `no access to model`, `无权(访问|使用)模型`,
+			`\bmodels?\b.{0,200} (does not exist|not exist|not found)`, `模型.{0,100}不存在`, `not a valid model`, `not work with the specified model`,
+			`no endpoints found`),
 		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel, message: "the API does not make pictures with this model for this account"}},
 	{"no channel", nil, nil, words(`no available channel`, `无可用渠道`, `可用渠道(不存在|失败)`, `available channels? for model`),
 		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel, message: "the relay has no channel for this model"}},
@@ -112,12 +118,24 @@ var answers = []line{
 	{"key", nil, []string{"invalid_api_key", "invalid_token", "authentication_error", "account_deactivated", "auth_unauthorized",
 		"auth_token_expired", "auth_user_disabled"},
 		words(`无效的令牌`, `令牌已过期`, `令牌状态不可用`, `未提供令牌`, `未提供.{0,20}access token`, `用户已被(封禁|禁用)`, `invalid (access )?token`, `token (has )?expired`,
-			`token status is unavailable`, `token not provided`, `user has been (banned|disabled)`, `(incorrect|invalid) api key`),
+			`token status is unavailable`, `token not provided`, `user has been (banned|disabled)`, `(incorrect|invalid) api key`, `api key (has |is )?(not valid|expired)`),
 		outcome{code: task.CodeUnauthorized, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses the key; check OPENAI_API_KEY"}},
 
 	{"key in use", []int{409}, []string{"idempotency_error", "idempotency_key_in_use"}, words(`idempoten`, `key.{0,20}in use`, `still (being processed|in progress)`),
 		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeTask, unknown: true,
 			message: "the API is still working on the request that was sent with this key before (409)"}},
+
+	{"address of the API", nil, nil, words(`url error, please check url`),
+		outcome{code: task.CodeWrongAddress, do: task.Pause, scope: task.ScopeEndpoint,
+			message: "there is no Images API at this address; check OPENAI_BASE_URL, which ends in /v1"}},
+	// Gateways that answer in JSON, and relays that pass on what Cloudflare answered.
+	{"gateway's answer", nil, []string{"cf_bad_gateway"}, words(`invalid response was received from the upstream`),
+		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: "a gateway before the API got no usable response from it"}},
+	{"Cloudflare's answer", []int{statusUnknownError, statusConnectTimeout}, []string{"520", "522"}, nil,
+		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: "Cloudflare got no usable response from the API's server"}},
+	{"Cloudflare's answer, not passed on", []int{statusDown, statusUnreachable, statusTLSFailed, statusBadCertificate, statusOriginError},
+		[]string{"521", "523", "525", "526", "530", "1033"}, nil,
+		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeEndpoint, message: "Cloudflare can't reach the API's server"}},
 
 	{"request", nil, []string{"invalid_request", "invalid_value", "invalid_type", "invalid_size", "missing_required_parameter", "unknown_parameter",
 		"integer_below_min_value", "string_above_max_length", "array_above_max_length", "invalid_image_request", "prompt_missing", "prompt_too_long",
@@ -186,7 +204,7 @@ type pageLine struct {
 	outcome
 }
 
-var html = []bodyForm{formPage}
+var markupForm = []bodyForm{formPage}
 
 // pages classifies responses that are not the API's: of a proxy, a gateway, a login page or another server. The first line that applies counts.
 var pages = []pageLine{
@@ -230,13 +248,15 @@ var pages = []pageLine{
 		outcome{code: task.CodeForbidden, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses access (403)"}},
 	{"too large", []int{413}, nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the request is too large for a gateway before the API (413)"}},
-	{"refusing page", statuses(400, 499), html, nil, nil,
+	{"Cloudflare's refusal", statuses(400, 499), nil, words(`^error code: \d{3,4}\b`), nil,
+		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "Cloudflare, not the API, refused the request"}},
+	{"refusing page", statuses(400, 499), markupForm, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "a page, not the API, refused the request"}},
 	{"refusal without a word", statuses(400, 499), nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the API refused the request"}},
 
 	// What has a status of success is no answer of the API either.
-	{"page", nil, html, nil, nil,
+	{"page", nil, markupForm, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: webPageMessage}},
 	{"empty", nil, []bodyForm{formEmpty}, nil, nil,
 		outcome{code: task.CodeCutOff, do: task.Release, scope: task.ScopeEndpoint, unknown: true, message: "the API's response is empty"}},

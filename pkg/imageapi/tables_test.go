@@ -43,9 +43,6 @@ func sampleClient(t testing.TB, answer func() *http.Response) *Client {
 				_, _ = io.Copy(io.Discard, r.Body)
 			}
 			response := answer()
-			if r.Method == http.MethodGet { // what the URL of a picture stands for
-				response = sample{http.StatusNotFound, nil, ""}.response()
-			}
 			response.Request = r
 			return response, nil
 		})})
@@ -113,7 +110,12 @@ var answerSamples = map[string][]sample{
 		{401, nil, errorBody("", "无效的令牌")}, {401, nil, errorBody("", "该令牌已过期")}, {401, nil, errorBody("", "该令牌状态不可用")}, {401, nil, errorBody("", "Invalid token (request id: 1)")},
 		{200, nil, `{"error":{"message":"无效的令牌","type":"one_api_error"}}`}, {200, nil, `{"code":401,"msg":"无效的令牌"}`}, {403, nil, errorBody("", "用户已被封禁")},
 		{401, nil, `{"success":false,"code":"AUTH_UNAUTHORIZED","message":"x"}`}},
-	"key in use": {{409, nil, `{"error":{"message":"A request with this Idempotency-Key is in progress"}}`}, {409, nil, `{"error":{"code":"idempotency_key_in_use","message":"x"}}`}},
+	"address of the API": {{400, nil, `{"code":"InvalidParameter","message":"url error, please check url!"}`}},
+	"gateway's answer": {{502, nil, `{"error":{"code":502,"message":"Bad gateway.","param":null,"type":"cf_bad_gateway"}}`},
+		{502, nil, `{"message":"An invalid response was received from the upstream server"}`}},
+	"Cloudflare's answer":                {{520, nil, `{"error_code":520,"cloudflare_error":true}`}, {522, nil, `{"error":{"code":522,"message":"Connection timed out"}}`}},
+	"Cloudflare's answer, not passed on": {{521, nil, `{"error_code":521,"detail":"x"}`}, {530, nil, `{"error_code":1033,"detail":"x"}`}},
+	"key in use":                         {{409, nil, `{"error":{"message":"A request with this Idempotency-Key is in progress"}}`}, {409, nil, `{"error":{"code":"idempotency_key_in_use","message":"x"}}`}},
 	"request": {{400, nil, `{"error":{"message":"Missing required parameter: 'prompt'.","code":"missing_required_parameter","type":"invalid_request_error"}}`},
 		{500, nil, errorBody("invalid_request", "prompt is required")}, {500, nil, errorBody("", "json: cannot unmarshal string into Go struct field ImageRequest.n of type uint")},
 		{400, nil, `{"error":{"type":"image_generation_user_error","message":"The image is too small","code":"invalid_image"}}`}},
@@ -165,6 +167,7 @@ var pageSamples = map[string][]sample{
 	"key without a word":     {{401, nil, ""}},
 	"access without a word":  {{403, nil, ""}},
 	"too large":              {{413, markup("text/html", "nginx"), "<html>413 Request Entity Too Large</html>"}},
+	"Cloudflare's refusal":   {{400, nil, "error code: 1003"}, {409, nil, "error code: 1001\n"}},
 	"refusing page":          {{400, markup("text/html", "nginx"), "<html>The plain HTTP request was sent to HTTPS port</html>"}},
 	"refusal without a word": {{400, nil, ""}, {400, nil, "bad prompt"}},
 	"page":                   {{200, markup("text/html", ""), "<!DOCTYPE html><html>Log in</html>"}, {200, nil, "<?xml version=\"1.0\"?><Error/>"}},

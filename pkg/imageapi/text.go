@@ -14,8 +14,8 @@ import (
 // picture in Markdown or HTML, or a URL that is the whole text.
 type textScanner struct {
 	pending []byte        // not examined yet, after what is kept of the text before
-	start   int           // of a URL in pending whose end has not come
-	seen    int           // bytes of pending that do not end it; 0: there is no such URL
+	begun   bool          // a URL has begun in pending whose end has not come
+	start   int           // of that URL
 	total   int           // bytes of text so far, without the pictures
 	base64  *base64Writer // a picture is being decoded
 	skip    bool          // base64 that is not needed is being skipped
@@ -29,7 +29,7 @@ const (
 
 var (
 	addressStart = regexp.MustCompile(`(?i)data:image/|https?://`)
-	addressEnd   = " \t\r\n\"'<>()[]{}`|\\，。）】、"
+	addressEnd   = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
 )
 
 // textValue reads a string as a piece of the text.
@@ -108,16 +108,15 @@ func (t *textScanner) end(f *finder) error {
 func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 	from := 0
 	for {
-		start, seen := t.start, t.seen
-		t.start, t.seen = 0, 0
-		if seen == 0 {
+		start, begun := t.start, t.begun
+		t.start, t.begun = 0, false
+		if !begun {
 			at := addressStart.FindIndex(t.pending[from:])
 			if at == nil {
 				t.keep(len(t.pending) - keptContext)
 				return nil, nil
 			}
 			start = from + at[0]
-			seen = start
 		}
 		if t.pending[start] == 'd' || t.pending[start] == 'D' {
 			comma := bytes.IndexByte(t.pending[start:], ',')
@@ -131,17 +130,15 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 			}
 			return t.beginBase64(f, start+comma+1), nil
 		}
-		size := bytes.IndexAny(t.pending[seen:], addressEnd)
-		switch {
-		case size >= 0:
-			size += seen - start
-		case last || len(t.pending)-start > maxURL:
+		size := addressSize(t.pending, start)
+		if size < 0 {
 			size = len(t.pending) - start
-		default:
-			dropped := max(start-keptContext, 0)
-			t.keep(dropped)
-			t.start, t.seen = start-dropped, len(t.pending)
-			return nil, nil
+			if !last && size <= maxURL {
+				dropped := max(start-keptContext, 0)
+				t.keep(dropped)
+				t.start, t.begun = start-dropped, true
+				return nil, nil
+			}
 		}
 		t.address(f, start, size, last)
 		from = start + size
@@ -167,8 +164,12 @@ func (t *textScanner) beginBase64(f *finder, from int) []byte {
 func (t *textScanner) address(f *finder, start, size int, last bool) {
 	address := string(t.pending[start : start+size])
 	isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
-	if isAll || isImageBefore(t.pending[max(start-keptContext, 0):start]) || hasPictureName(address) {
-		f.setURL(address)
+	isImage := isImageBefore(t.pending[max(start-keptContext, 0):start])
+	if !isAll && !isImage {
+		address = strings.TrimRight(address, ".,;:!?*_~") // of the sentence, or emphasis
+	}
+	if isAll || isImage || hasPictureName(address) {
+		f.setURL(strings.ReplaceAll(address, "&amp;", "&"))
 	}
 }
 
@@ -180,6 +181,27 @@ func isImageBefore(text []byte) bool {
 	}
 	tag, ok := bytes.CutSuffix(bytes.ToLower(bytes.TrimRight(text, `"' `)), []byte("src="))
 	return ok && bytes.LastIndex(tag, []byte("<img")) > bytes.LastIndexByte(tag, '>')
+}
+
+// addressSize returns the length of the address that begins at start, or -1 if it may go on. Parentheses belong to it in pairs, and after <
+// everything up to >, as in Markdown.
+func addressSize(text []byte, start int) int {
+	address := text[start:]
+	if start > 0 && text[start-1] == '<' {
+		return bytes.IndexAny(address, ">\r\n")
+	}
+	open := 0
+	for i, r := range string(address) {
+		switch {
+		case r == '(':
+			open++
+		case r == ')' && open == 0, strings.ContainsRune(addressEnd, r):
+			return i
+		case r == ')':
+			open--
+		}
+	}
+	return -1
 }
 
 // keep forgets the first n bytes of what is pending.

@@ -85,11 +85,10 @@ func TestGenerate_ServerClosesAfterReading(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		var posts []string
 		s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodGet {
-				_, _ = io.WriteString(w, `{"data":[]}`)
+			if body, _ := io.ReadAll(r.Body); !bytes.Contains(body, []byte(`"prompt"`)) {
+				w.WriteHeader(http.StatusBadRequest)
 				return
 			}
-			_, _ = io.Copy(io.Discard, r.Body)
 			posts = append(posts, r.Proto+" "+r.Header.Get("Idempotency-Key"))
 			panic(http.ErrAbortHandler)
 		}))
@@ -97,7 +96,7 @@ func TestGenerate_ServerClosesAfterReading(t *testing.T) {
 		s.StartTLS()
 		conf := proxy.Config{RootCAs: s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs}
 		c := client(t, s.URL+"/v1", key, conf)
-		require.NoError(t, c.Probe(t.Context()), "the connection is used before")
+		require.NoError(t, c.Check(t.Context(), ""), "the connection is used before")
 		request := imageapi.Request{Prompt: strings.Repeat("x", 1000), BeforeSend: beforeSend("key-1")}
 		_, err := c.Generate(t.Context(), request, io.Discard)
 		s.Close()

@@ -42,15 +42,21 @@ type Draft struct {
 }
 
 // Create begins a draft, which must be published or discarded, and reserves space for it: one and a half times the largest picture of
-// late, so that every draft there is can be stored. A disk that is full or read-only affects every task: the error is a *task.Error with
-// the disposition Pause and the scope of all.
+// late, so that every draft there is can be stored. What was rejected is removed where it takes that space. A disk that is full or
+// read-only affects every task: the error is a *task.Error with the disposition Pause and the scope of all.
 func (s *Store) Create() (*Draft, error) {
 	d, err := s.create(s.expected())
+	if isFull(err) && s.freeRejected() {
+		d, err = s.create(s.expected())
+	}
 	if err != nil {
 		return nil, writeFailed(err)
 	}
 	return d, nil
 }
+
+// isFull reports whether an error means that there is no space left, or no quota.
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func (s *Store) create(reserve int64) (*Draft, error) {
 	f, err := s.files.createDraft(filepath.Join(s.dir, draftsDir))

@@ -134,9 +134,12 @@ func (s *Store) reject(r Rejected, write func(path string) (int64, error)) error
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("keep what was rejected: %w", err)
 	}
+	if info, err := os.Lstat(dir); err != nil || !info.IsDir() {
+		return fmt.Errorf("keep what was rejected: %s is not a directory", dir)
+	}
 	r.At = time.Now().UTC()
 	// The names sort by time. They can't be guessed, in case the directory is served.
-	stem := r.At.Format("20060102T150405.000000000Z") + "-" + uuid.NewString()
+	stem := r.At.Format(rejectedTime) + "-" + uuid.NewString()
 	r.File = stem + ".bin"
 	content, description := filepath.Join(dir, r.File), filepath.Join(dir, stem+".json")
 	var err error
@@ -161,6 +164,16 @@ func writeNew(path string, content []byte) error {
 	}
 	_, err = f.Write(content)
 	return errors.Join(err, f.Close())
+}
+
+const rejectedTime = "20060102T150405.000000000Z"
+
+// isRejectedName reports whether a file has a name that reject gives. Others in the directory are not ours.
+func isRejectedName(name string) bool {
+	stem, extension := strings.TrimSuffix(name, filepath.Ext(name)), filepath.Ext(name)
+	at, id, _ := strings.Cut(stem, "-")
+	_, errTime := time.Parse(rejectedTime, at)
+	return (extension == ".bin" || extension == ".json") && errTime == nil && uuid.Validate(id) == nil
 }
 
 // CleanRejected removes what was rejected more than a day ago, and returns how many files that were.
@@ -201,7 +214,25 @@ func (s *Store) RemoveRejected(taskIDs []string) error {
 
 // pruneRejected brings the directory back into its bounds.
 func (s *Store) pruneRejected(now time.Time) (removed int, err error) {
+	return s.removeRejected(func(files int, size int64, age time.Duration) bool {
+		return files > maxRejectedFiles || size > maxRejectedBytes || age >= keepRejected
+	}, now)
+}
+
+// freeRejected removes everything that was rejected: pictures need the space. It reports whether there was something.
+func (s *Store) freeRejected() bool {
+	s.rejecting.Lock()
+	defer s.rejecting.Unlock()
+	removed, _ := s.removeRejected(func(int, int64, time.Duration) bool { return true }, time.Now())
+	return removed > 0
+}
+
+// removeRejected removes the files for which remove returns true. It gets their number and size so far, the newest first.
+func (s *Store) removeRejected(remove func(files int, size int64, age time.Duration) bool, now time.Time) (removed int, err error) {
 	dir := filepath.Join(s.dir, rejectedDir)
+	if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
+		return 0, fmt.Errorf("picture store: %s is not a directory", dir)
+	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
@@ -213,6 +244,9 @@ func (s *Store) pruneRejected(now time.Time) (removed int, err error) {
 	var errs []error
 	files, size := 0, int64(0)
 	for _, e := range entries {
+		if !isRejectedName(e.Name()) {
+			continue
+		}
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // another processor removed it
@@ -222,7 +256,7 @@ func (s *Store) pruneRejected(now time.Time) (removed int, err error) {
 			continue
 		}
 		files, size = files+1, size+info.Size()
-		if files <= maxRejectedFiles && size <= maxRejectedBytes && now.Sub(info.ModTime()) < keepRejected {
+		if !remove(files, size, now.Sub(info.ModTime())) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err == nil {

@@ -224,3 +224,49 @@ func TestProbe_OtherDirectory(t *testing.T) {
 	e := task.AsError(s.Probe(t.Context()))
 	assert.Equal(t, []any{task.CodePictureStore, task.Pause, task.ScopeAll}, []any{e.Code, e.Disposition, e.Scope})
 }
+
+// Somebody may have put files there, or a link to a directory of theirs: they are not ours to remove.
+func TestCleanRejected_LeavesOtherFiles(t *testing.T) {
+	s := openIn(t, t.TempDir())
+	require.NoError(t, s.Reject(picture.Rejected{TaskID: "../../t"}, []byte("x")))
+	old := time.Now().Add(-48 * time.Hour)
+	other := filepath.Join(rejectedDir(s), "notes.txt")
+	require.NoError(t, os.WriteFile(other, []byte("x"), 0o600))
+	for _, name := range rejectedFiles(t, s) {
+		require.NoError(t, os.Chtimes(filepath.Join(rejectedDir(s), name), old, old))
+	}
+	removed, err := s.CleanRejected(time.Now())
+	require.NoError(t, err)
+	assert.Equal(t, 2, removed)
+	assert.Equal(t, []string{"notes.txt"}, rejectedFiles(t, s))
+
+	elsewhere := t.TempDir()
+	kept := filepath.Join(elsewhere, "20200101T000000.000000000Z-"+"6ba7b810-9dad-11d1-80b4-00c04fd430c8.bin")
+	require.NoError(t, os.WriteFile(kept, []byte("x"), 0o600))
+	require.NoError(t, os.Chtimes(kept, old, old))
+	require.NoError(t, os.RemoveAll(rejectedDir(s)))
+	require.NoError(t, os.Symlink(elsewhere, rejectedDir(s)))
+	removed, err = s.CleanRejected(time.Now())
+	assert.ErrorContains(t, err, "is not a directory")
+	assert.Zero(t, removed)
+	assert.ErrorContains(t, s.Reject(picture.Rejected{TaskID: "t"}, []byte("x")), "is not a directory")
+	entries, err := os.ReadDir(elsewhere)
+	require.NoError(t, err)
+	assert.Len(t, entries, 1)
+}
+
+// What can't be used must not take the space of what can.
+func TestCreate_RemovesWhatWasRejectedWhenTheDiskIsFull(t *testing.T) {
+	s := openIn(t, smalldisk.Mount(t, "size=1m"))
+	for range 4 {
+		require.NoError(t, s.Reject(picture.Rejected{TaskID: "t"}, make([]byte, 200<<10)))
+	}
+	require.NoError(t, s.Probe(t.Context()))
+	assert.Empty(t, rejectedFiles(t, s))
+
+	require.NoError(t, s.Reject(picture.Rejected{TaskID: "t"}, make([]byte, 800<<10)))
+	d, err := s.Create()
+	require.NoError(t, err)
+	assert.Empty(t, rejectedFiles(t, s))
+	require.NoError(t, d.Discard())
+}

@@ -109,6 +109,14 @@ func (s *Store) probe(ctx context.Context) error {
 	if err := s.checkMarker(); err != nil {
 		return err
 	}
+	err := s.probeWrite(ctx)
+	if isFull(err) && s.freeRejected() {
+		err = s.probeWrite(ctx)
+	}
+	return err
+}
+
+func (s *Store) probeWrite(ctx context.Context) error {
 	f, err := s.files.createDraft(filepath.Join(s.dir, draftsDir))
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ type circuitTimes struct {
 // defaultCircuitTimes keep the requests that may be billed in an hour in which all of them fail at 15, with three in flight at its start.
 func defaultCircuitTimes() circuitTimes {
 	return circuitTimes{firstCheck: time.Second, maxCheck: 5 * time.Second, hold: 5 * time.Second, freeTrial: 15 * time.Second,
-		paidTrial: 100 * time.Second, maxTrial: 5 * time.Minute}
+		paidTrial: 2 * time.Minute, maxTrial: 5 * time.Minute}
 }
 
 // How many failures in a row open a circuit.

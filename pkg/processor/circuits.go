@@ -339,17 +339,6 @@ func (s *circuits) failedInARow(c *circuit, a *attempt, cause *task.Error) *open
 	return &opening{byRow: true, believe: true, paid: cause.Disposition == task.Fail}
 }
 
-// forCause returns the circuit of a cause's scope, and nil where no circuit can be had for it.
-func (s *circuits) forCause(cause *task.Error, model string) *circuit {
-	switch scopeOf(cause) {
-	case task.ScopeAll:
-		return &s.store
-	case task.ScopeModel:
-		return s.forModel(model)
-	}
-	return &s.endpoint
-}
-
 // forModel returns the circuit of a model; nil: there are too many.
 func (s *circuits) forModel(model string) *circuit {
 	s.mu.Lock()

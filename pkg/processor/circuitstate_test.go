@@ -130,7 +130,7 @@ func TestCircuit_TrialsOfAnHour(t *testing.T) {
 	c.open(start, page, paid)
 	at := trials(c, start, start.Add(time.Hour), page, paid)
 	assert.Len(t, at, 12)
-	assert.InDeltaSlice(t, []float64{100. / 60, 5, 10, 15, 20, 25}, minutes(at[:6]), 0.01)
+	assert.InDeltaSlice(t, []float64{2, 6, 11, 16, 21, 26}, minutes(at[:6]), 0.01)
 
 	c = newCircuit()
 	c.open(start, refused, opening{})
