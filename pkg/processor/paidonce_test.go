@@ -252,3 +252,22 @@ func TestPaidURL_CancelAndRedrive(t *testing.T) {
 	assert.Equal(t, []any{task.Completed, 1, 0, 2}, []any{row.State, row.RequestsSent, row.Unknown, row.Run})
 	f.requireAudit()
 }
+
+// A run that ends by itself waits for pictures that have to be fetched.
+func TestPaidURL_RunOnceWaits(t *testing.T) {
+	f := newFixture(t)
+	var there atomic.Bool
+	api, paid := urlAPI(t, ownPicture, lateBy(&there))
+	ids := f.enqueue("a", "b")
+	done := make(chan error, 1)
+	go func() {
+		done <- f.downloading(f.clientAt(api), imageworker.Downloads{}).RunOnce(t.Context())
+	}()
+	f.seen(processor.EventReleased, 4)
+	there.Store(true)
+	require.NoError(t, <-done)
+	for _, id := range ids {
+		assert.Equal(t, task.Completed, f.row(id).State)
+	}
+	assert.EqualValues(t, 2, paid.Load())
+}
