@@ -267,7 +267,7 @@ func TestDownload_Decompresses(t *testing.T) {
 		require.NoError(t, clientOver(t, h, "https://api.example/v1", imageapi.DownloadRules{}).Download(t.Context(), "https://cdn.example/x", 1, &b), name)
 		assert.True(t, bytes.Equal(picture, b.Bytes()), name)
 	}
-	bomb := compress(append(bytes.Clone(picture), make([]byte, 200<<20)...), gz)
+	bomb := compress(append(bytes.Clone(picture), make([]byte, 32<<20)...), gz)
 	h := &byHost{hosts: map[string]http.HandlerFunc{"https://cdn.example": serve(bomb)}}
 	var b buffer
 	e := requireFailed(t, clientOver(t, h, "https://api.example/v1", imageapi.DownloadRules{}).Download(t.Context(), "https://cdn.example/x", 1, &b))

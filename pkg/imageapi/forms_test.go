@@ -373,7 +373,7 @@ func TestGenerate_ResponseThatNeverEnds(t *testing.T) {
 
 // However a picture is sent, it is not held in memory.
 func TestGenerate_MemoryOfALargePicture(t *testing.T) {
-	const size = 32 << 20
+	const size = 8 << 20
 	large := base64.StdEncoding.EncodeToString(append([]byte("\x89PNG\r\n\x1a\n"), make([]byte, size)...))
 	for name, parts := range map[string][]string{
 		"b64_json": {`{"data":[{"b64_json":"`, large, `"}]}`},
@@ -408,17 +408,17 @@ func (w *byteCounter) Write(p []byte) (int, error) { w.n += len(p); return len(p
 
 // Answers that take a reader much time if it is careless: pieces of one byte, URLs that don't end, beginnings of the prompt.
 func TestGenerate_TimeIsBounded(t *testing.T) {
-	prompt := strings.Repeat("a private wish and ", 2000)
+	prompt := strings.Repeat("a private wish and ", 500)
 	var pieces strings.Builder
 	pieces.WriteString("data: " + chunk("https://x.example/") + "\n\n")
-	for range 15000 {
+	for range 4000 {
 		pieces.WriteString("data: " + chunk("x") + "\n\n")
 	}
 	for name, body := range map[string]string{
 		"pieces":     pieces.String(),
 		"URLs":       `{"choices":[{"message":{"content":"` + strings.Repeat("https://x)", 100000) + `"}}]}`,
 		"data URLs":  `{"choices":[{"message":{"content":"` + strings.Repeat("data:image/", 100000) + `"}}]}`,
-		"beginnings": strings.Repeat(prompt[:leastQuote]+"!", 20000),
+		"beginnings": strings.Repeat(prompt[:leastQuote]+"!", 5000),
 		"brackets":   `{"choices":[{"message":{"content":"` + strings.Repeat("![", 100000) + `"}}]}`,
 		"nested":     strings.Repeat("[", 1<<20),
 		"keys":       `{` + strings.Repeat(`"a":1,`, 100000) + `"b":2}`,
