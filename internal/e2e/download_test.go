@@ -177,3 +177,49 @@ func TestPictureStore_Full(t *testing.T) {
 	p.stop(syscall.SIGTERM).ok()
 	w.audit()
 }
+
+// Whatever the host of a picture answers: the picture's URL, which may be signed, stands in one table only, and is shown nowhere.
+func TestDownload_URLIsSecret(t *testing.T) {
+	t.Parallel()
+	var answers atomic.Int64
+	host := startPictureHost(t, func(w http.ResponseWriter, r *http.Request) {
+		address := r.URL.String()
+		switch answers.Add(1) % 6 {
+		case 0:
+			http.Error(w, "no such picture: "+address, http.StatusNotFound)
+		case 1:
+			w.Header().Set("Content-Type", "text/html")
+			_, _ = io.WriteString(w, "<html>"+address+"</html>")
+		case 2: // in a circle
+			http.Redirect(w, r, address, http.StatusFound)
+		case 3:
+			http.Redirect(w, r, "https://10.0.0.1/"+pictureSecret, http.StatusFound)
+		case 4:
+			w.Header().Set("Location", "http://[::bad/"+pictureSecret)
+			w.WriteHeader(http.StatusFound)
+		case 5: // cut off
+			w.Header().Set("Content-Length", "5000")
+			_, _ = w.Write(simapi.Draw("x")[:1000])
+		}
+	})
+	w := newFixture(t, withPictureURLs(host))
+	w.env["TASK_LEASE"], w.env["IMAGE_DOWNLOAD_HTTP"] = "2s", "on"
+	w.grant(1)
+	id := w.enqueue("[url] a picture whose URL is signed")[0]
+	p := w.start("task-processor", "run")
+	w.waitFor("each answer", func() bool { return answers.Load() >= 7 })
+	p.stop(syscall.SIGTERM).ok()
+	for _, args := range [][]string{{"tasks", "show", id}, {"tasks", "show", "--json", id}, {"tasks", "list", "--json"}} {
+		assert.NotContains(t, w.run("task-processor", args...).ok(), pictureSecret)
+	}
+	w.mu.Lock()
+	assert.NotContains(t, w.outputs.String(), pictureSecret)
+	w.mu.Unlock()
+	const tables = `select count(*) from information_schema.tables where table_schema = 'imagetasks' and table_type = 'BASE TABLE'` +
+		` and table_to_xml(format('imagetasks.%I', table_name)::regclass, true, false, '')::text like '%` + pictureSecret + `%'`
+	assert.Equal(t, 1, w.number(tables), "the table of URLs that are still to be fetched, and no other")
+	assert.Len(t, w.api.Calls(), 1, "paid requests")
+	drafts, err := filepath.Glob(filepath.Join(w.dir, "images", "*", ".drafts", "*"))
+	require.NoError(t, err)
+	assert.Empty(t, drafts)
+}

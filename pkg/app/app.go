@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -94,6 +95,7 @@ func Main(program Program) int {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return exitFault
 	}
+	log.SetOutput(withoutContent{os.Stderr})
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, supervise.PlannedStop)
 	defer signal.Stop(signals)

@@ -87,7 +87,7 @@ var answers = []line{
 		"arrearage", "accountoverdueerror"},
 		words(`额度不足`, `额度已用尽`, `额度已用完`, `预扣费额度失败`, `余额不足`, `欠费`, `quota is not enough`, `quota is exhausted`, `insufficient (user )?(quota|balance|credit)`,
 			`(balance|credits?) (is|are) insufficient`, `exceeded your current quota`, `billing hard limit`, `credit balance is too low`,
-			`overdue (balance|payment)`, `account is in good standing`, `quota has been used up`, `used all available credits`, `key limit exceeded`),
+			`overdue (balance|payment)`, `account is in good standing`, `quota has been used up`, `used all available credits`, `key limit exceeded \(`),
 		outcome{code: task.CodeNoQuota, do: task.Pause, scope: task.ScopeEndpoint, message: "the API account has no quota left; add credit to it"}},
 	{"payment", []int{402}, nil, nil,
 		outcome{code: task.CodeNoQuota, do: task.Pause, scope: task.ScopeEndpoint, message: "the API requires a payment (402); add credit to the account"}},
