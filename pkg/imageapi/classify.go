@@ -193,7 +193,7 @@ func pageTitle(text string) string {
 
 // newError returns the error of a response. said are its own words, without what is private.
 func newError(response *http.Response, o outcome, said string) *task.Error {
-	e := &task.Error{Code: o.code, Disposition: o.do, Scope: o.scope, Unknown: o.unknown, Message: o.message}
+	e := &task.Error{Code: o.code, Disposition: o.do, Scope: o.scope, Unknown: o.unknown, InProgress: o.working, Message: o.message}
 	if said != "" {
 		e.Message += ": " + said
 	}

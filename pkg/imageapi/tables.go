@@ -15,6 +15,7 @@ type outcome struct {
 	do      task.Disposition
 	scope   task.Scope
 	unknown bool // the request may have been passed on and billed
+	working bool // the API is still working on the request that was sent with this key before
 	message string
 }
 
@@ -122,7 +123,7 @@ var answers = []line{
 		outcome{code: task.CodeUnauthorized, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses the key; check OPENAI_API_KEY"}},
 
 	{"key in use", []int{409}, []string{"idempotency_error", "idempotency_key_in_use"}, words(`idempoten`, `key.{0,20}in use`, `still (being processed|in progress)`),
-		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeTask, unknown: true,
+		outcome{code: task.CodeServer, do: task.Release, scope: task.ScopeTask, unknown: true, working: true,
 			message: "the API is still working on the request that was sent with this key before (409)"}},
 
 	{"address of the API", nil, nil, words(`url error, please check url`),

@@ -86,6 +86,13 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 	if !a.hasRequested() {
 		e.Unknown = false
 	}
+	if repeats := a.task.RequestsSent - a.task.UnknownOutcomes; e.InProgress && a.task.UnknownOutcomes > 0 && repeats < maxInProgress {
+		// The outcome of the request before is still open: this one says so, and is not another that may be billed.
+		e.Unknown = false
+		o.circuits.answered(a)
+		o.release(writes, a, task.Backoff(repeats+1, e.RetryAfter), e)
+		return
+	}
 	if e.Code == task.CodePictureStore && e.Disposition == task.Pause {
 		o.circuits.failed(&o.circuits.store, a, e, &opening{})
 		if !e.Paid && !e.Unknown {
@@ -133,6 +140,9 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		o.fail(writes, a, e, a.hasRequested())
 	}
 }
+
+// maxInProgress bounds how often a run repeats a request that the API says it is still working on: for about an hour.
+const maxInProgress = 20
 
 // answered records that the API answered an attempt with a picture, or with what is to be fetched.
 func (o *outcomes) answered(a *attempt) {

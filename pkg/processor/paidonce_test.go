@@ -2,7 +2,13 @@ package processor_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,6 +18,7 @@ import (
 
 	"imagetasks/internal/pgfault"
 	"imagetasks/internal/simapi"
+	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/store"
@@ -270,4 +277,73 @@ func TestPaidURL_RunOnceWaits(t *testing.T) {
 		assert.Equal(t, task.Completed, f.row(id).State)
 	}
 	assert.EqualValues(t, 2, paid.Load())
+}
+
+// The API refuses a repeat while it still works on the request before, whose connection broke. That is no other unknown outcome: the task waits and
+// gets its picture with the same key.
+func TestUnknown_RepeatWhileInProgress(t *testing.T) {
+	f := newFixture(t)
+	var mu sync.Mutex
+	var keys []string
+	inProgress := 3
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var request struct{ Prompt string }
+		_ = json.NewDecoder(r.Body).Decode(&request)
+		w.Header().Set("Content-Type", "application/json")
+		if request.Prompt == "" { // a check
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":{"message":"Missing required parameter: 'prompt'.","code":"missing_required_parameter"}}`)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		keys = append(keys, r.Header.Get("Idempotency-Key"))
+		switch n := len(keys); {
+		case n == 1:
+			panic(http.ErrAbortHandler)
+		case n <= 1+inProgress:
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprint(w, `{"error":{"message":"A request with this Idempotency-Key is in progress","code":"idempotency_key_in_use"}}`)
+		default:
+			fmt.Fprintf(w, `{"data":[{"b64_json":%q}]}`, base64.StdEncoding.EncodeToString(simapi.Draw("x")))
+		}
+	}))
+	t.Cleanup(api.Close)
+	id := f.enqueue("x")[0]
+	f.run(f.config(func(c *processor.Config) { c.RetryUnknown = 1 }), f.clientAt(api))
+	require.Eventually(t, func() bool {
+		f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending' and run_after > now()`) // sooner than the backoff
+		return f.count(processor.EventCompleted) == 1
+	}, time.Minute, 20*time.Millisecond)
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Len(t, keys, 2+inProgress)
+	assert.Len(t, slices.Compact(keys), 1, "the same key each time")
+	row := f.row(id)
+	assert.Equal(t, []int{1, 0}, []int{row.Unknown, row.Attempts})
+	f.requireAudit()
+}
+
+// One that never ends is an unknown outcome in the end.
+func TestUnknown_InProgressForEver(t *testing.T) {
+	f := newFixture(t)
+	api := newFakeAPI()
+	var n atomic.Int64
+	api.set(func(imageapi.Request) error {
+		if n.Add(1) == 1 {
+			return &task.Error{Code: task.CodeNetwork, Disposition: task.Release, Scope: task.ScopeEndpoint, Unknown: true, Message: "the connection broke"}
+		}
+		return &task.Error{Code: task.CodeServer, Disposition: task.Release, Unknown: true, InProgress: true, Message: "in progress (409)"}
+	}, nil)
+	id := f.enqueue("x")[0]
+	f.run(f.config(func(c *processor.Config) { c.RetryUnknown = 1 }), api)
+	require.Eventually(t, func() bool {
+		f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending' and run_after > now()`)
+		return f.count(processor.EventFailed) == 1
+	}, time.Minute, 20*time.Millisecond)
+	row := f.row(id)
+	assert.Equal(t, task.CodeOutcomeUnknown, row.ErrorCode)
+	assert.Equal(t, 2, row.Unknown)
+	assert.LessOrEqual(t, api.paid(), 25)
+	f.requireAudit()
 }

@@ -39,11 +39,14 @@ func (w *workedModels) mayWork(name string) bool {
 	return name == w.defaultModel || !w.loaded || w.worked[name]
 }
 
+// maxWorkedModels bounds the models that are known to have worked: a relay may take any name that users think of.
+const maxWorkedModels = 10000
+
 // completed records that a model made a picture. It does not wait for the database.
 func (w *workedModels) completed(name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if name == "" || w.worked[name] {
+	if name == "" || w.worked[name] || len(w.worked) >= maxWorkedModels {
 		return
 	}
 	w.worked[name] = true

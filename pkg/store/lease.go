@@ -266,6 +266,8 @@ func (s *Store) Retry(ctx context.Context, l task.Lease, wait time.Duration, cau
 // answer is what is recorded of the request that is open (requestAnswered in statements.go).
 func answer(cause *task.Error) string {
 	switch {
+	case cause != nil && cause.InProgress && !cause.Unknown:
+		return "in progress"
 	case cause == nil || cause.Unknown:
 		return "unknown"
 	case cause.NotSent:

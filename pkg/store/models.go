@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"imagetasks/pkg/task"
 )
@@ -16,10 +17,14 @@ type Model struct {
 // maxModels bounds the result of WorkedModels: more models than any API has.
 const maxModels = 10000
 
-// RecordModel records that a model has made a picture at an endpoint.
+// RecordModel records that a model has made a picture at an endpoint. With 10,000 models on record it records no more.
 func (s *Store) RecordModel(ctx context.Context, m Model) error {
 	var n int
-	return s.queryRow(ctx, s.sql.recordModel, []any{m.Endpoint, m.Name}, &n)
+	err := s.queryRow(ctx, s.sql.recordModel, []any{m.Endpoint, m.Name, maxModels}, &n)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	return err
 }
 
 // WorkedModels returns the models that RecordModel has recorded, the latest first, at most 10,000.

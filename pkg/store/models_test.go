@@ -291,6 +291,14 @@ func TestWorkedModels_Recorded(t *testing.T) {
 	assert.Equal(t, []store.Model{{Endpoint: "https://api.example/v1", Name: "a"}, {Endpoint: "https://api.example/v1", Name: "b"}}, models)
 }
 
+// Users choose names of models, and a relay may take any.
+func TestWorkedModels_Bounded(t *testing.T) {
+	b := fresh(t)
+	b.exec(`insert into imagetasks.models (endpoint, model) select 'e', 'm' || i from generate_series(1, 10000) i`)
+	require.NoError(t, b.RecordModel(b.ctx, store.Model{Endpoint: "e", Name: "one more"}))
+	assert.Equal(t, 10000, b.number(`select count(*) from imagetasks.models`))
+}
+
 func TestComplete_KeepsNote(t *testing.T) {
 	b := fresh(t)
 	held := b.claimOne(0)

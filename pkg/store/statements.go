@@ -330,10 +330,10 @@ func fill(name, text string, n names) (string, error) {
 select count(*) from %[3]s`, n.Schema, call, counted)
 		},
 		// What becomes of the record of a request that is open, in an update of the row t. answer is the text "answered", "unsent" (no
-		// byte of it left), or anything else: its outcome is unknown.
+		// byte of it left), "in progress" (it was a repeat, and the outcome of the one before is still open), or anything else: its outcome is unknown.
 		"requestAnswered": func(answer string) string {
 			return fmt.Sprintf(`requests_sent = t.requests_sent - (t.request_open and t.requests_sent > 0 and %[1]s = 'unsent')::int,
-        unknown_outcomes = t.unknown_outcomes + (t.request_open and %[1]s not in ('answered', 'unsent'))::int,
+        unknown_outcomes = t.unknown_outcomes + (t.request_open and %[1]s not in ('answered', 'unsent', 'in progress'))::int,
         request_key = case when t.request_open and (%[1]s = 'answered' or %[1]s = 'unsent' and t.unknown_outcomes = 0) then null else t.request_key end,
         request_open = false`, answer)
 		},

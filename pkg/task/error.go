@@ -79,6 +79,9 @@ type Error struct {
 	NotSent bool
 	// Unknown means that a request was sent and no answer of the API itself was read whole: it may have been billed.
 	Unknown bool
+	// InProgress means that the API refused a repeat because it is still working on the request that was sent before with the same key. Where no
+	// such request is known, Unknown applies.
+	InProgress bool
 	// Paid means that the API has answered with a picture that could not be kept: no other request may be made for the run.
 	Paid bool
 	// Gone means that the host of a picture that is paid for responded that it does not have it (PendingResult.Gone).

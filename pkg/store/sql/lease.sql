@@ -77,8 +77,9 @@ set run = excluded.run, ref = excluded.ref, request_id = excluded.request_id, en
 returning task_id;
 
 -- name: record_model
--- $1 endpoint, $2 model. Locks: the row.
-insert into {{.Schema}}.models (endpoint, model) values ($1, $2)
+-- $1 endpoint, $2 model, $3 the number of rows from which on none is added: a relay may take any name that users think of. Locks: the row.
+insert into {{.Schema}}.models (endpoint, model) select $1::text, $2::text
+where (select count(*) from {{.Schema}}.models) < $3
 on conflict (endpoint, model) do update set worked_at = now()
 returning 1;
 
