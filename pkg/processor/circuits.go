@@ -46,6 +46,7 @@ type circuits struct {
 	store       circuit
 	models      map[string]*circuit // by the name that is sent
 	respondedAt time.Time
+	confirm     confirmation
 }
 
 func newCircuits(conf *Config, redact sanitizer, events *eventRecorder) *circuits {
@@ -73,6 +74,7 @@ type claimPlan struct {
 	pendingOnly bool // only what is to be fetched
 	trial       *circuit
 	limit       int        // of tasks in flight
+	quiet       bool       // the limit is there because the API has not answered for some time: see confirm
 	skip        []string   // models
 	models      []*circuit // a task of each may be claimed to try it
 	next        time.Duration
@@ -102,6 +104,8 @@ func (s *circuits) plan(now time.Time) claimPlan {
 	case e.unknown.n > 0:
 		// Each may have been billed: no more are risked than may fail before the circuit opens.
 		p.limit = max(1, unknownRow-e.unknown.n)
+	case now.Sub(s.respondedAt) > quietTime:
+		p.limit, p.quiet = unknownRow, true
 	}
 	for name, m := range s.models {
 		m.tryDue(now)
@@ -117,6 +121,44 @@ func (s *circuits) plan(now time.Time) claimPlan {
 	}
 	slices.Sort(p.skip)
 	return p
+}
+
+// quietTime is how long an answer of the API shows that it works: after that no more requests are risked than may fail before the circuit opens,
+// until it is asked at no cost.
+const quietTime = time.Minute
+
+// confirmation is a check of an endpoint that has not answered for some time.
+type confirmation struct {
+	wanted, running bool
+	next            time.Time // not before
+}
+
+// askToConfirm makes run check the endpoint, so that more tasks than plan allows may be claimed.
+func (s *circuits) askToConfirm() {
+	s.mu.Lock()
+	ask := !s.confirm.wanted && !s.confirm.running && !time.Now().Before(s.confirm.next)
+	if ask {
+		s.confirm.wanted = true
+	}
+	s.mu.Unlock()
+	if ask {
+		s.checkSoon()
+	}
+}
+
+// runConfirmation checks the endpoint.
+func (s *circuits) runConfirmation(ctx context.Context) {
+	cause, uncheckable := s.checkEndpoint(ctx)
+	s.mu.Lock()
+	s.confirm = confirmation{next: time.Now().Add(s.times.maxCheck)}
+	s.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+	case cause == nil || uncheckable:
+		s.wake()
+	case cause.Disposition == task.Pause:
+		s.open(&s.endpoint, cause)
+	}
 }
 
 // claimed records that a task was claimed to try a circuit, unless it only has something to fetch, or has another model.
@@ -552,6 +594,10 @@ func (s *circuits) startChecks(ctx context.Context, checks *sync.WaitGroup) time
 	running := 0
 	for _, m := range s.models {
 		running += m.running
+	}
+	if s.confirm.wanted {
+		s.confirm = confirmation{running: true}
+		checks.Go(func() { s.runConfirmation(ctx) })
 	}
 	start := func(c *circuit, may bool, check func(context.Context) (*task.Error, bool)) {
 		if !c.isOpen() {

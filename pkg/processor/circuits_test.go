@@ -120,6 +120,7 @@ type testOutage struct {
 	scale        int // of the waits
 	lasts        time.Duration
 	tasks        int
+	concurrency  int // 0: the default, 3
 }
 
 // during runs a processor through an outage, with three tasks in flight, and returns how many paid requests were made meanwhile.
@@ -129,7 +130,7 @@ func (o testOutage) during(t *testing.T) (f *fixture, paid int) {
 	api.set(always(o.fails), o.check)
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: o.tasks})
 	require.NoError(t, err)
-	f.run(f.config(func(c *processor.Config) { c.ScaleCircuits(o.scale); c.DefaultModel = "m" }), api)
+	f.run(f.config(func(c *processor.Config) { c.ScaleCircuits(o.scale); c.DefaultModel, c.Concurrency = "m", o.concurrency }), api)
 	time.Sleep(o.lasts) // the outage
 	paid = api.paid()
 	api.set(nil, nil)
@@ -149,6 +150,27 @@ func TestOutage_WebPageForAMinute(t *testing.T) {
 			f.requireAudit()
 		})
 	}
+}
+
+// A processor for many tasks at a time that meets an outage at its start, or after it had nothing to do, risks no more requests than one for a few.
+func TestOutage_ManyAtATime(t *testing.T) {
+	f, paid := testOutage{fails: webPage, check: seen, scale: 20, lasts: 2 * time.Second, tasks: 100, concurrency: 50}.during(t)
+	assert.LessOrEqual(t, paid, 5)
+	f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending'`)
+	f.seen(processor.EventCompleted, 100)
+	assert.Zero(t, f.count(processor.EventFailed))
+
+	// One that works is used by all of them at once.
+	works := newFixture(t)
+	release := make(chan struct{})
+	api := newFakeAPI()
+	api.set(func(imageapi.Request) error { <-release; return nil }, nil)
+	_, err := works.Enqueue(t.Context(), store.EnqueueRequest{UserID: works.user, Prompt: "x", Cost: 1, Count: 50})
+	require.NoError(t, err)
+	works.run(works.config(func(c *processor.Config) { c.Concurrency = 50 }), api)
+	require.Eventually(t, func() bool { return api.paid() == 50 }, 30*time.Second, 5*time.Millisecond)
+	close(release)
+	works.seen(processor.EventCompleted, 50)
 }
 
 // An hour's outage, with three tasks in flight at its beginning, makes at most 15 paid requests.

@@ -104,8 +104,12 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if plan.trial != nil {
 		request.Limit = 1
 	}
+	plan.quiet = plan.quiet && c.concurrency > plan.limit
 	if inFlight >= plan.limit {
 		plan.pendingOnly = true
+		if plan.quiet {
+			c.circuits.askToConfirm()
+		}
 	} else {
 		request.Limit = min(request.Limit, plan.limit-inFlight)
 	}
@@ -122,6 +126,9 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	}
 	if inFlight == 0 {
 		c.sweeper.triedSuspect(slices.ContainsFunc(tasks, store.Suspect))
+	}
+	if plan.quiet && len(tasks) == request.Limit {
+		c.circuits.askToConfirm() // there may be more
 	}
 	left := limit - len(tasks)
 	for _, m := range plan.models {
