@@ -4,12 +4,14 @@
 package realproxy
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +54,29 @@ func (p *Proxy) Hang() {
 	if err := syscall.Kill(-p.pid, syscall.SIGSTOP); err != nil {
 		p.tb.Fatal(err)
 	}
+	// A thread that is running may go on for a moment.
+	for end := time.Now().Add(30 * time.Second); !stopped(p.pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			p.tb.Fatal("the proxy did not stop within 30 seconds")
+		}
+	}
+}
+
+// stopped reports whether all threads of a process group are stopped.
+func stopped(group int) bool {
+	threads, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*/stat")
+	for _, path := range threads {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		// After the name, which may hold anything: state, parent, process group.
+		fields := strings.Fields(string(content[bytes.LastIndexByte(content, ')')+1:]))
+		if len(fields) > 2 && fields[2] == strconv.Itoa(group) && fields[0] != "T" && fields[0] != "Z" {
+			return false
+		}
+	}
+	return true
 }
 
 // Kill kills the process, which resets its connections. It may be called again.
