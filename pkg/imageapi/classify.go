@@ -54,7 +54,7 @@ func pageOf(p page) pageLine {
 	return pages[slices.IndexFunc(pages, func(l pageLine) bool { return l.matches(p) })] // the last line matches everything
 }
 
-// isTimeout reports whether a status leaves open what became of the request, whoever sends it.
+// isTimeout reports whether a status leaves open what became of the request, regardless of its sender.
 func isTimeout(status int) bool {
 	switch status {
 	case http.StatusRequestTimeout, statusClientClosed, http.StatusGatewayTimeout, statusTimeout:

@@ -243,9 +243,9 @@ var pages = []pageLine{
 	{"no such page", []int{404, 405, 410}, nil, nil, nil,
 		outcome{code: task.CodeWrongAddress, do: task.Pause, scope: task.ScopeEndpoint,
 			message: "there is no Images API at this address; check OPENAI_BASE_URL, which ends in /v1"}},
-	{"key without a word", []int{401}, nil, nil, nil,
+	{"bare 401", []int{401}, nil, nil, nil,
 		outcome{code: task.CodeUnauthorized, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses the key (401); check OPENAI_API_KEY"}},
-	{"access without a word", []int{403, 451}, nil, nil, nil,
+	{"bare 403", []int{403, 451}, nil, nil, nil,
 		outcome{code: task.CodeForbidden, do: task.Pause, scope: task.ScopeEndpoint, message: "the API refuses access (403)"}},
 	{"too large", []int{413}, nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the request is too large for a gateway before the API (413)"}},
@@ -253,7 +253,7 @@ var pages = []pageLine{
 		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "Cloudflare, not the API, refused the request"}},
 	{"refusing page", statuses(400, 499), markupForm, nil, nil,
 		outcome{code: task.CodeWebPage, do: task.Retry, scope: task.ScopeEndpoint, message: "a page, not the API, refused the request"}},
-	{"refusal without a word", statuses(400, 499), nil, nil, nil,
+	{"bare refusal", statuses(400, 499), nil, nil, nil,
 		outcome{code: task.CodeBadRequest, do: task.Fail, scope: task.ScopeTask, message: "the API refused the request"}},
 
 	// What has a status of success is no answer of the API either.

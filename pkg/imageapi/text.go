@@ -70,8 +70,8 @@ func (t *textScanner) add(f *finder, piece []byte) error {
 			piece = piece[n:]
 			continue
 		}
-		if room := maxSaid - len(t.said); room > 0 {
-			t.said = append(t.said, piece[:min(room, len(piece))]...)
+		if free := maxSaid - len(t.said); free > 0 {
+			t.said = append(t.said, piece[:min(free, len(piece))]...)
 		}
 		t.total += len(piece)
 		t.pending = append(t.pending, piece...)

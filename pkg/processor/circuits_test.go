@@ -130,7 +130,10 @@ func (o testOutage) during(t *testing.T) (f *fixture, paid int) {
 	api.set(always(o.fails), o.check)
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: o.tasks})
 	require.NoError(t, err)
-	f.run(f.config(func(c *processor.Config) { c.ScaleCircuits(o.scale); c.DefaultModel, c.Concurrency = "m", o.concurrency }), api)
+	f.run(f.config(func(c *processor.Config) {
+		c.ScaleCircuits(o.scale)
+		c.DefaultModel, c.Concurrency = "m", o.concurrency
+	}), api)
 	time.Sleep(o.lasts) // the outage
 	paid = api.paid()
 	api.set(nil, nil)

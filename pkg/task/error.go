@@ -46,7 +46,7 @@ const (
 	ScopeModel
 	// ScopeEndpoint is the API at its base URL, with the key in use.
 	ScopeEndpoint
-	// ScopeProxy is the way to the API: the proxy that is configured, or the direct connection.
+	// ScopeProxy is the route to the API: the proxy that is configured, or the direct connection.
 	ScopeProxy
 	// ScopeAll is this program or this host: the picture store, the database, a stop.
 	ScopeAll
