@@ -42,6 +42,14 @@ func TestHangup_OnATerminal(t *testing.T) {
 		_ = p.Wait()
 	}()
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(w.file("task-processor.log"))
+			// What the kernel says of it: whether it still has its terminal, and what it waits for.
+			for _, name := range []string{"stat", "wchan", "status"} {
+				content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, name))
+				t.Logf("%s: %s", name, content)
+			}
+		}
 		_ = p.Process.Kill()
 		<-p.done
 	})
