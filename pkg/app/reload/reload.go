@@ -75,37 +75,24 @@ type Targets struct {
 	Processor bool
 }
 
-// closingTime is when to look again for the terminal after SIGHUP: the kernel sends it a moment before the terminal is gone.
-const closingTime = time.Second
-
 // Start handles SIGHUP until stop is called; stop waits for a reload in progress.
 func (r *Reloader) Start(targets Targets, log logrus.FieldLogger) (stop func()) {
 	ended := make(chan struct{})
 	var running sync.WaitGroup
 	running.Go(func() {
-		var again <-chan time.Time
 		for {
-			signalled := false
 			select {
 			case <-ended:
 				return
 			case <-r.signals:
-				signalled = true
-			case <-again:
 			}
-			again = nil
 			if r.terminal && !hasTerminal() {
 				log.Warn("the terminal was closed: stopping")
 				// To this process itself, so that it is one signal among others.
 				_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
 				continue
 			}
-			if signalled {
-				r.reload(targets, log)
-				if r.terminal {
-					again = time.After(closingTime)
-				}
-			}
+			r.reload(targets, log)
 		}
 	})
 	return func() {
