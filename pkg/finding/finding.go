@@ -19,6 +19,7 @@ const (
 	APIUnreachable        Code = "api_unreachable"       // or it refuses all requests
 	PicturesUnstorable    Code = "pictures_not_storable" // on a host: the disk is full, for example
 	ModelsRefused         Code = "models_refused"        // the API makes no pictures with some models; the others go on
+	PicturesNotFetched    Code = "pictures_not_fetched"  // they are paid for; new ones are still requested
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
 	ProcessorHung         Code = "processor_hung"

@@ -27,6 +27,8 @@ func (f Finding) message() lang.Message {
 		return msg(textUnstorable, f.Subject, since, f.Reason)
 	case ModelsRefused:
 		return msg(textModelsRefused, f.Count, f.Subject, since, f.Reason)
+	case PicturesNotFetched:
+		return msg(textNotFetched, f.Count, f.Duration(), f.Reason)
 	case ProxyEjected:
 		return msg(textProxy, f.Subject, since, f.Reason)
 	case ProcessorNotRunning:
@@ -118,7 +120,7 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
 	case ClaimingPaused, DatabaseCopied:
 		return Command{Program: "task-processor", Args: []string{"resume"}}
-	case TasksFailing:
+	case PicturesNotFetched, TasksFailing:
 		return nextForCause(f.Cause)
 	case NotSupervised:
 		return Command{Program: "scripts/monitoring-setup.sh"}
@@ -134,7 +136,7 @@ func nextForCause(code task.Code) Command {
 	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
 		return Command{Program: "task-processor", Args: []string{"status"}}
-	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge, task.CodePictureLost:
+	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge, task.CodePictureLost, task.CodeDownload:
 		return Command{Program: "simple-test", Args: []string{"--image"}}
 	}
 	return Command{Program: "simple-test"}
@@ -151,6 +153,13 @@ var (
 		EN:  "the image API makes no pictures with %d models (%s), the first since %s; their tasks wait, and all others go on: %s",
 		One: "the image API makes no pictures with %d model (%s) since %s; its tasks wait, and all others go on: %s",
 		ZH:  "图像 API 无法使用 %d 个模型（%s）生成图片，最早始于 %s；使用这些模型的任务等待处理，其他任务不受影响：%s"}
+	textNotFetched = lang.Text{
+		EN: "%d pictures that are paid for can't be fetched, the first for %s; more are requested. After DOWNLOAD_WINDOW their tasks fail and are refunded. " +
+			"Until this is fixed, task-processor pause avoids the cost of more. The last error: %s",
+		One: "%d picture that is paid for can't be fetched for %s; more are requested. After DOWNLOAD_WINDOW its task fails and is refunded. " +
+			"Until this is fixed, task-processor pause avoids the cost of more. The last error: %s",
+		ZH: "%d 张已付费的图片无法下载，最早的已持续%s；处理器仍在请求新的图片。超过 DOWNLOAD_WINDOW 后，相应任务将失败并退款。" +
+			"问题解决之前，可运行 task-processor pause 避免继续产生费用。最近的错误：%s"}
 	textProxy = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
 
 	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}

@@ -51,6 +51,9 @@ const (
 	proxyGrace = time.Minute
 	// minFailures is how many tasks must fail for one cause before that is reported: fewer may be chance.
 	minFailures = 5
+	// fetchGrace is how long the first of the pictures that are paid for may wait to be fetched before that is reported: relays answer with
+	// URLs before they have the picture, but not that long before.
+	fetchGrace = 2 * time.Minute
 )
 
 // Assess returns what is wrong, the most urgent first. Each problem is reported once.
@@ -64,6 +67,7 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.api())
 	out = append(out, s.unstorable()...)
 	add(s.models())
+	add(s.unfetched())
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
@@ -179,6 +183,18 @@ func (s Snapshot) models() *finding.Finding {
 	}
 	f.Code, f.Count, f.Subject = finding.ModelsRefused, len(names)+more, firstFew(names)
 	return &f
+}
+
+// unfetched reports pictures that were paid for and can't be fetched. They open no circuit, because the API works; if the cause is a
+// setting, every further picture is paid for and lost as well.
+func (s Snapshot) unfetched() *finding.Finding {
+	q := s.Queue
+	tried := s.Running() > 0 && s.Control.PausedAt.IsZero() && !s.Control.Copied && q.UnfetchedReason != ""
+	if q.Unfetched == 0 || q.UnfetchedFor <= fetchGrace || !tried {
+		return nil
+	}
+	return &finding.Finding{Code: finding.PicturesNotFetched, Count: q.Unfetched, Seconds: q.UnfetchedFor.Seconds(),
+		Cause: task.CodeDownload, Reason: q.UnfetchedReason}
 }
 
 // leases reports a processor that can't renew its leases.

@@ -94,6 +94,19 @@ func TestAssess(t *testing.T) {
 				{Scope: processor.CircuitModel, Name: "a", State: processor.CircuitHalfOpen}, {Scope: processor.CircuitModel, Name: "b", State: processor.CircuitOpen}}
 			s.Processors = append(s.Processors, s.Processors[0])
 		}), []finding.Code{finding.ModelsRefused}},
+		"pictures that are paid for can't be fetched": {with(running(), func(s *overview.Snapshot) {
+			s.Queue = store.QueueStats{Pending: 3, Unfetched: 3, UnfetchedFor: 121 * time.Second, UnfetchedReason: "its host responded 403"}
+		}), []finding.Code{finding.PicturesNotFetched}},
+		"a host of pictures is slow": {with(running(), func(s *overview.Snapshot) {
+			s.Queue = store.QueueStats{Pending: 3, Unfetched: 3, UnfetchedFor: 119 * time.Second, UnfetchedReason: "its host responded 404"}
+		}), nil},
+		"pictures are not fetched while claiming is paused": {with(running(), func(s *overview.Snapshot) {
+			s.Queue = store.QueueStats{Unfetched: 3, UnfetchedFor: time.Hour, UnfetchedReason: "its host responded 403"}
+			s.Control.PausedAt = now
+		}), []finding.Code{finding.ClaimingPaused}},
+		"pictures are not fetched while no processor runs": {with(stopped(supervise.StoppedByOperator), func(s *overview.Snapshot) {
+			s.Queue = store.QueueStats{Unfetched: 3, UnfetchedFor: time.Hour, UnfetchedReason: "its host responded 403"}
+		}), nil},
 		"a task set aside": {with(running(), func(s *overview.Snapshot) {
 			s.SetAside = []store.AsideTask{{TaskID: "a", Operation: "claim", Reason: "SQLSTATE 23514"}}
 		}), []finding.Code{finding.TasksSetAside}},
@@ -168,6 +181,16 @@ func TestAssess_FailingNamesCauseAndFigures(t *testing.T) {
 	require.Len(t, found, 1)
 	assert.Equal(t, finding.Finding{Code: finding.TasksFailing, Count: 30, Total: 31, Cause: task.CodeNoQuota}, found[0])
 	assert.Contains(t, found[0].Text("en"), "30 of the 31 tasks closed within the last hour failed with insufficient_quota.")
+}
+
+func TestAssess_NotFetchedNamesErrorAndNextCommand(t *testing.T) {
+	s := running()
+	s.Queue = store.QueueStats{Unfetched: 2, UnfetchedFor: 5 * time.Minute, UnfetchedReason: "its URL begins with http://"}
+	found := overview.Assess(s)
+	require.Len(t, found, 1)
+	assert.Contains(t, found[0].Text("en"), "2 pictures that are paid for can't be fetched, the first for 5m;")
+	assert.Contains(t, found[0].Text("en"), "The last error: its URL begins with http://")
+	assert.Equal(t, finding.Command{Program: "simple-test", Args: []string{"--image"}}, found[0].Next())
 }
 
 func TestAssess_PictureStoresNamesHosts(t *testing.T) {

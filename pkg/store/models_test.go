@@ -100,6 +100,38 @@ func TestSavePending_KeptUntilClosed(t *testing.T) {
 	b.requireAudit()
 }
 
+func TestQueueStats_PicturesNotFetched(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(0), 2, 0)
+	claims := b.claim(2)
+	for _, held := range claims {
+		require.NoError(t, b.SavePending(b.ctx, held.Lease(), task.PendingResult{Ref: pictureURL}))
+		requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held.Lease(), Cause: &task.Error{Code: task.CodeDownload, Message: "its host responded 404"}}))
+	}
+	stats := func() store.QueueStats {
+		q, err := b.QueueStats(b.ctx, time.Hour)
+		require.NoError(t, err)
+		return q
+	}
+	assert.Zero(t, stats().Unfetched, "made less than a minute ago")
+
+	b.exec(`update imagetasks.pending_results set saved_at = now() - interval '5 minutes'`)
+	b.exec(`update imagetasks.pending_results set saved_at = now() - interval '3 minutes' where task_id = '` + claims[0].ID + `'`)
+	q := stats()
+	assert.Equal(t, 2, q.Unfetched)
+	assert.InDelta(t, 5*time.Minute, q.UnfetchedFor, float64(time.Minute))
+	assert.Contains(t, q.UnfetchedReason, "its host responded 404")
+
+	// That of a closed task counts no more, and that of an earlier run is none.
+	again := b.claim(2)
+	_, err := b.Fail(b.ctx, again[0].Lease(), &task.Error{Code: task.CodePictureLost, Paid: true}, false)
+	require.NoError(t, err)
+	assert.Equal(t, 1, stats().Unfetched)
+	_, err = b.Redrive(b.ctx, again[0].ID, 1)
+	require.NoError(t, err)
+	assert.Equal(t, 1, stats().Unfetched)
+}
+
 // The result of a run is none of the next run.
 func TestSavePending_BelongsToRun(t *testing.T) {
 	b := fresh(t)

@@ -46,15 +46,19 @@ type QueueStats struct {
 	OldestDue  time.Duration `json:"-"`                  // the longest time that one of them has been due
 	Processing int           `json:"processing"`
 	Stuck      int           `json:"stuck"`
+	// Unfetched counts the pictures that the API made more than a minute ago, and that could not be fetched yet.
+	Unfetched       int           `json:"pictures_not_fetched"`
+	UnfetchedFor    time.Duration `json:"-"` // since the first of them was made
+	UnfetchedReason string        `json:"-"` // why it could not be fetched when that was tried last
 }
 
 // QueueStats returns the state of the queue. A task is stuck if it has been processing for longer than stuckAfter.
 func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (QueueStats, error) {
 	var q QueueStats
-	var oldest int64
+	var oldest, unfetched int64
 	err := s.queryRow(ctx, s.sql.queueStats, []any{stuckAfter.Milliseconds()},
-		&q.Pending, &q.Due, &q.Held, &q.OutOfOrder, &oldest, &q.Processing, &q.Stuck)
-	q.OldestDue = time.Duration(oldest) * time.Millisecond
+		&q.Pending, &q.Due, &q.Held, &q.OutOfOrder, &oldest, &q.Processing, &q.Stuck, &q.Unfetched, &unfetched, &q.UnfetchedReason)
+	q.OldestDue, q.UnfetchedFor = time.Duration(oldest)*time.Millisecond, time.Duration(unfetched)*time.Millisecond
 	return q, err
 }
 
