@@ -62,6 +62,8 @@ type App struct {
 	Stderr io.Writer
 	// Env looks up a variable; nil: none is set.
 	Env func(name string) (string, bool)
+	// Setenv sets a variable of this process that the Go runtime reads itself; nil: none is set.
+	Setenv func(name, value string) error
 	// Environ is the environment of programs that this one starts.
 	Environ []string
 	// Signals delivers SIGINT, SIGTERM and supervise.PlannedStop; nil: none.
@@ -99,7 +101,7 @@ func Main(program Program) int {
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, supervise.PlannedStop)
 	defer signal.Stop(signals)
-	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Environ: os.Environ(), Signals: signals, Hangups: hangups}
+	a := &App{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.LookupEnv, Setenv: os.Setenv, Environ: os.Environ(), Signals: signals, Hangups: hangups}
 	return a.Run(context.Background(), program, os.Args...)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -34,6 +35,29 @@ func run(t *testing.T, env map[string]string, program app.Program, args ...strin
 	cancel() // so that it does not wait for the database
 	code = a.Run(ctx, program, append([]string{"program"}, args...)...)
 	return code, out.String(), errs.String()
+}
+
+// A proxy with an authority of its own works from cron, too, where .env is all that is set.
+func TestLoad_AuthoritiesFromEnvFile(t *testing.T) {
+	for name, c := range map[string]struct {
+		env  map[string]string
+		want map[string]string
+	}{
+		"only in the file":                 {nil, map[string]string{"SSL_CERT_FILE": "/etc/ca.pem", "SSL_CERT_DIR": "/etc/ca"}},
+		"the environment takes precedence": {map[string]string{"SSL_CERT_FILE": "/other.pem"}, map[string]string{"SSL_CERT_DIR": "/etc/ca"}},
+		"an empty variable is not set":     {map[string]string{"SSL_CERT_FILE": ""}, map[string]string{"SSL_CERT_FILE": "/etc/ca.pem", "SSL_CERT_DIR": "/etc/ca"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "env")
+			require.NoError(t, os.WriteFile(file, []byte("SSL_CERT_FILE=/etc/ca.pem\nSSL_CERT_DIR=/etc/ca\n"), 0o600))
+			set := map[string]string{}
+			a := &app.App{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard,
+				Env:    func(name string) (string, bool) { v, ok := c.env[name]; return v, ok },
+				Setenv: func(name, value string) error { set[name] = value; return nil }}
+			a.Run(t.Context(), simpletest.New, "simple-test", "--env-file", file) // fails: there is no key
+			assert.Equal(t, c.want, set)
+		})
+	}
 }
 
 const user = "00000000-0000-4000-8000-000000000001"

@@ -88,7 +88,27 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	quiet, _ := FlagValue(c, "quiet")
 	a.quiet = quiet == "true"
 	a.warnOfNearMisses(path, file)
+	if err := a.setRoots(file); err != nil {
+		return settings.Settings{}, err
+	}
 	return a.loadFrom(c, file)
+}
+
+// setRoots sets the variables with which crypto/x509 finds certificate authorities, where only the env file sets them: cron and systemd start
+// the programs without the environment of the operator's shell. It has an effect before the first TLS handshake only.
+func (a *App) setRoots(file map[string]string) error {
+	if a.Setenv == nil {
+		return nil
+	}
+	for _, name := range []string{"SSL_CERT_FILE", "SSL_CERT_DIR"} {
+		if set, ok := a.Env(name); ok && set != "" || file[name] == "" {
+			continue
+		}
+		if err := a.Setenv(name, file[name]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // LoadAgain reads the settings again while the program runs, with the path of the env file, which must exist.

@@ -72,10 +72,10 @@ func hints() map[task.Code]Hint {
 			"如果代理使用普通 HTTP（多数代理如此），请在代理地址中使用 http://。否则请检查端口。"),
 		task.CodeProxyCertificate: hint(
 			"The certificate of the https proxy is not accepted: its authority is unknown, it belongs to another host, or it has expired.",
-			"If the authority is your own, save its certificate in a file and set SSL_CERT_FILE to that file. "+
+			"If the authority is your own, save its certificate in a file and set SSL_CERT_FILE to that file, in .env. "+
 				"Otherwise write the host name of the certificate in the proxy URL, and check this host's clock.",
 			"https 代理的证书未被接受：签发机构不受信任、证书属于其他主机，或证书已过期。",
-			"如果签发机构是您自己的，请将其证书保存为文件，并将 SSL_CERT_FILE 设为该文件。否则请在代理地址中使用证书中的主机名，并检查本机的系统时间。"),
+			"如果签发机构是您自己的，请将其证书保存为文件，并在 .env 中将 SSL_CERT_FILE 设为该文件。否则请在代理地址中使用证书中的主机名，并检查本机的系统时间。"),
 		task.CodeProxyTLSRefused: hint(
 			"The https proxy refuses the TLS handshake: it requires a client certificate, or only supports versions before TLS 1.2.",
 			"Check the proxy's log and its TLS settings.",
@@ -168,9 +168,9 @@ func hints() map[task.Code]Hint {
 
 		task.CodeTLSAuthority: hint(
 			"The certificate is signed by an authority that this host does not trust: a device on the network intercepts TLS, or a root certificate is missing.",
-			"If the issuer is your company or your proxy, save its certificate in a file and set SSL_CERT_FILE to that file. Otherwise use another proxy.",
+			"If the issuer is your company or your proxy, save its certificate in a file and set SSL_CERT_FILE to that file, in .env. Otherwise use another proxy.",
 			"证书由本机不信任的机构签发：网络中有设备拦截 TLS，或本机缺少根证书。",
-			"如果签发者是您的公司或代理，请将其证书保存为文件，并将 SSL_CERT_FILE 设为该文件。否则请更换代理。"),
+			"如果签发者是您的公司或代理，请将其证书保存为文件，并在 .env 中将 SSL_CERT_FILE 设为该文件。否则请更换代理。"),
 		task.CodeTLSHost: hint(
 			"The certificate belongs to another host: the server that responds is not the API.",
 			"Check the host in OPENAI_BASE_URL. If it is correct, a device on the network responds in place of the API: use another proxy.",
@@ -259,9 +259,9 @@ func hints() map[task.Code]Hint {
 			"请检查 OPENAI_BASE_URL 和 OPENAI_MODEL：该地址是图像 API 吗？"),
 		task.CodeWebPage: hint(
 			"The response is a web page instead of JSON: a device on the network responds in place of the API, or the address is wrong.",
-			"Check OPENAI_BASE_URL. Check the proxy, and whether the network has a login page.",
+			"Check OPENAI_BASE_URL. Check the proxy, and whether the network has a login page. If the page is a check for browsers or a block, use a proxy with another exit.",
 			"响应是网页而不是 JSON：网络中有设备代替 API 响应，或地址有误。",
-			"请检查 OPENAI_BASE_URL、代理，以及网络是否有登录页。"),
+			"请检查 OPENAI_BASE_URL、代理，以及网络是否有登录页。如果网页是浏览器验证或拦截页，请更换出口不同的代理。"),
 		task.CodeCutOff: hint(
 			"The response was cut off.",
 			"The connection is unstable. Use another proxy.",

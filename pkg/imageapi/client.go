@@ -295,7 +295,12 @@ func (c *Client) ListModels(ctx context.Context) ([]string, error) {
 		}
 		return nil, nil
 	case response.StatusCode >= 300:
-		return nil, ejectUpstream(response, asked(c.statusError(ctx, response, nil)))
+		e := asked(c.statusError(ctx, response, nil))
+		if e.Code == task.CodeModelRefused { // relays say "model" in it, but the request names none
+			e.Code, e.Scope = task.CodeForbidden, task.ScopeEndpoint
+			e.Message = strings.Replace(e.Message, modelRefusedMessage, "the API refuses to list its models", 1)
+		}
+		return nil, ejectUpstream(response, e)
 	case isPage(response):
 		return nil, asked(newError(response, classifyPage(page{status: response.StatusCode, form: formPage, header: response.Header}), ""))
 	}

@@ -267,6 +267,16 @@ func TestCheck_Unreachable(t *testing.T) {
 	}
 }
 
+// A relay that refuses the list says "model" in its error; it says nothing about any model.
+func TestListModels_RefusedListIsNoRefusedModel(t *testing.T) {
+	c := answering(t, http.StatusForbidden, http.Header{"Content-Type": {"application/json"}},
+		`{"error":{"message":"该令牌无权访问模型列表","type":"new_api_error","code":"access_denied"}}`)
+	_, err := c.ListModels(t.Context())
+	e := task.AsError(err)
+	assert.Equal(t, task.CodeForbidden, e.Code)
+	assert.Equal(t, "the API refuses to list its models (403): 该令牌无权访问模型列表", e.Message)
+}
+
 func TestListModels_NoListOrWrongAddress(t *testing.T) {
 	relay := startAPI(t, simapi.Config{NoModels: true})
 	ids, err := client(t, relay.URL(), key, proxy.Config{}).ListModels(t.Context())

@@ -110,7 +110,7 @@ var answers = []line{
 		words(`not have access to (the )?model`, `not have access to it`, `no access to model`, `无权(访问|使用)模型`,
 			`\bmodels?\b.{0,200} (does not exist|not exist|not found)`, `模型.{0,100}不存在`, `not a valid model`, `not work with the specified model`,
 			`no endpoints found`),
-		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel, message: "the API does not make pictures with this model for this account"}},
+		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel, message: modelRefusedMessage}},
 	{"no channel", nil, nil, words(`no available channel`, `无可用渠道`, `可用渠道(不存在|失败)`, `available channels? for model`),
 		outcome{code: task.CodeModelRefused, do: task.Pause, scope: task.ScopeModel, message: "the relay has no channel for this model"}},
 	{"no price", nil, nil, words(`(倍率|价格).{0,20}未配置`, `(ratio|price)s?.{0,20} not (set|configured)`),
@@ -174,6 +174,9 @@ var answers = []line{
 	{"any", nil, nil, nil, // an error with a status of success, and without a code that tells whose it is
 		outcome{code: task.CodeServer, do: task.Retry, scope: task.ScopeEndpoint, message: "the API returned an error with a status of success"}},
 }
+
+// modelRefusedMessage is the message where the API's text says that a model can't be used.
+const modelRefusedMessage = "the API does not make pictures with this model for this account"
 
 // foreignKey is the code of an error about a key that is not ours.
 const foreignKey = "another_key"

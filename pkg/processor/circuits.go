@@ -408,7 +408,11 @@ func (s *circuits) checkSoon() {
 
 // logOpened logs that a circuit opened. s.mu is held.
 func (s *circuits) logOpened(c *circuit) {
-	s.log.WithFields(s.fields(c)).Warnf("%s; claiming is paused: %s", s.whatFails(c), c.cause.Message)
+	paused := "claiming is paused"
+	if c.scope == task.ScopeModel {
+		paused = "all others go on"
+	}
+	s.log.WithFields(s.fields(c)).Warnf("%s; %s: %s", s.whatFails(c), paused, c.cause.Message)
 }
 
 func (s *circuits) fields(c *circuit) logrus.Fields {

@@ -170,6 +170,14 @@ func TestCircuits_ManyModels(t *testing.T) {
 	})
 }
 
+// The log does not say that claiming is paused where only one model's tasks wait.
+func TestCircuits_RefusedModelLogged(t *testing.T) {
+	s, log := newTestCircuits(nil)
+	s.failed(s.forModel("m"), attemptOf("a", "m"), &task.Error{Code: task.CodeModelRefused, Message: "why"}, &opening{})
+	assert.Contains(t, log.String(), "the image API makes no pictures with the model of some tasks, which wait; all others go on: why")
+	assert.NotContains(t, log.String(), "claiming is paused")
+}
+
 // The default model has two names: that of tasks without a model, too.
 func TestCircuits_DefaultModel(t *testing.T) {
 	s, _ := newTestCircuits(nil)

@@ -125,7 +125,7 @@ var (
 	titleInputs    = lang.Text{EN: "inputs", ZH: "输入图片"}
 	titleProcessor = lang.Text{EN: "processor", ZH: "处理器"}
 	textSetAside   = lang.Text{EN: "set aside, because the database refuses to change it (%s)", ZH: "已搁置：数据库拒绝修改该任务（%s）"}
-	textPending    = lang.Text{EN: "the picture was made at %s and still has to be fetched (its host reported it missing: %d)", ZH: "图片已于 %s 生成，尚待下载（图片主机返回不存在的次数：%d）"}
+	textPending    = lang.Text{EN: "the picture was made at %s and still has to be fetched (times that its host reported it missing: %d)", ZH: "图片已于 %s 生成，尚待下载（图片主机返回不存在的次数：%d）"}
 	titleRequests  = lang.Text{EN: "requests", ZH: "请求"}
 	textRequests   = lang.Text{EN: "%d paid requests in this run, %d of them of unknown outcome", One: "%d paid request in this run, %d of unknown outcome", ZH: "本次执行已发送 %d 个付费请求，其中 %d 个结果未知"}
 	textLostClaims = lang.Text{EN: "the processor ended %d times in a row while it had the task", One: "the processor ended %d time while it had the task", ZH: "处理该任务期间，处理器连续 %d 次异常退出"}
