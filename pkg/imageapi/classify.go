@@ -171,7 +171,7 @@ func (c *Client) pageError(response *http.Response, a answer, private []string) 
 }
 
 func newPage(response *http.Response, form bodyForm, text string) page {
-	p := page{status: response.StatusCode, form: form, header: response.Header, text: strings.ToLower(text)}
+	p := page{status: response.StatusCode, form: form, header: response.Header, said: text, text: strings.ToLower(text)}
 	if p.form == formText && (isPage(response) || strings.Contains(p.text, "<html")) {
 		p.form = formPage
 	}

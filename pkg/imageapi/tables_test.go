@@ -148,12 +148,13 @@ const nginxPage = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<bod
 
 // pageSamples are samples for each line of the table of pages.
 var pageSamples = map[string][]sample{
-	"proxy's login":        {{407, markup("text/html", "squid/6.6"), "<html>Cache Access Denied</html>"}, {407, nil, "Proxy authentication required"}, {407, nil, ""}},
-	"proxy, not passed on": {{503, http.Header{"X-Squid-Error": {"ERR_CONNECT_FAIL 111"}, "Server": {"squid"}}, "<html>The requested URL could not be retrieved</html>"}, {403, markup("text/html", "privoxy"), "<html>Blocked</html>"}},
-	"proxy":                {{502, http.Header{"X-Squid-Error": {"ERR_READ_ERROR 104"}}, "<html>x</html>"}, {500, markup("text/html", "tinyproxy/1.11"), "<html>Unable to connect</html>"}},
-	"network login":        {{511, markup("text/html", ""), "<html>Log in</html>"}},
-	"redirect":             {{302, http.Header{"Location": {"https://login.example.com/x?token=secret"}}, ""}, {301, markup("text/html", "nginx"), nginxPage}},
-	"origin not reached":   {{521, markup("text/html", "cloudflare"), "<html>Web server is down</html>"}, {523, nil, "error code: 523"}, {525, nil, "error code: 525"}, {526, nil, "error code: 526"}, {530, markup("text/html", "cloudflare"), "error code: 1033"}},
+	"proxy's login": {{407, markup("text/html", "squid/6.6"), "<html>Cache Access Denied</html>"}, {407, nil, "Proxy authentication required"}, {407, nil, ""}},
+	"proxy, not passed on": {{503, http.Header{"X-Squid-Error": {"ERR_CONNECT_FAIL 111"}, "Server": {"squid"}}, "<html>The requested URL could not be retrieved</html>"}, {403, markup("text/html", ""), "<title>Request blocked by Privoxy (Privoxy@localhost)</title>"},
+		{500, markup("text/html", "tinyproxy/1.11"), "<html>Unable to connect</html>"}},
+	"proxy":              {{502, http.Header{"X-Squid-Error": {"ERR_READ_ERROR 104"}}, "<html>x</html>"}, {500, markup("text/html", "tinyproxy/1.11"), "<html>Internal error</html>"}},
+	"network login":      {{511, markup("text/html", ""), "<html>Log in</html>"}},
+	"redirect":           {{302, http.Header{"Location": {"https://login.example.com/x?token=secret"}}, ""}, {301, markup("text/html", "nginx"), nginxPage}},
+	"origin not reached": {{521, markup("text/html", "cloudflare"), "<html>Web server is down</html>"}, {523, nil, "error code: 523"}, {525, nil, "error code: 525"}, {526, nil, "error code: 526"}, {530, markup("text/html", "cloudflare"), "error code: 1033"}},
 	"no backend": {{503, nil, "no healthy upstream"}, {503, markup("text/html", ""), "<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>"},
 		{503, nil, "upstream connect error or disconnect/reset before headers. reset reason: connection failure"}},
 	"gateway timeout": {{504, markup("text/html", "openresty"), "<html><head><title>504 Gateway Time-out</title></head></html>"}, {524, markup("text/html", "cloudflare"), "<html>A timeout occurred</html>"},

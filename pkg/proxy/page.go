@@ -52,6 +52,14 @@ var ownResponses = []struct {
 	{header: "Proxy-Authenticate", unsent: true},
 }
 
+// OwnResponse reports whether a response has the mark of a forward proxy that made it itself, and whether that proxy may have forwarded the
+// request all the same. page is the beginning of the body. Transport returns an error for such responses of its own proxies; a proxy between
+// this host and the API may be none of them.
+func OwnResponse(status int, header http.Header, page string) (own, forwarded bool) {
+	o, own := recognize(answer{status: status, header: header, page: []byte(page)})
+	return own, own && !o.unsent && !needsLogin(status)
+}
+
 // recognize returns what made a response that a proxy made itself, and false if the response has no mark of one.
 func recognize(a answer) (own, bool) {
 	if a.status < 400 {
