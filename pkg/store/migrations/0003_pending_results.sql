@@ -163,7 +163,6 @@ declare
     limited boolean;
     users text[];
     head text[];
-    held text[];
     others int;
 begin
     if exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'model') and {{.Schema}}.keep_limits() then
