@@ -135,7 +135,10 @@ func (c *circuit) reopen(now time.Time, cause *task.Error, o opening) {
 	c.checkedOnce, c.failedChecks, c.doubtful, c.trial = false, 0, false, nil
 	c.unknown, c.definite = failureRow{}, failureRow{}
 	first := c.times.freeTrial
-	if o.paid {
+	switch {
+	case o.paid && c.failedTries > 0:
+		first = c.times.maxTrial // a check was believed, and the request that followed may have been billed
+	case o.paid:
 		first = c.times.paidTrial
 	}
 	c.trialWait = min(max(c.trialWait, first), c.times.maxTrial)

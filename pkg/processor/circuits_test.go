@@ -95,6 +95,7 @@ func always(err error) func(imageapi.Request) error {
 var (
 	webPage = &task.Error{Code: task.CodeWebPage, Disposition: task.Release, Scope: task.ScopeEndpoint, Unknown: true, Message: "a web page"}
 	seen    = &task.Error{Code: task.CodeWebPage, Disposition: task.Release, Scope: task.ScopeEndpoint, Message: "a web page"}
+	broke   = &task.Error{Code: task.CodeNetwork, Disposition: task.Release, Scope: task.ScopeEndpoint, Unknown: true, Message: "the connection broke"}
 	failing = &task.Error{Code: task.CodeServer, Disposition: task.Retry, Scope: task.ScopeEndpoint, Message: "the API failed (500)"}
 	noModel = &task.Error{Code: task.CodeModelRefused, Disposition: task.Pause, Scope: task.ScopeModel, Message: "no access to the model"}
 )
@@ -183,6 +184,7 @@ func TestOutage_AnHour(t *testing.T) {
 		"a page that the check sees":         {fails: webPage, check: seen},
 		"a page that the check does not see": {fails: webPage},
 		"a page, and no check is possible":   {fails: webPage, check: task.ErrUncheckable},
+		"connections break, and checks work": {fails: broke},
 		"no connection": {fails: &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, Scope: task.ScopeProxy, NotSent: true},
 			check: &task.Error{Code: task.CodeProxyRefused, Disposition: task.Pause, Scope: task.ScopeProxy, NotSent: true}},
 	} {
