@@ -118,7 +118,7 @@ type Insert struct {
 	Columns map[string]string `toml:"columns"`
 }
 
-// State returns the words for a state of ours.
+// Words returns the words for a state of ours.
 func (s Status) Words(state task.State) []string {
 	switch state {
 	case task.Pending:
