@@ -1,0 +1,84 @@
+package bridge
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// isText reports whether a column holds text.
+func (c CatalogColumn) isText() bool {
+	return slices.Contains([]string{"text", "varchar", "bpchar", "citext"}, c.Base)
+}
+
+func (c CatalogColumn) isWord() bool { return c.isText() || c.Base == "enum" }
+
+func (c CatalogColumn) isBool() bool { return c.Base == "bool" }
+
+func (c CatalogColumn) isInteger() bool { return slices.Contains([]string{"int2", "int4", "int8"}, c.Base) }
+
+func (c CatalogColumn) isNumber() bool {
+	return c.isInteger() || slices.Contains([]string{"numeric", "float4", "float8"}, c.Base)
+}
+
+func (c CatalogColumn) isJSON() bool { return c.Base == "json" || c.Base == "jsonb" }
+
+func (c CatalogColumn) isTime() bool { return c.Base == "timestamptz" || c.Base == "timestamp" }
+
+func (c CatalogColumn) isTextArray() bool { return c.Base == "_text" || c.Base == "_varchar" }
+
+// isID reports whether the text of the column's values is the same whatever the settings of a session are.
+func (c CatalogColumn) isID() bool { return c.isText() || c.isInteger() || c.Base == "uuid" }
+
+// needsValue reports whether an insert must give the column a value.
+func (c CatalogColumn) needsValue() bool { return c.NotNull && c.Default == "" && !c.Identity && !c.Generated }
+
+// isUnique reports whether the column alone is unique.
+func (t CatalogTable) isUnique(column string) bool {
+	return slices.ContainsFunc(t.Unique, func(columns []string) bool { return len(columns) == 1 && columns[0] == column })
+}
+
+// reference returns what a column refers to.
+func (t CatalogTable) reference(column string) (ForeignKey, bool) {
+	for _, key := range t.Keys {
+		if len(key.Columns) == 1 && key.Columns[0] == column {
+			return key, true
+		}
+	}
+	return ForeignKey{}, false
+}
+
+var sqlText = regexp.MustCompile(`'((?:[^']|'')*)'`)
+
+// quotedTexts returns the texts in single quotation marks of an SQL expression.
+func quotedTexts(expression string) []string {
+	var out []string
+	for _, m := range sqlText.FindAllStringSubmatch(expression, -1) {
+		out = append(out, strings.ReplaceAll(m[1], "''", "'"))
+	}
+	return out
+}
+
+// allowed returns the words that an enum or a CHECK of a list of texts allows; nil: any.
+func (t CatalogTable) allowed(c CatalogColumn) []string {
+	if c.Base == "enum" {
+		return c.Labels
+	}
+	name := regexp.QuoteMeta(quoteName(c.Name))
+	// As pg_get_constraintdef writes "status in ('a', 'b')" and "status = 'a'".
+	list := regexp.MustCompile(`^CHECK \(+` + name + `\)?(::text)? (= ANY \(+ARRAY\[|= ')`)
+	for _, check := range t.Checks {
+		if list.MatchString(check) && !strings.Contains(check, " AND ") {
+			return quotedTexts(check)
+		}
+	}
+	return nil
+}
+
+// defaultWord returns the text that a column has by default.
+func (c CatalogColumn) defaultWord() string {
+	if texts := quotedTexts(c.Default); len(texts) > 0 && strings.HasPrefix(c.Default, "'") {
+		return texts[0]
+	}
+	return ""
+}
