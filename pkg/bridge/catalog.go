@@ -13,13 +13,13 @@ type Catalog struct {
 // CatalogTable is one table.
 type CatalogTable struct {
 	Table    Table           `json:"table"`
-	Kind     string          `json:"kind"`      // table, partitioned or foreign
-	Rows     int64           `json:"rows"`      // exact for small tables, else the planner's estimate
-	Exact    bool            `json:"exact"`     // whether Rows is exact
+	Kind     string          `json:"kind"`           // table, partitioned or foreign
+	Rows     int64           `json:"rows"`           // exact for small tables, else the planner's estimate
+	Exact    bool            `json:"exact"`          // whether Rows is exact
 	Note     string          `json:"note,omitempty"` // why the rows could not be counted or sampled
 	RowLevel bool            `json:"row_level"`      // row-level security applies to this role: it may not see all rows
-	Secured  bool            `json:"secured"`   // row-level security is enabled
-	Missing  []string        `json:"missing"`   // privileges that this role lacks: SELECT, INSERT, UPDATE, TRIGGER
+	Secured  bool            `json:"secured"`        // row-level security is enabled
+	Missing  []string        `json:"missing"`        // privileges that this role lacks: SELECT, INSERT, UPDATE, TRIGGER
 	Columns  []CatalogColumn `json:"columns"`
 	Unique   [][]string      `json:"unique"` // columns of primary keys and unique indexes (not partial, not of expressions), the primary key first
 	Keys     []ForeignKey    `json:"foreign_keys"`

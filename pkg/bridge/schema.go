@@ -15,7 +15,9 @@ func (c CatalogColumn) isWord() bool { return c.isText() || c.Base == "enum" }
 
 func (c CatalogColumn) isBool() bool { return c.Base == "bool" }
 
-func (c CatalogColumn) isInteger() bool { return slices.Contains([]string{"int2", "int4", "int8"}, c.Base) }
+func (c CatalogColumn) isInteger() bool {
+	return slices.Contains([]string{"int2", "int4", "int8"}, c.Base)
+}
 
 func (c CatalogColumn) isNumber() bool {
 	return c.isInteger() || slices.Contains([]string{"numeric", "float4", "float8"}, c.Base)
@@ -31,7 +33,9 @@ func (c CatalogColumn) isTextArray() bool { return c.Base == "_text" || c.Base =
 func (c CatalogColumn) isID() bool { return c.isText() || c.isInteger() || c.Base == "uuid" }
 
 // needsValue reports whether an insert must give the column a value.
-func (c CatalogColumn) needsValue() bool { return c.NotNull && c.Default == "" && !c.Identity && !c.Generated }
+func (c CatalogColumn) needsValue() bool {
+	return c.NotNull && c.Default == "" && !c.Identity && !c.Generated
+}
 
 // isUnique reports whether the column alone is unique.
 func (t CatalogTable) isUnique(column string) bool {
