@@ -66,8 +66,8 @@ func TestImports_OneWay(t *testing.T) {
 	}
 	for library, allowed := range map[string]string{
 		"github.com/urfave/cli/v2": `^pkg/app(/|$)`,
-		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos))$`,
-		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos))$`,
+		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
+		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"golang.org/x/net/proxy":   `^pkg/proxy$`,
 	} {
 		require.NotEmpty(t, importers[library], library)
