@@ -47,6 +47,8 @@ type CatalogColumn struct {
 	Filled   float64        `json:"filled"`   // share of rows of the sample that are not null and not empty
 	Distinct float64        `json:"distinct"` // share of different values among these
 	Like     string         `json:"like"`     // what most values look like: url, data_url, base64, file, uuid, json, number, email, or ""
+	// Form is where a JSON value of the sample holds URLs, with "{url}" in their place and without everything else: {"images":[{"url":"{url}"}]}.
+	Form string `json:"form,omitempty"`
 }
 
 // CatalogValue is a value and its number of rows in the sample.

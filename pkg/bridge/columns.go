@@ -1,6 +1,10 @@
 package bridge
 
-import "slices"
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
 
 // The functions of this file say how much a column looks like one of a meaning, by its name, type and sample.
 
@@ -75,7 +79,7 @@ func resultScore(c CatalogColumn) int {
 	if hasAny(words, "url", "uri", "link", "path", "src", "地址", "链接") {
 		score += 3
 	}
-	if c.Like == "url" || c.Like == "file" {
+	if c.Like == "url" || c.Like == "file" || c.Form != "" {
 		score += 3
 	}
 	if hasAny(words, notResultWords...) || hasAny(words, "id", "name", "type", "count", "size", "status", "format", "model", "key", "text", "at", "by", "hash") && score < 11 {
@@ -117,7 +121,26 @@ func styleScore(c CatalogColumn) int {
 	return nameScore(c, c.isWord(), "style", "art_style", "style_name", "image_style", "style_preset", "stil", "风格", "样式")
 }
 
+// ratioWords are words for aspect ratios that the processor does not know, and what they mean.
+var ratioWords = map[string]string{"wide": "16:9", "widescreen": "16:9", "horizontal": "landscape", "tall": "9:16", "vertical": "portrait", "story": "9:16",
+	"方形": "square", "横版": "landscape", "竖版": "portrait", "quadratisch": "square", "querformat": "landscape", "hochformat": "portrait"}
+
+var ratioForm = regexp.MustCompile(`^([0-9.]+ ?[:x×*/：] ?[0-9.]+|square|landscape|portrait|auto)$`)
+
+// holdsRatios reports whether all values of the sample look like aspect ratios.
+func holdsRatios(c CatalogColumn) bool {
+	for _, v := range c.Values {
+		if _, known := ratioWords[normalWord(v.Value)]; !known && !ratioForm.MatchString(strings.ToLower(v.Value)) {
+			return false
+		}
+	}
+	return len(c.Values) > 0
+}
+
 func ratioScore(c CatalogColumn) int {
+	if c.isWord() && holdsRatios(c) {
+		return 7
+	}
 	score := nameScore(c, c.isWord(), "aspect_ratio", "ratio", "image_ratio", "aspectratio", "seitenverhältnis", "比例", "宽高比")
 	if score == 0 {
 		score = nameScore(c, c.isWord(), "image_size", "size", "dimensions", "resolution", "尺寸", "format", "orientation") / 2
@@ -130,7 +153,7 @@ func modelScore(c CatalogColumn) int {
 }
 
 func errorScore(c CatalogColumn) int {
-	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "error_msg", "errormessage", "failed_reason", "failure_message", "error_text",
+	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "error_msg", "errormessage", "failed_reason", "failure_message", "failure", "error_text",
 		"fehler", "fehlermeldung", "错误", "错误信息", "失败原因")
 	if score == 0 {
 		score = nameScore(c, c.isText(), "error_details", "error_reason", "reason", "message", "status_message") / 2

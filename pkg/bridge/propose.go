@@ -145,7 +145,7 @@ var (
 	taskWords  = []string{"generation", "task", "job", "creation", "render", "prediction", "request", "generated", "auftrag", "aufträge", "auftraege", "任务", "生成"}
 	otherWords = []string{"order", "invoice", "payment", "transaction", "log", "history", "historie", "post", "article", "product", "subscription", "message", "audit", "event",
 		"ticket", "comment", "session", "webhook", "email", "notification", "video", "audio", "music", "song", "voice", "订单", "日志", "历史"}
-	moneyWords = []string{"price", "currency", "shipping", "quantity", "sku", "stripe", "invoice", "discount", "tax", "subtotal"}
+	moneyWords = []string{"currency", "shipping", "quantity", "sku", "stripe", "invoice", "discount", "tax", "subtotal"}
 )
 
 // guess looks at a table as one of image tasks.
@@ -158,7 +158,7 @@ func guess(t CatalogTable) taskGuess {
 	media := hasAny(name, imageWords...)
 	for _, c := range t.Columns {
 		words := nameWords(c.Name)
-		media = media || hasAny(words, imageWords...) && !hasAny(words, notResultWords...) || c.Like == "file"
+		media = media || hasAny(words, imageWords...) && !hasAny(words, notResultWords...) || c.Like == "file" || hasAny(nameWords(c.Form), imageWords...)
 	}
 	g.score = g.status.points() + points(prompt) + points(result) + min(points(user), 2)
 	for words, n := range map[*[]string]int{&imageWords: 2, &taskWords: 1, &otherWords: -4} {
@@ -323,7 +323,7 @@ func (p *proposer) columns() {
 		p.because("user", "refers to %s", key.To)
 	}
 	p.result()
-	d.Prompt = p.pick("prompt", rank(t, promptScore))
+	p.prompt()
 	p.inputs()
 	if d.Prompt == "" && len(d.Inputs) == 0 {
 		p.ask("prompt: which column holds the prompt, or inputs: which ones hold input pictures? Candidates: %s",
@@ -331,6 +331,7 @@ func (p *proposer) columns() {
 	}
 	d.Style = p.pick("style", rank(t, styleScore))
 	d.Ratio = p.pick("ratio", rank(t, ratioScore))
+	p.values()
 	d.Model = p.pick("model", rank(t, modelScore))
 	d.Error = p.pick("error", rank(t, errorScore))
 	d.Progress = p.pick("progress", rank(t, progressScore))
@@ -344,7 +345,7 @@ func (p *proposer) columns() {
 		{"created", &d.Created, []string{"created_at", "created", "inserted_at", "created_on", "create_time", "created_time", "date_created", "creation_date", "erstellt_am", "erstellt", "创建时间"}},
 		{"started", &d.Started, []string{"processing_started_at", "started_at", "start_time", "started", "begun_at", "gestartet_am", "开始时间"}},
 		{"completed", &d.Completed, []string{"completed_at", "finished_at", "ended_at", "done_at", "completed", "finished", "end_time", "fertig_am", "完成时间"}},
-		{"updated", &d.Updated, []string{"updated_at", "updated", "modified_at", "update_time", "last_updated", "last_modified", "geändert_am", "更新时间"}},
+		{"updated", &d.Updated, []string{"updated_at", "updated", "modified_at", "update_time", "last_updated", "last_modified", "changed_at", "geändert_am", "更新时间"}},
 	} {
 		*column.field = p.pick(column.key, rank(t, func(c CatalogColumn) int {
 			if !c.isTime() {
@@ -434,12 +435,57 @@ func (p *proposer) result() {
 	case c.isJSON():
 		d.ResultForm = `["{url}"]`
 		p.line("result_form", Likely, []string{`"{url}"`, `{"url": "{url}"}`, `[{"url": "{url}"}]`}, "JSON that the application reads")
-		if c.Like != "url" {
+		if c.Form != "" {
+			d.ResultForm = c.Form
+			p.line("result_form", Likely, nil, "as in a row of the sample; only its URLs are written")
+		} else if c.Like != "url" {
 			p.line("result_form", Guess, p.out.Lines["result_form"].Others, "JSON that the application reads")
 			p.ask(`result_form: which JSON does the application expect in the column %s? Examples: ["{url}"], {"url": "{url}"}, [{"url": "{url}"}]`, d.Result)
 		}
 	case c.MaxLength > 0 && c.MaxLength < 200:
 		p.because("result", "at most %d characters: longer URLs are refused by the database", c.MaxLength)
+	}
+}
+
+func (p *proposer) prompt() {
+	candidates := rank(p.table, promptScore)
+	d := &p.out.Description
+	d.Prompt = p.pick("prompt", candidates)
+	if d.Prompt == "" || best(candidates) >= 6 {
+		return
+	}
+	// A name that says little is enough where no other column could be it.
+	chosen, _ := p.table.Column(d.Prompt)
+	rivals := func(c CatalogColumn) bool {
+		return c.isText() && !p.used[c.Name] && len(c.Values) == 0 && c.Like == "" && errorScore(c) == 0 && (c.Filled > 0.5 || p.table.Rows == 0)
+	}
+	if slices.ContainsFunc(p.table.Columns, rivals) || chosen.Filled < 0.5 {
+		p.ask("prompt: little speaks for the column %s. Is it the prompt? Other candidates: %s", d.Prompt, columnsOf(p.table, rivals))
+	}
+}
+
+// values translates words for aspect ratios that the processor does not know.
+func (p *proposer) values() {
+	c, ok := p.table.Column(p.out.Description.Ratio)
+	if !ok {
+		return
+	}
+	words := map[string]string{}
+	var unknown []string
+	for _, v := range append(valuesOf(c), p.table.allowed(c)...) {
+		switch meaning := ratioWords[normalWord(v)]; {
+		case meaning != "":
+			words[v] = meaning
+		case !ratioForm.MatchString(strings.ToLower(v)) && !slices.Contains(unknown, v):
+			unknown = append(unknown, v)
+		}
+	}
+	if len(words) > 0 {
+		p.out.Description.Values = map[string]map[string]string{"ratio": words}
+		p.line("values.ratio", Guess, nil, "their word = ours; \"\" leaves it out")
+	}
+	if len(unknown) > 0 {
+		p.ask("values.ratio: which aspect ratios, such as 16:9, do these words of the column %s mean: %s?", c.Name, strings.Join(unknown, ", "))
 	}
 }
 
@@ -472,10 +518,23 @@ func maskRank(name string) int {
 	return 0
 }
 
-// ourStages are the stages that a Worker reports.
-var ourStages = []string{"preparing", "configuring", "sending_request", "queuing", "generating", "processing", "extracting_image", "finalizing", "completed", "failed", "cancelled"}
+// stageMeanings are our stages (current_stage of our tasks) and the words of applications for them, the nearest first.
+var stageMeanings = []struct {
+	ours   string
+	theirs []string
+}{
+	{"claimed", []string{"preparing", "prepare", "starting", "started", "processing"}},
+	{"reading the input pictures", []string{"configuring", "uploading", "preparing", "processing"}},
+	{"waiting for the API", []string{"sending_request", "requesting", "generating", "processing"}},
+	{"receiving the picture", []string{"generating", "rendering", "processing"}},
+	{"fetching the picture", []string{"extracting_image", "downloading", "extracting", "finalizing", "processing"}},
+	{"storing the picture", []string{"finalizing", "saving", "uploading", "storing", "processing"}},
+	{"waiting to retry", []string{"queuing", "queued", "retrying", "pending", "waiting"}},
+	{"completed", []string{"completed", "complete", "done", "finished"}},
+	{"closed", []string{"failed", "error", "done"}},
+}
 
-// stages maps our stages where the column allows certain words only.
+// stages maps our stages to the words that the column is known to have.
 func (p *proposer) stages() {
 	d := &p.out.Description
 	c, ok := p.table.Column(d.Stage)
@@ -483,23 +542,32 @@ func (p *proposer) stages() {
 		return
 	}
 	allowed := p.table.allowed(c)
-	if allowed == nil {
-		p.line("stages", Likely, nil, "the column takes any word: our stages are written as they are")
-		return
-	}
+	known := append(slices.Clone(allowed), valuesOf(c)...)
 	d.Stages = map[string]string{}
-	for _, stage := range ourStages {
-		if slices.Contains(allowed, stage) {
-			d.Stages[stage] = stage
+	for _, stage := range stageMeanings {
+		for _, word := range stage.theirs {
+			i := slices.IndexFunc(known, func(k string) bool { return normalWord(k) == word })
+			if i >= 0 && d.Stages[stage.ours] == "" {
+				d.Stages[stage.ours] = known[i]
+			}
 		}
 	}
-	p.line("stages", Likely, nil, "the column allows %s only", strings.Join(allowed, ", "))
-	if len(d.Stages) == 0 {
-		d.Stage = ""
-		delete(p.out.Lines, "stage")
-		p.line("stages", Guess, nil, "left out with the stage: none of our stages is among %s", strings.Join(allowed, ", "))
-		d.Stages = nil
+	switch {
+	case len(d.Stages) > 0:
+		p.line("stages", Guess, known, "our stage = theirs; a stage that is not listed is not written")
+	case allowed != nil:
+		p.ask("stages: the column %s allows %s only. Which of these words is to be written at which of our stages (%s)? Or remove the line stage", d.Stage, strings.Join(allowed, ", "), ourStages())
+	default:
+		p.because("stage", "our stages are written as they are (%s); [bridge.stages] translates them", ourStages())
 	}
+}
+
+func ourStages() string {
+	var out []string
+	for _, s := range stageMeanings {
+		out = append(out, s.ours)
+	}
+	return strings.Join(out, ", ")
 }
 
 // only finds a column that tells image tasks from others in the same table.

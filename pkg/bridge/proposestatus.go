@@ -183,7 +183,7 @@ func (p *proposer) state() {
 		p.line("status.pending", Likely, nil, "no word means waiting: new rows have the word of running ones, and rows that have it are taken as waiting")
 	case len(st.Pending) > 0 && len(st.Processing) == 0:
 		st.Processing = st.Pending
-		p.line("status.processing", Likely, nil, "no word means running: the word of waiting rows stays until the task is closed")
+		p.line("status.processing", Likely, nil, "no word is known to mean running: the word of waiting rows stays until the task is closed")
 	case len(st.Pending) == 0:
 		p.ask("status.pending: which words of %s mean that a task is waiting, and status.processing: which that it is running? Words: %s", g.column, wordList(c, allowed))
 	}

@@ -1,6 +1,8 @@
 package bridge
 
 import (
+	"bytes"
+	"encoding/json"
 	"regexp"
 	"slices"
 	"strings"
@@ -85,4 +87,47 @@ func (c CatalogColumn) defaultWord() string {
 		return texts[0]
 	}
 	return ""
+}
+
+// FormOf returns where a JSON text holds http URLs, with "{url}" in their place, the first element of each array, and nothing else; "" where it holds
+// none.
+func FormOf(text []byte) string {
+	var value any
+	if json.Unmarshal(text, &value) != nil {
+		return ""
+	}
+	form, ok := urlForm(value)
+	if !ok {
+		return ""
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(form) != nil {
+		return ""
+	}
+	return strings.TrimSpace(out.String())
+}
+
+func urlForm(value any) (any, bool) {
+	switch value := value.(type) {
+	case string:
+		if strings.HasPrefix(value, "http://") || strings.HasPrefix(value, "https://") {
+			return "{url}", true
+		}
+	case []any:
+		if len(value) > 0 {
+			form, ok := urlForm(value[0])
+			return []any{form}, ok
+		}
+	case map[string]any:
+		out := map[string]any{}
+		for name, member := range value {
+			if form, ok := urlForm(member); ok {
+				out[name] = form
+			}
+		}
+		return out, len(out) > 0
+	}
+	return nil, false
 }

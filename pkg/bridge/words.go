@@ -11,23 +11,23 @@ import (
 // stateWords are the words that applications use for the state of a task, in the form of normalWord. The first ones are the usual ones.
 var stateWords = map[task.State][]string{
 	task.Pending: {"pending", "queued", "waiting", "new", "created", "submitted", "queue", "scheduled", "todo", "open", "enqueued", "init", "initial", "initialized",
-		"not_started", "requested", "accepted", "received", "in_queue", "wait", "待处理", "等待中", "等待", "排队中", "排队", "未开始", "待生成",
+		"not_started", "requested", "accepted", "received", "in_queue", "wait", "available", "待处理", "等待中", "等待", "排队中", "排队", "未开始", "待生成",
 		"offen", "wartend", "neu", "ausstehend", "en_attente", "pendiente"},
 	task.Processing: {"processing", "in_progress", "running", "generating", "working", "active", "started", "starting", "rendering", "executing", "busy",
 		"inprogress", "in_process", "in_work", "ongoing", "process", "处理中", "生成中", "进行中", "执行中", "运行中",
 		"in_bearbeitung", "läuft", "laufend", "en_cours", "procesando"},
-	task.Completed: {"completed", "complete", "succeeded", "success", "done", "finished", "successful", "generated", "ok", "succeed", "finish",
+	task.Completed: {"completed", "complete", "succeeded", "success", "done", "finished", "successful", "generated", "ok", "succeed", "finish", "ready",
 		"已完成", "完成", "成功", "生成成功", "已生成", "fertig", "erledigt", "abgeschlossen", "terminé", "completado"},
-	task.Failed: {"failed", "error", "failure", "fail", "errored", "timeout", "timed_out", "expired", "rejected", "blocked", "faulted",
+	task.Failed: {"failed", "error", "failure", "fail", "errored", "timeout", "timed_out", "expired", "rejected", "blocked", "faulted", "broken",
 		"失败", "错误", "生成失败", "已失败", "超时", "fehler", "fehlgeschlagen", "abgelehnt", "échoué", "fallido"},
-	task.Cancelled: {"cancelled", "canceled", "aborted", "stopped", "cancel", "abort", "terminated", "revoked",
+	task.Cancelled: {"cancelled", "canceled", "aborted", "stopped", "cancel", "abort", "terminated", "revoked", "withdrawn",
 		"已取消", "取消", "已中止", "abgebrochen", "storniert", "annulé", "cancelado"},
 }
 
 // logWords are the words with which applications mark rows of a log of credits.
 var logWords = map[string][]string{
-	"refund": {"refund", "refunded", "credit_refund", "generation_refund", "task_refund", "image_refund", "reversal", "return", "退款", "退还", "返还", "erstattung", "rückerstattung"},
-	"charge": {"usage", "consume", "consumption", "charge", "deduct", "deduction", "spend", "spent", "use", "debit", "generation", "generate", "image_generation",
+	"refund": {"refund", "released", "refunded", "credit_refund", "generation_refund", "task_refund", "image_refund", "reversal", "return", "退款", "退还", "返还", "erstattung", "rückerstattung"},
+	"charge": {"usage", "job", "consume", "consumption", "charge", "deduct", "deduction", "spend", "spent", "use", "debit", "generation", "generate", "image_generation",
 		"消费", "消耗", "扣除", "扣费", "verbrauch", "abbuchung"},
 	"other": {"purchase", "recharge", "bonus", "grant", "topup", "top_up", "subscription", "signup", "welcome", "gift", "reward", "adjustment", "credit", "充值", "赠送", "购买"},
 }

@@ -346,7 +346,9 @@ func (s *Store) countTable(ctx context.Context, t *bridge.CatalogTable) error {
 }
 
 // quoteTable returns a table's name for SQL.
-func quoteTable(t bridge.Table) string { return pq.QuoteIdentifier(t.Schema) + "." + pq.QuoteIdentifier(t.Name) }
+func quoteTable(t bridge.Table) string {
+	return pq.QuoteIdentifier(t.Schema) + "." + pq.QuoteIdentifier(t.Name)
+}
 
 // sampleOf returns the query of the rows that are looked at: all of a small table; of a large one its first rows, its last ones, which
 // are the newest in a table that grows, and some from everywhere.
@@ -414,22 +416,26 @@ func (s *Store) readSample(ctx context.Context, t *bridge.CatalogTable) error {
 		for _, like := range likes {
 			counts = append(counts, fmt.Sprintf("count(*) filter (where c%d ~ %s)", i, pq.QuoteLiteral(like.pattern)))
 		}
-		digits := "0"
+		digits, form := "0", "null"
+		if c.Base == "jsonb" || c.Base == "json" {
+			columns[i] += fmt.Sprintf(", case when pg_column_size(%s) <= 2000 then %[1]s::text end as f%[2]d", pq.QuoteIdentifier(c.Name), i)
+			form = fmt.Sprintf("(select f%d from sample where f%[1]d ~ 'https?://' limit 1)", i)
+		}
 		if c.Base == "numeric" {
 			digits = fmt.Sprintf("coalesce(max(scale(trim_scale(c%d::numeric))) filter (where c%[1]d ~ '^-?[0-9.]+$'), 0)", i)
 		}
 		parts[i] = fmt.Sprintf("select %[1]d, count(*), count(*) filter (where c%[1]d <> ''), count(distinct c%[1]d) filter (where c%[1]d <> ''), "+
 			"coalesce(max(length(c%[1]d)), 0), %[2]s, array[%[3]s]::bigint[], (select jsonb_agg(jsonb_build_object('value', v, 'rows', n) order by n desc, v) "+
-			"from (select c%[1]d as v, count(*) as n from sample where c%[1]d <> '' group by 1 order by 2 desc, 1 limit %[4]d) top) from sample",
-			i, digits, strings.Join(counts, ", "), maxValues+1)
+			"from (select c%[1]d as v, count(*) as n from sample where c%[1]d <> '' group by 1 order by 2 desc, 1 limit %[4]d) top), %[5]s from sample",
+			i, digits, strings.Join(counts, ", "), maxValues+1, form)
 	}
 	query := "with sample as materialized (" + sampleOf(t, strings.Join(columns, ", ")) + ")\n" + strings.Join(parts, "\nunion all\n")
 	return scanRows(ctx, tx, query, func(rows *sql.Rows) error {
 		var i, digits int
 		var all, filled, distinct, longest int64
 		var forms []int64
-		var text []byte
-		if err := rows.Scan(&i, &all, &filled, &distinct, &longest, &digits, pq.Array(&forms), &text); err != nil {
+		var text, form []byte
+		if err := rows.Scan(&i, &all, &filled, &distinct, &longest, &digits, pq.Array(&forms), &text, &form); err != nil {
 			return err
 		}
 		var values []bridge.CatalogValue
@@ -439,7 +445,7 @@ func (s *Store) readSample(ctx context.Context, t *bridge.CatalogTable) error {
 			}
 		}
 		c := &t.Columns[i]
-		c.Digits, c.Like = digits, ""
+		c.Digits, c.Like, c.Form = digits, "", bridge.FormOf(form)
 		if all > 0 {
 			c.Filled = float64(filled) / float64(all)
 		}
