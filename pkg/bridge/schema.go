@@ -131,3 +131,5 @@ func urlForm(value any) (any, bool) {
 	}
 	return nil, false
 }
+
+func isJSON(text string) bool { return json.Valid([]byte(text)) }
