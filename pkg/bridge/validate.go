@@ -357,7 +357,11 @@ func (v *validation) balance() {
 		}
 		return
 	}
-	t, ok := v.table("credits.table", cr.Table, "SELECT", "UPDATE", "TRIGGER")
+	privileges := []string{"SELECT", "TRIGGER"}
+	if cr.Refund != "" || cr.Charge != "" {
+		privileges = append(privileges, "UPDATE")
+	}
+	t, ok := v.table("credits.table", cr.Table, privileges...)
 	if !ok {
 		return
 	}

@@ -81,7 +81,7 @@ func Lines(file string, text []byte) []Line {
 		words := strings.FieldsFunc(content, func(r rune) bool { return strings.ContainsRune(" \t;&|()'\"", r) })
 		for i, word := range words {
 			// What a line only redirects to or reads is none of its scripts.
-			if i > 0 && strings.HasSuffix(words[i-1], ">") {
+			if strings.ContainsAny(word, "<>") || i > 0 && strings.HasSuffix(words[i-1], ">") {
 				continue
 			}
 			if isScript(word) {

@@ -21,6 +21,7 @@ func TestLines(t *testing.T) {
 		"0 3 * * * /usr/bin/tsx /srv/app/scripts/fix_stuck_tasks.ts",
 		"0 4 * * * tar czf /backup/a.tgz /srv/app/scripts",
 		"0 5 * * * /usr/bin/report > /tmp/monitor-tasks.js",
+		"0 5 * * * /usr/bin/report >/tmp/monitor-tasks.js",
 		"0 6 * * * node report.mjs",
 	}, "\n")
 	assert.Equal(t, []Line{{"crontab", 2, "monitor-tasks.mjs"}, {"crontab", 4, "task-processor.mjs"}, {"crontab", 5, "fix_stuck_tasks.ts"}}, Lines("crontab", []byte(text)))
