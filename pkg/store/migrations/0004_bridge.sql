@@ -57,7 +57,6 @@ create table {{.Schema}}.inbox (
     at     timestamptz default clock_timestamp()
 );
 create index inbox_order on {{.Schema}}.inbox (kind, id);
-create index inbox_key on {{.Schema}}.inbox (key);
 create index inbox_xid on {{.Schema}}.inbox (xid);
 alter table {{.Schema}}.inbox set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -673,7 +672,7 @@ begin
             perform {{.Schema}}.bridge_failed('balance', coalesce(event.key, ''), code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
             failed := failed + 1;
         end;
-        delete from {{.Schema}}.inbox i where i.id = event.id;
+        delete from {{.Schema}}.inbox i where i.kind = 'balance' and i.id = event.id;
         balances := balances + 1;
     end loop;
 
@@ -683,7 +682,7 @@ begin
     more := cardinality(ids) >= max_keys or balances >= max_keys;
     -- In the order in which they came; array_agg(distinct) sorts.
     select array_agg(x.key order by x.first) into keys
-    from (select i.key, min(i.id) as first from {{.Schema}}.inbox i where i.id = any (ids) and i.key is not null group by i.key) x;
+    from (select i.key, min(i.id) as first from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids) and i.key is not null group by i.key) x;
     keys := coalesce(keys, '{}') || array(
         select f.key from {{.Schema}}.bridge_failures f where f.part = 'take' and f.next_try_at <= now() and f.key <> all (coalesce(keys, '{}'))
         order by f.next_try_at limit max_keys);
@@ -712,7 +711,7 @@ begin
             end loop;
         end;
     end if;
-    delete from {{.Schema}}.inbox i where i.id = any (ids);
+    delete from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids);
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
@@ -962,7 +961,7 @@ begin
             get diagnostics more = row_count;
             noted := noted + more;
         end if;
-        delete from {{.Schema}}.inbox i where i.id = any (missed);
+        delete from {{.Schema}}.inbox i where i.kind = 'missed' and i.id = any (missed);
         delete from {{.Schema}}.bridge_writes w where w.at < now() - interval '1 hour';
         delete from {{.Schema}}.lost_updates l where l.at < now() - interval '90 days';
         update {{.Schema}}.bridge x set checked_at = now();
