@@ -61,10 +61,16 @@ func (a program) adopt(c *cli.Context) error {
 		return app.Usagef("--tasks and --balances are for adopt without --%s", steps[0])
 	}
 	switch {
+	case c.Bool("plan"):
+		return a.planAdoption(c)
+	case c.Bool("apply"):
+		return a.applyAdoption(c)
 	case c.Bool("check"):
 		return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
 			return a.checkBridge(ctx, c, st)
 		})
+	case c.Bool("remove"):
+		return a.removeBridge(c)
 	}
 	return a.propose(c)
 }
@@ -151,7 +157,7 @@ func (a program) printProposal(c *cli.Context, p proposal) error {
 	if err != nil {
 		return err
 	}
-	print := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
+	printLine := func(text lang.Text, args ...any) { a.Printf("%s\n", text.In(l, args...)) }
 	for _, note := range p.Notes {
 		a.Printf("%s\n", note)
 	}
@@ -160,19 +166,19 @@ func (a program) printProposal(c *cli.Context, p proposal) error {
 		for _, line := range p.Lines {
 			count[line.Sure]++
 		}
-		print(textBridgeWritten, p.File, count[bridge.Certain], count[bridge.Likely], count[bridge.Guess])
+		printLine(textBridgeWritten, p.File, count[bridge.Certain], count[bridge.Likely], count[bridge.Guess])
 	} else {
-		print(textBridgeNotWritten)
+		printLine(textBridgeNotWritten)
 	}
 	if len(p.Questions) > 0 {
-		print(textBridgeQuestions, len(p.Questions))
+		printLine(textBridgeQuestions, len(p.Questions))
 		for _, q := range p.Questions {
 			a.Printf("  - %s\n", q)
 		}
 	}
 	a.printOldScripts(l, p.OldScripts)
 	if p.Written {
-		print(textNext, a.CommandLine(c)(adoptStep(c, "plan")))
+		printLine(textNext, a.CommandLine(c)(adoptStep(c, "plan")))
 	}
 	if unfinished {
 		return app.ErrUnhealthy
