@@ -19,7 +19,7 @@ var server *pgtest.Server
 
 func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, &server, nil)) }
 
-var rows = appshapes.Rows{Users: 5, History: 40, Pending: 10, Processing: 5, Balance: 2000}
+var rows = appshapes.Rows{Users: 5, History: 40, Pending: 10, Processing: 5, Balance: 100_000}
 
 // application installs a shape and returns the database's address and a session.
 func application(t *testing.T, shape appshapes.Shape) (string, *appshapes.Session) {
