@@ -78,14 +78,14 @@ func (a *applier) run(ctx, writes context.Context, active func() bool) {
 		}
 		wait := a.conf.Interval
 		if active() {
-			wait = a.round(ctx, writes)
+			wait = a.writeDue(ctx, writes)
 		}
 		timer.Reset(wait)
 	}
 }
 
-// round begins to write what is due, and returns how long to wait until the next round.
-func (a *applier) round(ctx, writes context.Context) time.Duration {
+// writeDue begins to write what is due, and returns how long to wait until it is called again.
+func (a *applier) writeDue(ctx, writes context.Context) time.Duration {
 	if wait := a.outageWait(); wait > 0 {
 		return wait
 	}
@@ -280,7 +280,7 @@ func (a *applier) outageWait() time.Duration {
 	return max(time.Until(a.resumeAt), 0)
 }
 
-// untilNext returns the time to the next round.
+// untilNext returns the time until writeDue is called again.
 func (a *applier) untilNext() time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()

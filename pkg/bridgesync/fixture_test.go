@@ -147,6 +147,16 @@ func (f *fixture) awaitTaken(n int) {
 	f.await("tasks were taken over", func(e bridgesync.Event) bool { n -= e.Sync.Taken; return n <= 0 })
 }
 
+func (f *fixture) awaitApplied(n int) {
+	f.t.Helper()
+	f.await("ends were written", func(e bridgesync.Event) bool {
+		if e.Kind == bridgesync.EventApplied {
+			n--
+		}
+		return n <= 0
+	})
+}
+
 // insert inserts rows of the application and returns their ids.
 func (f *fixture) insert(prefix string, n int) []string {
 	f.t.Helper()
