@@ -725,7 +725,8 @@ begin
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
-    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more);
+    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more,
+                              'missed', exists (select from {{.Schema}}.inbox i where i.kind = 'missed'));
 end
 $$;
 
