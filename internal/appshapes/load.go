@@ -95,7 +95,7 @@ func (l Load) Run(ctx context.Context) (Record, error) {
 	}
 	r := &loadRun{Load: l, limiter: rate.NewLimiter(limit, max(l.Rate, 100)), busy: map[string]bool{},
 		record: Record{Tasks: map[string]Task{}, Start: map[string]int64{}}}
-	if err := r.read(ctx, db); err != nil {
+	if err := r.read(context.WithoutCancel(ctx), db); err != nil {
 		return Record{}, err
 	}
 	var sessions sync.WaitGroup

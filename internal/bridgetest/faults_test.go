@@ -83,14 +83,16 @@ func TestFaults(t *testing.T) {
 			record, stop := i.load()
 			i.work(plan{wait: 10 * time.Millisecond, fail: failsSome})
 			i.requireProblem(f)
+			require.True(t, wait(t.Context(), time.Second), "the application is at work meanwhile")
 			if !f.all {
 				require.Eventually(t, func() bool {
 					return i.number(`select count(*) from public.ai_images_creator_tasks where status = 'completed' and result_url like '%/new/%'`) >= 5 || f.part == ""
 				}, 30*time.Second, 20*time.Millisecond, "other tasks go on")
 			}
+			i.exec(f.end)
+			require.True(t, wait(t.Context(), 500*time.Millisecond), "the application goes on")
 			stop()
 			assert.Empty(t, record.Failures, "the application's statements")
-			i.exec(f.end)
 			i.tryAgain()
 			i.drained(time.Minute)
 			i.checkAfterFault(*record)
@@ -118,7 +120,6 @@ func (i *installation) load() (record *appshapes.Record, stop func()) {
 func (i *installation) requireProblem(f fault) {
 	i.t.Helper()
 	if f.part == "" {
-		require.True(i.t, wait(i.t.Context(), time.Second))
 		return
 	}
 	var problems []store.BridgeProblem

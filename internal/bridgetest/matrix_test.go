@@ -80,7 +80,9 @@ func testMatrix(t *testing.T, shape appshapes.Shape, rows appshapes.Rows, workin
 	}
 
 	stop()
-	_, err := i.RemoveBridge(t.Context(), false, func(store.Step) {})
+	_, err := i.Pause(t.Context(), "test", "the bridge is removed")
+	require.NoError(t, err)
+	_, err = i.RemoveBridge(t.Context(), false, func(store.Step) {})
 	require.NoError(t, err)
 	assert.Equal(t, schema, i.dump())
 	assert.Equal(t, after.balances, i.view(users).balances)
@@ -146,6 +148,7 @@ func (i *installation) closedRows(before view) map[string]string {
 // checkTasks requires that every task ended, with its picture where the user looks for it, or with exactly one refund.
 func (i *installation) checkTasks(record appshapes.Record, after view) {
 	i.t.Helper()
+	ended := i.texts(`select task_id, status || ', ' || coalesce(bridge_state, 'null') || ', run ' || run || ', ' || coalesce(error_message, '') from imagetasks.tasks`)
 	pictures := i.texts(`select task_id, image_url from imagetasks.tasks where status = 'completed' and bridge_state = 'applied'`)
 	ours := i.texts(`select task_id, count(*)::text from imagetasks.ledger where kind = 'refund' and external and reason like 'task %' group by task_id`)
 	states := map[string]int{}
@@ -167,7 +170,7 @@ func (i *installation) checkTasks(record appshapes.Record, after view) {
 		switch seen.State {
 		case "completed":
 			assert.Zero(i.t, refunds, key)
-			assert.Equal(i.t, pictures[key], seen.URL, key)
+			assert.Equal(i.t, pictures[key], seen.URL, "%s, here %s", key, ended[key])
 			assert.NotEmpty(i.t, seen.URL, key)
 			assert.True(i.t, slices.Contains(after.gallery[known.User], seen.URL), "the gallery lacks the picture of %s", key)
 		case "failed", "cancelled":
