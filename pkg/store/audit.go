@@ -104,6 +104,13 @@ func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([
 	}
 }
 
+// OweRefunds puts up to limit refunds of the application's users that are owed (rule missing_refund) and stand in no outbox into the outbox, and
+// returns them. The bridge gives them. A repeat finds nothing more.
+func (s *Store) OweRefunds(ctx context.Context, limit int) ([]task.Refund, error) {
+	owed, _, err := s.queryRefunds(ctx, s.sql.oweRefunds, limit)
+	return owed, err
+}
+
 // Resolve settles a task that says it was charged and has no charge in the ledger (rule missing_charge): it gives the user credits,
 // 0 or more, with an "adjust" entry, and the task no longer says that it was charged. A repeat returns the first result. It returns
 // task.ErrWrongState if the task is not such a task.

@@ -31,6 +31,9 @@ const endWhenIdle = "set local idle_in_transaction_session_timeout = '10s'"
 // minServer is the oldest version of PostgreSQL that the schema works with.
 const minServer = 140000
 
+// schemaVersion is the version that these programs work with: the number of migrations.
+const schemaVersion = 4
+
 // Migration is one change of the schema.
 type Migration struct {
 	Version int    `json:"version"`

@@ -37,7 +37,7 @@ func (s *Store) RecordHeartbeat(ctx context.Context, p Processor) error {
 	if p.TaskDuration > 0 {
 		seconds = p.TaskDuration.Seconds()
 	}
-	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.recordHeartbeat, p.Worker, p.Host, p.PID, p.Version, string(p.Report), p.Capacity, seconds, schemaVersion)
 	return err
 }
 

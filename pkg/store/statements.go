@@ -22,7 +22,7 @@ type statement struct {
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text string, n names) bool {
-	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity"} {
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check"} {
 		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {
@@ -66,7 +66,9 @@ type statements struct {
 
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
-	repairRefunds, resolve, resolved statement
+	repairRefunds, oweRefunds, resolve, resolved statement
+
+	bridgeSync, bridgeDue, bridgeApply, bridgeProgress, bridgeReconcile, bridgeState, bridgeProblems, bridgeCheck statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
@@ -168,8 +170,19 @@ func (s *statements) files() map[string]map[string]*statement {
 		},
 		"settle.sql": {
 			"repair_refunds": &s.repairRefunds,
+			"owe_refunds":    &s.oweRefunds,
 			"resolve":        &s.resolve,
 			"resolved":       &s.resolved,
+		},
+		"bridge.sql": {
+			"bridge_sync":      &s.bridgeSync,
+			"bridge_due":       &s.bridgeDue,
+			"bridge_apply":     &s.bridgeApply,
+			"bridge_progress":  &s.bridgeProgress,
+			"bridge_reconcile": &s.bridgeReconcile,
+			"bridge_state":     &s.bridgeState,
+			"bridge_problems":  &s.bridgeProblems,
+			"bridge_check":     &s.bridgeCheck,
 		},
 	}
 }
@@ -311,6 +324,11 @@ func fill(name, text string, n names) (string, error) {
 			return fmt.Sprintf(`(%s.credits_deducted > 0 and not exists (
         select from %s.ledger charge where charge.task_id = %[1]s.task_id and charge.run = %[1]s.run and charge.kind = 'charge'))`,
 				row, n.Schema)
+		},
+		// The run of the charge c is refunded, or the application ended it, and an adjust row says why nothing is given back.
+		"refundDone": func(c string) string {
+			return fmt.Sprintf(`exists (
+        select from %s.ledger r where r.task_id = %[2]s.task_id and r.run = %[2]s.run and (r.kind = 'refund' or r.kind = 'adjust' and r.external))`, n.Schema, c)
 		},
 		// The server was started more than ms milliseconds ago: the owners of leases had time to come back.
 		"settled": func(ms string) string {

@@ -94,7 +94,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	for _, table := range unchanged {
 		want[table] = v.rows(table, "")
 	}
-	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 3")
+	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 4")
 
 	plan, err := v.Plan(v.ctx, store.Roles{})
 	require.NoError(t, err)

@@ -42,13 +42,15 @@ order by r.id
 limit 100;
 
 -- name: audit: missing_refund
--- Every charged run that failed or was cancelled is refunded. audit --repair refunds it.
+-- Every charged run that failed or was cancelled is refunded, or its refund is owed in the outbox, or the application ended it and an "adjust" row
+-- of the run says so. audit --repair refunds it.
 select t.user_id, t.task_id, 'run ' || c.run || case when c.run < t.run then ' failed' else ' is ' || t.status end
        || ', charged ' || -c.amount || ', not refunded', count(*) over ()
 from {{.Schema}}.tasks t
 join {{.Schema}}.ledger c on c.task_id = t.task_id and c.kind = 'charge'
 where (c.run < t.run or t.status in ('failed', 'cancelled'))
-  and not exists (select from {{.Schema}}.ledger r where r.task_id = t.task_id and r.run = c.run and r.kind = 'refund')
+  and not {{refundDone "c"}}
+  and not exists (select from {{.Schema}}.outbox o where o.task_id = t.task_id and o.run = c.run)
 order by t.task_id
 limit 100;
 
@@ -80,12 +82,18 @@ order by t.task_id
 limit 100;
 
 -- name: audit: balance_mismatch
--- Every balance is the sum of the user's ledger entries and is not negative.
+-- Every balance is the sum of the user's ledger entries and is not negative. That of a user of the application is the sum of the external ones.
 select coalesce(c.user_id, l.user_id), '',
        'balance ' || coalesce(c.credits, 0) || ', sum of the ledger ' || coalesce(l.total, 0), count(*) over ()
 from {{.Schema}}.credits c
-full join (select user_id, sum(amount) as total from {{.Schema}}.ledger group by user_id) l using (user_id)
+full join (select user_id, sum(amount) as total from {{.Schema}}.ledger where not external group by user_id) l using (user_id)
 where coalesce(c.credits, 0) <> coalesce(l.total, 0) or c.credits < 0
+union all
+select coalesce(b.user_id, l.user_id), '',
+       'balance of the application ' || coalesce(b.balance, 0) || ', sum of the ledger ' || coalesce(l.total, 0), count(*) over ()
+from {{.Schema}}.bridged_users b
+full join (select user_id, sum(amount) as total from {{.Schema}}.ledger where external group by user_id) l using (user_id)
+where coalesce(b.balance, 0) <> coalesce(l.total, 0)
 order by 1
 limit 100;
 
@@ -94,7 +102,7 @@ limit 100;
 -- by hand even if the sums still match.
 with chain as (
     select id, user_id, task_id, amount, balance_after,
-           coalesce(lag(balance_after) over (partition by user_id order by id), 0) as before
+           coalesce(lag(balance_after) over (partition by user_id, external order by id), 0) as before
     from {{.Schema}}.ledger
 )
 select user_id, coalesce(task_id, ''),

@@ -18,13 +18,14 @@
 {{define "close" -}}
 found as (
     select target.task_id, target.user_id, target.since, target.run, paid.payer,
-           case when not paid.refunded then paid.amount end as amount,
+           -- Where the balance is the application's, the bridge gives the refund.
+           case when not paid.refunded and not paid.external then paid.amount end as amount,
            target.credits_deducted > 0 and paid.payer is null as missing_charge
     from target
     -- A row that was redriven since the snapshot of this statement has a charge that the snapshot does not show: it is skipped.
     join {{.Schema}}.tasks t on t.task_id = target.task_id and t.run = target.run
     left join lateral (
-        select charge.user_id as payer, -charge.amount as amount,
+        select charge.user_id as payer, -charge.amount as amount, charge.external,
                exists (select from {{.Schema}}.ledger refund
                        where refund.task_id = target.task_id and refund.run = target.run and refund.kind = 'refund') as refunded
         from {{.Schema}}.ledger charge

@@ -104,9 +104,16 @@ with recursive held (user_id, n) as (
 select user_id from held where user_id is not null order by user_id;
 
 -- name: inputs
--- $1 task, $2 epoch. The input pictures of a leased task; one row without a picture if it has none. Locks: none. Index: primary keys.
+-- $1 task, $2 epoch. The input pictures of a leased task; one row without a picture if it has none. Those of a bridged task are in the application's
+-- row. Locks: none. Index: primary keys.
 select coalesce(i.mask, false), i.content, coalesce(i.url, ''), i.task_id is not null
-from {{.Schema}}.tasks t left join {{.Schema}}.inputs i using (task_id)
+from {{.Schema}}.tasks t
+left join lateral (
+    select i.task_id, i.position::bigint, i.mask, i.content, i.url from {{.Schema}}.inputs i where i.task_id = t.task_id
+    union all
+    select t.task_id, b.position, b.mask, b.content, b.url
+    from {{.Schema}}.bridge_inputs(case when t.bridge_state is not null and t.input_count > 0 then t.task_id end) with ordinality as b (mask, content, url, position)
+) i on true
 where t.task_id = $1 and t.lease_epoch = $2 and coalesce(t.status, '') = 'processing'
 order by i.position;
 

@@ -1,10 +1,11 @@
 -- Processors and their heartbeats. Only the database's clock is used.
 
 -- name: record_heartbeat
--- $1 worker, $2 host, $3 pid, $4 version, $5 report as JSON, $6 tasks at a time, $7 seconds a task (null: none yet). Inserts the processor or updates its heartbeat and report.
+-- $1 worker, $2 host, $3 pid, $4 version, $5 report as JSON, $6 tasks at a time, $7 seconds a task (null: none yet), $8 version of the schema that it
+-- works with. Inserts the processor or updates its heartbeat and report.
 -- Locks: the processor's row. Index: primary key.
-insert into {{.Schema}}.processors as p (worker, host, pid, version, report, capacity, task_seconds)
-values ($1, $2, $3, $4, $5, $6, $7)
+insert into {{.Schema}}.processors as p (worker, host, pid, version, report, capacity, task_seconds, schema_version)
+values ($1, $2, $3, $4, $5, $6, $7, $8)
 on conflict (worker) do update set beat_at = now(), report = excluded.report, capacity = excluded.capacity,
     task_seconds = coalesce(excluded.task_seconds, p.task_seconds)
 returning p.worker;

@@ -7,11 +7,11 @@
 with closed as (
     select t.task_id from {{.Schema}}.tasks t
     where {{older "t.completed_at" "$1"}} and t.status in ('completed', 'failed', 'cancelled')
-      and not {{missingCharge "t"}}
+      and not {{missingCharge "t"}} and t.bridge_state is distinct from 'owed'
       and not exists (
           select from {{.Schema}}.ledger c
           where c.task_id = t.task_id and c.kind = 'charge' and (c.run < t.run or t.status <> 'completed')
-            and not exists (select from {{.Schema}}.ledger r where r.task_id = c.task_id and r.run = c.run and r.kind = 'refund'))
+            and not {{refundDone "c"}})
     limit $2
     for update skip locked
 ), deleted as (

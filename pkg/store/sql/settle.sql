@@ -1,12 +1,12 @@
 -- Statements that correct what an audit found.
 
 -- name: repair_refunds
--- $1 limit, $2 call. Pays the refunds that audit: missing_refund names, and sets credits_refunded where the run is the task's
--- current one. Returns task, user, credits, balance after it. Locks: the tasks, then their users, in order.
+-- $1 limit, $2 call. Pays the refunds that audit: missing_refund names, except those of the application's users (owe_refunds), and sets
+-- credits_refunded where the run is the task's current one. Returns task, user, credits, balance after it. Locks: the tasks, then their users, in order.
 with owing as (
     select t.task_id, c.run, c.user_id as payer, -c.amount as amount, t.run = c.run as current
     from {{.Schema}}.tasks t
-    join {{.Schema}}.ledger c on c.task_id = t.task_id and c.kind = 'charge'
+    join {{.Schema}}.ledger c on c.task_id = t.task_id and c.kind = 'charge' and not c.external
     where (c.run < t.run or t.status in ('failed', 'cancelled'))
       and not exists (select from {{.Schema}}.ledger r where r.task_id = t.task_id and r.run = c.run and r.kind = 'refund')
     order by t.task_id
@@ -36,6 +36,27 @@ with owing as (
     select $2::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
 )
 select task_id, user_id, credits, balance, age, missing_charge, null::text from result;
+
+-- name: owe_refunds
+-- $1 limit. Puts the refunds of the application's users that audit: missing_refund names into the outbox. Returns task, user, credits, and the
+-- columns of the statements above. A repeat finds nothing more. Locks: the tasks.
+with owing as (
+    select t.task_id, t.run, t.status, c.user_id, -c.amount as amount
+    from {{.Schema}}.tasks t
+    join {{.Schema}}.ledger c on c.task_id = t.task_id and c.run = t.run and c.kind = 'charge' and c.external
+    where t.status in ('failed', 'cancelled') and not {{refundDone "c"}}
+      and not exists (select from {{.Schema}}.outbox o where o.task_id = t.task_id)
+    order by t.task_id
+    limit $1
+    for update of t skip locked
+), noted as (
+    update {{.Schema}}.tasks t set bridge_state = 'owed', updated_at = now() from owing where t.task_id = owing.task_id
+), owed as (
+    insert into {{.Schema}}.outbox (task_id, run, state, parts)
+    select task_id, run, status, array['refund'] from owing
+    returning task_id
+)
+select owing.task_id, owing.user_id, owing.amount, null::bigint, 0::bigint, false, null::text from owing join owed using (task_id);
 
 -- name: resolve
 -- $1 task, $2 credits to give the user, 0 or more, $3 reason. Settles a task that says it was charged and has no charge in the

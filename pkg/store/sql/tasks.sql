@@ -80,5 +80,6 @@ select task_id from {{.Schema}}.tasks where user_id = $1 and forgotten_at is not
 select t.task_id, not {{missingCharge "t"}}
 from {{.Schema}}.tasks t
 where t.completed_at > now() - $1 * interval '1 millisecond' and t.status in ('failed', 'cancelled') and t.credits_deducted > t.credits_refunded
+  and t.bridge_state is null -- the outbox has what is owed to the application's users
 order by t.completed_at desc
 limit $2;
