@@ -130,7 +130,7 @@ func pruning(prepare func(b *faultBench)) faultScenario {
 // faultScenarios are the scenarios by the name of the statement. "contains: TEXT" is a statement that is not in a file.
 func faultScenarios() map[string]faultScenario {
 	all := map[string]faultScenario{}
-	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultOthers()} {
+	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultBridge(), faultOthers()} {
 		for name, scenario := range group {
 			all[name] = scenario
 		}
@@ -333,6 +333,64 @@ func faultCredits() map[string]faultScenario {
 		}),
 		"balance": reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Balance(ctx, faultUser) }),
 		"ledger":  reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Ledger(ctx, faultUser, 10) }),
+	}
+}
+
+// bridged is a small application whose job failed here: its end is owed.
+func (b *faultBench) bridged(owed bool) {
+	b.tb.Helper()
+	b.exec(`do $$
+		declare f regprocedure;
+		begin
+			drop table if exists public.jobs, public.wallets, public.gallery cascade;
+			for f in select oid from pg_proc where pronamespace = 'imagetasks'::regnamespace and proname like 'app\_%' loop
+				execute 'drop function ' || f;
+			end loop;
+			truncate imagetasks.bridge, imagetasks.inbox, imagetasks.outbox, imagetasks.bridged_users, imagetasks.bridge_writes,
+				imagetasks.bridge_failures, imagetasks.lost_updates;
+		end $$`)
+	b.exec(bridgeSQL)
+	b.exec(`insert into public.wallets values ('ann', 9); insert into public.jobs (id, owner, prompt) values ('job', 'ann', 'a cat')`)
+	if !owed {
+		return
+	}
+	_, err := b.SyncBridge(b.ctx, 10)
+	require.NoError(b.tb, err)
+	held := b.claim(1)
+	require.Len(b.tb, held, 1)
+	_, err = b.Fail(b.ctx, held[0].Lease(), errServer, true)
+	require.NoError(b.tb, err)
+}
+
+func faultBridge() map[string]faultScenario {
+	owed := func(b *faultBench) { b.bridged(true) }
+	return map[string]faultScenario{
+		// A call that is repeated takes what is left; the rows are taken once.
+		"bridge_sync": reading(func(b *faultBench) { b.bridged(false) }, func(ctx context.Context, s *store.Store) (any, error) {
+			done, err := s.SyncBridge(ctx, 10)
+			return done.Active, err
+		}),
+		"bridge_due": reading(owed, func(ctx context.Context, s *store.Store) (any, error) { return s.BridgeDue(ctx, 10) }),
+		// The second call finds nothing to do.
+		"bridge_apply": reading(owed, func(ctx context.Context, s *store.Store) (any, error) {
+			done, err := s.ApplyToBridge(ctx, "job")
+			return done.Result == store.BridgeApplied || done.Result == store.BridgeNone, err
+		}),
+		"bridge_progress": reading(func(b *faultBench) { b.bridged(false) }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.WriteBridgeProgress(ctx, store.BridgeProgress{TaskID: "job", Stage: "generating"})
+		}),
+		"bridge_reconcile": reading(func(b *faultBench) { b.bridged(false) }, func(ctx context.Context, s *store.Store) (any, error) { return s.ReconcileBridge(ctx) }),
+		"bridge_state": reading(owed, func(ctx context.Context, s *store.Store) (any, error) {
+			state, err := s.Bridge(ctx)
+			return state.Owed, err
+		}),
+		"bridge_problems": reading(owed, func(ctx context.Context, s *store.Store) (any, error) { return s.BridgeProblems(ctx, 10) }),
+		"bridge_check":    reading(owed, func(ctx context.Context, s *store.Store) (any, error) { return s.CheckBridge(ctx) }),
+		"owe_refunds": reading(func(b *faultBench) { b.bridged(true); b.exec(`delete from imagetasks.outbox`) },
+			func(ctx context.Context, s *store.Store) (any, error) {
+				_, err := s.OweRefunds(ctx, 10)
+				return nil, err
+			}),
 	}
 }
 

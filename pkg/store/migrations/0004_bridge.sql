@@ -57,7 +57,6 @@ create table {{.Schema}}.inbox (
     at     timestamptz default clock_timestamp()
 );
 create index inbox_order on {{.Schema}}.inbox (kind, id);
-create index inbox_key on {{.Schema}}.inbox (key);
 create index inbox_xid on {{.Schema}}.inbox (xid);
 alter table {{.Schema}}.inbox set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
@@ -239,7 +238,7 @@ begin
 end
 $$;
 
--- As in version 1. Of a bridged task the refund is owed: bridge_apply gives it when it writes the end to the application's table.
+-- As in version 1. Of a bridged task the refund is owed: bridge_apply gives it when it writes the end to the application's table. refunded counts it.
 create or replace function {{.Schema}}.cancel(
     task_id text, user_id text default null, out status text, out refunded bigint, out balance bigint, out missing_charge boolean)
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -278,6 +277,9 @@ begin
     end if;
     select coalesce(sum(l.amount), 0) into refunded from {{.Schema}}.ledger l
     where l.task_id = t.task_id and l.run = t.run and l.kind = 'refund';
+    if payment.external and refunded = 0 and exists (select from {{.Schema}}.outbox o where o.task_id = t.task_id and o.run = t.run) then
+        refunded := - payment.amount; -- owed
+    end if;
     balance := {{.Schema}}.balance(t.user_id);
     missing_charge := t.credits_deducted > 0 and payment.id is null;
 end
@@ -553,7 +555,7 @@ begin
     -- A new row, or one that the application has set back to pending, which begins the next run.
     problem := case
         when r.user_id is null then 'the row has no user'
-        when r.user_id !~ '^.{1,200}$' or r.user_id ~ '[\u0001-\u001f\u007f-\u009f]' then 'the user''s id has more than 200 characters, or control characters'
+        when char_length(r.user_id) not between 1 and 200 or r.user_id ~ '[\u0001-\u001f\u007f-\u009f]' then 'the user''s id is not 1 to 200 characters without control characters'
         when r.prompt = '' and r.input_count = 0 then 'the row has neither a prompt nor an input picture'
         when octet_length(r.prompt) > 200000 then 'the prompt is longer than 200000 bytes'
         when char_length(r.options ->> 'model') > 200 then 'the name of the model is longer than 200 characters'
@@ -564,15 +566,15 @@ begin
     if problem is not null then
         -- The application may still be writing the row.
         select f.tries >= 5 into waited from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = bridge_take_task.key;
-        if r.user_id is null or not coalesce(waited, false) then
+        if problem like '% user%' or not coalesce(waited, false) then
             raise exception '%', problem using errcode = 'IT002';
         end if;
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
-    insert into {{.Schema}}.bridged_users (user_id) values (left(r.user_id, 200)) on conflict do nothing;
+    insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
     insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, bridge_state)
-    values (bridge_take_task.key, next_run, left(r.user_id, 200), case when problem is null then r.prompt else '-' end,
+    values (bridge_take_task.key, next_run, r.user_id, case when problem is null then r.prompt else '-' end,
             case when problem is null then r.options - 'model' else '{}' end, case when problem is null then r.options ->> 'model' end,
             least(r.input_count, 17), 'pending', clock_timestamp(), 'time', case when r.cost between 0 and 1000000000000 then r.cost else 0 end, 'live')
     on conflict (task_id) do update
@@ -585,7 +587,7 @@ begin
         processing_started_at = null, completed_at = null, inputs_pruned_at = null, forgotten_at = null, updated_at = now();
     -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
     if r.charged and (t.task_id is null or r.charge_shown) and problem is distinct from 'the cost is not between 0 and 1000000000000' then
-        perform {{.Schema}}.bridge_charged(bridge_take_task.key, left(r.user_id, 200), next_run, r.cost);
+        perform {{.Schema}}.bridge_charged(bridge_take_task.key, r.user_id, next_run, r.cost);
     end if;
     if problem is not null then
         update {{.Schema}}.tasks x set status = 'failed', error_code = 'bad_options', error_message = problem, current_stage = 'closed', updated_at = now()
@@ -626,7 +628,9 @@ begin
             taken := taken + (did = 'taken')::int;
             superseded := superseded + (did = 'superseded')::int;
             delete from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = r.wanted;
-        exception when others then
+        exception when lock_not_available or deadlock_detected then
+            insert into {{.Schema}}.inbox (kind, key) values ('task', r.wanted);
+        when others then
             get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
             perform {{.Schema}}.bridge_failed('take', coalesce(r.wanted, ''), code, {{.Schema}}.bridge_reason(code, message, relation, col, con, r.prompt));
             failed := failed + 1;
@@ -673,7 +677,7 @@ begin
             perform {{.Schema}}.bridge_failed('balance', coalesce(event.key, ''), code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
             failed := failed + 1;
         end;
-        delete from {{.Schema}}.inbox i where i.id = event.id;
+        delete from {{.Schema}}.inbox i where i.kind = 'balance' and i.id = event.id;
         balances := balances + 1;
     end loop;
 
@@ -683,7 +687,7 @@ begin
     more := cardinality(ids) >= max_keys or balances >= max_keys;
     -- In the order in which they came; array_agg(distinct) sorts.
     select array_agg(x.key order by x.first) into keys
-    from (select i.key, min(i.id) as first from {{.Schema}}.inbox i where i.id = any (ids) and i.key is not null group by i.key) x;
+    from (select i.key, min(i.id) as first from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids) and i.key is not null group by i.key) x;
     keys := coalesce(keys, '{}') || array(
         select f.key from {{.Schema}}.bridge_failures f where f.part = 'take' and f.next_try_at <= now() and f.key <> all (coalesce(keys, '{}'))
         order by f.next_try_at limit max_keys);
@@ -712,7 +716,7 @@ begin
             end loop;
         end;
     end if;
-    delete from {{.Schema}}.inbox i where i.id = any (ids);
+    delete from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids);
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
@@ -811,8 +815,9 @@ begin
                     perform {{.Schema}}.bridge_entry(payment.user_id, t.task_id, t.run, 'refund', refunded, 'task ' || o.state || ': ' || coalesce(t.error_code, ''));
                     update {{.Schema}}.tasks x set credits_refunded = refunded where x.task_id = t.task_id;
                 else
-                    perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, gave.result = 'superseded',
-                        case gave.result when 'gone' then 'the application deleted the row' else 'refunded by the application' end);
+                    select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
+                    perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false),
+                        case gave.result when 'gone' then 'the application deleted the row' else 'the application tries the task again' end);
                 end if;
             end if;
             todo := array_remove(todo, 'refund');
@@ -962,7 +967,7 @@ begin
             get diagnostics more = row_count;
             noted := noted + more;
         end if;
-        delete from {{.Schema}}.inbox i where i.id = any (missed);
+        delete from {{.Schema}}.inbox i where i.kind = 'missed' and i.id = any (missed);
         delete from {{.Schema}}.bridge_writes w where w.at < now() - interval '1 hour';
         delete from {{.Schema}}.lost_updates l where l.at < now() - interval '90 days';
         update {{.Schema}}.bridge x set checked_at = now();
