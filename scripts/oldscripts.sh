@@ -16,10 +16,10 @@ old_scripts() {
 			return word
 		}
 		function is_script(word) {
-			return name(word) ~ /^(monitor-tasks|task-processor|fix-stuck-tasks)\.[cm]?[jt]s$/
+			return name(word) ~ /^(monitor[-_]tasks|task[-_]processor|task[-_]monitor|fix[-_]stuck[-_]tasks)\.[cm]?[jt]s$/
 		}
 		function is_runner(word) {
-			return name(word) ~ /^(node(js)?[0-9.]*|bun|deno|tsx|ts-node|zx|nodemon|forever|pm2|pm2-runtime)$/
+			return name(word) ~ /^(node(js)?[0-9.]*|bun|deno|tsx|ts-node|npx|npm|pnpm|yarn|zx|nodemon|forever|pm2|pm2-runtime)$/
 		}
 		# Whether a command runs one of the scripts, by a runner or itself.
 		function runs(command,   words, n, i, runner, before) {
@@ -114,7 +114,7 @@ old_processes='{
 	if (!is_runner(words[1]) && !is_script(words[1])) next
 	command = words[1]
 	for (i = 2; i <= n && !is_script(words[i - 1]); i++) command = command " " words[i]
-	if (is_script(words[i - 1])) print (command ~ /monitor-tasks/ ? 0 : 1), $1, $2, command
+	if (is_script(words[i - 1])) print (name(words[i - 1]) ~ /monitor/ ? 0 : 1), $1, $2, command
 }'
 
 # old_processes: pid, user and command of the processes that run the old scripts, one a line. Monitors come first, because they start

@@ -18,6 +18,7 @@ var oldLines = []string{
 	"\t0 * * * *\tOPENAI_API_KEY=sk-in-the-crontab HTTPS_PROXY=http://u:in-the-crontab@h:1 node --env-file=.env fix-stuck-tasks.mjs%\\%input",
 	`0 * * * * bash -lc "cd /srv/app && node fix-stuck-tasks.mjs --all"`,
 	`* * * * * flock -n /tmp/lock /srv/app/scripts/monitor-tasks.mjs`,
+	`*/10 * * * * npx tsx /srv/app/scripts/task_monitor.ts`,
 	`* * * * * pgrep -f "node scripts/task-processor.mjs" >/dev/null || pm2 start scripts/task-processor.mjs`,
 }
 
@@ -33,6 +34,7 @@ var keptLines = []string{
 	`* * * * * true % node monitor-tasks.mjs`,
 	`* * * * * node scripts/monitor-tasks.mjs.old > monitor-tasks.mjs`,
 	`* * * * * node scripts/simple-test.mjs`,
+	`* * * * * node /srv/mail/mail-task-processor.js`,
 	`* * * * * cd /srv/other && bin/monitor-tasks --quiet`,
 	`# disabled by imagetasks in '/srv/other': * * * * * node scripts/monitor-tasks.mjs`,
 }
