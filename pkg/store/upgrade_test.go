@@ -82,7 +82,7 @@ func (v version1) rows(table, without string) string {
 	return text
 }
 
-const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims"
+const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state"
 
 func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	v := newVersion1(t)
@@ -115,7 +115,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	assert.JSONEq(t, want["tasks"], v.rows("tasks", "attempt_count leased_by lease_expires_at completed_at "+newColumns))
 	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at"))
 	for _, table := range unchanged {
-		assert.JSONEq(t, want[table], v.rows(table, ""), table)
+		assert.JSONEq(t, want[table], v.rows(table, "external schema_version"), table)
 	}
 	for what, attempts := range map[string]int{"ready": 0, "later": 0, "retried": 1, "first attempt": 0, "last attempt": 2, "completed": 1, "closed by hand": 2, "failed": 3, "cancelled": 1} {
 		assert.Equal(t, attempts, v.row(v.ids[what]).Attempts, "failures of the task's own: %s", what)
@@ -138,7 +138,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	require.NoError(t, err, "a repeat of a call from before")
 	_, err = app.ExecContext(v.ctx, `select imagetasks.grant_credits($1, 100, 'order', 'order-1')`, v.user)
 	require.NoError(t, err)
-	assert.JSONEq(t, want["ledger"], v.rows("ledger", ""))
+	assert.JSONEq(t, want["ledger"], v.rows("ledger", "external"))
 	require.NoError(t, worker.Resume(v.ctx))
 
 	// A processor of version 1 completes what it has, and claims nothing more.

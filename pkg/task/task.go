@@ -76,7 +76,7 @@ type Lease struct {
 type Refund struct {
 	TaskID  string        `json:"task_id"`
 	UserID  string        `json:"user_id"`
-	Credits int64         `json:"credits"`           // 0: nothing had been charged
+	Credits int64         `json:"credits"`           // 0: nothing had been charged; of a task of the bridge, what the bridge gives back
 	Balance *int64        `json:"balance,omitempty"` // the user's credits after it; nil without a refund
 	Age     time.Duration `json:"-"`                 // since processing began, by the database's clock
 	// MissingCharge means that the task says it was charged, and the ledger has no such charge: nothing was refunded, and

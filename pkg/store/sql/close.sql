@@ -20,6 +20,7 @@ found as (
     select target.task_id, target.user_id, target.since, target.run, paid.payer,
            -- Where the balance is the application's, the bridge gives the refund.
            case when not paid.refunded and not paid.external then paid.amount end as amount,
+           case when not paid.refunded and paid.external then paid.amount end as owed,
            target.credits_deducted > 0 and paid.payer is null as missing_charge
     from target
     -- A row that was redriven since the snapshot of this statement has a charge that the snapshot does not show: it is skipped.
@@ -75,7 +76,7 @@ found as (
     order by balance.user_id, closing.task_id
     returning task_id, amount, balance_after
 ), result as (
-    select closing.task_id, closing.user_id, coalesce(refunded.amount, 0) as credits, refunded.balance_after as balance,
+    select closing.task_id, closing.user_id, coalesce(refunded.amount, closing.owed, 0) as credits, refunded.balance_after as balance,
            (extract(epoch from now() - closing.since) * 1000)::bigint as age, closing.missing_charge
     from closing
     left join refunded using (task_id)
@@ -143,9 +144,10 @@ with target as (
 -- name: recorded_failure
 -- $1 task, $2 epoch. What fail returned, if the holder of this lease has failed the task: fail is repeatable with it after its answer was lost.
 -- Locks: none. Index: primary key, the ledger's unique index.
-select t.task_id, t.user_id, coalesce(refund.amount, 0), refund.balance_after,
+select t.task_id, t.user_id, coalesce(refund.amount, -owed.amount, 0), refund.balance_after,
        (extract(epoch from t.completed_at - t.processing_started_at) * 1000)::bigint, {{missingCharge "t"}}, null::text
 from {{.Schema}}.tasks t
+left join {{.Schema}}.ledger owed on owed.task_id = t.task_id and owed.run = t.run and owed.kind = 'charge' and owed.external
 left join {{.Schema}}.ledger refund on refund.task_id = t.task_id and refund.run = t.run and refund.kind = 'refund'
 where t.task_id = $1 and t.lease_epoch = $2 and t.status = 'failed'
   and t.attempts @> jsonb_build_array(jsonb_build_object('outcome', 'failed', 'epoch', $2::bigint, 'by', 'holder'));
