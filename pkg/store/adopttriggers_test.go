@@ -313,37 +313,34 @@ func TestAdopt_Interrupted(t *testing.T) {
 	proxy, through, err := pgfault.StartFor(b.url)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = proxy.Close() })
-	ctx := b.ctx
-	for _, fault := range []pgfault.Fault{pgfault.LostFIN, pgfault.Cut} {
-		for _, at := range []string{"app_rows", "insert into \"imagetasks\".bridge", "imagetasks_insert", "set active", "COMMIT"} {
-			s, err := store.Open(store.Config{URL: through, ApplicationName: "interrupted"})
-			require.NoError(t, err)
-			injection := proxy.Add(pgfault.Rule{Fault: fault, Contains: at, Times: 100})
-			_, err = s.Adopt(ctx, sh.description, nil)
-			if at == "COMMIT" && injection.Hits() == 0 {
-				injection.Remove()
-			} else {
-				assert.Error(t, err, at)
-				assert.NotZero(t, injection.Hits(), at)
-				injection.Remove()
-			}
-			_, err = s.Adopt(ctx, sh.description, nil)
-			require.NoError(t, err, at)
-			again, err := s.PlanAdoption(ctx, sh.description)
-			require.NoError(t, err)
-			assert.Empty(t, again.Steps)
-			for _, at := range []string{"drop trigger", "drop function", "from \"imagetasks\".outbox"} {
-				injection := proxy.Add(pgfault.Rule{Fault: fault, Contains: at, Times: 100})
-				_, err = s.RemoveBridge(ctx, false, nil)
-				if injection.Hits() > 0 {
-					assert.Error(t, err, at)
-				}
-				injection.Remove()
-			}
-			_, err = s.RemoveBridge(ctx, false, nil)
-			require.NoError(t, err)
-			require.NoError(t, s.Close())
+	s, err := store.Open(store.Config{URL: through, ApplicationName: "interrupted"})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = s.Close() })
+	s.RepeatSoon()
+	interrupt := func(fault pgfault.Fault, at string, run func() error) {
+		t.Helper()
+		injection := proxy.Add(pgfault.Rule{Fault: fault, Contains: at})
+		defer injection.Remove()
+		assert.Error(t, run(), at)
+		assert.NotZero(t, injection.Hits(), at)
+	}
+	adopt := func() error { _, err := s.Adopt(b.ctx, sh.description, nil); return err }
+	remove := func() error { _, err := s.RemoveBridge(b.ctx, false, nil); return err }
+	for fault, places := range map[pgfault.Fault][2][]string{
+		pgfault.LostFIN: {{`insert into "imagetasks".bridge`, "imagetasks_insert", "set active"}, {"drop trigger", "drop function"}},
+		pgfault.Cut:     {{"app_rows", "imagetasks_truncate"}, {"drop trigger", `from "imagetasks".outbox`}},
+	} {
+		for _, at := range places[0] {
+			interrupt(fault, at, adopt)
 		}
+		require.NoError(t, adopt())
+		again, err := s.PlanAdoption(b.ctx, sh.description)
+		require.NoError(t, err)
+		assert.Empty(t, again.Steps)
+		for _, at := range places[1] {
+			interrupt(fault, at, remove)
+		}
+		require.NoError(t, remove())
 	}
 	assert.Equal(t, before, dump(t, b.url))
 	assert.Zero(t, b.number(`select count(*) from imagetasks.bridge`))
