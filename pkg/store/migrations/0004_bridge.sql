@@ -520,6 +520,12 @@ declare
 begin
     -- The users that earlier rows of this call have locked are locked after tasks elsewhere: nothing is waited for here.
     select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
+    if t.task_id is not null then
+        -- The row was read before the task was locked: the end of its run may have been written in between, or the next run have begun.
+        select a.*, b.shows_charges and not a.refunded as charge_shown into r
+        from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
+        word := coalesce(r.word, 'null');
+    end if;
     if t.task_id is not null and t.bridge_state is null then
         raise exception 'a task of ours has the same id as the row' using errcode = 'IT002';
     elsif t.bridge_state = 'owed' then
@@ -553,14 +559,6 @@ begin
     end if;
     if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
         return 'unchanged';
-    end if;
-    if t.task_id is not null then
-        -- The row was read before the task was locked: the end of its run may have been written in between.
-        select a.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown into r
-        from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
-        if r.state is distinct from 'pending' then
-            return 'unchanged';
-        end if;
     end if;
 
     -- A new row, or one that the application has set back to pending, which begins the next run.
