@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"pkg/monitor", "pkg/diagnosis"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "internal/*"},
 	{"pkg/processor"},
-	{"pkg/bridgesync", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
+	{"pkg/bridgesync", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
 	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
