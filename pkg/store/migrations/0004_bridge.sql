@@ -554,6 +554,14 @@ begin
     if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
         return 'unchanged';
     end if;
+    if t.task_id is not null then
+        -- The row was read before the task was locked: the end of its run may have been written in between.
+        select a.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown into r
+        from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
+        if r.state is distinct from 'pending' then
+            return 'unchanged';
+        end if;
+    end if;
 
     -- A new row, or one that the application has set back to pending, which begins the next run.
     problem := case
@@ -725,7 +733,8 @@ begin
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
-    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more);
+    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more,
+                              'missed', exists (select from {{.Schema}}.inbox i where i.kind = 'missed'));
 end
 $$;
 
