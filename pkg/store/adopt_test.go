@@ -92,7 +92,7 @@ func shapes() map[string]shape {
 				Status: bridge.Status{FailedColumn: "failed"},
 				Credits: bridge.Credits{Cost: 2, Charged: "log", ChargeLog: &bridge.Match{Table: bridge.Table{Schema: "public", Name: "txn"}, Task: "job", Where: map[string][]string{"kind": {"usage"}}},
 					RefundLog: &bridge.Match{Table: bridge.Table{Schema: "public", Name: "txn"}, Task: "job", Where: map[string][]string{"kind": {"refund", "it's"}}},
-					Refund: "public.give({user}, p_job => {task}, p_amount => {amount})", Charge: "public.take({user}, {amount})"},
+					Refund:    "public.give({user}, p_job => {task}, p_amount => {amount})", Charge: "public.take({user}, {amount})"},
 			},
 		},
 		"text keys": {
