@@ -185,6 +185,7 @@ func pauseAfter(try int) time.Duration {
 // runLocked runs a step that locks a table of the application, in many short tries.
 func (s *Store) runLocked(ctx context.Context, t tableStep) error {
 	text := t.text()
+	var busy error // of the last try that did not get the lock
 	for try := 0; ; try++ {
 		err := s.repeat(ctx, func(ctx context.Context) error {
 			_, err := s.db.ExecContext(ctx, text) // without arguments it is one message
@@ -193,19 +194,25 @@ func (s *Store) runLocked(ctx context.Context, t tableStep) error {
 		if err == nil {
 			return nil
 		}
-		busy := IsLockTimeout(err) || pq.As(err, pqerror.TRDeadlockDetected) != nil
-		if !busy || try == adoptLockTries-1 || !sleep(ctx, pauseAfter(try)) {
-			failed := &AdoptError{Step: t.step(), Err: err}
-			if busy {
-				failed.Hint = fmt.Sprintf("a transaction holds the table %s%s; run it again when that has ended: what was done stands", t.table, s.holders(ctx, t.table))
+		if IsLockTimeout(err) || pq.As(err, pqerror.TRDeadlockDetected) != nil {
+			busy = err
+			if try < adoptLockTries-1 && sleep(ctx, pauseAfter(try)) {
+				continue
 			}
-			return failed
 		}
+		failed := &AdoptError{Step: t.step(), Err: err}
+		if busy != nil && (ctx.Err() != nil || errors.Is(err, busy)) {
+			failed.Err = busy
+			failed.Hint = fmt.Sprintf("a transaction holds the table %s%s; run it again when that has ended: what was done stands", t.table, s.holders(ctx, t.table))
+		}
+		return failed
 	}
 }
 
 // holders names the sessions with the oldest transactions that hold a table.
 func (s *Store) holders(ctx context.Context, t bridge.Table) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // also when ctx has ended the tries
+	defer cancel()
 	var text string
 	err := s.read(ctx, func(ctx context.Context) error {
 		return s.db.QueryRowContext(ctx, `
@@ -280,6 +287,9 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	}
 	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, routines: facts.routines}
 	if p.generated, err = functionsOf(p.names, p.description, facts.tables, facts.routines); err != nil {
+		return err
+	}
+	if err := checkUnique(ctx, p.tx, p.description); err != nil {
 		return err
 	}
 	for _, compare := range []func(context.Context) error{p.compareFunctions, p.revoke, p.compareRecord, p.compareTriggers, p.finish} {

@@ -92,7 +92,7 @@ func shapes() map[string]shape {
 				Status: bridge.Status{FailedColumn: "failed"},
 				Credits: bridge.Credits{Cost: 2, Charged: "log", ChargeLog: &bridge.Match{Table: bridge.Table{Schema: "public", Name: "txn"}, Task: "job", Where: map[string][]string{"kind": {"usage"}}},
 					RefundLog: &bridge.Match{Table: bridge.Table{Schema: "public", Name: "txn"}, Task: "job", Where: map[string][]string{"kind": {"refund", "it's"}}},
-					Refund: "public.give({user}, p_job => {task}, p_amount => {amount})", Charge: "public.take({user}, {amount})"},
+					Refund:    "public.give({user}, p_job => {task}, p_amount => {amount})", Charge: "public.take({user}, {amount})"},
 			},
 		},
 		"text keys": {
@@ -278,9 +278,10 @@ func dump(tb testing.TB, url string, args ...string) string {
 
 // What the plan prints is what adopt does; a repeat does nothing; after the removal the database is as before.
 func TestAdopt_PlanApplyRemove(t *testing.T) {
-	for name, sh := range shapes() {
+	for _, name := range []string{"supabase", "booleans"} { // of the others TestAdopt_WholeWay compares the dumps
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			sh := shapes()[name]
 			b, byHand := fresh(t), fresh(t)
 			for _, x := range []*testStore{b, byHand} {
 				x.exec(sh.sql)

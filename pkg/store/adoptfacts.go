@@ -246,3 +246,28 @@ func (f *adoptionFacts) readRoutines(ctx context.Context, tx *sql.Tx, c call) er
 	}
 	return rows.Err()
 }
+
+// checkUnique checks that a key finds one row: an update by it would change others, too.
+func checkUnique(ctx context.Context, tx *sql.Tx, d bridge.Description) error {
+	for _, key := range []struct {
+		table  bridge.Table
+		column string
+	}{{d.Tasks, d.Key}, {d.Credits.Table, d.Credits.Key}} {
+		if key.table.IsZero() {
+			continue
+		}
+		var unique bool
+		err := tx.QueryRowContext(ctx, `
+			select exists (
+				select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+				where i.indrelid = to_regclass($1)::oid and i.indisunique and i.indisvalid and i.indpred is null and i.indexprs is null
+				  and i.indnkeyatts = 1 and a.attname = $2)`, qualified(key.table), key.column).Scan(&unique)
+		if err != nil {
+			return fmt.Errorf("adopt: read the indexes of %s: %w", key.table, err)
+		}
+		if !unique {
+			return misfit("the column %q of the table %s is not unique: name one with a primary key or a unique index of its own", key.column, key.table)
+		}
+	}
+	return nil
+}

@@ -176,3 +176,32 @@ func TestDescription_JSON(t *testing.T) {
 		assert.Equal(t, sh.description, again)
 	}
 }
+
+// By force a bridge is removed whatever is in progress; what is given up is in the ledger, and a worker that comes back changes nothing.
+func TestRemoveBridge_Force(t *testing.T) {
+	t.Parallel()
+	sh := shapes()["supabase"]
+	b := adopted(t, sh)
+	require.Equal(t, 8, syncAll(t, b, b.Store))
+	claimed, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, Expired: 10, Alone: true})
+	require.NoError(t, err)
+	require.Len(t, claimed, 2)
+	for _, c := range claimed {
+		_, err = b.WriteBridgeProgress(b.ctx, store.BridgeProgress{TaskID: c.ID, Epoch: c.Epoch, Percent: 10, Stage: "requesting"})
+		require.NoError(t, err)
+	}
+	_, err = b.Fail(b.ctx, claimed[0].Lease(), &task.Error{Code: task.CodeModeration, Message: "refused", Disposition: task.Fail}, true)
+	require.NoError(t, err)
+	_, err = b.RemoveBridge(b.ctx, false, nil)
+	require.ErrorContains(t, err, "not paused, 1 tasks of the application are being processed, the end of 1 tasks is not written")
+	removed, err := b.RemoveBridge(b.ctx, true, nil)
+	require.NoError(t, err)
+	assert.Equal(t, []int{7, 1, 1}, []int{removed.HandedBack, removed.Reset, removed.Dropped})
+	assert.Equal(t, "pending", b.text(`select status from ai_tasks where task_id = $1`, claimed[1].ID))
+	completed, err := b.Complete(b.ctx, store.Completion{Lease: claimed[1].Lease(), ImageURL: "https://example.com/1.png"})
+	require.NoError(t, err)
+	assert.Empty(t, completed)
+	assert.Equal(t, task.Cancelled, b.row(claimed[1].ID).State)
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.ledger where kind = 'adjust' and reason = 'the bridge was removed by force'`))
+	b.requireAudit()
+}

@@ -405,7 +405,7 @@ func (a *application) StateOf(alias string) (string, error) {
 				return "", err
 			}
 		}
-		fmt.Fprintf(&b, " when %s::text in (%s) then '%s'", column(alias, c.Name), literals(words), state)
+		fmt.Fprintf(&b, "\n               when %s::text in (%s) then '%s'", column(alias, c.Name), literals(words), state)
 	}
 	if b.Len() == len("case") {
 		return "", misfit("status: no words are named")

@@ -179,6 +179,30 @@ func TestAdopt_TriggersNeverFail(t *testing.T) {
 	write("a column of the application is dropped")
 	b.exec(`alter table ai_tasks rename column status to state; alter table ai_tasks rename column state to status`)
 	write("a column of the application is renamed")
+	b.exec(`drop schema imagetasks cascade`)
+	write("the schema is dropped")
+}
+
+// A transaction that never ends is named, and what was done before stands.
+func TestAdopt_NamesWhoHoldsATable(t *testing.T) {
+	t.Parallel()
+	sh := shapes()["supabase"]
+	b := fresh(t)
+	b.exec(sh.sql)
+	tx, err := b.raw.BeginTx(b.ctx, nil)
+	require.NoError(t, err)
+	defer tx.Rollback()
+	_, err = tx.ExecContext(b.ctx, `set local application_name = 'report'; update ai_credits set credits = credits`)
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(b.ctx, 3*time.Second)
+	defer cancel()
+	_, err = b.Adopt(ctx, sh.description, nil)
+	require.ErrorContains(t, err, "a transaction holds the table public.ai_credits (pid ")
+	assert.ErrorContains(t, err, "report")
+	require.NoError(t, tx.Rollback())
+	done, err := b.Adopt(b.ctx, sh.description, nil)
+	require.NoError(t, err)
+	assert.Len(t, done.Steps, 3, "the triggers on the other table, and what follows")
 }
 
 // A role that is not the owner gets a clear error; so does an owner that could not see or do what the bridge does.
@@ -232,6 +256,7 @@ func TestAdopt_ChecksAccess(t *testing.T) {
 		`needs a value`:                       func(d *bridge.Description) { delete(d.History.Columns, "user_id") },
 		"is longer than the column":           func(d *bridge.Description) { d.Stages = map[string]string{"x": strings.Repeat("x", 13)} },
 		"there is no word for failed":         func(d *bridge.Description) { d.Status.Failed = nil },
+		"is not unique":                       func(d *bridge.Description) { d.Key = "prompt" },
 		"a key must be text":                  func(d *bridge.Description) { d.Key = "created_at" },
 	} {
 		if want == "is a view" {

@@ -60,16 +60,16 @@ create or replace function {{.Schema}}.app_close(key text, state text, url text,
 language plpgsql set search_path = {{.Path}} as {{.Tag}}
 #variable_conflict use_column
 declare
-    present text;
+    live boolean;
 begin
     perform {{.Schema}}.app_begin();
-    select {{.StateOf "t"}} into present
+    select {{.IsLive "t"}} into live
     from {{.TasksTable}} t
     where {{.ThisTask "t" "app_close.key"}}
     for no key update;
     if not found then
         return 'gone';
-    elsif present is null or present not in ('pending', 'processing') then
+    elsif live is not true then
         return 'superseded';
     end if;
     if app_close.state = 'completed' then
@@ -108,7 +108,8 @@ declare
     present text;
 begin
     perform {{.Schema}}.app_begin();
-    select {{.StateOf "t"}} into present
+    select {{.StateOf "t"}}
+    into present
     from {{.TasksTable}} t
     where {{.ThisTask "t" "app_reopen.key"}}
     for no key update;
@@ -138,7 +139,8 @@ declare
 begin
 {{- if .HandsBack}}
     perform {{.Schema}}.app_begin();
-    select {{.StateOf "t"}} into present
+    select {{.StateOf "t"}}
+    into present
     from {{.TasksTable}} t
     where {{.ThisTask "t" "app_hand_back.key"}}
     for no key update;
