@@ -2,7 +2,7 @@ package appshapes
 
 import "imagetasks/pkg/bridge"
 
-// doodles is a Drizzle application: one word for pending and processing, no prompt, and nothing that shows a charge or a refund.
+// doodles is a Drizzle application: one word for pending and processing, a picture instead of a prompt, and nothing that shows a charge or a refund.
 func doodles() Shape {
 	return Shape{
 		Name: "doodles", InitialSQL: read("doodles.sql"), seed: read("doodles_seed.sql"), user: uuidUser,
@@ -14,7 +14,7 @@ func doodles() Shape {
 		},
 		Cost: flatCost(1), Absolute: true,
 		Description: bridge.Description{
-			Tasks: public("doodles"), Key: "id", User: "user_id",
+			Tasks: public("doodles"), Key: "id", User: "user_id", Inputs: []string{"doodle_url"},
 			Result: "image_url", ResultForm: "text", Created: "created_at", Updated: "updated_at",
 			Status: bridge.Status{Column: "status", Pending: []string{"generating"}, Processing: []string{"generating"}, Completed: []string{"succeeded"},
 				Failed: []string{"failed"}},
@@ -23,7 +23,7 @@ func doodles() Shape {
 			Path:    []string{"public"},
 		},
 		Fixed: []Columns{
-			{"public.doodles", "id", "user_id, run_id, created_at"},
+			{"public.doodles", "id", "user_id, doodle_url, run_id, created_at"},
 			{"public.users", "id", "name"},
 		},
 		statements: statements{
@@ -31,7 +31,8 @@ func doodles() Shape {
 				"insert into public.users (id, name) values ({user}::uuid, 'user')",
 				"insert into public.user_credits (user_id, balance) values ({user}::uuid, {amount}::int)",
 			},
-			insert:  "insert into public.doodles (user_id, run_id) values ({user}::uuid, 'run_' || {prompt}::text) returning id",
+			insert: `insert into public.doodles (user_id, doodle_url, run_id)
+				values ({user}::uuid, 'https://pictures.example.com/doodle/new.png', 'run_' || {prompt}::text) returning id`,
 			balance: "select balance from public.user_credits where user_id = {user}::uuid",
 			lock:    "select 1 from public.user_credits where user_id = {user}::uuid for no key update",
 			set: `with old as (select user_id, balance from public.user_credits where user_id = {user}::uuid for no key update)

@@ -56,6 +56,7 @@ type Session struct {
 	observe func(Statement)
 	user    string
 	inTx    bool
+	think   func()   // between reading and writing a balance
 	changes []Change // of the current transaction
 }
 
@@ -68,7 +69,7 @@ func (s Shape) NewSession(ctx context.Context, db *sql.DB, observe func(Statemen
 	if observe == nil {
 		observe = func(Statement) {}
 	}
-	return &Session{shape: s, conn: conn, observe: observe}, nil
+	return &Session{shape: s, conn: conn, observe: observe, think: func() {}}, nil
 }
 
 // Close returns the connection.
@@ -198,6 +199,7 @@ func (a *Session) change(ctx context.Context, r Route, c Change) error {
 		if c.Read+c.Delta < 0 {
 			return ErrNoCredits
 		}
+		a.think()
 		p["amount"] = strconv.FormatInt(c.Read+c.Delta, 10)
 		if c.Replaced, err = a.number(ctx, "write balance", a.shape.set, p); err != nil {
 			return err

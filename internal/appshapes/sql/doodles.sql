@@ -6,6 +6,7 @@ create table public.doodles (
 	id uuid primary key default gen_random_uuid(),
 	user_id uuid not null references public.users (id) on delete cascade,
 	status text not null default 'generating',
+	doodle_url text not null,
 	image_url text,
 	run_id text not null,
 	created_at timestamptz not null default now(),
