@@ -81,7 +81,9 @@ func TestAdopt_EditedFile(t *testing.T) {
 	w.run("task-processor", "adopt")
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
-	edit := func(more string) { require.NoError(t, os.WriteFile(file, append(text[:len(text):len(text)], more...), 0o644)) }
+	edit := func(more string) {
+		require.NoError(t, os.WriteFile(file, append(text[:len(text):len(text)], more...), 0o644))
+	}
 
 	edit("Nonsense = \"{user}\"\n")
 	r := w.run("task-processor", "adopt", "--plan")

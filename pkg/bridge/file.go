@@ -53,23 +53,23 @@ func (p Proposal) File() []byte {
 	w.value("completed", d.Completed, "gets the time of the end")
 	w.value("updated", d.Updated, "gets the time of each change")
 	w.value("notify", d.Notify, "channel of pg_notify for each closed task")
-	w.value("search_path", d.Path, "for the application's own triggers and defaults")
+	w.value("search_path", d.Path, "schemas")
 	if len(d.Values) > 0 {
 		w.table("bridge.values", "what the words of the columns ratio, style and model mean")
 		for _, name := range slices.Sorted(maps.Keys(d.Values)) {
-			w.value(name, d.Values[name], "")
+			w.value(name, d.Values[name], "their word = ours")
 		}
 	}
 	if len(d.Stages) > 0 {
 		w.table("bridge.stages", cmp.Or(w.comment("stages"), "our stage = theirs"))
 		for _, name := range slices.Sorted(maps.Keys(d.Stages)) {
-			w.value(name, d.Stages[name], "")
+			w.value(name, d.Stages[name], "our stage = theirs")
 		}
 	}
 	if len(d.Settings) > 0 {
 		w.table("bridge.settings", "set for the transactions that write to the application's tables")
 		for _, name := range slices.Sorted(maps.Keys(d.Settings)) {
-			w.value(name, d.Settings[name], "")
+			w.value(name, d.Settings[name], "set_config")
 		}
 	}
 	w.table("bridge.status", "how the table shows the state of a task; of several words the first is written")

@@ -442,8 +442,12 @@ func (p *proposer) result() {
 			p.line("result_form", Guess, p.out.Lines["result_form"].Others, "JSON that the application reads")
 			p.ask(`result_form: which JSON does the application expect in the column %s? Examples: ["{url}"], {"url": "{url}"}, [{"url": "{url}"}]`, d.Result)
 		}
-	case c.MaxLength > 0 && c.MaxLength < 200:
-		p.because("result", "at most %d characters: longer URLs are refused by the database", c.MaxLength)
+	default:
+		d.ResultForm = "text"
+		p.line("result_form", Certain, nil, "the column is %s", c.Type)
+		if c.MaxLength > 0 && c.MaxLength < 200 {
+			p.because("result", "at most %d characters: longer URLs are refused by the database", c.MaxLength)
+		}
 	}
 }
 

@@ -163,7 +163,7 @@ func TestPropose_Results(t *testing.T) {
 		form   string
 		asks   bool
 	}{
-		{column("image_url", "text").like("url"), "", false},
+		{column("image_url", "text").like("url"), "text", false},
 		{column("image_url", "_text"), "array", false},
 		{form.like("url"), `["{url}"]`, false},
 		{form.like("json"), `["{url}"]`, true},

@@ -55,7 +55,7 @@ func TestPropose_Shapes(t *testing.T) {
 			assert.Equal(t, questions[shape.Name], asked, got.Questions)
 			for what, pair := range map[string][2]any{
 				"tasks": {want.Tasks, got.Tasks}, "key": {want.Key, got.Key}, "user": {want.User, got.User}, "prompt": {want.Prompt, got.Prompt},
-				"result": {want.Result, got.Result}, "inputs": {want.Inputs, got.Inputs}, "error": {want.Error, got.Error}, "only": {want.Only, got.Only},
+				"result": {want.Result, got.Result}, "array": {want.ResultForm == "array", got.ResultForm == "array"}, "text": {want.ResultForm == "text", got.ResultForm == "text"}, "inputs": {want.Inputs, got.Inputs}, "error": {want.Error, got.Error}, "only": {want.Only, got.Only},
 				"progress": {want.Progress, got.Progress}, "created": {want.Created, got.Created}, "updated": {want.Updated, got.Updated},
 				"completed": {want.Completed, got.Completed}, "started": {want.Started, got.Started}, "style": {want.Style, got.Style}, "ratio": {want.Ratio, got.Ratio},
 				"status column": {want.Status.Column, got.Status.Column}, "pending": {want.Status.Pending, got.Status.Pending},
