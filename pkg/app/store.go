@@ -13,6 +13,8 @@ import (
 )
 
 const (
+	// bridgeConns is how many connections a bridge needs in addition. Without one they are not made.
+	bridgeConns = 4
 	// databaseWait is how long a program waits at its start for a database that is starting up.
 	databaseWait = 10 * time.Second
 	// interruptGrace is how long statements get to end after an interrupt; then their connections are closed.
@@ -71,9 +73,12 @@ func (a *App) newStore(s settings.Settings) (*store.Store, error) {
 		Env:             a.Env,
 		Warn:            a.warnOfURL,
 		ApplicationName: "imagetasks",
-		MaxConns:        min(4+s.Concurrency/4, 16),
+		MaxConns:        min(4+s.Concurrency/4, 16) + bridgeConns,
 	})
 	if err != nil {
+		if s.DatabaseURL == "" && a.supabaseHint != "" {
+			return nil, &settings.Error{Name: "DATABASE_URL", Reason: a.supabaseHint}
+		}
 		name := "DATABASE_URL"
 		if _, ok := errors.AsType[*store.SchemaNameError](err); ok {
 			name = "DATABASE_SCHEMA"

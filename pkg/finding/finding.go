@@ -38,6 +38,9 @@ const (
 	TasksFailing          Code = "tasks_failing"           // most tasks of the last hour failed for one cause
 	PictureStoresDiffer   Code = "picture_stores_differ"   // processors keep their pictures in different stores
 	PictureCleaningFailed Code = "picture_cleaning_failed" // pictures that no task has could not be removed
+	BridgeFailing         Code = "bridge_failing"          // rows of the application can't be taken over or written; they are tried again
+	BridgeBehind          Code = "bridge_behind"           // what happened on one side of the bridge has not reached the other for long
+	LostUpdates           Code = "lost_updates"            // the application may have overwritten refunds with balances that it had read before
 	NotSupervised         Code = "not_supervised"
 	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"

@@ -42,7 +42,7 @@ func codes(t *testing.T) []task.Code {
 func TestHintFor_EveryCodeInBothLanguages(t *testing.T) {
 	// Codes of tasks that have nothing to do with the connection to the API.
 	ours := []task.Code{task.CodeStuck, task.CodePendingTimeout, task.CodeCancelled, task.CodeShutdown, task.CodeBadInput, task.CodeInputTooLarge,
-		task.CodeBadOptions, task.CodeInputUnavailable}
+		task.CodeBadOptions, task.CodeInputUnavailable, task.CodeSuperseded, task.CodeHandedBack}
 	table, err := os.ReadFile("../../docs/proxies.md")
 	require.NoError(t, err)
 	notOfAConnection := []task.Code{task.CodeInternal, task.CodePictureStore, task.CodeNotAPicture, task.CodeTooLarge,

@@ -65,6 +65,12 @@ func (f Finding) message() lang.Message {
 		return msg(textPaused, f.Subject, since, f.Reason)
 	case TasksFailing:
 		return msg(textFailing, f.Count, f.Total, string(f.Cause), causeText(f.Cause))
+	case BridgeFailing:
+		return msg(textBridgeFailing, f.Count, f.Subject, since, f.Reason)
+	case BridgeBehind:
+		return msg(textBridgeBehind, f.Count, f.Total, f.Duration())
+	case LostUpdates:
+		return msg(textLostUpdates, f.Count)
 	case NotSupervised:
 		return msg(textNotSupervised)
 	case MonitorOverdue:
@@ -122,6 +128,8 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case PicturesNotFetched, TasksFailing:
 		return nextForCause(f.Cause)
+	case BridgeFailing, BridgeBehind, LostUpdates:
+		return Command{Program: "task-processor", Args: []string{"adopt", "--check"}}
 	case NotSupervised:
 		return Command{Program: "scripts/monitoring-setup.sh"}
 	case MonitorOverdue, MonitorPassIncomplete:
@@ -134,7 +142,7 @@ func (f Finding) Next() Command {
 func nextForCause(code task.Code) Command {
 	switch code {
 	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
-		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable:
+		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable, task.CodeSuperseded, task.CodeHandedBack:
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case task.CodeBadRequest, task.CodeBadAnswer, task.CodeNotAPicture, task.CodeTooLarge, task.CodePictureLost, task.CodeDownload:
 		return Command{Program: "simple-test", Args: []string{"--image"}}
@@ -200,6 +208,18 @@ var (
 		ZH: "各处理器使用 %d 个不同的图片存储（%s）：某个处理器已保存但尚未记录的图片，会由其他处理器再次付费生成；请共享同一个目录，并在每台主机上将 IMAGE_STORE 设为该目录"}
 	textPictureCleaning = lang.Text{EN: "pictures that no task uses could not be removed: %s", ZH: "未被任务使用的图片清理失败：%s"}
 	textFailing         = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
+
+	textBridgeFailing = lang.Text{
+		EN:  "%d rows of the application can't be taken over or written; they are tried again, and all others go on. The oldest: %s since %s: %s",
+		One: "%d row of the application can't be taken over or written; it is tried again, and all others go on: %s since %s: %s",
+		ZH:  "应用的 %d 行数据无法接管或写入；系统会重试，其他任务不受影响。最早的一处：%s，自 %s 起：%s"}
+	textBridgeBehind = lang.Text{
+		EN: "the bridge to the application's tables is behind: changes of the application not read yet: %d, ends of tasks not written yet: %d, the oldest for %s. Check that a processor runs, and that no transaction of the application holds locks for long",
+		ZH: "与应用数据表的同步滞后：尚未读取的应用变更 %d 个，尚未写入的任务结果 %d 个，最早的已等待%s。请检查是否有处理器在运行，以及应用是否有长时间持有锁的事务"}
+	textLostUpdates = lang.Text{
+		EN:  "%d balances were set by the application within a week, soon after a change by the bridge, to values that no task explains: refunds may have been overwritten",
+		One: "%d balance was set by the application within a week, soon after a change by the bridge, to a value that no task explains: a refund may have been overwritten",
+		ZH:  "最近一周内，应用在同步修改余额后不久写入了 %d 个无法由任务解释的余额：退款可能已被覆盖"}
 
 	textNotSupervised = lang.Text{
 		EN: "no processor is running, and nothing would start one: the crontab entries are not installed and the monitor has never run here",

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"imagetasks/pkg/bridgesync"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/inventory"
@@ -30,6 +31,8 @@ type Store interface {
 	Control(ctx context.Context) (store.Control, error)
 	TasksAside(ctx context.Context, limit int) ([]store.AsideTask, error)
 	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
+	bridgesync.Store
+	overview.BridgeReader
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -129,6 +132,7 @@ type Summary struct {
 	Due              int               `json:"due"`
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
+	Bridge           bridgesync.Report `json:"bridge"` // what the pass did for the application's tables
 	Pruned           store.Pruned      `json:"pruned"`
 	Pictures         inventory.Cleaned `json:"pictures"`            // once a day
 	PausedBy         string            `json:"paused_by,omitempty"` // claiming is paused
@@ -234,6 +238,13 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		snapshot.Control, err = m.conf.Store.Control(ctx)
 		return err
 	})
+	if !m.conf.DryRun {
+		step("the bridge to the application's tables", func() error { return m.workBridge(ctx, r) })
+	}
+	step("the state of the bridge", func() (err error) {
+		snapshot.Bridge, err = overview.ReadBridge(ctx, m.conf.Store)
+		return err
+	})
 	r.Summary.PausedBy, r.Summary.PausedAt = snapshot.Control.PausedBy, snapshot.Control.PausedAt
 	ctx = wholePass
 	step("processor", func() error { return m.checkProcessor(ctx, r, &snapshot) })
@@ -251,6 +262,26 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		step("old rows", func() error { return m.prune(ctx, r) })
 	}
 	return errors.Join(errs...)
+}
+
+// workBridge does once what processors do all the time, so that what is owed to the application's users reaches them while none runs.
+func (m *Monitor) workBridge(ctx context.Context, r *Report) error {
+	began := time.Now()
+	done, err := bridgesync.Pass(ctx, m.conf.Store, m.conf.Log)
+	r.Summary.Bridge = done
+	if err == nil && !done.Active {
+		return nil
+	}
+	result := fmt.Sprintf("%d taken over, the ends of %d written, of %d still to be written", done.Taken, done.Applied, done.Owed)
+	if err != nil {
+		result = m.conf.Redact(err.Error())
+	}
+	action := ""
+	if done.Refunded > 0 {
+		action = fmt.Sprintf("refunded %d credits in the application's table", done.Refunded)
+	}
+	m.record("bridge", began, err == nil, result, action)
+	return err
 }
 
 // checkLockOnly reports on the processor without the database: whether its process runs.

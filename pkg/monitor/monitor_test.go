@@ -75,6 +75,27 @@ func (s *fakeStore) QueueStats(context.Context, time.Duration) (store.QueueStats
 func (s *fakeStore) Prune(context.Context, store.PruneConfig) (store.Pruned, error) {
 	return store.Pruned{}, s.call("prune")
 }
+func (s *fakeStore) Bridge(context.Context) (store.BridgeState, error) {
+	return store.BridgeState{Exists: true, Active: true, Failures: 1}, s.call("bridge")
+}
+func (s *fakeStore) BridgeProblems(context.Context, int) ([]store.BridgeProblem, error) {
+	return []store.BridgeProblem{{Part: "take", Key: "k", Reason: "the row has no user"}}, s.call("bridge problems")
+}
+func (s *fakeStore) SyncBridge(context.Context, int) (store.BridgeSync, error) {
+	return store.BridgeSync{Active: true}, s.call("sync bridge")
+}
+func (s *fakeStore) BridgeDue(context.Context, int) ([]string, error) {
+	return nil, s.call("bridge due")
+}
+func (s *fakeStore) ApplyToBridge(context.Context, string) (store.BridgeApply, error) {
+	return store.BridgeApply{}, nil
+}
+func (s *fakeStore) WriteBridgeProgress(context.Context, ...store.BridgeProgress) (int, error) {
+	return 0, nil
+}
+func (s *fakeStore) ReconcileBridge(context.Context) (int, error) {
+	return 0, s.call("reconcile bridge")
+}
 func (s *fakeStore) Processors(ctx context.Context) ([]store.Processor, error) {
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
@@ -111,7 +132,8 @@ func newMonitor(dir string, failing ...string) (*Monitor, *fakeStore, *fakeSuper
 
 // Each step of a pass is done, whatever became of those before; above all, a dead processor is restarted.
 func TestPass_StepsAreIndependent(t *testing.T) {
-	steps := []string{"sweep", "count stuck", "overdue", "fail set aside", "queue stats", "unsettled", "set aside", "control", "prune"}
+	steps := []string{"sweep", "count stuck", "overdue", "fail set aside", "queue stats", "unsettled", "set aside", "control", "prune",
+		"sync bridge", "bridge due", "reconcile bridge", "bridge problems"}
 	for _, failing := range append([]string{"", "processors"}, steps...) {
 		m, s, supervisor := newMonitor(t.TempDir(), failing)
 		_, err := m.Pass(t.Context())

@@ -38,6 +38,7 @@ type Snapshot struct {
 	Control    store.Control
 	Unsettled  store.Unsettled      // of the last day
 	SetAside   []store.AsideTask    // tasks that the database refuses to change
+	Bridge     *Bridge              // nil: there is none
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck
@@ -95,6 +96,7 @@ func Assess(s Snapshot) []finding.Finding {
 	if !s.Control.PausedAt.IsZero() {
 		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
 	}
+	out = append(out, s.bridge()...)
 	add(s.failing())
 	add(s.supervision())
 	return out

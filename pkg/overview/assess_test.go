@@ -49,7 +49,22 @@ func TestAssess(t *testing.T) {
 		snapshot overview.Snapshot
 		want     []finding.Code
 	}{
-		"healthy":        {running(), nil},
+		"healthy": {running(), nil},
+		"bridge in order": {with(running(), func(s *overview.Snapshot) {
+			s.Bridge = &overview.Bridge{Active: true, Inbox: 3, InboxSeconds: 59, Owed: 2, OwedSeconds: 10}
+		}), nil},
+		"bridge failing and lost updates": {with(running(), func(s *overview.Snapshot) {
+			s.Bridge = &overview.Bridge{Active: true, Owed: 2, Failing: 2, Failures: 1, LostUpdates: 1}
+		}), []finding.Code{finding.BridgeFailing, finding.LostUpdates}},
+		"inbox behind": {with(running(), func(s *overview.Snapshot) {
+			s.Bridge = &overview.Bridge{Active: true, Inbox: 1, InboxSeconds: 61}
+		}), []finding.Code{finding.BridgeBehind}},
+		"outbox behind": {with(running(), func(s *overview.Snapshot) {
+			s.Bridge = &overview.Bridge{Active: true, Owed: 1, OwedSeconds: 61}
+		}), []finding.Code{finding.BridgeBehind}},
+		"a bridge that is not active": {with(running(), func(s *overview.Snapshot) {
+			s.Bridge = &overview.Bridge{Inbox: 1, InboxSeconds: 61, Failures: 1}
+		}), nil},
 		"empty snapshot": {overview.Snapshot{}, nil},
 		"API unreachable is reported once, whatever the monitor saw": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
 
@@ -67,6 +68,17 @@ func (p *Processor) Status() Status {
 	}
 	p.circuits.report(&s, time.Now())
 	return s
+}
+
+// Progress returns how far the tasks in flight are, in any order. It is safe for concurrent use.
+func (p *Processor) Progress() []store.BridgeProgress {
+	attempts := p.inFlight.list()
+	out := make([]store.BridgeProgress, len(attempts))
+	for i, a := range attempts {
+		r := a.renewal()
+		out[i] = store.BridgeProgress{TaskID: r.Lease.TaskID, Epoch: r.Lease.Epoch, Percent: r.Progress, Stage: r.Stage}
+	}
+	return out
 }
 
 func latest(a, b time.Time) time.Time {

@@ -24,6 +24,13 @@ var (
 	dbDesc        = prometheus.NewDesc("imagetasks_database_up", "1 while the database responds.", nil, nil)
 	queueDesc     = prometheus.NewDesc("imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}, nil)
 	oldestDesc    = prometheus.NewDesc("imagetasks_queue_oldest_due_seconds", "How long the oldest due task has been waiting.", nil, nil)
+	bridgeDesc    = prometheus.NewDesc("imagetasks_bridge_active", "1 while the bridge to an application's tables is active; missing without a bridge, as the other metrics of it.", nil, nil)
+	inboxDesc     = prometheus.NewDesc("imagetasks_bridge_inbox", "Changes of the application that were not read yet.", nil, nil)
+	inboxAgeDesc  = prometheus.NewDesc("imagetasks_bridge_inbox_oldest_seconds", "How long the oldest of them has been waiting.", nil, nil)
+	outboxDesc    = prometheus.NewDesc("imagetasks_bridge_outbox", "Tasks whose end is still to be written to the application's tables.", nil, nil)
+	outboxAgeDesc = prometheus.NewDesc("imagetasks_bridge_outbox_oldest_seconds", "How long the oldest of them that does not fail has been waiting.", nil, nil)
+	bridgeBadDesc = prometheus.NewDesc("imagetasks_bridge_failures", "Rows of the application that can't be taken over or written; they are tried again.", nil, nil)
+	lostDesc      = prometheus.NewDesc("imagetasks_bridge_lost_updates", "Balances that the application may have overwritten within a week.", nil, nil)
 	startedDesc   = prometheus.NewDesc("imagetasks_start_time_seconds", "When the processor started, in Unix time.", nil, nil)
 )
 
@@ -35,7 +42,8 @@ var steps = []processor.EventKind{processor.EventClaimed, processor.EventComplet
 type collector struct{ s Source }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc} {
+	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc,
+		bridgeDesc, inboxDesc, inboxAgeDesc, outboxDesc, outboxAgeDesc, bridgeBadDesc, lostDesc} {
 		ch <- d
 	}
 }
@@ -86,6 +94,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(queueDesc, float64(r.Queue.Processing), "processing")
 		gauge(queueDesc, float64(r.Queue.Stuck), "stuck")
 		gauge(oldestDesc, r.OldestDue)
+	}
+	if b := r.Bridge; b != nil {
+		gauge(bridgeDesc, boolValue(b.Active))
+		gauge(inboxDesc, float64(b.Inbox))
+		gauge(inboxAgeDesc, b.InboxSeconds)
+		gauge(outboxDesc, float64(b.Owed))
+		gauge(outboxAgeDesc, b.OwedSeconds)
+		gauge(bridgeBadDesc, float64(b.Failing+b.Failures))
+		gauge(lostDesc, float64(b.LostUpdates))
 	}
 }
 

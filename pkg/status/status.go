@@ -33,6 +33,8 @@ type Source struct {
 	Version   string
 	Processor func() overview.ProcessorReport
 	Queue     func(ctx context.Context) (store.QueueStats, error)
+	// Bridge returns the state of the bridge to an application's tables, nil: there is none. Optional.
+	Bridge func(ctx context.Context) (*overview.Bridge, error)
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
@@ -44,6 +46,7 @@ type Report struct {
 	Processor overview.ProcessorReport `json:"processor"`
 	Queue     *store.QueueStats        `json:"queue"` // null: the database does not respond
 	OldestDue float64                  `json:"oldest_due_seconds"`
+	Bridge    *overview.Bridge         `json:"bridge"` // null: there is none, or it can't be read
 	Ready     bool                     `json:"ready"`
 	Problems  []finding.Document       `json:"problems"`
 }
@@ -66,6 +69,13 @@ func (s Source) report(ctx context.Context) Report {
 		r.Queue, r.OldestDue, snapshot.Queue = &q, q.OldestDue.Seconds(), q
 	} else {
 		problems = append(problems, finding.Finding{Code: finding.DatabaseUnavailable, Reason: s.Redact(err.Error())})
+	}
+	if s.Bridge != nil && r.Queue != nil {
+		if b, err := s.Bridge(ctx); err == nil {
+			r.Bridge, snapshot.Bridge = b, b
+		} else {
+			problems = append(problems, finding.Finding{Code: finding.DatabaseUnavailable, Reason: s.Redact(err.Error())})
+		}
 	}
 	problems = append(problems, overview.Assess(snapshot)...)
 	r.Problems = finding.Documents(problems, s.CommandLine)

@@ -50,6 +50,9 @@ func TestHandler_Pages(t *testing.T) {
 		Queue: func(context.Context) (store.QueueStats, error) {
 			return store.QueueStats{Pending: 5, Due: 4, Stuck: 1, OldestDue: 90 * time.Second}, away
 		},
+		Bridge: func(context.Context) (*overview.Bridge, error) {
+			return &overview.Bridge{Active: true, AppliedAt: time.Unix(4000, 0), Inbox: 6, InboxSeconds: 2, Owed: 8, OwedSeconds: 3, Failing: 1, Failures: 1}, away
+		},
 	}, nil)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, server.Close()) }()
@@ -66,6 +69,8 @@ func TestHandler_Pages(t *testing.T) {
 		"imagetasks_tasks_in_flight 2", "imagetasks_api_up 1", "imagetasks_database_up 1",
 		`imagetasks_circuit_open{name="https://api.example/v1",scope="endpoint"} 0`, `imagetasks_circuit_open{name="",scope="picture_store"} 0`,
 		`imagetasks_circuit_open{name="<m>",scope="model"} 1`, "imagetasks_models_refused 4", "imagetasks_unknown_outcomes_total 2",
+		"imagetasks_bridge_active 1", "imagetasks_bridge_inbox 6", "imagetasks_bridge_inbox_oldest_seconds 2", "imagetasks_bridge_outbox 8",
+		"imagetasks_bridge_outbox_oldest_seconds 3", "imagetasks_bridge_failures 2", "imagetasks_bridge_lost_updates 0",
 		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
 		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
 		`imagetasks_proxy_responses_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
@@ -76,6 +81,7 @@ func TestHandler_Pages(t *testing.T) {
 	assert.Contains(t, body, "&lt;w&gt;")
 	assert.NotContains(t, body, "<w>")
 	assert.Contains(t, body, "1 task is stuck; next: <code>fix-stuck-tasks</code>")
+	assert.Contains(t, body, "8, 1 of them failing")
 	for _, part := range []string{"Circuit: model &lt;m&gt;", "open since", "http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 requests per minute", "remaining-requests 59, reset-requests 1s"} {
 		assert.Contains(t, body, part)
 	}
@@ -107,6 +113,7 @@ func TestHandler_Pages(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(body), &document))
 	assert.False(t, document.Ready)
 	assert.Nil(t, document.Queue)
+	assert.Nil(t, document.Bridge)
 	assert.Equal(t, task.CodeProxyRefused, document.Processor.APIErrorCode)
 	assert.Equal(t, 7, document.Processor.Counts[processor.EventCompleted])
 

@@ -18,7 +18,8 @@ type BridgeSync struct {
 	Superseded int  `json:"superseded"` // tasks that were closed because the application had closed or deleted their row
 	Balances   int  `json:"balances"`   // changes of balances
 	Failed     int  `json:"failed"`
-	More       bool `json:"more"` // more is waiting
+	More       bool `json:"more"`   // more is waiting
+	Missed     bool `json:"missed"` // something was not noted: ReconcileBridge is due
 }
 
 // SyncBridge takes up to limit changes of balances and limit rows that the application has inserted or changed. Of concurrent calls one
@@ -100,11 +101,11 @@ type BridgeState struct {
 	CheckedAt   time.Time // of the last ReconcileBridge; zero: never
 	Inbox       int       // changes that were not read yet
 	InboxAge    time.Duration
-	Owed        int // tasks whose end is not written to the application's tables yet
-	Failing     int // of Owed
-	OwedAge     time.Duration
-	Failures    int // rows that could not be taken over, and other failures
-	LostUpdates int // suspected within a week
+	Owed        int           // tasks whose end is not written to the application's tables yet
+	Failing     int           // of Owed
+	OwedAge     time.Duration // of the oldest that does not fail
+	Failures    int           // rows that could not be taken over, and other failures
+	LostUpdates int           // suspected within a week
 }
 
 // Bridge returns the state of the bridge.

@@ -41,13 +41,16 @@ type TaskRow struct {
 	StartedAt     time.Time  `json:"processing_started_at,omitzero"`
 	ClosedAt      time.Time  `json:"completed_at,omitzero"`
 	MissingCharge bool       `json:"missing_charge,omitempty"` // it says that it was charged, and the ledger has no charge
+	// BridgeState is how far a task of an application follows its row in the application's table: live, owed, applied or superseded. Empty: it is a
+	// task of ours alone.
+	BridgeState string `json:"bridge_state,omitempty"`
 }
 
 func (r *TaskRow) scan(scan func(...any) error) error {
 	var started, closed sql.NullTime
 	err := scan(&r.ID, &r.Run, &r.UserID, &r.State, &r.Priority, &r.Cost, &r.Deducted, &r.Refunded, &r.Attempts, &r.RequestsSent,
 		&r.Unknown, &r.LostClaims, &r.Epoch, &r.LeasedBy, &r.Progress, &r.Stage, &r.ImageURL, &r.ErrorCode, &r.Error, &r.RequestID, &r.WaitsFor,
-		&r.CreatedAt, &r.RunAfter, &started, &closed, &r.MissingCharge)
+		&r.CreatedAt, &r.RunAfter, &started, &closed, &r.MissingCharge, &r.BridgeState)
 	r.StartedAt, r.ClosedAt = started.Time, closed.Time
 	return err
 }

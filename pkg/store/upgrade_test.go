@@ -138,7 +138,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	require.NoError(t, err, "a repeat of a call from before")
 	_, err = app.ExecContext(v.ctx, `select imagetasks.grant_credits($1, 100, 'order', 'order-1')`, v.user)
 	require.NoError(t, err)
-	assert.JSONEq(t, want["ledger"], v.rows("ledger", ""))
+	assert.JSONEq(t, want["ledger"], v.rows("ledger", "external"))
 	require.NoError(t, worker.Resume(v.ctx))
 
 	// A processor of version 1 completes what it has, and claims nothing more.

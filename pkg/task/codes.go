@@ -12,6 +12,8 @@ const (
 	CodeBadRow         Code = "bad_row"         // the database refused to change the task
 	CodePendingTimeout Code = "pending_timeout" // due for too long without being claimed
 	CodeCancelled      Code = "cancelled"
+	CodeSuperseded     Code = "superseded"  // the application has closed or deleted the task's row
+	CodeHandedBack     Code = "handed_back" // the bridge was removed, and the application works the task itself
 	CodeShutdown       Code = "shutdown"
 	CodePictureStore   Code = "picture_store"
 	CodePictureLost    Code = "picture_lost"            // it was made, and its host does not deliver it any more

@@ -136,7 +136,13 @@ func (a program) fix(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.report(c, done, unrepaired, why, interrupted, l)
+		bridge := bridgeWork{Owed: []task.Refund{}}
+		if !o.DryRun && !interrupted {
+			if bridge, err = a.giveBack(ctx, st, log); err != nil {
+				return app.UnknownOutcome(ctx, err, repeatCommand)
+			}
+		}
+		return a.report(c, done, unrepaired, why, bridge, interrupted, l)
 	})
 }
 
@@ -188,7 +194,7 @@ func findUnrepaired(ctx context.Context, st *store.Store, o repair.Options, done
 	return out, nil
 }
 
-func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, why lang.Message, interrupted bool, l lang.Lang) error {
+func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepairedTask, why lang.Message, bridge bridgeWork, interrupted bool, l lang.Lang) error {
 	if c.Bool("json") {
 		err := a.PrintJSON(struct {
 			repair.Report
@@ -196,8 +202,9 @@ func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepai
 			PerSecond   float64          `json:"tasks_per_second"`
 			NotRepaired []unrepairedTask `json:"not_repaired,omitempty"`
 			Why         string           `json:"why,omitempty"` // nothing was repaired although tasks are stuck
+			Bridge      bridgeWork       `json:"bridge"`
 			Interrupted bool             `json:"interrupted,omitempty"`
-		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, why.In(lang.EN), interrupted})
+		}{done, done.Duration.Seconds(), done.Rate(), unrepaired, why.In(lang.EN), bridge, interrupted})
 		if err != nil {
 			return err
 		}
@@ -206,11 +213,12 @@ func (a program) report(c *cli.Context, done repair.Report, unrepaired []unrepai
 		if !why.IsZero() {
 			a.Printf("%s\n", why.In(l))
 		}
+		a.printBridge(bridge, l)
 	}
 	switch {
 	case interrupted:
 		return fmt.Errorf("%w between two batches; %s; run it again to continue", app.ErrInterrupted, textRemaining.In(lang.EN, done.Remaining))
-	case done.Remaining > 0 || len(unrepaired) > 0 || len(done.MissingCharges) > 0:
+	case done.Remaining > 0 || len(unrepaired) > 0 || len(done.MissingCharges) > 0 || bridge.failed():
 		return app.ErrUnhealthy
 	}
 	return nil
@@ -255,7 +263,7 @@ func (a program) audit(c *cli.Context) error {
 		return err
 	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		changes := auditChanges{Repaired: []task.Refund{}}
+		changes := auditChanges{Repaired: []task.Refund{}, Bridge: bridgeWork{Owed: []task.Refund{}}}
 		if resolve.task != "" {
 			if err := a.resolve(ctx, st, resolve, &changes); err != nil {
 				return app.UnknownOutcome(ctx, err, repeatCommand)
@@ -263,6 +271,9 @@ func (a program) audit(c *cli.Context) error {
 		}
 		if c.Bool("repair") {
 			if changes.Repaired, err = repairRefunds(ctx, st); err != nil {
+				return app.UnknownOutcome(ctx, err, repeatCommand)
+			}
+			if changes.Bridge, err = a.giveBack(ctx, st, nil); err != nil {
 				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
@@ -273,12 +284,12 @@ func (a program) audit(c *cli.Context) error {
 		violations := store.CountViolations(rules)
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules,
-				"repaired": changes.Repaired, "resolved": changes.Resolved})
+				"repaired": changes.Repaired, "resolved": changes.Resolved, "bridge": changes.Bridge})
 		} else {
 			a.printChanges(c.Bool("repair"), changes, l)
 			render.Audit(a.Stdout, rules, l)
 		}
-		if err == nil && violations > 0 {
+		if err == nil && (violations > 0 || changes.Bridge.failed()) {
 			err = app.ErrUnhealthy
 		}
 		return err
@@ -310,6 +321,7 @@ func (r resolution) check(c *cli.Context) error {
 type auditChanges struct {
 	Repaired []task.Refund
 	Resolved *resolved
+	Bridge   bridgeWork
 }
 
 type resolved struct {
@@ -353,7 +365,8 @@ func (a program) printChanges(repair bool, changes auditChanges, l lang.Lang) {
 	for _, r := range changes.Repaired {
 		a.Printf("%s\n", textPaid.In(l, r.TaskID, r.UserID, lang.NewMessage(textCredits, r.Credits)))
 	}
-	if repair && len(changes.Repaired) == 0 {
+	a.printBridge(changes.Bridge, l)
+	if repair && len(changes.Repaired) == 0 && len(changes.Bridge.Owed) == 0 {
 		a.Printf("%s\n", textNothingOwed.In(l))
 	}
 }

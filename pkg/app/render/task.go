@@ -22,6 +22,9 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 		state += ", " + textWaitsFor.In(l, t.WaitsFor)
 	}
 	line(titleState, "%s", state)
+	if text, ok := bridgeStates[t.BridgeState]; ok {
+		line(titleBridge, "%s", text.In(l))
+	}
 	if t.SetAside != "" {
 		line(titleNone, "%s", textSetAside.In(l, t.SetAside))
 	}
@@ -107,6 +110,14 @@ func titleOf(title lang.Text, i int) lang.Text {
 	return title
 }
 
+// bridgeStates describe how far a task and its row in the application's table are.
+var bridgeStates = map[string]lang.Text{
+	"live":       {EN: "live: it follows its row in the application's table", ZH: "进行中：与应用表中的数据行保持同步"},
+	"owed":       {EN: "owed: its end is still to be written to the application's table", ZH: "待写入：任务结果尚未写入应用的表"},
+	"applied":    {EN: "applied: its end is written to the application's table", ZH: "已写入：任务结果已写入应用的表"},
+	"superseded": {EN: "superseded: the application had closed or deleted its row, which stays as it is", ZH: "已被取代：应用已结束或删除该数据行，系统不再修改"},
+}
+
 const titleWidth = 10
 
 var (
@@ -114,6 +125,7 @@ var (
 	titleTask      = lang.Text{EN: "task", ZH: "任务"}
 	titleUser      = lang.Text{EN: "user", ZH: "用户"}
 	titleState     = lang.Text{EN: "state", ZH: "状态"}
+	titleBridge    = lang.Text{EN: "bridge", ZH: "桥接"}
 	titleRun       = lang.Text{EN: "run", ZH: "执行次数"}
 	titleEnqueued  = lang.Text{EN: "enqueued", ZH: "入队时间"}
 	titlePosition  = lang.Text{EN: "position", ZH: "排队位置"}

@@ -28,6 +28,9 @@ func Pass(s monitor.Summary) lang.Message {
 	if s.SetAsideFailed > 0 {
 		repaired = msg(textList, repaired, msg(textSetAsideFailed, s.SetAsideFailed))
 	}
+	if b := s.Bridge; b.Active {
+		repaired = msg(textList, repaired, msg(textBridge, b.Applied, msg(textCredits, b.Refunded), b.Owed))
+	}
 	pending := msg(textPending, s.Pending)
 	if s.Due > 0 {
 		pending = msg(textPendingDue, s.Pending, time.Duration(s.OldestDueSeconds*float64(time.Second)).Round(time.Second))
@@ -106,6 +109,7 @@ var (
 	textPendingDue       = lang.Text{EN: "%d pending (oldest due for %s)", ZH: "%d 个待处理（最早的已等待 %s）"}
 	textPaused           = lang.Text{EN: "claiming paused by %s", ZH: "%s 已暂停领取任务"}
 	textPruned           = lang.Text{EN: "%d old tasks deleted", One: "%d old task deleted", ZH: "已删除 %d 个旧任务"}
+	textBridge           = lang.Text{EN: "bridge: the ends of %d tasks written, %s refunded, %d still to be written", One: "bridge: the end of %d task written, %s refunded, %d still to be written", ZH: "桥接：已写入 %d 个任务结果，退还%s，待写入 %d 个"}
 	textProcessing       = lang.Text{EN: "%d processing", ZH: "%d 个处理中"}
 
 	textRunning      = lang.Text{EN: "running (pid %d)", ZH: "正在运行（进程 %d）"}

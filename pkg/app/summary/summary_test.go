@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"imagetasks/pkg/app/summary"
+	"imagetasks/pkg/bridgesync"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
@@ -32,6 +33,13 @@ func TestPass(t *testing.T) {
 				"processor not running (ended unexpectedly), restarted (pid 7); API not checked yet",
 			"本次监控：1 个卡住的任务已判为失败，退还 1 个积分，剩余 0 个，1 个超时未开始的任务已判为失败，1 个已搁置的任务已判为失败；3 个待处理（最早的已等待 11 秒），1 个处理中；" +
 				"处理器未运行（意外退出），已重启（进程 7）；API 尚未检查",
+		},
+		"bridge": {
+			monitor.Summary{Processor: running, Bridge: bridgesync.Report{Active: true, Applied: 1, Refunded: 2, Owed: 3}},
+			"pass: 0 stuck tasks failed, 0 credits refunded, 0 remaining, bridge: the end of 1 task written, 2 credits refunded, 3 still to be written; " +
+				"0 pending, 0 processing; processor running (pid 4159); API not checked yet",
+			"本次监控：0 个卡住的任务已判为失败，退还 0 个积分，剩余 0 个，桥接：已写入 1 个任务结果，退还 2 个积分，待写入 3 个；0 个待处理，0 个处理中；" +
+				"处理器正在运行（进程 4159）；API 尚未检查",
 		},
 		"dry run": {
 			monitor.Summary{DryRun: true, StuckFailed: 2, CreditsRefunded: 2, APIUnreachableSince: at,

@@ -69,6 +69,9 @@ func (s screen) print(r statusReport, now time.Time) {
 		s.line(titleLastHour, textLastHour.In(s.Lang, c.Count, name, seconds(c.Median), seconds(c.P95)))
 	}
 	s.line(titleRefunds, textRefunds.In(s.Lang, r.Refunds.Count, lang.NewMessage(textCredits, r.Refunds.Credits)))
+	if r.Bridge != nil {
+		s.line(titleBridge, s.bridge(*r.Bridge))
+	}
 	s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
 	s.upstreams(r)
 	if r.Monitor == nil {
@@ -88,6 +91,19 @@ func (s screen) queue(r statusReport) string {
 		return textQueueEmpty.In(s.Lang, stuck)
 	}
 	return textQueue.In(s.Lang, r.Queue.Due, seconds(r.OldestDue), stuck)
+}
+
+// bridge describes the bridge to an application's tables.
+func (s screen) bridge(b overview.Bridge) string {
+	since := textBridgeInactive
+	if b.Active {
+		since = textBridgeActive
+	}
+	text := textBridge.In(s.Lang, lang.NewMessage(since, render.DateTime(b.AppliedAt)), b.Inbox, b.Owed, b.Failing+b.Failures)
+	if b.Failing+b.Failures > 0 {
+		return s.color(red, text)
+	}
+	return text
 }
 
 func (s screen) checks(r statusReport) {

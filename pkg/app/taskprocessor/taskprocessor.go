@@ -60,7 +60,7 @@ func New(core *app.App) *cli.App {
 			{Name: "restart", Usage: "stop it when its paid requests have finished, and start it again", Action: a.restart, Flags: append([]cli.Flag{
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
-			migrateCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
+			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
 			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
@@ -163,6 +163,15 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(),
 			LogDir: logDir, Reload: reloader.Last(), PictureStore: pictures.ID()}
 	}
+	bridge, err := newBridge(st, func() []store.BridgeProgress {
+		if p := running.Load(); p != nil {
+			return p.Progress()
+		}
+		return nil
+	}, log)
+	if err != nil {
+		return err
+	}
 	p := processor.New(processor.Config{
 		Worker: workerName(), Host: app.Hostname(), PID: os.Getpid(), Version: app.BuildVersion(),
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
@@ -170,14 +179,15 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout,
 		Endpoint: client.Endpoint(), DefaultModel: s.Model, Check: client.Check, CheckStore: pictures.Probe,
-		Details: func(st processor.Status) any { return details(st) },
+		Details: func(st processor.Status) any { return details(st) }, Observe: bridge.observe,
 	}, st, imageworker.New(client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
-	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight })()
+	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() })()
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
-			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) }}, s.StatusHosts)
+			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
+			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, s.StatusHosts)
 		if err != nil {
 			return err
 		}
@@ -189,14 +199,15 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
 	if once {
-		err = p.RunOnce(ctx)
+		err = bridge.runOnce(ctx, p)
 	} else {
-		err = p.Run(ctx)
+		err = bridge.run(ctx, p)
 	}
 	counts := p.Status().Counts
 	log.Infof("task-processor stopped: %d completed, %d failed, %d retried, %d released",
 		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])
-	if errors.Is(err, processor.ErrAPIUnavailable) || errors.Is(err, processor.ErrPaused) || errors.Is(err, processor.ErrSetAside) || errors.Is(err, processor.ErrScheduled) {
+	if errors.Is(err, processor.ErrAPIUnavailable) || errors.Is(err, processor.ErrPaused) || errors.Is(err, processor.ErrSetAside) || errors.Is(err, processor.ErrScheduled) ||
+		errors.Is(err, errBridgeOwes) {
 		log.Error(err.Error())
 		return app.ErrUnhealthy
 	}

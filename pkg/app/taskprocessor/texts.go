@@ -14,6 +14,7 @@ var (
 	titleQueue     = lang.Text{EN: "queue", ZH: "队列"}
 	titleLastHour  = lang.Text{EN: "last hour", ZH: "最近一小时"}
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
+	titleBridge    = lang.Text{EN: "bridge", ZH: "桥接"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
 	titleProxies   = lang.Text{EN: "proxies", ZH: "代理"}
 	titleCircuits  = lang.Text{EN: "circuits", ZH: "熔断"}
@@ -48,6 +49,10 @@ var (
 	textLastHour   = lang.Text{EN: "%d %s, median %s, p95 %s", ZH: "%d 个%s，中位数 %s，p95 %s"}
 	textRefunds    = lang.Text{EN: "%d today, %s", ZH: "今天 %d 笔，%s"}
 	textCredits    = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
+
+	textBridge         = lang.Text{EN: "%s; %d changes of the application to read, %d ends of tasks to write, %d failing", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
+	textBridgeActive   = lang.Text{EN: "active since %s", ZH: "自 %s 起启用"}
+	textBridgeInactive = lang.Text{EN: "not active, applied at %s", ZH: "未启用，设置于 %s"}
 
 	textNoRoute          = lang.Text{EN: "not usable: %s", ZH: "无法使用：%s"}
 	textUnreachableSince = lang.Text{EN: "; unreachable since %s", ZH: "；自 %s 起不可达"}

@@ -390,14 +390,14 @@ $$;
 create function {{.Schema}}.bridge_charged(task_id text, user_id text, run int, amount bigint) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
+declare
+    balance bigint;
 begin
-    if amount > 0 and not exists (select from {{.Schema}}.ledger l
-            where l.task_id = bridge_charged.task_id and l.run = bridge_charged.run and l.kind = 'charge') then
-        perform {{.Schema}}.bridge_entry(bridge_charged.user_id, bridge_charged.task_id, bridge_charged.run, 'charge', - amount, 'charged by the application');
-        perform {{.Schema}}.bridge_entry(bridge_charged.user_id, null, null, 'adjust', amount,
-            'the charge of task ' || bridge_charged.task_id || ' is in a change by the application');
-        update {{.Schema}}.tasks t set credits_cost = amount, credits_deducted = amount where t.task_id = bridge_charged.task_id;
-    end if;
+    insert into {{.Schema}}.bridged_users (user_id) values (bridge_charged.user_id) on conflict do nothing;
+    select u.balance into balance from {{.Schema}}.bridged_users u where u.user_id = bridge_charged.user_id for no key update;
+    insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason, external)
+    values (bridge_charged.user_id, bridge_charged.task_id, bridge_charged.run, 'charge', - amount, balance - amount, 'charged by the application', true),
+           (bridge_charged.user_id, null, null, 'adjust', amount, balance, 'the charge of task ' || bridge_charged.task_id || ' is in a change by the application', true);
 end
 $$;
 
@@ -515,9 +515,11 @@ declare
     problem text;
     waited boolean;
     next_run int;
+    charged bigint;
     word text := coalesce(r.word, 'null');
 begin
-    select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update;
+    -- The users that earlier rows of this call have locked are locked after tasks elsewhere: nothing is waited for here.
+    select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
     if t.task_id is not null and t.bridge_state is null then
         raise exception 'a task of ours has the same id as the row' using errcode = 'IT002';
     elsif t.bridge_state = 'owed' then
@@ -533,8 +535,9 @@ begin
             perform {{.Schema}}.bridge_supersede(t.task_id, r.refunded, 'the application closed the row (' || left(word, 100) || ')');
             return 'superseded';
         end if;
-        if r.charged then
+        if r.charged and r.cost > 0 and t.credits_deducted = 0 then
             perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, r.cost);
+            update {{.Schema}}.tasks x set credits_cost = r.cost, credits_deducted = r.cost where x.task_id = t.task_id;
         end if;
         -- An edit before the work has begun.
         if t.status = 'pending' and t.requests_sent = 0 and (t.prompt <> r.prompt or t.options || jsonb_strip_nulls(jsonb_build_object('model', t.model)) <> r.options)
@@ -550,6 +553,14 @@ begin
     end if;
     if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
         return 'unchanged';
+    end if;
+    if t.task_id is not null then
+        -- The row was read before the task was locked: the end of its run may have been written in between.
+        select a.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown into r
+        from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
+        if r.state is distinct from 'pending' then
+            return 'unchanged';
+        end if;
     end if;
 
     -- A new row, or one that the application has set back to pending, which begins the next run.
@@ -572,22 +583,24 @@ begin
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
+    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
+    charged := case when r.charged and (t.task_id is null or r.charge_shown) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
     insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
-    insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, bridge_state)
+    insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, credits_deducted,
+                                        bridge_state)
     values (bridge_take_task.key, next_run, r.user_id, case when problem is null then r.prompt else '-' end,
             case when problem is null then r.options - 'model' else '{}' end, case when problem is null then r.options ->> 'model' end,
-            least(r.input_count, 17), 'pending', clock_timestamp(), 'time', case when r.cost between 0 and 1000000000000 then r.cost else 0 end, 'live')
+            least(r.input_count, 17), 'pending', clock_timestamp(), 'time', case when r.cost between 0 and 1000000000000 then r.cost else 0 end, charged, 'live')
     on conflict (task_id) do update
     set run = excluded.run, user_id = excluded.user_id, prompt = excluded.prompt, options = excluded.options, model = excluded.model,
         input_count = excluded.input_count, status = 'pending', run_after = excluded.run_after, waits_for = 'time', slot = null, backlog = null,
-        credits_cost = excluded.credits_cost, credits_deducted = 0, credits_refunded = 0, bridge_state = 'live',
+        credits_cost = excluded.credits_cost, credits_deducted = excluded.credits_deducted, credits_refunded = 0, bridge_state = 'live',
         attempt_count = 0, requests_sent = 0, unknown_outcomes = 0, lost_claims = 0,
         request_open = false, request_call = null, request_key = null, request_endpoint = null, lease_epoch = x.lease_epoch + 1,
         progress_percentage = 0, current_stage = null, image_url = null, error_code = null, error_message = null, request_id = null,
         processing_started_at = null, completed_at = null, inputs_pruned_at = null, forgotten_at = null, updated_at = now();
-    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
-    if r.charged and (t.task_id is null or r.charge_shown) and problem is distinct from 'the cost is not between 0 and 1000000000000' then
-        perform {{.Schema}}.bridge_charged(bridge_take_task.key, r.user_id, next_run, r.cost);
+    if charged > 0 then
+        perform {{.Schema}}.bridge_charged(bridge_take_task.key, r.user_id, next_run, charged);
     end if;
     if problem is not null then
         update {{.Schema}}.tasks x set status = 'failed', error_code = 'bad_options', error_message = problem, current_stage = 'closed', updated_at = now()
@@ -720,7 +733,8 @@ begin
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
-    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more);
+    return jsonb_build_object('active', true, 'taken', taken, 'superseded', superseded, 'failed', failed, 'balances', balances, 'more', more,
+                              'missed', exists (select from {{.Schema}}.inbox i where i.kind = 'missed'));
 end
 $$;
 
@@ -799,8 +813,9 @@ begin
             if payment.id is null then
                 -- The charge may have come after the task was taken.
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
-                if row_of.charged and t.run = 1 then
+                if row_of.charged and row_of.cost > 0 and t.run = 1 then
                     perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, row_of.cost);
+                    update {{.Schema}}.tasks x set credits_cost = row_of.cost, credits_deducted = row_of.cost where x.task_id = t.task_id;
                     select * into payment from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge';
                 end if;
             end if;

@@ -24,12 +24,12 @@ select {{.Schema}}.bridge_progress($1, $2, $3, $4);
 select {{.Schema}}.bridge_reconcile();
 
 -- name: bridge_state
--- What waits: rows of the inbox, the age of the oldest in ms; ends to be written, of these failing, the age of the oldest in ms; failures; lost
+-- What waits: rows of the inbox, the age of the oldest in ms; ends to be written, of these failing, the age of the oldest that is not in ms; failures; lost
 -- updates of a week; time of the application and of the last reconciliation. No row without a bridge. Locks: none.
 select b.active, b.applied_at, b.checked_at,
        (select count(*) from {{.Schema}}.inbox), coalesce((select extract(epoch from now() - min(i.at)) * 1000 from {{.Schema}}.inbox i), 0)::bigint,
        (select count(*) from {{.Schema}}.outbox), (select count(*) from {{.Schema}}.outbox where tries > 0),
-       coalesce((select extract(epoch from now() - min(o.created_at)) * 1000 from {{.Schema}}.outbox o), 0)::bigint,
+       coalesce((select extract(epoch from now() - min(o.created_at)) * 1000 from {{.Schema}}.outbox o where o.tries = 0), 0)::bigint,
        (select count(*) from {{.Schema}}.bridge_failures),
        (select count(*) from {{.Schema}}.lost_updates where at > now() - interval '7 days')
 from {{.Schema}}.bridge b;

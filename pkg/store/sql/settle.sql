@@ -39,9 +39,9 @@ select task_id, user_id, credits, balance, age, missing_charge, null::text from 
 
 -- name: owe_refunds
 -- $1 limit. Puts the refunds of the application's users that audit: missing_refund names into the outbox. Returns task, user, credits, and the
--- columns of the statements above. A repeat finds nothing more. Locks: the tasks.
+-- columns of the statements above. Where the end itself was not written, it is owed, too: a row that is live shows no refund. A repeat finds nothing more. Locks: the tasks.
 with owing as (
-    select t.task_id, t.run, t.status, c.user_id, -c.amount as amount
+    select t.task_id, t.run, t.status, c.user_id, -c.amount as amount, t.bridge_state
     from {{.Schema}}.tasks t
     join {{.Schema}}.ledger c on c.task_id = t.task_id and c.run = t.run and c.kind = 'charge' and c.external
     where t.status in ('failed', 'cancelled') and not {{refundDone "c"}}
@@ -53,7 +53,7 @@ with owing as (
     update {{.Schema}}.tasks t set bridge_state = 'owed', updated_at = now() from owing where t.task_id = owing.task_id
 ), owed as (
     insert into {{.Schema}}.outbox (task_id, run, state, parts)
-    select task_id, run, status, array['refund'] from owing
+    select task_id, run, status, case bridge_state when 'applied' then array['refund'] else array['close', 'refund'] end from owing
     returning task_id
 )
 select owing.task_id, owing.user_id, owing.amount, null::bigint, 0::bigint, false, null::text from owing join owed using (task_id);

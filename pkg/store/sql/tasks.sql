@@ -6,7 +6,7 @@ select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.cred
        t.requests_sent, t.unknown_outcomes, t.lost_claims, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
        case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
-       {{missingCharge "t"}}
+       {{missingCharge "t"}}, coalesce(t.bridge_state, '')
 from {{.Schema}}.tasks t
 where t.task_id = $1;
 
@@ -17,7 +17,7 @@ select t.task_id, t.run, t.user_id, t.status, t.priority, t.credits_cost, t.cred
        t.requests_sent, t.unknown_outcomes, t.lost_claims, t.lease_epoch, coalesce(t.leased_by, ''), t.progress_percentage, coalesce(t.current_stage, ''),
        coalesce(t.image_url, ''), coalesce(t.error_code, ''), coalesce(t.error_message, ''), coalesce(t.request_id, ''),
        case when t.status = 'pending' then coalesce(t.waits_for, '') else '' end, t.created_at, t.run_after, t.processing_started_at, t.completed_at,
-       {{missingCharge "t"}}
+       {{missingCharge "t"}}, coalesce(t.bridge_state, '')
 from {{.Schema}}.tasks t
 where ($1::text[] is null or t.status = any ($1)) and ($2::text is null or t.user_id = $2) and ($3::text is null or t.error_code = $3)
   and ($4::bigint is null or t.created_at <= now() - $4 * interval '1 millisecond')
