@@ -74,7 +74,7 @@ func TestMonitoringSetup_OldScripts(t *testing.T) {
 		}
 	}
 	spool := w.withOldScripts(strings.TrimSuffix(table, "\n")) // a crontab that was not written by crontab(1)
-	crontab := func() string { // crontab -l does not print carriage returns
+	crontab := func() string {                                 // crontab -l does not print carriage returns
 		t.Helper()
 		return w.runWithCrontabs(spool, "/bin/sh", "-c", `EDITOR=cat crontab -e 2>/dev/null`).ok()
 	}
