@@ -153,7 +153,7 @@ func modelScore(c CatalogColumn) int {
 }
 
 func errorScore(c CatalogColumn) int {
-	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "error_msg", "errormessage", "failed_reason", "failure_message", "failure", "error_text",
+	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "fail_message", "error_info", "error_msg", "errormessage", "failed_reason", "failure_message", "failure", "error_text",
 		"fehler", "fehlermeldung", "错误", "错误信息", "失败原因")
 	if score == 0 {
 		score = nameScore(c, c.isText(), "error_details", "error_reason", "reason", "message", "status_message") / 2

@@ -363,6 +363,7 @@ func (p *proposer) columns() {
 		}
 	}
 	p.only()
+	p.deleted()
 	d.Moving.Processing = "wait"
 	p.line("moving.processing", Likely, []string{"requeue", "fail"}, "rows that are processing when the bridge is put in place: wait until they are stuck, work them again, or fail and refund them")
 }
@@ -600,6 +601,14 @@ func (p *proposer) only() {
 			strings.Join(images, ", "), strings.Join(others, ", "))
 		return
 	}
+}
+
+// deleted finds the column of a soft delete.
+func (p *proposer) deleted() {
+	p.out.Description.Deleted = p.pick("deleted", rank(p.table, func(c CatalogColumn) int {
+		return nameScore(c, c.isTime(), "deleted_at", "deleted", "deleted_on", "removed_at", "date_deleted", "gelöscht_am", "删除时间") +
+			nameScore(c, c.isBool(), "is_deleted", "deleted", "soft_deleted", "is_removed", "removed", "gelöscht", "已删除")
+	}))
 }
 
 func valuesOf(c CatalogColumn) []string {

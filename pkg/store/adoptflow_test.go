@@ -90,7 +90,7 @@ func TestAdopt_WholeWay(t *testing.T) {
 			removed, err := b.RemoveBridge(b.ctx, false, nil)
 			require.NoError(t, err)
 			assert.Equal(t, 6, removed.HandedBack)
-			shows := name == "supabase" || name == "enum"
+			shows := name == "supabase" || name == "enum" || name == "codes"
 			assert.Equal(t, map[bool]int{true: 1, false: 0}[shows], removed.Reset, "the row that was set to processing is pending again")
 			assert.Equal(t, before, dump(t, b.url))
 			assert.Equal(t, 6, b.number(`select count(*) from imagetasks.tasks where status = 'cancelled' and error_code = 'handed_back' and bridge_state = 'superseded'`))
