@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Sets up this host: builds the programs, creates .env if it is missing, migrates the database, and adds the entries
-# of deploy/crontab to this user's crontab. Safe to repeat.
-#   --print       prints the entries and changes nothing
-#   --uninstall   removes from the crontab what this script added
+# of deploy/crontab to this user's crontab. Safe to repeat. If lines of the crontab run the Node scripts that imagetasks
+# replaces, it asks whether to comment them out.
+#   --print         prints the entries and changes nothing
+#   --disable-old   comments those lines out without a question
+#   --keep-old      leaves those lines as they are
+#   --uninstall     removes from the crontab what this script added, and restores the lines that it commented out;
+#                   with --disable-old they stay commented out
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=scripts/lib.sh
@@ -15,6 +19,8 @@ end="# END imagetasks $project"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 old=$scratch/old new=$scratch/new
+# shellcheck source=scripts/oldscripts.sh
+source scripts/oldscripts.sh
 
 # entries TIME: deploy/crontab for this directory, quoted for sh, with TIME as the time of installation. In a crontab a
 # bare % means a newline.
@@ -30,12 +36,21 @@ entries() {
 
 # current FILE: writes the crontab to FILE; empty if the user has none.
 current() {
-	local message
+	local message editor
 	if ! message=$(crontab -l 2>&1 >"$1"); then
 		# BusyBox has its own message.
 		[[ $message == *"no crontab for"* || $message == "crontab: can't open "*"No such file"* ]] || die "crontab -l: $message"
 		: >"$1"
+	elif grep -q '\\r' "$1"; then
+		# Debian's crontab -l prints a carriage return as \r. An editor gets the crontab as it is.
+		# shellcheck disable=SC2016 # the editor expands it
+		echo 'cat "$1" >"$exact"' >"$scratch/editor"
+		editor="sh '$scratch/editor'"
+		message=$(exact=$scratch/exact EDITOR=$editor VISUAL=$editor crontab -e 2>&1 </dev/null) || die "crontab -e: $message"
+		mv "$scratch/exact" "$1"
 	fi
+	# crontab refuses a file whose last line has no end, and cron ignores that line.
+	[[ ! -s $1 || -z $(tail -c 1 "$1") ]] || echo >>"$1"
 }
 
 # block FILE: our entries in the crontab in FILE, markers included.
@@ -75,11 +90,30 @@ need_cron() {
 print_entries() {
 	(current "$old") 2>/dev/null || : >"$old" # without a usable crontab, as before an installation
 	wanted "$old"
+	name_lines "$old" >&2
+}
+
+# decide FILE: what to do with the lines that run the old scripts, which it names: sets $answer to keep, disable, or nothing if
+# there is nobody to ask.
+decide() {
+	answer=$choice
+	if name_lines "$1"; then
+		answer=keep
+	elif [[ -z $answer && -t 0 && -t 1 ]]; then
+		read -r -p "              Comment them out? --uninstall restores them. [y/N] " answer || answer=''
+		case $answer in [Yy]*) answer=disable ;; *) answer=keep ;; esac
+	fi
 }
 
 install_entries() {
+	local answer
 	current "$old"
 	without "$old" >"$new"
+	decide "$new"
+	if [[ $answer == disable ]]; then
+		disable_old "$new" >"$scratch/disabled"
+		mv "$scratch/disabled" "$new"
+	fi
 	wanted "$old" >>"$new"
 	if cmp -s "$old" "$new"; then
 		echo "crontab       the entries are up to date"
@@ -87,11 +121,23 @@ install_entries() {
 		crontab "$new"
 		echo "crontab       entries installed"
 	fi
+	if [[ $answer == disable ]]; then
+		echo "old scripts   the lines are commented out; ./scripts/monitoring-setup.sh --uninstall restores them"
+	elif [[ -z $answer ]]; then
+		echo "old scripts   the lines are unchanged; to comment them out: ./scripts/monitoring-setup.sh --disable-old"
+		unsettled=1
+	fi
 }
 
 uninstall_entries() {
+	local restored=''
 	current "$old"
 	without "$old" >"$new"
+	if [[ $choice != disable ]]; then
+		restored=$(disabled_lines "$new")
+		restore_old "$new" >"$scratch/restored"
+		mv "$scratch/restored" "$new"
+	fi
 	if cmp -s "$old" "$new"; then
 		echo "crontab       has no entries of this project"
 	elif [[ -s $new ]]; then
@@ -101,6 +147,10 @@ uninstall_entries() {
 		crontab -r </dev/null # FreeBSD asks for confirmation on a terminal
 		echo "crontab       entries removed; the crontab was empty then and is removed too"
 	fi
+	if [[ -n $restored ]]; then
+		echo "old scripts   these lines of the crontab are active again:"
+		indented <<<"$restored"
+	fi
 }
 
 # bare CMD...: runs a command with the environment that cron gives to its jobs, to check that .env has all settings.
@@ -109,21 +159,35 @@ bare() {
 }
 
 [[ $project != *$'\n'* ]] || die "the project's path contains a line break; move the project"
-case ${1-} in
---print)
-	print_entries
+action=install choice='' unsettled=''
+for argument in "$@"; do
+	case $argument in
+	--print | --uninstall) [[ $action == install ]] && action=${argument#--} || action=usage ;;
+	--disable-old | --keep-old)
+		[[ -z $choice ]] || action=usage
+		choice=${argument#--} choice=${choice%-old}
+		;;
+	--help)
+		action=help
+		break
+		;;
+	*) action=usage ;;
+	esac
+done
+case $action in
+print)
+	print_entries || :
 	exit
 	;;
---uninstall)
+uninstall)
 	need_cron
 	uninstall_entries
 	echo "The processor is unchanged; ./scripts/stop-processor.sh stops it."
 	exit
 	;;
-'') ;;
-*)
-	sed -n '2,5s/^# \{0,1\}//p' "scripts/$(basename "$0")"
-	[[ $1 == --help ]] || exit 2
+help | usage)
+	sed -n '2,/^set /s/^# \{0,1\}//p' "scripts/$(basename "$0")"
+	[[ $action == help ]] || exit 2
 	exit
 	;;
 esac
@@ -145,9 +209,12 @@ bare bin/task-processor migrate | sed 's/^/database      /'
 
 need_cron
 install_entries
+name_system_lines
+name_processes
 cat <<TEXT
 Done. The monitor runs every five minutes. Next:
   bin/simple-test                  check the connection to the image API
   ./scripts/start-processor.sh     start the processor
   ./scripts/check-status.sh        print the state of everything
 TEXT
+[[ -z $unsettled ]] || exit 3

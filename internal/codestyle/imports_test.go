@@ -21,7 +21,7 @@ var layers = [][]string{
 	{"pkg/monitor", "pkg/diagnosis"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "internal/*"},
 	{"pkg/processor"},
-	{"pkg/bridgesync", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab"},
+	{"pkg/bridgesync", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
 	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
@@ -66,8 +66,8 @@ func TestImports_OneWay(t *testing.T) {
 	}
 	for library, allowed := range map[string]string{
 		"github.com/urfave/cli/v2": `^pkg/app(/|$)`,
-		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos))$`,
-		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos))$`,
+		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
+		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"golang.org/x/net/proxy":   `^pkg/proxy$`,
 	} {
 		require.NotEmpty(t, importers[library], library)

@@ -147,6 +147,13 @@ func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Setting
 	)
 	a.Redact.Add(s.Secrets()...)
 	a.Redact.AddURL(s.SecretURLs()...)
+	a.supabaseHint = settings.SupabaseHint(func(name string) (string, bool) {
+		if v, ok := a.Env(name); ok && v != "" {
+			return v, true
+		}
+		v, ok := file[name]
+		return v, ok
+	})
 	return s, err
 }
 

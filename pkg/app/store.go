@@ -76,6 +76,9 @@ func (a *App) newStore(s settings.Settings) (*store.Store, error) {
 		MaxConns:        min(4+s.Concurrency/4, 16) + bridgeConns,
 	})
 	if err != nil {
+		if s.DatabaseURL == "" && a.supabaseHint != "" {
+			return nil, &settings.Error{Name: "DATABASE_URL", Reason: a.supabaseHint}
+		}
 		name := "DATABASE_URL"
 		if _, ok := errors.AsType[*store.SchemaNameError](err); ok {
 			name = "DATABASE_SCHEMA"

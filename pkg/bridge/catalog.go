@@ -13,12 +13,13 @@ type Catalog struct {
 // CatalogTable is one table.
 type CatalogTable struct {
 	Table    Table           `json:"table"`
-	Kind     string          `json:"kind"`      // table, partitioned or foreign
-	Rows     int64           `json:"rows"`      // exact for small tables, else the planner's estimate
-	Exact    bool            `json:"exact"`     // whether Rows is exact
-	RowLevel bool            `json:"row_level"` // row-level security applies to this role: it may not see all rows
-	Secured  bool            `json:"secured"`   // row-level security is enabled
-	Missing  []string        `json:"missing"`   // privileges that this role lacks: SELECT, INSERT, UPDATE, TRIGGER
+	Kind     string          `json:"kind"`           // table, partitioned or foreign
+	Rows     int64           `json:"rows"`           // exact for small tables, else the planner's estimate
+	Exact    bool            `json:"exact"`          // whether Rows is exact
+	Note     string          `json:"note,omitempty"` // why the rows could not be counted or sampled
+	RowLevel bool            `json:"row_level"`      // row-level security applies to this role: it may not see all rows
+	Secured  bool            `json:"secured"`        // row-level security is enabled
+	Missing  []string        `json:"missing"`        // privileges that this role lacks: SELECT, INSERT, UPDATE, TRIGGER
 	Columns  []CatalogColumn `json:"columns"`
 	Unique   [][]string      `json:"unique"` // columns of primary keys and unique indexes (not partial, not of expressions), the primary key first
 	Keys     []ForeignKey    `json:"foreign_keys"`
@@ -38,12 +39,16 @@ type CatalogColumn struct {
 	Identity  bool     `json:"identity"`
 	MaxLength int      `json:"max_length"` // of varchar(n), 0: any
 	Scale     int      `json:"scale"`      // of numeric(p,s); -1: any
+	Digits    int      `json:"digits"`     // of numeric: most digits after the point in the sample
 	// Values are the distinct short values of the sample, with their number, the most frequent first; only for columns that may hold words
-	// (text of at most 40 characters, enum, bool). Never prompts: columns with long or mostly different values have none.
+	// (text of at most 40 characters, enum, bool) and for numbers of few different values. Never prompts: columns with long or mostly
+	// different values have none.
 	Values   []CatalogValue `json:"values"`
 	Filled   float64        `json:"filled"`   // share of rows of the sample that are not null and not empty
 	Distinct float64        `json:"distinct"` // share of different values among these
 	Like     string         `json:"like"`     // what most values look like: url, data_url, base64, file, uuid, json, number, email, or ""
+	// Form is where a JSON value of the sample holds URLs, with "{url}" in their place and without everything else: {"images":[{"url":"{url}"}]}.
+	Form string `json:"form,omitempty"`
 }
 
 // CatalogValue is a value and its number of rows in the sample.
@@ -72,7 +77,7 @@ type CatalogTrig struct {
 type CatalogFunc struct {
 	Schema    string `json:"schema"`
 	Name      string `json:"name"`
-	Arguments string `json:"arguments"`
+	Arguments string `json:"arguments"` // as pg_get_function_identity_arguments writes them, with their names
 	Result    string `json:"result"`
 }
 

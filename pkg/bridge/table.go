@@ -14,7 +14,7 @@ func (t Table) String() string { return quoteName(t.Schema) + "." + quoteName(t.
 // MarshalText implements encoding.TextMarshaler.
 func (t Table) MarshalText() ([]byte, error) {
 	if t.IsZero() {
-		return nil, nil
+		return []byte{}, nil // nil is no text for the encoder of TOML
 	}
 	return []byte(t.String()), nil
 }

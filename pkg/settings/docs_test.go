@@ -4,6 +4,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -62,5 +63,23 @@ func TestList_EverySettingIsDescribedInBothLanguages(t *testing.T) {
 		assert.NotEmpty(t, s.UsageZH, s.Env)
 		assert.NotEmpty(t, s.Group, s.Env)
 		assert.NotContains(t, s.Usage+s.UsageZH, "|", "it stands in a table")
+	}
+}
+
+// The pages on moving in name settings that exist, and otherwise only variables of the application that moves.
+func TestMovingPages_NameSettings(t *testing.T) {
+	known := map[string]bool{"NEXT_PUBLIC_SUPABASE_URL": true, "SUPABASE_SERVICE_ROLE_KEY": true, "TUZI_API_KEY": true, "TUZI_BASE_URL": true,
+		"TASK_PROCESS_SECRET_KEY": true, "NEXT_PUBLIC_SITE_URL": true}
+	for _, s := range settings.List() {
+		known[s.Env] = true
+	}
+	for _, name := range []string{"docs/adopting.md", "docs/moving.md"} {
+		content, err := os.ReadFile(filepath.Join(root, name))
+		require.NoError(t, err)
+		named := regexp.MustCompile("`([A-Z]+(?:_[A-Z]+)+)`").FindAllStringSubmatch(string(content), -1)
+		assert.NotEmpty(t, named, name)
+		for _, n := range named {
+			assert.True(t, known[n[1]], "%s: %s", name, n[1])
+		}
 	}
 }

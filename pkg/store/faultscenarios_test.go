@@ -347,7 +347,7 @@ func (b *faultBench) bridged(owed bool) {
 				execute 'drop function ' || f;
 			end loop;
 			truncate imagetasks.bridge, imagetasks.inbox, imagetasks.outbox, imagetasks.bridged_users, imagetasks.bridge_writes,
-				imagetasks.bridge_failures, imagetasks.lost_updates;
+				imagetasks.bridge_explained, imagetasks.bridge_failures, imagetasks.lost_updates;
 		end $$`)
 	b.exec(bridgeSQL)
 	b.exec(`insert into public.wallets values ('ann', 9); insert into public.jobs (id, owner, prompt) values ('job', 'ann', 'a cat')`)

@@ -84,7 +84,7 @@ create table {{.Schema}}.bridged_users (
 
 -- What the bridge wrote to balances in the last hour.
 create table {{.Schema}}.bridge_writes (
-    id      bigint generated always as identity primary key,
+    id      bigint primary key, -- that of its row in the inbox: their order is that of the changes of one balance
     user_id text not null,
     amount  bigint not null,
     before  numeric,
@@ -92,6 +92,14 @@ create table {{.Schema}}.bridge_writes (
     at      timestamptz not null
 );
 create index bridge_writes_user on {{.Schema}}.bridge_writes (user_id, id);
+
+-- Which change of a balance a task explains, of the last hour: its charge, or the application's refund, explains one change.
+create table {{.Schema}}.bridge_explained (
+    task_id text not null,
+    kind    text not null check (kind in ('charge', 'refund')),
+    at      timestamptz not null,
+    primary key (task_id, kind)
+);
 
 -- What the bridge could not do, by what it is (take, balance, progress, bridge) and the row's key. It is tried again, and deleted when it worked.
 create table {{.Schema}}.bridge_failures (
@@ -122,6 +130,7 @@ alter table {{.Schema}}.inbox enable row level security;
 alter table {{.Schema}}.outbox enable row level security;
 alter table {{.Schema}}.bridged_users enable row level security;
 alter table {{.Schema}}.bridge_writes enable row level security;
+alter table {{.Schema}}.bridge_explained enable row level security;
 alter table {{.Schema}}.bridge_failures enable row level security;
 alter table {{.Schema}}.lost_updates enable row level security;
 
@@ -456,6 +465,8 @@ declare
     delta bigint := round((coalesce(event.after, 0) - coalesce(event.before, 0)) * unit);
     gap bigint;
     writes jsonb;
+    amounts bigint[];
+    explained boolean := false;
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
     select * into u from {{.Schema}}.bridged_users x where x.user_id = event.key for no key update;
@@ -464,23 +475,38 @@ begin
         perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', gap,
             case when u.seen is null then 'the balance in the application''s table' else 'a change by the application that was not noted' end);
     end if;
-    if event.ours then
-        insert into {{.Schema}}.bridge_writes (user_id, amount, before, after, at) values (event.key, delta, event.before, event.after, event.at);
-    elsif delta <> 0 then
-        perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', delta, 'changed by the application');
-        -- Explained is a charge or a refund of a task of that time. Another change that follows one of ours closely may have been computed from
-        -- the balance before it.
-        select jsonb_agg(jsonb_build_object('amount', w.amount, 'before', w.before, 'after', w.after, 'at', w.at) order by w.id desc) into writes
-        from {{.Schema}}.bridge_writes w where w.user_id = event.key and w.at between event.at - interval '30 seconds' and event.at;
-        if writes is not null and not exists (
-            select from {{.Schema}}.tasks t
+    if not event.ours then
+        if delta <> 0 then
+            perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', delta, 'changed by the application');
+            -- Explained is the charge of a task of that time, or the refund of one that the application closed.
+            insert into {{.Schema}}.bridge_explained (task_id, kind, at)
+            select t.task_id, case when delta < 0 then 'charge' else 'refund' end, event.at
+            from {{.Schema}}.tasks t
             where t.user_id = event.key and t.bridge_state is not null and t.credits_cost = abs(delta)
-              and (t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
-                   or delta > 0 and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds')
-        ) then
-            insert into {{.Schema}}.lost_updates (user_id, at, before, after, ours, note)
-            values (event.key, event.at, event.before, event.after, writes,
-                    'the balance was set soon after a change by the bridge, and no task explains the difference');
+              and case when delta < 0 then t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
+                       else t.bridge_state = 'superseded' and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds' end
+              and not exists (select from {{.Schema}}.bridge_explained e
+                              where e.task_id = t.task_id and e.kind = case when delta < 0 then 'charge' else 'refund' end)
+            order by abs(extract(epoch from t.created_at - event.at))
+            limit 1;
+            explained := found;
+        end if;
+        if not explained then
+            -- A change that follows one of ours closely may have been computed from the balance before it; so may a write that leaves the balance
+            -- as it is, where a refund by the application explains that.
+            select jsonb_agg(jsonb_build_object('amount', w.amount, 'before', w.before, 'after', w.after, 'at', w.at) order by w.id desc), array_agg(w.amount order by w.id desc)
+            into writes, amounts
+            from {{.Schema}}.bridge_writes w where w.user_id = event.key and w.id < event.id and w.at > event.at - interval '30 seconds';
+            if writes is not null and (delta <> 0 or exists (
+                select from {{.Schema}}.tasks t
+                where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
+                  and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
+                  and not exists (select from {{.Schema}}.bridge_explained e where e.task_id = t.task_id and e.kind = 'refund')))
+            then
+                insert into {{.Schema}}.lost_updates (user_id, at, before, after, ours, note)
+                values (event.key, event.at, event.before, event.after, writes,
+                        'the balance was set soon after a change by the bridge, and no task explains the difference');
+            end if;
         end if;
     end if;
     update {{.Schema}}.bridged_users x set seen = coalesce(event.after, 0), seen_at = event.at where x.user_id = event.key;
@@ -520,6 +546,12 @@ declare
 begin
     -- The users that earlier rows of this call have locked are locked after tasks elsewhere: nothing is waited for here.
     select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
+    if t.task_id is not null then
+        -- The row was read before the task was locked: the end of its run may have been written in between, or the next run have begun.
+        select a.*, b.shows_charges and not a.refunded as charge_shown into r
+        from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
+        word := coalesce(r.word, 'null');
+    end if;
     if t.task_id is not null and t.bridge_state is null then
         raise exception 'a task of ours has the same id as the row' using errcode = 'IT002';
     elsif t.bridge_state = 'owed' then
@@ -740,6 +772,10 @@ declare
 begin
     delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task';
     update {{.Schema}}.inbox i set ours = true where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
+    insert into {{.Schema}}.bridge_writes (id, user_id, amount, before, after, at)
+    select i.id, i.key, round((coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)), i.before, i.after, i.at
+    from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id
+    order by i.id;
     select round(sum(coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)) into changed
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     if coalesce(changed, 0) <> expected then
@@ -976,6 +1012,9 @@ begin
         end if;
         delete from {{.Schema}}.inbox i where i.kind = 'missed' and i.id = any (missed);
         delete from {{.Schema}}.bridge_writes w where w.at < now() - interval '1 hour';
+        delete from {{.Schema}}.bridge_explained e where e.at < now() - interval '1 hour';
+        -- Progress is written again only while there is work.
+        delete from {{.Schema}}.bridge_failures f where f.part = 'progress' and f.next_try_at < now() - interval '5 minutes';
         delete from {{.Schema}}.lost_updates l where l.at < now() - interval '90 days';
         update {{.Schema}}.bridge x set checked_at = now();
     exception when others then

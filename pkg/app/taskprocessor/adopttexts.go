@@ -1,0 +1,21 @@
+package taskprocessor
+
+import "imagetasks/pkg/lang"
+
+// adopt.
+var (
+	textBridgeWritten    = lang.Text{EN: "the part [bridge] of %s is written: %d lines are certain, %d likely, %d guesses; each line has a comment", ZH: "已写入 %s 的 [bridge] 部分：%d 行确定，%d 行很可能，%d 行为推测；每行都有注释"}
+	textBridgeNotWritten = lang.Text{EN: "no file is written: there is nothing to propose", ZH: "未写入文件：没有可以提出的方案"}
+	textBridgeQuestions  = lang.Text{EN: "%d questions are open; answer them in the file, and remove them there:", One: "%d question is open; answer it in the file, and remove it there:",
+		ZH: "有 %d 个问题待回答；请在文件中回答，并在其中删除这些问题："}
+	textOldLine       = lang.Text{EN: "an old script is started by cron: %s, line %d: %s; comment the line out", ZH: "cron 会启动旧脚本：%s 第 %d 行：%s；请将该行注释掉"}
+	textOldProcess    = lang.Text{EN: "an old script is running: %s (pid %d); stop it", ZH: "旧脚本正在运行：%s（进程 %d）；请停止它"}
+	textOldScriptsRun = lang.Text{EN: "the bridge is not put in place: the old scripts would work the same rows; switch them off first, or use --force",
+		ZH: "未启用桥接：旧脚本会处理相同的行；请先停用旧脚本，或使用 --force"}
+	textBridgeStep    = lang.Text{EN: "done: %s", ZH: "已完成：%s"}
+	textBridgeApplied = lang.Text{EN: "the bridge is in place (%d steps)", ZH: "桥接已启用（%d 个步骤）"}
+	textBridgeRemoved = lang.Text{EN: "the bridge is removed: %d waiting tasks are the application's again, %d of them set back to waiting; %d ends of tasks were given up",
+		ZH: "桥接已移除：%d 个等待中的任务已交还应用，其中 %d 个重置为等待；放弃了 %d 个任务的结束写入"}
+	textBridgeProblem = lang.Text{EN: "failed: %s of %s: %s (%d tries)", ZH: "失败：%s，%s：%s（已尝试 %d 次）"}
+	textBridgeAgrees  = lang.Text{EN: "both sides agree", ZH: "两侧一致"}
+)
