@@ -66,6 +66,13 @@ func TestAdopt(t *testing.T) {
 	r.json(&check)
 	assert.True(t, check.Healthy)
 
+	_, err = w.db.ExecContext(t.Context(), `insert into imagetasks.lost_updates (user_id, at, before, after, ours, note) values ('ann', now(), 10, 8, '[]', 'a note')`)
+	require.NoError(t, err)
+	r = w.run("task-processor", "adopt", "--check", "--acknowledge")
+	assert.Equal(t, 3, r.code)
+	assert.Contains(t, r.stdout, "lost_update  ann")
+	w.run("task-processor", "adopt", "--check").ok()
+
 	assert.Contains(t, w.run("task-processor", "adopt", "--remove").stderr, "the queue is not paused")
 	w.run("task-processor", "pause").ok()
 	assert.Contains(t, w.run("task-processor", "adopt", "--remove").ok(), "the bridge is removed")

@@ -313,10 +313,12 @@ func TestService_DatabaseOutage(t *testing.T) {
 	f.complete(f.claim(1)...)
 	f.awaitTask(bridgesync.EventApplied, "a0000")
 	require.NoError(t, cluster.Halt())
-	for range 3 {
+	lost := func() int { return f.lines("could not read the inbox of the bridge; trying again") }
+	require.Eventually(t, func() bool { return lost() > 0 }, 30*time.Second, 10*time.Millisecond)
+	for range 4 {
 		f.await("a failure", func(e bridgesync.Event) bool { return e.Kind == bridgesync.EventFailed })
 	}
-	assert.Equal(t, 1, f.lines("could not read the inbox of the bridge; trying again"))
+	assert.Equal(t, 1, lost(), "it is logged once")
 	require.NoError(t, cluster.Launch(t.Context()))
 	f.await("the database again", func(e bridgesync.Event) bool { return e.Kind == bridgesync.EventSynced && e.Sync.Active })
 	require.Eventually(t, func() bool { return f.db.Ping() == nil }, 30*time.Second, 20*time.Millisecond)

@@ -2,9 +2,13 @@ package processor_test
 
 import (
 	"errors"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/simapi"
 	"imagetasks/pkg/processor"
@@ -23,4 +27,26 @@ func TestStatus_APIUnreachable(t *testing.T) {
 	assert.Positive(t, s.Counts[processor.EventReleased])
 	assert.Zero(t, s.InFlight)
 	assert.False(t, errors.Is(nil, processor.ErrAPIUnavailable))
+}
+
+func TestProcessor_Progress(t *testing.T) {
+	f := newFixture(t)
+	p := f.processor(f.config(), f.client())
+	assert.Empty(t, p.Progress())
+	release := sync.OnceFunc(f.api.BlockResponses())
+	defer release()
+	ids := f.enqueue("a", "b")
+	stop := f.start(p)
+	defer stop()
+	require.Eventually(t, func() bool {
+		progress := p.Progress()
+		for _, in := range progress {
+			if in.Stage != "waiting for the API" || in.Epoch != 1 || !slices.Contains(ids, in.TaskID) {
+				return false
+			}
+		}
+		return len(progress) == 2
+	}, 30*time.Second, 10*time.Millisecond)
+	release()
+	f.seen(processor.EventCompleted, 2)
 }

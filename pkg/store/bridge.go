@@ -150,6 +150,7 @@ type BridgeDifference struct {
 	Code    string `json:"code"`    // not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
 	Subject string `json:"subject"` // the task or user
 	Detail  string `json:"detail"`
+	ID      int64  `json:"id,omitempty"` // of a lost update, for AcknowledgeLostUpdates
 }
 
 // CheckBridge compares both sides. It reads all live rows of the application, and the latest closed ones.
@@ -157,9 +158,15 @@ func (s *Store) CheckBridge(ctx context.Context) ([]BridgeDifference, error) {
 	var out []BridgeDifference
 	err := s.query(ctx, s.sql.bridgeCheck, func(rows *sql.Rows) error {
 		var d BridgeDifference
-		err := rows.Scan(&d.Code, &d.Subject, &d.Detail)
+		err := rows.Scan(&d.Code, &d.Subject, &d.Detail, &d.ID)
 		out = append(out, d)
 		return err
 	})
 	return out, err
+}
+
+// AcknowledgeLostUpdates marks suspected lost updates as seen by an operator: they are not reported any more. A call may be repeated.
+func (s *Store) AcknowledgeLostUpdates(ctx context.Context, ids ...int64) error {
+	_, err := s.queryTexts(ctx, s.sql.acknowledgeLostUpdates, pq.Array(ids))
+	return err
 }

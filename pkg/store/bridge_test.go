@@ -27,19 +27,22 @@ func newBridged(tb testing.TB) bridged {
 	return b
 }
 
-// sync takes everything that the inbox has, changes of balances too, which otherwise wait for two seconds.
+// sync takes everything that the inbox has: tasks, then changes of balances, which otherwise wait for two seconds.
 func (b bridged) sync() store.BridgeSync {
 	b.tb.Helper()
-	b.exec(`update imagetasks.inbox set at = at - interval '3 seconds'`)
 	var all store.BridgeSync
-	for {
-		done, err := b.SyncBridge(b.ctx, 100)
-		require.NoError(b.tb, err)
-		all.Taken, all.Superseded, all.Failed, all.Balances = all.Taken+done.Taken, all.Superseded+done.Superseded, all.Failed+done.Failed, all.Balances+done.Balances
-		if !done.More {
-			return all
+	take := func() {
+		for more := true; more; {
+			done, err := b.SyncBridge(b.ctx, 100)
+			require.NoError(b.tb, err)
+			all.Taken, all.Superseded, all.Failed, all.Balances = all.Taken+done.Taken, all.Superseded+done.Superseded, all.Failed+done.Failed, all.Balances+done.Balances
+			more = done.More
 		}
 	}
+	take()
+	b.exec(`update imagetasks.inbox set at = at - interval '3 seconds'`)
+	take()
+	return all
 }
 
 // apply writes what is due to the application's tables and returns the results by task.
@@ -530,6 +533,76 @@ func TestBridge_LostUpdates(t *testing.T) {
 	assert.Equal(t, "ann", differences[0].Subject)
 	b.requireAudit()
 	assert.Equal(t, 8, b.number(`select balance from imagetasks.bridged_users`), "their balance stays the truth")
+	require.NoError(t, b.AcknowledgeLostUpdates(b.ctx, differences[0].ID))
+	b.requireAgreement()
+
+	// A refund of theirs that sets the value which ours has made.
+	b.fail(b.claimOneOf())
+	b.apply() // 8 -> 9
+	b.exec(`insert into public.jobs (id, owner, prompt) values ('job 5', 'ann', 'a dog')`)
+	b.sync()
+	b.exec(`update public.jobs set state = 'cancelled', refunded = true where id = 'job 5'; update public.wallets set credits = 9`)
+	b.sync()
+	assert.Equal(t, 2, lost(), "it had read 8 and added 1")
+}
+
+// A task explains one change of the balance, and a refund of ours explains none of theirs.
+func TestBridge_ExplainedOnce(t *testing.T) {
+	b := newBridged(t)
+	for _, id := range []string{"job 1", "job 2"} {
+		b.buy(id, "ann")
+		b.sync()
+		b.fail(b.claimOneOf())
+		b.apply()
+	}
+	b.exec(`update public.wallets set credits = credits + 1`) // a change of theirs that is as large as our refunds
+	b.sync()
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.lost_updates`))
+	b.exec(`update public.wallets set credits = credits - 1`) // both charges are explained already
+	b.sync()
+	assert.Equal(t, 2, b.number(`select count(*) from imagetasks.lost_updates`))
+}
+
+// In a copy of the database nothing is taken or written before an operator resumes.
+func TestBridge_CopiedDatabase(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job 1", "ann")
+	b.sync()
+	b.fail(b.claimOneOf())
+	b.buy("job 2", "ann")
+	b.exec(`update imagetasks.control set database_identity = 'another'`)
+	done, err := b.SyncBridge(b.ctx, 10)
+	require.NoError(t, err)
+	assert.Zero(t, done)
+	assert.Empty(t, b.apply())
+	applied, err := b.ApplyToBridge(b.ctx, "job 1")
+	require.NoError(t, err)
+	assert.NotEqual(t, store.BridgeApplied, applied.Result)
+	noted, err := b.ReconcileBridge(b.ctx)
+	require.NoError(t, err)
+	assert.Zero(t, noted)
+	assert.Equal(t, "pending", b.job("job 1").State)
+	require.NoError(t, b.Resume(b.ctx))
+	assert.Equal(t, 1, b.sync().Taken)
+	assert.Equal(t, map[string]string{"job 1": store.BridgeApplied}, b.apply())
+	b.requireAgreement()
+}
+
+// Without the bridge its users are users like all others.
+func TestBridge_UsersAfterRemoval(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job", "ann")
+	b.sync()
+	b.complete(b.claimOneOf(), "https://pictures.example/1.png")
+	b.apply()
+	b.sync()
+	b.exec(`delete from imagetasks.bridge`)
+	balance, err := b.GrantCredits(b.ctx, "ann", 5, "gift", "gift-1")
+	require.NoError(t, err)
+	assert.EqualValues(t, 5, balance)
+	_, err = b.Enqueue(b.ctx, store.EnqueueRequest{UserID: "ann", Prompt: "x", Cost: 1})
+	require.NoError(t, err)
+	b.requireAudit()
 }
 
 // Credits of the application's users can't be spent or granted here.

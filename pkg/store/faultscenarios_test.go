@@ -386,6 +386,9 @@ func faultBridge() map[string]faultScenario {
 		}),
 		"bridge_problems": reading(owed, func(ctx context.Context, s *store.Store) (any, error) { return s.BridgeProblems(ctx, 10) }),
 		"bridge_check":    reading(owed, func(ctx context.Context, s *store.Store) (any, error) { return s.CheckBridge(ctx) }),
+		"acknowledge_lost_updates": reading(func(b *faultBench) { b.bridged(false) }, func(ctx context.Context, s *store.Store) (any, error) {
+			return nil, s.AcknowledgeLostUpdates(ctx, 1)
+		}),
 		"owe_refunds": reading(func(b *faultBench) { b.bridged(true); b.exec(`delete from imagetasks.outbox`) },
 			func(ctx context.Context, s *store.Store) (any, error) {
 				_, err := s.OweRefunds(ctx, 10)

@@ -54,7 +54,7 @@ func workerObjects() []object {
 		{"table", "outbox", []string{"select", "insert"}},
 		{"table", "bridged_users", []string{"select", "update"}}, // the lock of a user
 		{"table", "bridge_failures", []string{"select"}},
-		{"table", "lost_updates", []string{"select"}},
+		{"table", "lost_updates", []string{"select", "update"}},
 		{"function", "bridge_sync(integer)", []string{"execute"}},
 		{"function", "bridge_apply(text)", []string{"execute"}},
 		{"function", "bridge_progress(text[], bigint[], integer[], text[])", []string{"execute"}},

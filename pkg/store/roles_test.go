@@ -315,6 +315,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(err)
 	_, err = s.CheckBridge(ctx)
 	must(err)
+	must(s.AcknowledgeLostUpdates(ctx, 1))
 	_, err = s.OweRefunds(ctx, 10)
 	must(err)
 	must(s.Deregister(ctx, user))

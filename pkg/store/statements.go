@@ -68,7 +68,7 @@ type statements struct {
 
 	repairRefunds, oweRefunds, resolve, resolved statement
 
-	bridgeSync, bridgeDue, bridgeApply, bridgeProgress, bridgeReconcile, bridgeState, bridgeProblems, bridgeCheck statement
+	bridgeSync, bridgeDue, bridgeApply, bridgeProgress, bridgeReconcile, bridgeState, bridgeProblems, bridgeCheck, acknowledgeLostUpdates statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
@@ -183,6 +183,8 @@ func (s *statements) files() map[string]map[string]*statement {
 			"bridge_state":     &s.bridgeState,
 			"bridge_problems":  &s.bridgeProblems,
 			"bridge_check":     &s.bridgeCheck,
+
+			"acknowledge_lost_updates": &s.acknowledgeLostUpdates,
 		},
 	}
 }

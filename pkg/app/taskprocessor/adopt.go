@@ -37,6 +37,7 @@ func adoptCommand(a program) *cli.Command {
 			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that --apply would run in this database, and change nothing"},
 			&cli.BoolFlag{Name: "apply", Usage: "put the bridge in place as the file describes it; may be repeated, and interrupted anywhere"},
 			&cli.BoolFlag{Name: "check", Usage: "compare both sides; exits 3 if something differs"},
+			&cli.BoolFlag{Name: "acknowledge", Usage: "with --check: report the lost updates that it shows no more"},
 			&cli.BoolFlag{Name: "remove", Usage: "take the bridge out; the application's schema is as it was before"},
 			&cli.StringFlag{Name: "file", Usage: "`FILE` with the part [bridge]", DefaultText: bridgeFile + " beside the env file"},
 			&cli.StringFlag{Name: "tasks", Usage: "`SCHEMA.TABLE` of tasks, where adopt does not find it or takes another one"},
@@ -56,6 +57,9 @@ func (a program) adopt(c *cli.Context) error {
 	}
 	if len(steps) > 1 {
 		return app.Usagef("--%s can't be combined", strings.Join(steps, " and --"))
+	}
+	if c.Bool("acknowledge") && !c.Bool("check") {
+		return app.Usagef("--acknowledge needs --check")
 	}
 	if len(steps) == 1 && (c.IsSet("tasks") || c.IsSet("balances")) {
 		return app.Usagef("--tasks and --balances are for adopt without --%s", steps[0])
@@ -277,10 +281,23 @@ func (a program) checkBridge(ctx context.Context, c *cli.Context, st *store.Stor
 	} else {
 		err = a.printBridgeReport(c, report)
 	}
+	if err == nil && c.Bool("acknowledge") {
+		err = st.AcknowledgeLostUpdates(ctx, report.lostUpdates()...)
+	}
 	if err == nil && !report.Healthy {
 		err = app.ErrUnhealthy
 	}
 	return err
+}
+
+// lostUpdates returns the ids of the suspected lost updates in a report.
+func (r bridgeReport) lostUpdates() (ids []int64) {
+	for _, d := range r.Differences {
+		if d.ID > 0 {
+			ids = append(ids, d.ID)
+		}
+	}
+	return ids
 }
 
 // maxBridgeProblems bounds the list of what the bridge could not do.

@@ -58,7 +58,8 @@ create table {{.Schema}}.inbox (
 );
 create index inbox_order on {{.Schema}}.inbox (kind, id);
 create index inbox_xid on {{.Schema}}.inbox (xid);
-alter table {{.Schema}}.inbox set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+alter table {{.Schema}}.inbox set (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+    vacuum_truncate = off); -- it takes a lock that the application's statements would meet
 
 -- Ends of tasks that are still to be written to the application's tables.
 create table {{.Schema}}.outbox (
@@ -122,7 +123,8 @@ create table {{.Schema}}.lost_updates (
     before  numeric,
     after   numeric,
     ours    jsonb not null, -- the writes of the bridge in the time before, the latest first: amount, before, after, at
-    note    text not null
+    note    text not null,
+    acknowledged_at timestamptz
 );
 
 alter table {{.Schema}}.bridge enable row level security;
@@ -180,7 +182,7 @@ begin
         if found then
             return balance;
         end if;
-        if exists (select from {{.Schema}}.bridged_users b where b.user_id = charge.user_id) then
+        if exists (select from {{.Schema}}.bridge) and exists (select from {{.Schema}}.bridged_users b where b.user_id = charge.user_id) then
             perform {{.Schema}}.refuse('the credits of this user are in a table of the application',
                                        'Insert the task into the application''s table, or enqueue it at cost 0.');
         end if;
@@ -211,7 +213,7 @@ begin
         perform {{.Schema}}.refuse('idempotency_key is missing', 'Use the number of the payment or order, so that a repeated callback grants once.');
     elsif reason is null or char_length(reason) > 1000 then
         perform {{.Schema}}.refuse('reason must be text of at most 1000 characters');
-    elsif exists (select from {{.Schema}}.bridged_users b where b.user_id = grant_credits.user_id) then
+    elsif exists (select from {{.Schema}}.bridge) and exists (select from {{.Schema}}.bridged_users b where b.user_id = grant_credits.user_id) then
         perform {{.Schema}}.refuse('the credits of this user are in a table of the application', 'Change them there.');
     end if;
     perform {{.Schema}}.lock_user(grant_credits.user_id);
@@ -376,6 +378,13 @@ begin
     end if;
     perform pg_notify({{literal .Channel}}, '');
 end
+$$;
+
+-- Whether this is the database that the installation works in: a copy of it must not write to its copy of the application's tables before an
+-- operator has resumed it.
+create function {{.Schema}}.bridge_is_here() returns boolean
+language sql stable as $$
+    select exists (select from {{.Schema}}.control c where c.database_identity = {{.Schema}}.database_identity())
 $$;
 
 -- Writes an entry of a user whose balance is the application's.
@@ -693,9 +702,9 @@ declare
     more boolean := false;
     code text; message text; relation text; col text; con text;
 begin
-    select * into b from {{.Schema}}.bridge x where x.active for update skip locked;
+    select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here() for update skip locked;
     if not found then
-        return jsonb_build_object('active', exists (select from {{.Schema}}.bridge x where x.active));
+        return jsonb_build_object('active', exists (select from {{.Schema}}.bridge x where x.active) and {{.Schema}}.bridge_is_here());
     elsif exists (select from {{.Schema}}.bridge_failures f where f.part = 'bridge' and f.next_try_at > now()) then
         return jsonb_build_object('active', true);
     end if;
@@ -805,7 +814,7 @@ declare
     code text; message text; relation text; col text; con text;
 begin
     refunded := 0;
-    select * into b from {{.Schema}}.bridge x where x.active;
+    select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here();
     select * into o from {{.Schema}}.outbox x where x.task_id = bridge_apply.task_id for update skip locked;
     if o.task_id is null or b.only_row is null then
         result := case when exists (select from {{.Schema}}.outbox x where x.task_id = bridge_apply.task_id) then 'busy' else 'none' end;
@@ -939,7 +948,7 @@ declare
     written int := 0;
     code text; message text; relation text; col text; con text;
 begin
-    if not exists (select from {{.Schema}}.bridge b where b.active) then
+    if not exists (select from {{.Schema}}.bridge b where b.active) or not {{.Schema}}.bridge_is_here() then
         return 0;
     end if;
     for r in
@@ -979,7 +988,7 @@ declare
     more int;
     code text; message text; relation text; col text; con text;
 begin
-    select * into b from {{.Schema}}.bridge x where x.active for update skip locked;
+    select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here() for update skip locked;
     if not found then
         return 0;
     end if;
@@ -1037,8 +1046,8 @@ begin
 end
 $$;
 
--- What differs between the two sides: code, the task or user, and details. While the queue is at work, what is on its way may be among it.
-create function {{.Schema}}.bridge_check() returns table (code text, subject text, detail text)
+-- What differs between the two sides: code, the task or user, details, and the id of a lost update. While the queue is at work, what is on its way may be among it.
+create function {{.Schema}}.bridge_check() returns table (code text, subject text, detail text, id bigint)
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
@@ -1048,23 +1057,23 @@ begin
     if not found then
         return;
     end if;
-    return query select 'not_applied', o.task_id, array_to_string(o.parts, ', ') || coalesce(': ' || o.error, '')
+    return query select 'not_applied', o.task_id, array_to_string(o.parts, ', ') || coalesce(': ' || o.error, ''), null::bigint
         from {{.Schema}}.outbox o where o.created_at < now() - interval '10 seconds' order by o.created_at;
-    return query select 'failing', f.key, f.part || ': ' || f.reason from {{.Schema}}.bridge_failures f order by f.since;
-    return query select 'not_read', coalesce(i.key, ''), i.kind || ' since ' || i.at from {{.Schema}}.inbox i where i.at < now() - interval '10 seconds' order by i.id limit 100;
+    return query select 'failing', f.key, f.part || ': ' || f.reason, null::bigint from {{.Schema}}.bridge_failures f order by f.since;
+    return query select 'not_read', coalesce(i.key, ''), i.kind || ' since ' || i.at, null::bigint from {{.Schema}}.inbox i where i.at < now() - interval '10 seconds' order by i.id limit 100;
     return query
         with there as materialized (select l as key from {{.Schema}}.app_live() l)
-        select 'not_taken', x.key, 'the row is live and has no live task' from there x
+        select 'not_taken', x.key, 'the row is live and has no live task', null::bigint from there x
         where not exists (select from {{.Schema}}.tasks t where t.task_id = x.key and t.bridge_state in ('live', 'owed'))
           and not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = x.key)
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = x.key)
         union all
-        select 'not_live', t.task_id, 'the task is ' || t.status || ' and its row is not live' from {{.Schema}}.tasks t
+        select 'not_live', t.task_id, 'the task is ' || t.status || ' and its row is not live', null::bigint from {{.Schema}}.tasks t
         where t.bridge_state = 'live' and not exists (select from there where there.key = t.task_id)
           and not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = t.task_id);
     if b.balances then
         return query
-            select 'balance_differs', u.user_id, 'in the application''s table ' || a.balance || ', in the ledger ' || u.balance
+            select 'balance_differs', u.user_id, 'in the application''s table ' || a.balance || ', in the ledger ' || u.balance, null::bigint
             from {{.Schema}}.bridged_users u
             join {{.Schema}}.app_balances(array(select x.user_id from {{.Schema}}.bridged_users x where x.seen is not null)) a on a.user_id = u.user_id
             where a.balance <> u.balance and not exists (select from {{.Schema}}.inbox i where i.kind = 'balance' and i.key = u.user_id);
@@ -1076,11 +1085,11 @@ begin
             select c.task_id from closed c where exists (select from {{.Schema}}.ledger l where l.task_id = c.task_id and l.run = c.run and l.kind = 'refund')
         )
         select case when a.state is distinct from c.status and not (c.status = 'cancelled' and a.state = 'failed') then 'state_differs' else 'refund_not_shown' end,
-               c.task_id, 'the task is ' || c.status || ', its row says ' || coalesce(a.word, 'null')
+               c.task_id, 'the task is ' || c.status || ', its row says ' || coalesce(a.word, 'null'), null::bigint
         from closed c join {{.Schema}}.app_rows(array(select x.task_id from closed x)) a on a.key = c.task_id
         where (a.state is distinct from c.status and not (c.status = 'cancelled' and a.state = 'failed'))
            or (b.shows_refunds and not a.refunded and c.task_id in (select r.task_id from refunds r));
-    return query select 'lost_update', l.user_id, 'at ' || l.at || ': ' || coalesce(l.before::text, 'none') || ' -> ' || coalesce(l.after::text, 'none') || ', after ours: ' || l.ours
-        from {{.Schema}}.lost_updates l where l.at > now() - interval '7 days' order by l.id desc limit 100;
+    return query select 'lost_update', l.user_id, 'at ' || l.at || ': ' || coalesce(l.before::text, 'none') || ' -> ' || coalesce(l.after::text, 'none') || ', after ours: ' || l.ours, l.id
+        from {{.Schema}}.lost_updates l where l.at > now() - interval '7 days' and l.acknowledged_at is null order by l.id desc limit 100;
 end
 $$;

@@ -8,6 +8,7 @@ select {{.Schema}}.bridge_sync($1);
 -- $1 limit. Tasks whose end is to be written to the application's tables now. Locks: none. Index: "due".
 select task_id from {{.Schema}}.outbox
 where next_try_at <= now() and exists (select from {{.Schema}}.bridge where active)
+  and exists (select from {{.Schema}}.control c where c.database_identity = {{.Schema}}.database_identity())
 order by next_try_at
 limit $1;
 
@@ -31,7 +32,7 @@ select b.active, b.applied_at, b.checked_at,
        (select count(*) from {{.Schema}}.outbox), (select count(*) from {{.Schema}}.outbox where tries > 0),
        coalesce((select extract(epoch from now() - min(o.created_at)) * 1000 from {{.Schema}}.outbox o where o.tries = 0), 0)::bigint,
        (select count(*) from {{.Schema}}.bridge_failures),
-       (select count(*) from {{.Schema}}.lost_updates where at > now() - interval '7 days')
+       (select count(*) from {{.Schema}}.lost_updates where at > now() - interval '7 days' and acknowledged_at is null)
 from {{.Schema}}.bridge b;
 
 -- name: bridge_problems
@@ -47,4 +48,8 @@ limit $1;
 
 -- name: bridge_check
 -- What differs between the two sides. Reads the application's live rows, and the latest closed ones. Locks: none.
-select code, subject, detail from {{.Schema}}.bridge_check();
+select code, subject, detail, coalesce(id, 0) from {{.Schema}}.bridge_check();
+
+-- name: acknowledge_lost_updates
+-- $1 ids. They are no differences any more. Locks: the rows. Index: primary key.
+update {{.Schema}}.lost_updates set acknowledged_at = coalesce(acknowledged_at, now()) where id = any ($1) returning id::text;
