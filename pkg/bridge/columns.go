@@ -88,6 +88,9 @@ func resultScore(c CatalogColumn) int {
 	if hasAny(words, "thumbnail", "thumb", "preview", "small", "缩略图", "original", "watermarked", "backup") {
 		score -= 4
 	}
+	if c.needsValue() { // a result is not known when the row is inserted
+		score -= 6
+	}
 	return max(score, 0)
 }
 
@@ -111,7 +114,7 @@ func inputScore(c CatalogColumn) int {
 	if hasAny(words, "base64", "b64") {
 		score += 6
 	}
-	if c.Like == "data_url" || c.Like == "base64" || c.Base == "bytea" && picture {
+	if c.Like == "data_url" || c.Like == "base64" || c.Base == "bytea" && picture || c.needsValue() && picture && (c.Like == "url" || c.Like == "file") {
 		score += 6
 	}
 	return score

@@ -233,8 +233,12 @@ func (p *proposer) tasks() bool {
 		}
 	}
 	if len(fitting) == 0 {
-		p.ask("tasks: no table of this database looks like one of image tasks%s. Name it with: task-processor adopt --tasks SCHEMA.TABLE. Tables: %s",
-			nearText(near), p.tableNames(20))
+		example := "SCHEMA.TABLE"
+		if len(near) > 0 {
+			example = shellWord(near[0].table.Table.String())
+		}
+		p.ask("tasks: no table of this database looks like one of image tasks%s. Name it, for example: task-processor adopt --tasks %s. Tables: %s",
+			nearText(near), example, p.tableNames(20))
 		return false
 	}
 	p.table = fitting[0].table
@@ -261,6 +265,14 @@ func (p *proposer) tasks() bool {
 		p.ask("tasks: little speaks for the table %s. Is it the one of image tasks? For another one: task-processor adopt --force --tasks SCHEMA.TABLE", p.table.Table)
 	}
 	return true
+}
+
+// shellWord quotes the name of a table for a shell.
+func shellWord(name string) string {
+	if strings.ContainsAny(name, "\"'$ \\") {
+		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return name
 }
 
 func nearText(near []taskGuess) string {
