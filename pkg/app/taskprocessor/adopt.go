@@ -42,7 +42,7 @@ func adoptCommand(a program) *cli.Command {
 			&cli.StringFlag{Name: "file", Usage: "`FILE` with the part [bridge]", DefaultText: bridgeFile + " beside the env file"},
 			&cli.StringFlag{Name: "tasks", Usage: "`SCHEMA.TABLE` of tasks, where adopt does not find it or takes another one"},
 			&cli.StringFlag{Name: "balances", Usage: "`SCHEMA.TABLE` of the users' credits, likewise"},
-			&cli.BoolFlag{Name: "force", Usage: "replace a part [bridge] that was edited; with --apply: although old scripts run; with --remove: give up what is still owed"},
+			&cli.BoolFlag{Name: "force", Usage: "replace a part [bridge] that was edited; with --apply: although old scripts run, or IMAGE_BASE_URL is not set; with --remove: give up what is still owed"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 	}
@@ -175,7 +175,9 @@ func (a program) printProposal(c *cli.Context, p proposal) error {
 		printLine(textBridgeNotWritten)
 	}
 	if len(p.Questions) > 0 {
-		printLine(textBridgeQuestions, len(p.Questions))
+		if p.Written {
+			printLine(textBridgeQuestions, len(p.Questions))
+		}
 		for _, q := range p.Questions {
 			a.Printf("  - %s\n", q)
 		}
