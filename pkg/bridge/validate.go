@@ -63,7 +63,7 @@ func (v *validation) table(key string, name Table, privileges ...string) (Catalo
 	}
 	t, ok := v.catalog.Find(name)
 	if !ok {
-		v.problem(key, fmt.Sprintf("there is no table %s", name), "write one of: "+nearTables(v.catalog, name))
+		v.problem(key, fmt.Sprintf("there is no table %s", name), "write one of: "+nearTables(v.catalog, name)+" (a view has no triggers that see its changes: write the table under it)")
 		return t, false
 	}
 	if t.Kind == "foreign" {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -292,10 +293,31 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err := checkUnique(ctx, p.tx, p.description); err != nil {
 		return err
 	}
+	if err := p.validate(ctx); err != nil {
+		return err
+	}
 	for _, compare := range []func(context.Context) error{p.compareFunctions, p.revoke, p.compareRecord, p.compareTriggers, p.finish} {
 		if err := compare(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validate checks what the functions could be created with, and would still fail: words that a CHECK refuses, values that an insert needs.
+func (p *adoptPlanner) validate(ctx context.Context) error {
+	catalog, err := catalogOf(ctx, p.tx)
+	if err != nil {
+		return fmt.Errorf("adopt: read the catalog: %w", err)
+	}
+	d := p.description
+	d.Moving.Processing = cmp.Or(d.Moving.Processing, "wait")
+	var texts []string
+	for _, problem := range bridge.Validate(d, catalog) {
+		texts = append(texts, problem.Error())
+	}
+	if len(texts) > 0 {
+		return misfit("%s", strings.Join(texts, "\n"))
 	}
 	return nil
 }

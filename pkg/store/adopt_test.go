@@ -70,7 +70,7 @@ func shapes() map[string]shape {
 				"00000000-0000-0000-0000-000000000004", "00000000-0000-0000-0000-000000000005"}, user: "9007199254740993",
 			description: bridge.Description{
 				Tasks: bridge.Table{Schema: "My App", Name: "Order"}, Key: "Id", User: "User", Prompt: "order", Only: map[string][]string{"kind": {"image", "it's"}}, Inputs: []string{"images"},
-				Result: "pics", ResultForm: "array", Error: "fail", Progress: "percent", Stage: "stage", Created: "created", Completed: "done",
+				Result: "pics", ResultForm: "array", Error: "fail", Progress: "percent", Stage: "stage", Stages: map[string]string{"completed": "done"}, Created: "created", Completed: "done",
 				Status: bridge.Status{Column: "state", Pending: []string{"new"}, Processing: []string{"working"}, Completed: []string{"done"}, Failed: []string{"error"}},
 				Credits: bridge.Credits{Cost: 1, CostColumn: "cost", Charged: "always", RefundedColumn: "refund", Table: bridge.Table{Schema: "My App", Name: "User"},
 					Key: "id", Column: "money", Decimals: 2, Refund: "balance", Charge: "balance"},
