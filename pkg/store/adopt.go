@@ -399,10 +399,14 @@ func (p *adoptPlanner) compareRecord(ctx context.Context) error {
 	if !slices.Contains([]string{"wait", "requeue", "fail"}, moving) {
 		return misfit("moving: processing must be \"wait\", \"requeue\" or \"fail\"")
 	}
-	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals"}
+	triggers, err := p.app.triggersOf()
+	if err != nil {
+		return err
+	}
+	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals", "triggers"}
 	values := []string{literal(string(description)) + "::jsonb", literal(moving), fmt.Sprint(d.Credits.Refund != ""), fmt.Sprint(d.Credits.Charge != ""),
 		fmt.Sprint(p.app.HasBalances()), fmt.Sprint(d.History != nil), fmt.Sprint(d.Credits.Charged == "column" || d.Credits.Charged == "log"),
-		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals)}
+		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals), fmt.Sprint(len(triggers))}
 	var same bool
 	err = p.tx.QueryRowContext(ctx, fmt.Sprintf("select exists (select from %s.bridge where (%s) = (%s))", p.names.Schema,
 		strings.Join(columns, ", "), strings.Join(values, ", "))).Scan(&same)
@@ -550,6 +554,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
+		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'triggers'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil
