@@ -232,7 +232,7 @@ func (s *Store) holders(ctx context.Context, t bridge.Table) string {
 // planAdoption finds what differs from the description, in a transaction that is rolled back.
 func (s *Store) planAdoption(ctx context.Context, d bridge.Description) (plan adoptionPlan, err error) {
 	if len(d.Questions) > 0 {
-		return plan, misfit("%d questions are open; answer them in imagetasks.toml: %s", len(d.Questions), strings.Join(d.Questions, " / "))
+		return plan, misfit("questions are open; answer them in imagetasks.toml: %s", strings.Join(d.Questions, " / "))
 	}
 	if d.Tasks.IsZero() {
 		return plan, misfit("tasks: no table is named")

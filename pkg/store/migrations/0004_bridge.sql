@@ -550,6 +550,7 @@ declare
     t {{.Schema}}.tasks;
     problem text;
     waited boolean;
+    handed_back boolean;
     next_run int;
     charged bigint;
     word text := coalesce(r.word, 'null');
@@ -593,7 +594,8 @@ begin
     if t.task_id is not null and t.bridge_state = 'superseded' and r.refunded then
         perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, '');
     end if;
-    if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
+    handed_back := coalesce(t.error_code = 'handed_back', false);
+    if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and not handed_back and r.state <> 'pending') then
         return 'unchanged';
     end if;
 
@@ -617,8 +619,9 @@ begin
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
-    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
-    charged := case when r.charged and (t.task_id is null or r.charge_shown) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
+    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was. One that the application got back
+    -- when the bridge was removed has its charge still.
+    charged := case when r.charged and (t.task_id is null or r.charge_shown or handed_back and not r.refunded) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
     insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
     insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, credits_deducted,
                                         bridge_state)
