@@ -26,7 +26,7 @@ func (s *Store) IncompleteBridge(ctx context.Context) ([]BridgeDifference, error
 	plan, err := s.planAdoption(ctx, d)
 	if err != nil {
 		if isFault(err) {
-			return []BridgeDifference{{Code: BridgeIncomplete, Subject: d.Tasks.String(), Detail: err.Error()}}, nil
+			return []BridgeDifference{{Code: BridgeIncomplete, Subject: d.Tasks.String(), Detail: err.Error() + "; correct what is wrong, here or in imagetasks.toml, and run task-processor adopt --apply"}}, nil
 		}
 		return nil, err
 	}
