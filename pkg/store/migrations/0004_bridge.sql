@@ -419,7 +419,8 @@ begin
 end
 $$;
 
--- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own.
+-- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own; that of a completed run is only
+-- a change of the balance.
 create function {{.Schema}}.bridge_not_refunded(task_id text, run int, refunded boolean, reason text) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -432,7 +433,7 @@ begin
             where l.task_id = bridge_not_refunded.task_id and l.run = bridge_not_refunded.run and l.kind = 'refund') then
         return;
     end if;
-    if refunded then
+    if refunded and not exists (select from {{.Schema}}.tasks t where t.task_id = payment.task_id and t.run = payment.run and t.status = 'completed') then
         perform {{.Schema}}.bridge_entry(payment.user_id, payment.task_id, payment.run, 'refund', - payment.amount, 'refunded by the application');
         perform {{.Schema}}.bridge_entry(payment.user_id, null, null, 'adjust', payment.amount,
             'the refund of task ' || payment.task_id || ' is in a change by the application');
