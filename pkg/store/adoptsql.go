@@ -596,9 +596,9 @@ func (a *application) ours(expression string, c bridge.CatalogColumn) (string, e
 	case scale == "1" && kind(c) == integerKind:
 		return expression + "::bigint", err
 	case scale == "1":
-		return fmt.Sprintf("trunc(%s::numeric)::bigint", expression), err
+		return fmt.Sprintf("floor(%s::numeric)::bigint", expression), err
 	}
-	return fmt.Sprintf("trunc(%s::numeric * %s)::bigint", expression, scale), err
+	return fmt.Sprintf("floor(%s::numeric * %s)::bigint", expression, scale), err
 }
 
 // theirs converts an amount in our unit to their credits.

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // end fails the only task in the queue and writes its end.
@@ -26,4 +27,25 @@ func TestBridgeMoney_CancelledBeforeTheCompletionIsWritten(t *testing.T) {
 	b.exec(`update public.jobs set refunded = false; update public.jobs set refunded = true`)
 	b.requireAgreement()
 	assert.Equal(t, 10, b.wallet("ann"))
+}
+
+// Balances with more digits than our unit has are added up without a difference.
+func TestBridgeMoney_MoreDigitsThanOurUnit(t *testing.T) {
+	b := newBridged(t)
+	b.exec(`alter table public.wallets alter column credits type numeric;
+		create or replace function imagetasks.app_balances(user_ids text[]) returns table (user_id text, balance bigint) language sql stable as $$
+			select owner, floor(credits)::bigint from public.wallets where owner = any (user_ids)
+		$$`)
+	b.exec(`insert into public.wallets values ('ann', 0.4)`)
+	for range 3 {
+		b.exec(`update public.wallets set credits = credits + 0.4`)
+	}
+	for range 6 {
+		b.exec(`update public.wallets set credits = credits - 0.4`)
+	}
+	b.buy("job", "ann")
+	b.requireAgreement()
+	b.end()
+	b.requireAgreement()
+	require.Zero(t, b.number(`select count(*) from imagetasks.ledger where reason like 'the application''s table shows%'`))
 }

@@ -387,6 +387,12 @@ language sql stable as $$
     select exists (select from {{.Schema}}.control c where c.database_identity = {{.Schema}}.database_identity())
 $$;
 
+-- A balance of the application in our unit. Rounded down, so that the differences of all changes add up to the balance.
+create function {{.Schema}}.bridge_units(value numeric, decimals int) returns bigint
+language sql immutable as $$
+    select floor(coalesce(value, 0) * power(10::numeric, decimals))::bigint
+$$;
+
 -- Writes an entry of a user whose balance is the application's.
 create function {{.Schema}}.bridge_entry(user_id text, task_id text, run int, kind text, amount bigint, reason text) returns bigint
 language plpgsql volatile as $$
@@ -471,8 +477,7 @@ create function {{.Schema}}.bridge_take_balance(event {{.Schema}}.inbox, decimal
 language plpgsql volatile as $$
 declare
     u {{.Schema}}.bridged_users;
-    unit numeric := power(10::numeric, decimals);
-    delta bigint := round((coalesce(event.after, 0) - coalesce(event.before, 0)) * unit);
+    delta bigint := {{.Schema}}.bridge_units(event.after, decimals) - {{.Schema}}.bridge_units(event.before, decimals);
     gap bigint;
     writes jsonb;
     amounts bigint[];
@@ -480,7 +485,7 @@ declare
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
     select * into u from {{.Schema}}.bridged_users x where x.user_id = event.key for no key update;
-    gap := round((coalesce(event.before, 0) - coalesce(u.seen, 0)) * unit);
+    gap := {{.Schema}}.bridge_units(event.before, decimals) - {{.Schema}}.bridge_units(u.seen, decimals);
     if gap <> 0 then
         perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', gap,
             case when u.seen is null then 'the balance in the application''s table' else 'a change by the application that was not noted' end);
@@ -783,10 +788,10 @@ begin
     delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task';
     update {{.Schema}}.inbox i set ours = true where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     insert into {{.Schema}}.bridge_writes (id, user_id, amount, before, after, at)
-    select i.id, i.key, round((coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)), i.before, i.after, i.at
+    select i.id, i.key, {{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals), i.before, i.after, i.at
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id
     order by i.id;
-    select round(sum(coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)) into changed
+    select sum({{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals)) into changed
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     if coalesce(changed, 0) <> expected then
         perform {{.Schema}}.bridge_entry(bridge_mark.user_id, null, null, 'adjust', coalesce(changed, 0) - expected,
@@ -1015,7 +1020,7 @@ begin
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
             from {{.Schema}}.bridged_users u
             join {{.Schema}}.app_balances(array(select x.user_id from {{.Schema}}.bridged_users x where x.seen is not null)) a on a.user_id = u.user_id
-            where u.seen <> a.balance / power(10::numeric, b.decimals)
+            where {{.Schema}}.bridge_units(u.seen, b.decimals) <> a.balance
               and not exists (select from {{.Schema}}.inbox i where i.kind = 'balance' and i.key = u.user_id);
             get diagnostics more = row_count;
             noted := noted + more;
