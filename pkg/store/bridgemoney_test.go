@@ -49,3 +49,19 @@ func TestBridgeMoney_MoreDigitsThanOurUnit(t *testing.T) {
 	b.requireAgreement()
 	require.Zero(t, b.number(`select count(*) from imagetasks.ledger where reason like 'the application''s table shows%'`))
 }
+
+// A trigger of the application on its closed rows starts other work: that is noted.
+func TestBridgeMoney_WorkStartedByATrigger(t *testing.T) {
+	b := newBridged(t)
+	b.exec(`create function public.follow() returns trigger language plpgsql as $$ begin
+			insert into public.jobs (id, owner, prompt) values (new.id || ' again', new.owner, 'larger');
+			return null;
+		end $$;
+		create trigger follow after update of state on public.jobs for each row when (new.state in ('completed', 'failed') and new.id not like '% again') execute function public.follow()`)
+	b.buy("job", "ann")
+	b.sync()
+	b.complete(b.claimOneOf(), "https://pictures.example/1.png")
+	b.apply()
+	assert.Equal(t, 1, b.sync().Taken)
+	assert.Equal(t, "job again", b.claimOneOf().ID)
+}

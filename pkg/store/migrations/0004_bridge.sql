@@ -777,15 +777,16 @@ begin
 end
 $$;
 
--- Marks what this transaction has changed in the application's tables as ours: it needs no look, and its changes of the balance are no changes by the
--- application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it.
-create function {{.Schema}}.bridge_mark(user_id text, expected bigint, decimals int) returns void
+-- Marks what this transaction has changed in the application's tables as ours: the task's row needs no look, and changes of the balance are no changes by
+-- the application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it. Other rows that
+-- these changed are looked at.
+create function {{.Schema}}.bridge_mark(task_id text, user_id text, expected bigint, decimals int) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     changed bigint;
 begin
-    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task';
+    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = bridge_mark.task_id;
     update {{.Schema}}.inbox i set ours = true where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     insert into {{.Schema}}.bridge_writes (id, user_id, amount, before, after, at)
     select i.id, i.key, {{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals), i.before, i.after, i.at
@@ -837,7 +838,7 @@ begin
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
                 reason := case did when 'gone' then 'the application deleted the row' else 'the application closed the row (' || left(coalesce(row_of.word, 'null'), 100) || ')' end;
                 perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false), reason);
-                perform {{.Schema}}.bridge_mark(t.user_id, 0, b.decimals);
+                perform {{.Schema}}.bridge_mark(t.task_id, t.user_id, 0, b.decimals);
                 update {{.Schema}}.tasks x set bridge_state = 'superseded', updated_at = now() where x.task_id = t.task_id;
                 delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
                 result := 'superseded';
@@ -902,7 +903,7 @@ begin
     if code in ('55P03', '40P01', '40001') then
         raise exception using errcode = code, message = 'a row is locked';
     end if;
-    perform {{.Schema}}.bridge_mark(coalesce(payment.user_id, t.user_id), refunded, b.decimals);
+    perform {{.Schema}}.bridge_mark(t.task_id, coalesce(payment.user_id, t.user_id), refunded, b.decimals);
     if code is null then
         update {{.Schema}}.tasks x set bridge_state = 'applied', updated_at = now() where x.task_id = t.task_id;
         delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
@@ -937,7 +938,7 @@ begin
     if did <> 'applied' then
         raise exception 'the task''s row in the application''s table is %', case did when 'gone' then 'deleted' else 'not closed' end using errcode = 'IT005';
     end if;
-    perform {{.Schema}}.bridge_mark(bridge_redrive.user_id, - amount, b.decimals);
+    perform {{.Schema}}.bridge_mark(bridge_redrive.task_id, bridge_redrive.user_id, - amount, b.decimals);
     return coalesce((select a.balance from {{.Schema}}.app_balances(array[bridge_redrive.user_id]) a), 0);
 end
 $$;
