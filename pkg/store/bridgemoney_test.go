@@ -5,7 +5,21 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
 )
+
+// rules changes what the rows of the small application tell: whether they were charged, and whether they were refunded.
+func (b bridged) rules(charges, refunds bool) {
+	b.exec(`update imagetasks.bridge set shows_charges = $1, shows_refunds = $2`, charges, refunds)
+	if !charges {
+		b.exec(`alter table public.jobs drop column charged; alter table public.jobs add column charged boolean not null generated always as (true) stored`)
+	}
+	if !refunds {
+		b.exec(`create function public.forget_refund() returns trigger language plpgsql as $$ begin new.refunded := false; return new; end $$;
+			create trigger forget_refund before update on public.jobs for each row execute function public.forget_refund()`)
+	}
+}
 
 // end fails the only task in the queue and writes its end.
 func (b bridged) end() {
@@ -64,4 +78,77 @@ func TestBridgeMoney_WorkStartedByATrigger(t *testing.T) {
 	b.apply()
 	assert.Equal(t, 1, b.sync().Taken)
 	assert.Equal(t, "job again", b.claimOneOf().ID)
+}
+
+// A charge is given back once, however often the application sets the row back to pending for nothing.
+func TestBridgeMoney_RetriedForNothing(t *testing.T) {
+	for name, shows := range map[string][2]bool{"charged always": {false, false}, "charged always, refunds shown": {false, true},
+		"charges shown": {true, false}, "both shown": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBridged(t)
+			b.rules(shows[0], shows[1])
+			b.buy("job", "ann")
+			for range 3 {
+				b.sync()
+				b.end()
+				assert.Equal(t, 10, b.wallet("ann"))
+				b.exec(`update public.jobs set state = 'pending'`)
+				b.sync()
+				b.exec(`update public.jobs set prompt = 'a dog'`) // is looked at again
+			}
+			b.sync()
+			b.end()
+			b.exec(`delete from imagetasks.tasks`) // pruned
+			b.exec(`update public.jobs set state = 'pending'`)
+			b.sync()
+			b.end()
+			b.requireAgreement()
+			assert.Equal(t, 10, b.wallet("ann"))
+		})
+	}
+}
+
+// A refund that could not be given yet is not lost when the application tries the row again: the next run is what the charge pays for.
+func TestBridgeMoney_RetriedBeforeTheRefund(t *testing.T) {
+	for name, shows := range map[string][2]bool{"charged always": {false, false}, "charged always, refunds shown": {false, true},
+		"charges shown": {true, false}, "both shown": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBridged(t)
+			b.rules(shows[0], shows[1])
+			b.buy("job", "ann")
+			b.sync()
+			b.exec(`alter table public.wallets rename to purses`)
+			b.fail(b.claimOneOf())
+			assert.Equal(t, map[string]string{"job": store.BridgeWaiting}, b.apply())
+			b.exec(`alter table public.purses rename to wallets; update imagetasks.outbox set next_try_at = now(); update public.jobs set state = 'pending'`)
+			b.sync()
+			assert.Equal(t, map[string]string{"job": store.BridgeApplied}, b.apply())
+			assert.Equal(t, 9, b.wallet("ann"))
+			assert.Equal(t, 1, b.sync().Taken, "without a comparison of both sides")
+			b.requireAudit()
+			b.end()
+			assert.Equal(t, 10, b.wallet("ann"))
+			b.requireAgreement()
+		})
+	}
+}
+
+// A completed run that the application repeats is no refund that is missing.
+func TestBridgeMoney_RepeatedAfterCompletion(t *testing.T) {
+	for name, again := range map[string]string{"for nothing": ``, "charged": `update public.wallets set credits = credits - 1`} {
+		t.Run(name, func(t *testing.T) {
+			b := newBridged(t)
+			b.rules(again != "", true)
+			b.buy("job", "ann")
+			b.sync()
+			b.complete(b.claimOneOf(), "https://pictures.example/1.png")
+			b.apply()
+			b.exec(`update public.jobs set state = 'pending', url = null; ` + again)
+			b.sync()
+			b.requireAudit()
+			b.end()
+			assert.Equal(t, 9, b.wallet("ann"))
+			b.requireAgreement()
+		})
+	}
 }

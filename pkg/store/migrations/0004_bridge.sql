@@ -563,7 +563,7 @@ begin
     select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
     if t.task_id is not null then
         -- The row was read before the task was locked: the end of its run may have been written in between, or the next run have begun.
-        select a.*, b.shows_charges and not a.refunded as charge_shown into r
+        select a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown into r
         from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
         word := coalesce(r.word, 'null');
     end if;
@@ -582,7 +582,7 @@ begin
             perform {{.Schema}}.bridge_supersede(t.task_id, r.refunded, 'the application closed the row (' || left(word, 100) || ')');
             return 'superseded';
         end if;
-        if r.charged and r.cost > 0 and t.credits_deducted = 0 then
+        if r.charged and r.cost > 0 and t.credits_deducted = 0 and (t.run = 1 or r.charge_shown) then
             perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, r.cost);
             update {{.Schema}}.tasks x set credits_cost = r.cost, credits_deducted = r.cost where x.task_id = t.task_id;
         end if;
@@ -596,7 +596,7 @@ begin
         return 'unchanged';
     end if;
     if t.task_id is not null and t.bridge_state = 'superseded' and r.refunded then
-        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, '');
+        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, 'refunded by the application');
     end if;
     if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
         return 'unchanged';
@@ -622,8 +622,13 @@ begin
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
-    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
-    charged := case when r.charged and (t.task_id is null or r.charge_shown) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
+    -- A row that comes back was charged again only if it says so itself: it shows its charge, and that this was not given back. Where nothing tells that,
+    -- the charge of the run before pays for this one, if the bridge had to give it back and has not, or the row was not worked here.
+    charged := case when r.cost between 0 and 1000000000000 and r.charged and (next_run = 1 or r.charge_shown or not r.refunded
+        and t.status in ('failed', 'cancelled') and (t.bridge_state = 'applied' or t.error_code = 'handed_back' or r.refunds_shown)
+        and exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge')
+        and not exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'refund')) then r.cost else 0 end;
+    perform {{.Schema}}.bridge_not_refunded(bridge_take_task.key, next_run - 1, false, 'the application began the next run');
     insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
     insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, credits_deducted,
                                         bridge_state)
@@ -669,7 +674,7 @@ declare
 begin
     taken := 0; superseded := 0; failed := 0;
     for r in
-        select k.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown
+        select k.key as wanted, a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown
         from unnest(keys) with ordinality as k (key, n)
         left join {{.Schema}}.app_rows(keys) a on a.key = k.key
         cross join {{.Schema}}.bridge b
@@ -817,6 +822,7 @@ declare
     gave record;
     did text;
     todo text[];
+    again boolean;
     details jsonb;
     code text; message text; relation text; col text; con text;
 begin
@@ -857,7 +863,7 @@ begin
             if payment.id is null then
                 -- The charge may have come after the task was taken.
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
-                if row_of.charged and row_of.cost > 0 and t.run = 1 then
+                if row_of.charged and row_of.cost > 0 and (t.run = 1 or b.shows_charges and b.shows_refunds and not row_of.refunded) then
                     perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, row_of.cost);
                     update {{.Schema}}.tasks x set credits_cost = row_of.cost, credits_deducted = row_of.cost where x.task_id = t.task_id;
                     select * into payment from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge';
@@ -875,6 +881,7 @@ begin
                     update {{.Schema}}.tasks x set credits_refunded = refunded where x.task_id = t.task_id;
                 else
                     select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
+                    again := row_of.state in ('pending', 'processing');
                     perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false),
                         case gave.result when 'gone' then 'the application deleted the row' else 'the application tries the task again' end);
                 end if;
@@ -907,6 +914,10 @@ begin
     if code is null then
         update {{.Schema}}.tasks x set bridge_state = 'applied', updated_at = now() where x.task_id = t.task_id;
         delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
+        if again or o.tries > 0 then
+            -- What the application did with the row while its end was owed was not looked at.
+            insert into {{.Schema}}.inbox (kind, key) values ('task', t.task_id);
+        end if;
         result := 'applied';
     else
         update {{.Schema}}.outbox x
