@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/pkg/bridge"
 	"imagetasks/pkg/store"
 )
 
@@ -151,4 +152,61 @@ func TestBridgeMoney_RepeatedAfterCompletion(t *testing.T) {
 			b.requireAgreement()
 		})
 	}
+}
+
+// ledgerShape is an application that shows charges and refunds only in a log.
+func ledgerShape() shape {
+	log := bridge.Table{Schema: "public", Name: "log"}
+	match := func(kind string) *bridge.Match {
+		return &bridge.Match{Table: log, Task: "job", Where: map[string][]string{"kind": {kind}}}
+	}
+	return shape{
+		sql: `create table public.jobs (id text primary key, owner text not null, prompt text, state text not null default 'pending', url text);
+			create table public.wallets (owner text primary key, credits numeric not null);
+			create table public.log (job text, kind text, amount numeric);
+			insert into public.wallets values ('ann', 9);
+			insert into public.jobs values ('job', 'ann', 'a cat');
+			insert into public.log values ('job', 'use', -1)`,
+		description: bridge.Description{
+			Tasks: bridge.Table{Schema: "public", Name: "jobs"}, Key: "id", User: "owner", Prompt: "prompt", Result: "url",
+			Status: bridge.Status{Column: "state", Pending: []string{"pending"}, Processing: []string{"processing"}, Completed: []string{"completed"}, Failed: []string{"failed"}},
+			Credits: bridge.Credits{Cost: 1, Charged: "log", ChargeLog: match("use"), RefundLog: match("refund"),
+				Table: bridge.Table{Schema: "public", Name: "wallets"}, Key: "owner", Column: "credits", Refund: "balance", Charge: "balance"},
+			Log: &bridge.Insert{Table: log, Columns: map[string]string{"job": "{task}", "kind": "refund", "amount": "{amount}"}},
+		},
+	}
+}
+
+func adoptedApplication(t *testing.T, sh shape) bridged {
+	b := bridged{adopted(t, sh)}
+	b.sync()
+	return b
+}
+
+// A balance that is no number of credits stops nothing else.
+func TestBridgeMoney_BalancesOutOfRange(t *testing.T) {
+	t.Parallel()
+	b := adoptedApplication(t, ledgerShape())
+	for owner, balance := range map[string]string{"nan": "NaN", "infinite": "Infinity", "negative": "-Infinity", "huge": "1e30"} {
+		b.exec(`insert into public.wallets values ($1, 1)`, owner)
+		b.sync()
+		b.exec(`update public.wallets set credits = $1 where owner = $2`, balance, owner)
+	}
+	b.sync()
+	b.exec(`insert into public.jobs values ('job 2', 'ann', 'a dog'); delete from imagetasks.inbox; insert into imagetasks.inbox (kind, key) values ('missed', '')`)
+	_, err := b.ReconcileBridge(b.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, 1, b.sync().Taken)
+	differences, err := b.CheckBridge(b.ctx)
+	require.NoError(t, err)
+	codes := map[string]string{}
+	for _, d := range differences {
+		codes[d.Subject] = d.Code
+	}
+	assert.Equal(t, map[string]string{"nan": "failing", "infinite": "failing", "negative": "failing", "huge": "failing"}, codes)
+	_, err = b.Balance(b.ctx, "nan")
+	require.NoError(t, err)
+	b.exec(`update public.wallets set credits = 3 where owner <> 'ann'; update public.wallets set credits = 4 where owner <> 'ann'`)
+	b.sync()
+	b.requireAgreement()
 }
