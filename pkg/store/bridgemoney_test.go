@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -181,6 +182,37 @@ func adoptedApplication(t *testing.T, sh shape) bridged {
 	b := bridged{adopted(t, sh)}
 	b.sync()
 	return b
+}
+
+// The application makes its refund while the bridge waits for the balance: it is seen.
+func TestBridgeMoney_ApplicationRefundsMeanwhile(t *testing.T) {
+	t.Parallel()
+	b := adoptedApplication(t, ledgerShape())
+	b.fail(b.claimOneOf())
+	b.exec(`alter table public.log add constraint closed check (kind <> 'refund')`)
+	assert.Equal(t, map[string]string{"job": store.BridgeWaiting}, b.apply())
+	b.exec(`alter table public.log drop constraint closed; update imagetasks.outbox set next_try_at = now()`)
+	tx, err := b.raw.BeginTx(b.ctx, nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(b.ctx, `update public.wallets set credits = credits + 1`)
+	require.NoError(t, err)
+	applied := make(chan string, 1)
+	go func() {
+		done, err := b.ApplyToBridge(b.ctx, "job")
+		applied <- done.Result
+		assert.NoError(t, err)
+	}()
+	require.Eventually(t, func() bool {
+		return b.number(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == 1
+	}, 10*time.Second, time.Millisecond)
+	_, err = tx.ExecContext(b.ctx, `insert into public.log values ('job', 'refund', 1)`)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	if <-applied == store.BridgeBusy { // the commit took longer than the bridge waits
+		b.apply()
+	}
+	assert.Equal(t, 10, b.wallet("ann"))
+	b.requireAgreement()
 }
 
 // A balance that is no number of credits stops nothing else.
