@@ -184,6 +184,27 @@ func adoptedApplication(t *testing.T, sh shape) bridged {
 	return b
 }
 
+// A log keeps the refund of a run that failed. It is none of the run that a redrive begins.
+func TestBridgeMoney_RedrivenWithALogOfRefunds(t *testing.T) {
+	t.Parallel()
+	b := adoptedApplication(t, ledgerShape())
+	for run := 1; run <= 2; run++ {
+		b.end()
+		assert.Equal(t, 10, b.wallet("ann"))
+		_, err := b.Redrive(b.ctx, "job", run)
+		require.NoError(t, err)
+		assert.Equal(t, 9, b.wallet("ann"))
+	}
+	// The application refunds the third run itself.
+	b.exec(`update public.jobs set state = 'failed'; update public.wallets set credits = credits + 1; insert into public.log values ('job', 'refund', 1)`)
+	b.exec(`delete from imagetasks.bridge_writes`) // a lost update is not meant here
+	b.sync()
+	assert.Equal(t, "1", b.text(`select credits_refunded from imagetasks.tasks`))
+	b.requireAgreement()
+	assert.Equal(t, 10, b.wallet("ann"))
+	assert.Equal(t, 3, b.number(`select count(*) from public.log where kind = 'refund'`))
+}
+
 // The application makes its refund while the bridge waits for the balance: it is seen.
 func TestBridgeMoney_ApplicationRefundsMeanwhile(t *testing.T) {
 	t.Parallel()

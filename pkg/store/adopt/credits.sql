@@ -123,6 +123,11 @@ begin
             {{.}}
     where {{$.ThisTask "t" "app_charge.key"}};
 {{- end}}
+{{- if .Credits.RefundLog}}
+    -- Refunds of the runs before stay in the log.
+    update {{.Schema}}.tasks x set bridge_refunds = (select {{.RefundsLoggedOf "t"}} from {{.TasksTable}} t where {{.ThisTask "t" "app_charge.key"}})
+    where x.task_id = app_charge.key;
+{{- end}}
 {{- if .HasBalances}}
     return query select {{.OurBalance "balance_before"}}, {{.OurBalance "balance_after"}};
 {{- else}}

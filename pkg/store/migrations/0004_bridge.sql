@@ -11,9 +11,11 @@
 lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.ledger in access exclusive mode;
 
 alter table {{.Schema}}.tasks
-    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded'));
+    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded')),
+    add column bridge_refunds bigint;
 comment on column {{.Schema}}.tasks.bridge_state is
     'null: a task of ours alone. live: its row in the application''s table follows it; owed: its end is still to be written there; applied: it was; superseded: the application had closed or deleted the row';
+comment on column {{.Schema}}.tasks.bridge_refunds is 'how many refunds the application''s log had for the task when it was redriven last: they are of earlier runs';
 create index tasks_bridged on {{.Schema}}.tasks (task_id) where bridge_state in ('live', 'owed');
 
 -- External entries are of users whose balance is in the application's table, which may be negative.
