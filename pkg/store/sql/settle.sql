@@ -44,7 +44,7 @@ with owing as (
     select t.task_id, t.run, t.status, c.user_id, -c.amount as amount, t.bridge_state
     from {{.Schema}}.tasks t
     join {{.Schema}}.ledger c on c.task_id = t.task_id and c.run = t.run and c.kind = 'charge' and c.external
-    where t.status in ('failed', 'cancelled') and not {{refundDone "c"}}
+    where t.status in ('failed', 'cancelled') and not {{refundDone "c"}} and exists (select from {{.Schema}}.bridge)
       and not exists (select from {{.Schema}}.outbox o where o.task_id = t.task_id)
     order by t.task_id
     limit $1
