@@ -304,7 +304,20 @@ func (a *application) AndOnly(alias string) (string, error) {
 		}
 		fmt.Fprintf(&b, " and %s::text in (%s)", column(alias, name), literals(a.Only[name]))
 	}
-	return b.String(), nil
+	if a.Deleted == "" {
+		return b.String(), nil
+	}
+	c, err := columnOf(a.tasks, a.Deleted)
+	if err != nil {
+		return "", err
+	}
+	deleted, err := isTrue(alias, c)
+	if kind(c) == timeKind {
+		fmt.Fprintf(&b, " and %s is null", column(alias, c.Name)) // as an index of the application may have it
+	} else {
+		fmt.Fprintf(&b, " and not %s", deleted)
+	}
+	return b.String(), err
 }
 
 // ThisTask is the condition that a row is the task with that key.

@@ -147,7 +147,7 @@ func (s *Store) BridgeProblems(ctx context.Context, limit int) ([]BridgeProblem,
 
 // BridgeDifference is something that differs between the application's tables and ours.
 type BridgeDifference struct {
-	Code    string `json:"code"`    // not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
+	Code    string `json:"code"`    // incomplete, not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
 	Subject string `json:"subject"` // the task or user
 	Detail  string `json:"detail"`
 	ID      int64  `json:"id,omitempty"` // of a lost update, for AcknowledgeLostUpdates

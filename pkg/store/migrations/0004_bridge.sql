@@ -41,6 +41,7 @@ create table {{.Schema}}.bridge (
     shows_charges boolean not null, -- by a column or a log: app_rows tells whether a row was charged
     shows_refunds boolean not null, -- app_rows tells whether a row was refunded
     decimals    integer not null check (decimals between 0 and 6), -- our unit is 10^-decimals of their credit
+    triggers    integer not null default 0, -- how many adopt has created
     active      boolean not null default false,
     applied_at  timestamptz not null default now(),
     checked_at  timestamptz        -- of the last bridge_reconcile
@@ -104,7 +105,7 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, bridge) and the row's key. It is tried again, and deleted when it worked.
+-- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key. It is tried again, and deleted when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
     key         text not null,
@@ -1013,6 +1014,14 @@ begin
         return 0;
     end if;
     missed := array(select i.id from {{.Schema}}.inbox i where i.kind = 'missed');
+    if b.triggers > (select count(*) from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+                     where p.pronamespace = (select c.relnamespace from {{.Schema}}.bridge x join pg_class c on c.oid = x.tableoid)
+                       and g.tgname like 'imagetasks\_%' and g.tgenabled in ('O', 'A') and not g.tgisinternal) then
+        perform {{.Schema}}.bridge_failed('triggers', '', 'missing',
+            'triggers of the bridge are missing or disabled: changes of the application are found every 5 minutes only; run task-processor adopt --apply');
+    else
+        delete from {{.Schema}}.bridge_failures f where f.part = 'triggers';
+    end if;
     begin
         with there as materialized (
             select l as key from {{.Schema}}.app_live() l
