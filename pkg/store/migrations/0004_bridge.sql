@@ -813,6 +813,8 @@ declare
     details jsonb;
     code text; message text; relation text; col text; con text;
 begin
+    -- What a crash of the server takes back stands in the outbox again. An application that notifies in a trigger lets one transaction at a time commit.
+    perform set_config('synchronous_commit', 'off', true);
     refunded := 0;
     select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here();
     select * into o from {{.Schema}}.outbox x where x.task_id = bridge_apply.task_id for update skip locked;
