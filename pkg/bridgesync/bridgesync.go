@@ -20,7 +20,7 @@ type Store interface {
 	SyncBridge(ctx context.Context, limit int) (store.BridgeSync, error)
 	BridgeDue(ctx context.Context, limit int) ([]string, error)
 	ApplyToBridge(ctx context.Context, taskID string) (store.BridgeApply, error)
-	WriteBridgeProgress(ctx context.Context, progress ...store.BridgeProgress) (int, error)
+	WriteBridgeProgress(ctx context.Context, progress ...store.BridgeProgress) (later []string, err error)
 	ReconcileBridge(ctx context.Context) (int, error)
 	Bridge(ctx context.Context) (store.BridgeState, error)
 }

@@ -938,42 +938,50 @@ begin
 end
 $$;
 
--- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the number of
--- rows. Locks: those rows, in the order of the keys, for the time of the call: the caller passes few.
-create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns int
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms' as $$
+-- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the tasks whose
+-- progress is still to be written: their rows are locked, or there was no time left. Locks: the rows, in the order of the keys, until the call ends.
+-- That has to be soon, and long before the application looks for a deadlock: no row is waited for, and after a moment no other one is begun.
+create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns text[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
+    moment double precision := least(100, extract(epoch from current_setting('deadlock_timeout')::interval) * 500); -- ms
+    ends timestamptz := clock_timestamp() + moment * interval '1 millisecond';
     r record;
     did text;
-    written int := 0;
+    later text[] := '{}';
     code text; message text; relation text; col text; con text;
 begin
+    perform set_config('lock_timeout', greatest(moment / 20, 1)::int || 'ms', true);
+    -- As in bridge_apply.
+    perform set_config('synchronous_commit', 'off', true);
     if not exists (select from {{.Schema}}.bridge b where b.active) or not {{.Schema}}.bridge_is_here() then
-        return 0;
+        return later;
     end if;
     for r in
         select g.* from unnest(task_ids, epochs, percents, stages) as g (task_id, epoch, percent, stage)
         join {{.Schema}}.tasks t on t.task_id = g.task_id and t.lease_epoch = g.epoch and t.status = 'processing' and t.bridge_state = 'live'
         order by g.task_id
     loop
+        if clock_timestamp() > ends then
+            later := later || r.task_id;
+            continue;
+        end if;
         begin
             did := {{.Schema}}.app_progress(r.task_id, r.percent, r.stage);
-            written := written + 1;
             if did <> 'written' then
                 insert into {{.Schema}}.inbox (kind, key) values ('task', r.task_id);
             end if;
             delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = r.task_id and did = 'written';
             delete from {{.Schema}}.bridge_failures f where f.part = 'progress';
         exception when lock_not_available then
-            continue; -- the next stage is written
+            later := later || r.task_id;
         when others then
             get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
             perform {{.Schema}}.bridge_failed('progress', '', code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
         end;
     end loop;
-    return written;
+    return later;
 end
 $$;
 

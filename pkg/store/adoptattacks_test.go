@@ -1,0 +1,63 @@
+package store_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/store"
+)
+
+// While the application holds most rows for long, writing progress holds the others for a moment only: not until the application looks for a deadlock.
+func TestAdopt_ProgressHoldsRowsBriefly(t *testing.T) {
+	t.Parallel()
+	b := adopted(t, shapes()["supabase"])
+	syncAll(t, b, b.Store)
+	var progress []store.BridgeProgress
+	for _, held := range b.claim(8) {
+		progress = append(progress, store.BridgeProgress{TaskID: held.ID, Epoch: held.Epoch, Percent: 10, Stage: "requesting"})
+	}
+	tx := b.openTransaction(`update ai_tasks set style = 'held' where task_id > 't1'`)
+	began := time.Now()
+	later, err := b.WriteBridgeProgress(b.ctx, progress...)
+	require.NoError(t, err)
+	assert.Less(t, time.Since(began), 500*time.Millisecond, "it waited for each")
+	assert.Equal(t, []string{"t2", "t3", "t4", "t5", "t6", "t7", "t8"}, later, "they are tried again")
+	require.NoError(t, tx.Rollback())
+	later, err = b.WriteBridgeProgress(b.ctx, progress...)
+	require.NoError(t, err)
+	assert.Empty(t, later)
+	assert.Equal(t, 8, b.number(`select count(*) from ai_tasks where status = 'processing'`))
+
+	// Triggers that take long.
+	b.exec(`create function public.slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return new; end $$;
+		create trigger a_slow before update on ai_tasks for each row execute function public.slow()`)
+	for i := range progress {
+		progress[i].Percent = 20
+	}
+	later, err = b.WriteBridgeProgress(b.ctx, progress...)
+	require.NoError(t, err)
+	assert.NotEmpty(t, later)
+	assert.Less(t, len(later), 8)
+}
+
+// An application that notifies in a trigger lets one transaction at a time commit, so that ours don't wait for the disk there.
+func TestAdopt_WritesDontWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	b := adopted(t, shapes()["supabase"])
+	syncAll(t, b, b.Store)
+	held := b.claim(1)[0]
+	for _, call := range []string{
+		fmt.Sprintf(`select imagetasks.bridge_progress('{%s}', '{%d}', '{1}', '{requesting}')`, held.ID, held.Epoch),
+		fmt.Sprintf(`select imagetasks.bridge_apply('%s')`, held.ID),
+	} {
+		tx := b.openTransaction(call)
+		var committing string
+		require.NoError(t, tx.QueryRow(`show synchronous_commit`).Scan(&committing))
+		assert.Equal(t, "off", committing, call)
+		require.NoError(t, tx.Rollback())
+	}
+}
