@@ -61,3 +61,27 @@ func TestAdopt_WritesDontWaitForTheDisk(t *testing.T) {
 		require.NoError(t, tx.Rollback())
 	}
 }
+
+// The trigger's plan is kept by the session. One that was made for a statement on many rows is not compiled anew for each statement on one row.
+func TestAdopt_TriggersOnOneRowAfterMany(t *testing.T) {
+	t.Parallel()
+	b := adopted(t, shapes()["supabase"])
+	if b.text(`select current_setting('jit')`) != "on" || b.text(`select pg_jit_available()`) != "true" {
+		t.Skip("this server does not compile")
+	}
+	b.exec(`insert into ai_credits (user_id, credits) select gen_random_uuid(), 5 from generate_series(1, 5000); analyze ai_credits`)
+	conn, err := b.raw.Conn(b.ctx)
+	require.NoError(t, err)
+	defer conn.Close()
+	// As for 50,000 rows without it.
+	_, err = conn.ExecContext(b.ctx, `set jit_above_cost = 1000; set jit_inline_above_cost = 1000; set jit_optimize_above_cost = 1000; update ai_credits set credits = credits + 1`)
+	require.NoError(t, err)
+	fastest := time.Hour
+	for range 5 {
+		began := time.Now()
+		_, err = conn.ExecContext(b.ctx, `update ai_credits set credits = credits + 1 where user_id = '11111111-1111-1111-1111-111111111111'`)
+		require.NoError(t, err)
+		fastest = min(fastest, time.Since(began))
+	}
+	assert.Less(t, fastest, 50*time.Millisecond)
+}
