@@ -98,8 +98,9 @@ const (
 	reconcileTimeout = time.Minute
 )
 
-// syncLimit is how many rows one call takes over.
-const syncLimit = 500
+// syncLimit is how many rows one call takes over. For that time the application cannot change the definition of its tables, and its statements wait behind
+// one that wants to.
+const syncLimit = 100
 
 // Service runs the bridge beside a processor. It is made by New and runs once.
 type Service struct {

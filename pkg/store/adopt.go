@@ -285,7 +285,7 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, routines: facts.routines}
+	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, partitions: facts.partitions, routines: facts.routines}
 	if p.generated, err = functionsOf(p.names, p.description, facts.tables, facts.routines); err != nil {
 		return err
 	}
@@ -377,10 +377,23 @@ func (p *adoptPlanner) compareRecord(ctx context.Context) error {
 	if !slices.Contains([]string{"wait", "requeue", "fail"}, moving) {
 		return misfit("moving: processing must be \"wait\", \"requeue\" or \"fail\"")
 	}
-	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals"}
+	triggers, err := p.app.triggersOf()
+	if err != nil {
+		return err
+	}
+	noting := [][2]string{}
+	for _, t := range triggers {
+		noting = append(noting, [2]string{qualified(t.table), t.name})
+	}
+	watched, err := json.Marshal(noting)
+	if err != nil {
+		return err
+	}
+	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals", "triggers"}
 	values := []string{literal(string(description)) + "::jsonb", literal(moving), fmt.Sprint(d.Credits.Refund != ""), fmt.Sprint(d.Credits.Charge != ""),
 		fmt.Sprint(p.app.HasBalances()), fmt.Sprint(d.History != nil), fmt.Sprint(d.Credits.Charged == "column" || d.Credits.Charged == "log"),
-		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals)}
+		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals),
+		literal(string(watched)) + "::jsonb"}
 	var same bool
 	err = p.tx.QueryRowContext(ctx, fmt.Sprintf("select exists (select from %s.bridge where (%s) = (%s))", p.names.Schema,
 		strings.Join(columns, ", "), strings.Join(values, ", "))).Scan(&same)
@@ -462,6 +475,7 @@ func (p *adoptPlanner) compareTriggers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	wanted = p.app.withPartitions(wanted)
 	existing, err := p.existingTriggers(ctx)
 	if err != nil {
 		return err

@@ -85,3 +85,60 @@ func TestAdopt_TriggersOnOneRowAfterMany(t *testing.T) {
 	}
 	assert.Less(t, fastest, 50*time.Millisecond)
 }
+
+// A table that is replaced under its name, a disabled trigger and a new partition are reported, until adopt was applied again.
+func TestAdopt_ReportsTriggersThatAreMissing(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]string{
+		"supabase": `create table ai_tasks_new (like ai_tasks including all); insert into ai_tasks_new select * from ai_tasks;
+			alter table ai_tasks rename to ai_tasks_old; alter table ai_tasks_new rename to ai_tasks`,
+		"enum":      `alter table "My App"."Order" disable trigger imagetasks_update`,
+		"text keys": `create table public.generation_new (like public.generation); alter table public.generation detach partition public.generation_1; alter table public.generation attach partition public.generation_new for values with (modulus 2, remainder 1)`,
+	} {
+		sh := shapes()[name]
+		b := adopted(t, sh)
+		failures := func() string {
+			t.Helper()
+			_, err := b.ReconcileBridge(b.ctx)
+			require.NoError(t, err)
+			return b.text(`select coalesce(string_agg(key || ': ' || reason, ' / '), '') from imagetasks.bridge_failures where part = 'trigger'`)
+		}
+		require.Empty(t, failures(), name)
+		b.exec(change)
+		require.Contains(t, failures(), "imagetasks_update", name)
+		_, err := b.Adopt(b.ctx, sh.description, nil)
+		require.NoError(t, err)
+		assert.Empty(t, failures(), name)
+		again, err := b.PlanAdoption(b.ctx, sh.description)
+		require.NoError(t, err)
+		assert.Empty(t, again.Steps, name)
+		b.exec(`update imagetasks.control set paused_at = now()`)
+		_, err = b.RemoveBridge(b.ctx, false, nil)
+		require.NoError(t, err)
+		assert.Zero(t, b.number(`select count(*) from pg_trigger where tgname like 'imagetasks%'`), name)
+	}
+}
+
+// A statement that names a partition is noted, too.
+func TestAdopt_StatementsOnPartitions(t *testing.T) {
+	t.Parallel()
+	b := adopted(t, shapes()["text keys"])
+	b.exec(`delete from imagetasks.inbox; update generation_0 set prompt = 'y'; update generation_1 set prompt = 'y'`)
+	assert.Equal(t, 8, b.number(`select count(distinct key) from imagetasks.inbox where kind = 'task'`))
+	b.exec(`delete from imagetasks.inbox; update generation set prompt = 'z'`)
+	assert.Equal(t, 8, b.number(`select count(*) from imagetasks.inbox`), "once")
+}
+
+// A partition on another server would refuse the application's statements.
+func TestAdopt_ForeignPartition(t *testing.T) {
+	t.Parallel()
+	sh := shapes()["text keys"]
+	b := fresh(t)
+	b.exec(sh.sql)
+	b.exec(`create foreign data wrapper elsewhere; create server elsewhere foreign data wrapper elsewhere;
+		alter table public.generation detach partition public.generation_1;
+		alter table public.generation drop constraint generation_pkey;
+		create foreign table public.elsewhere partition of public.generation for values with (modulus 2, remainder 1) server elsewhere`)
+	_, err := b.PlanAdoption(b.ctx, sh.description)
+	require.ErrorContains(t, err, "the partition public.elsewhere of public.generation is a foreign table")
+}

@@ -15,8 +15,9 @@ import (
 
 // adoptionFacts is what the catalog says about the tables and functions that a description names.
 type adoptionFacts struct {
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table // of all levels
+	routines   []routine
 }
 
 // needs is what the bridge does with a table.
@@ -106,13 +107,16 @@ func checkProcessors(ctx context.Context, tx *sql.Tx, n names) error {
 
 // readFacts reads what the catalog says about what a description names, and checks that the role may do with it what the bridge does.
 func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionFacts, error) {
-	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}}
+	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}, partitions: map[bridge.Table][]bridge.Table{}}
 	for _, need := range neededTables(d) {
 		t, err := readAdopted(ctx, tx, need)
 		if err != nil {
 			return facts, err
 		}
 		facts.tables[need.table] = t
+		if facts.partitions[need.table], err = readPartitions(ctx, tx, need.table); err != nil {
+			return facts, err
+		}
 	}
 	for _, text := range []string{d.Credits.Refund, d.Credits.Charge} {
 		if text == "" || text == "balance" {
@@ -177,6 +181,31 @@ func readAdopted(ctx context.Context, tx *sql.Tx, need needs) (bridge.CatalogTab
 	}
 	t.Columns, err = readAdoptedColumns(ctx, tx, oid)
 	return t, err
+}
+
+// readPartitions returns the partitions of a table.
+func readPartitions(ctx context.Context, tx *sql.Tx, t bridge.Table) ([]bridge.Table, error) {
+	rows, err := tx.QueryContext(ctx, `
+		select n.nspname, c.relname, c.relkind = 'f'
+		from pg_partition_tree(to_regclass($1)) p join pg_class c on c.oid = p.relid join pg_namespace n on n.oid = c.relnamespace
+		where p.level > 0 order by 1, 2`, qualified(t))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []bridge.Table
+	for rows.Next() {
+		var p bridge.Table
+		var foreign bool
+		if err := rows.Scan(&p.Schema, &p.Name, &foreign); err != nil {
+			return nil, err
+		}
+		if foreign {
+			return nil, misfit("the partition %s of %s is a foreign table: statements that change it are refused where a table has the triggers of a bridge", p, t)
+		}
+		out = append(out, p)
+	}
+	return out, rows.Err()
 }
 
 // readAdoptedColumns reads the columns of a table. A domain counts as the type that it is made of.

@@ -30,9 +30,10 @@ type application struct {
 	bridge.Description
 	Tag string // of the dollar quotes around a function's body
 
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
-	tasks    bridge.CatalogTable
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table
+	routines   []routine
+	tasks      bridge.CatalogTable
 }
 
 // routine is a function of the application.

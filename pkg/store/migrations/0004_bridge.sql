@@ -39,6 +39,7 @@ create table {{.Schema}}.bridge (
     shows_charges boolean not null, -- by a column or a log: app_rows tells whether a row was charged
     shows_refunds boolean not null, -- app_rows tells whether a row was refunded
     decimals    integer not null check (decimals between 0 and 6), -- our unit is 10^-decimals of their credit
+    triggers    jsonb not null default '[]', -- those that note changes: [table, name]; each partition has its own
     active      boolean not null default false,
     applied_at  timestamptz not null default now(),
     checked_at  timestamptz        -- of the last bridge_reconcile
@@ -102,7 +103,8 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, bridge) and the row's key. It is tried again, and deleted when it worked.
+-- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
     key         text not null,
@@ -1004,6 +1006,20 @@ begin
     end if;
     missed := array(select i.id from {{.Schema}}.inbox i where i.kind = 'missed');
     begin
+        -- The application may have another table under that name by now, a new partition, or have left triggers disabled.
+        with lacking as (
+            select r.relation::regclass::text as key, string_agg(x ->> 1, ', ' order by x ->> 1) as triggers
+            from jsonb_array_elements(b.triggers) x,
+                 lateral (select to_regclass(x ->> 0)::oid union select p.relid from pg_partition_tree(to_regclass(x ->> 0)) p) r (relation)
+            where r.relation is not null
+              and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
+            group by r.relation
+        ), there_again as (
+            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+        )
+        select count({{.Schema}}.bridge_failed('trigger', l.key, 'refused', 'changes are noticed late: the table lacks ' || l.triggers
+                     || ', or they are disabled; run task-processor adopt --apply')) into more
+        from lacking l;
         with there as materialized (
             select l as key from {{.Schema}}.app_live() l
         ), here as materialized (
@@ -1019,7 +1035,8 @@ begin
         where not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = d.key)
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = d.key);
         get diagnostics noted = row_count;
-        if b.balances and (missed <> '{}' or b.checked_at is null or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
+        if b.balances and (missed <> '{}' or b.checked_at is null or more > 0
+                           or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
             insert into {{.Schema}}.inbox (kind, key, before, after)
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
             from {{.Schema}}.bridged_users u
