@@ -142,3 +142,17 @@ func TestAdopt_ForeignPartition(t *testing.T) {
 	_, err := b.PlanAdoption(b.ctx, sh.description)
 	require.ErrorContains(t, err, "the partition public.elsewhere of public.generation is a foreign table")
 }
+
+// A role that may create objects where the bridge's functions look for names could run code with the rights of their owner.
+func TestAdopt_SearchPath(t *testing.T) {
+	t.Parallel()
+	sh := shapes()["supabase"]
+	b := fresh(t)
+	b.exec(sh.sql)
+	b.exec(`alter table ai_tasks alter status type varchar(20); grant create on schema public to public`)
+	_, err := b.Adopt(b.ctx, sh.description, nil)
+	require.ErrorContains(t, err, "revoke create on schema public from public")
+	b.exec(`revoke create on schema public from public`)
+	_, err = b.Adopt(b.ctx, sh.description, nil)
+	require.NoError(t, err)
+}

@@ -118,6 +118,9 @@ func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionF
 			return facts, err
 		}
 	}
+	if err := checkPath(ctx, tx, d); err != nil {
+		return facts, err
+	}
 	for _, text := range []string{d.Credits.Refund, d.Credits.Charge} {
 		if text == "" || text == "balance" {
 			continue
@@ -131,6 +134,25 @@ func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionF
 		}
 	}
 	return facts, nil
+}
+
+// checkPath refuses a search path in which every role may create objects: an operator or function for exactly the types of a statement is preferred to
+// PostgreSQL's own, and would run with the rights of the owner of the bridge.
+func checkPath(ctx context.Context, tx *sql.Tx, d bridge.Description) error {
+	var schema, owner string
+	err := tx.QueryRowContext(ctx, `
+		select quote_ident(n.nspname), quote_ident(current_user) from pg_namespace n
+		where n.nspname = any ($1) and exists (
+			select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a where a.grantee = 0 and a.privilege_type = 'CREATE')
+		order by 1 limit 1`, pq.Array(searchPath(d))).Scan(&schema, &owner)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("adopt: read the privileges of schemas: %w", err)
+	}
+	return &AccessError{fmt.Sprintf("every role may create functions and operators in the schema %s, where the bridge's functions look for names: they would run with the rights of %s", schema, owner),
+		fmt.Sprintf("run as the schema's owner, after a grant to the roles that create tables there: revoke create on schema %s from public", schema)}
 }
 
 // readAdopted reads a table of the application.
