@@ -286,7 +286,7 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, routines: facts.routines}
+	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, partitions: facts.partitions, routines: facts.routines}
 	if p.generated, err = functionsOf(p.names, p.description, facts.tables, facts.routines); err != nil {
 		return err
 	}
@@ -403,10 +403,19 @@ func (p *adoptPlanner) compareRecord(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	noting := [][2]string{}
+	for _, t := range triggers {
+		noting = append(noting, [2]string{qualified(t.table), t.name})
+	}
+	watched, err := json.Marshal(noting)
+	if err != nil {
+		return err
+	}
 	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals", "triggers"}
 	values := []string{literal(string(description)) + "::jsonb", literal(moving), fmt.Sprint(d.Credits.Refund != ""), fmt.Sprint(d.Credits.Charge != ""),
 		fmt.Sprint(p.app.HasBalances()), fmt.Sprint(d.History != nil), fmt.Sprint(d.Credits.Charged == "column" || d.Credits.Charged == "log"),
-		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals), fmt.Sprint(len(triggers))}
+		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals),
+		literal(string(watched)) + "::jsonb"}
 	var same bool
 	err = p.tx.QueryRowContext(ctx, fmt.Sprintf("select exists (select from %s.bridge where (%s) = (%s))", p.names.Schema,
 		strings.Join(columns, ", "), strings.Join(values, ", "))).Scan(&same)
@@ -488,6 +497,7 @@ func (p *adoptPlanner) compareTriggers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	wanted = p.app.withPartitions(wanted)
 	existing, err := p.existingTriggers(ctx)
 	if err != nil {
 		return err
@@ -554,7 +564,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
-		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'triggers'", p.names.Schema)},
+		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil

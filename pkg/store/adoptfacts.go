@@ -15,8 +15,9 @@ import (
 
 // adoptionFacts is what the catalog says about the tables and functions that a description names.
 type adoptionFacts struct {
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table // of all levels
+	routines   []routine
 }
 
 // needs is what the bridge does with a table.
@@ -106,13 +107,19 @@ func checkProcessors(ctx context.Context, tx *sql.Tx, n names) error {
 
 // readFacts reads what the catalog says about what a description names, and checks that the role may do with it what the bridge does.
 func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionFacts, error) {
-	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}}
+	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}, partitions: map[bridge.Table][]bridge.Table{}}
 	for _, need := range neededTables(d) {
 		t, err := readAdopted(ctx, tx, need)
 		if err != nil {
 			return facts, err
 		}
 		facts.tables[need.table] = t
+		if facts.partitions[need.table], err = readPartitions(ctx, tx, need.table); err != nil {
+			return facts, err
+		}
+	}
+	if err := checkPath(ctx, tx, d); err != nil {
+		return facts, err
 	}
 	for _, text := range []string{d.Credits.Refund, d.Credits.Charge} {
 		if text == "" || text == "balance" {
@@ -127,6 +134,25 @@ func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionF
 		}
 	}
 	return facts, nil
+}
+
+// checkPath refuses a search path in which every role may create objects: an operator or function for exactly the types of a statement is preferred to
+// PostgreSQL's own, and would run with the rights of the owner of the bridge.
+func checkPath(ctx context.Context, tx *sql.Tx, d bridge.Description) error {
+	var schema, owner string
+	err := tx.QueryRowContext(ctx, `
+		select quote_ident(n.nspname), quote_ident(current_user) from pg_namespace n
+		where n.nspname = any ($1) and exists (
+			select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a where a.grantee = 0 and a.privilege_type = 'CREATE')
+		order by 1 limit 1`, pq.Array(searchPath(d))).Scan(&schema, &owner)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("adopt: read the privileges of schemas: %w", err)
+	}
+	return &AccessError{fmt.Sprintf("every role may create functions and operators in the schema %s, where the bridge's functions look for names: they would run with the rights of %s", schema, owner),
+		fmt.Sprintf("run as the schema's owner, after a grant to the roles that create tables there: revoke create on schema %s from public", schema)}
 }
 
 // readAdopted reads a table of the application.
@@ -176,6 +202,31 @@ func readAdopted(ctx context.Context, tx *sql.Tx, need needs) (bridge.CatalogTab
 		t.Kind = "partitioned"
 	}
 	return t, readColumns(ctx, tx, []int64{oid}, map[int64]*bridge.CatalogTable{oid: &t})
+}
+
+// readPartitions returns the partitions of a table.
+func readPartitions(ctx context.Context, tx *sql.Tx, t bridge.Table) ([]bridge.Table, error) {
+	rows, err := tx.QueryContext(ctx, `
+		select n.nspname, c.relname, c.relkind = 'f'
+		from pg_partition_tree(to_regclass($1)) p join pg_class c on c.oid = p.relid join pg_namespace n on n.oid = c.relnamespace
+		where p.level > 0 order by 1, 2`, qualified(t))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []bridge.Table
+	for rows.Next() {
+		var p bridge.Table
+		var foreign bool
+		if err := rows.Scan(&p.Schema, &p.Name, &foreign); err != nil {
+			return nil, err
+		}
+		if foreign {
+			return nil, misfit("the partition %s of %s is a foreign table: statements that change it are refused where a table has the triggers of a bridge", p, t)
+		}
+		out = append(out, p)
+	}
+	return out, rows.Err()
 }
 
 // readRoutines adds the functions that a call may mean.

@@ -30,9 +30,10 @@ type application struct {
 	bridge.Description
 	Tag string // of the dollar quotes around a function's body
 
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
-	tasks    bridge.CatalogTable
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table
+	routines   []routine
+	tasks      bridge.CatalogTable
 }
 
 // routine is a function of the application.
@@ -245,15 +246,20 @@ func fromText(expression, keyType string) string {
 
 // Path is the search path of the functions that write.
 func (a *application) Path() string {
-	schemas := a.Description.Path
-	if len(schemas) == 0 {
-		schemas = []string{a.Tasks.Schema}
-	}
+	schemas := searchPath(a.Description)
 	quoted := make([]string, 0, len(schemas)+1)
 	for _, schema := range schemas {
 		quoted = append(quoted, pq.QuoteIdentifier(schema))
 	}
 	return strings.Join(append(quoted, "pg_temp"), ", ")
+}
+
+// searchPath returns the schemas in which the application's triggers and functions find what they name.
+func searchPath(d bridge.Description) []string {
+	if len(d.Path) == 0 {
+		return []string{d.Tasks.Schema}
+	}
+	return d.Path
 }
 
 // SetSettings are the settings in a fixed order.
@@ -609,9 +615,9 @@ func (a *application) ours(expression string, c bridge.CatalogColumn) (string, e
 	case scale == "1" && kind(c) == integerKind:
 		return expression + "::bigint", err
 	case scale == "1":
-		return fmt.Sprintf("trunc(%s::numeric)::bigint", expression), err
+		return fmt.Sprintf("floor(%s::numeric)::bigint", expression), err
 	}
-	return fmt.Sprintf("trunc(%s::numeric * %s)::bigint", expression, scale), err
+	return fmt.Sprintf("floor(%s::numeric * %s)::bigint", expression, scale), err
 }
 
 // theirs converts an amount in our unit to their credits.
@@ -666,7 +672,7 @@ func pow10(n int) int64 {
 	return p
 }
 
-// matches is the condition that the application's log has a row for a task.
+// matches selects the rows that the application's log has for a task.
 func (a *application) matches(alias string, m *bridge.Match) (string, error) {
 	t, err := a.table(m.Table)
 	if err != nil {
@@ -685,7 +691,7 @@ func (a *application) matches(alias string, m *bridge.Match) (string, error) {
 		value = "(" + fromText(value+"::text", theirs) + ")"
 	}
 	where, err := matchWhere("l", t, m)
-	return fmt.Sprintf("exists (select from %s l where %s = %s%s)", qualified(m.Table), column("l", m.Task), value, where), err
+	return fmt.Sprintf("from %s l where %s = %s%s", qualified(m.Table), column("l", m.Task), value, where), err
 }
 
 // matchWhere is the further condition of a match, to be added to others.
@@ -720,12 +726,19 @@ func (a *application) ChargedOf(alias string) (string, error) {
 		if a.Credits.ChargeLog == nil {
 			return "", misfit("credits: charged is \"log\", and charge_log is missing")
 		}
-		return a.matches(alias, a.Credits.ChargeLog)
+		rows, err := a.matches(alias, a.Credits.ChargeLog)
+		return "exists (select " + rows + ")", err
 	}
 	return "", misfit("credits: charged must be \"always\", \"column\", \"log\" or \"never\"")
 }
 
-// RefundedOf is whether a row shows a refund.
+// RefundsLoggedOf is the number of refunds that the application's log has for a task.
+func (a *application) RefundsLoggedOf(alias string) (string, error) {
+	rows, err := a.matches(alias, a.Credits.RefundLog)
+	return "(select count(*) " + rows + ")", err
+}
+
+// RefundedOf is whether a row shows a refund. In the log, those of the runs before a redrive are none of this one.
 func (a *application) RefundedOf(alias string) (string, error) {
 	var conditions []string
 	if a.Credits.RefundedColumn != "" {
@@ -740,11 +753,12 @@ func (a *application) RefundedOf(alias string) (string, error) {
 		conditions = append(conditions, condition)
 	}
 	if a.Credits.RefundLog != nil {
-		condition, err := a.matches(alias, a.Credits.RefundLog)
+		rows, err := a.matches(alias, a.Credits.RefundLog)
 		if err != nil {
 			return "", err
 		}
-		conditions = append(conditions, condition)
+		conditions = append(conditions, fmt.Sprintf(`(exists (select %[1]s) and not exists (
+               select from %[2]s.tasks x where x.task_id = %[3]s::text and x.bridge_refunds >= (select count(*) %[1]s)))`, rows, a.Schema, a.KeyOf(alias)))
 	}
 	if len(conditions) == 0 {
 		return "false", nil

@@ -126,6 +126,20 @@ func (a *application) triggersOf() ([]trigger, error) {
 	return out, nil
 }
 
+// withPartitions adds the triggers of partitions: a statement that names a partition fires its own only.
+func (a *application) withPartitions(triggers []trigger) []trigger {
+	var out []trigger
+	for _, t := range triggers {
+		out = append(out, t)
+		for _, partition := range a.partitions[t.table] {
+			of := t
+			of.table = partition
+			out = append(out, of)
+		}
+	}
+	return out
+}
+
 // create returns the statement that creates the trigger.
 func (t trigger) create(n names) string {
 	var referencing []string

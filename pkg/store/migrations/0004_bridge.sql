@@ -11,9 +11,11 @@
 lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.ledger in access exclusive mode;
 
 alter table {{.Schema}}.tasks
-    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded'));
+    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded')),
+    add column bridge_refunds bigint;
 comment on column {{.Schema}}.tasks.bridge_state is
     'null: a task of ours alone. live: its row in the application''s table follows it; owed: its end is still to be written there; applied: it was; superseded: the application had closed or deleted the row';
+comment on column {{.Schema}}.tasks.bridge_refunds is 'how many refunds the application''s log had for the task when it was redriven last: they are of earlier runs';
 create index tasks_bridged on {{.Schema}}.tasks (task_id) where bridge_state in ('live', 'owed');
 
 -- External entries are of users whose balance is in the application's table, which may be negative.
@@ -39,7 +41,7 @@ create table {{.Schema}}.bridge (
     shows_charges boolean not null, -- by a column or a log: app_rows tells whether a row was charged
     shows_refunds boolean not null, -- app_rows tells whether a row was refunded
     decimals    integer not null check (decimals between 0 and 6), -- our unit is 10^-decimals of their credit
-    triggers    integer not null default 0, -- how many adopt has created
+    triggers    jsonb not null default '[]', -- those that note changes: [table, name]; each partition has its own
     active      boolean not null default false,
     applied_at  timestamptz not null default now(),
     checked_at  timestamptz        -- of the last bridge_reconcile
@@ -103,7 +105,8 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key. It is tried again, and deleted when it worked.
+-- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
     key         text not null,
@@ -388,6 +391,12 @@ language sql stable as $$
     select exists (select from {{.Schema}}.control c where c.database_identity = {{.Schema}}.database_identity())
 $$;
 
+-- A balance of the application in our unit. Rounded down, so that the differences of all changes add up to the balance.
+create function {{.Schema}}.bridge_units(value numeric, decimals int) returns bigint
+language sql immutable as $$
+    select floor(coalesce(value, 0) * power(10::numeric, decimals))::bigint
+$$;
+
 -- Writes an entry of a user whose balance is the application's.
 create function {{.Schema}}.bridge_entry(user_id text, task_id text, run int, kind text, amount bigint, reason text) returns bigint
 language plpgsql volatile as $$
@@ -420,7 +429,8 @@ begin
 end
 $$;
 
--- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own.
+-- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own; that of a completed run is only
+-- a change of the balance.
 create function {{.Schema}}.bridge_not_refunded(task_id text, run int, refunded boolean, reason text) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -433,7 +443,7 @@ begin
             where l.task_id = bridge_not_refunded.task_id and l.run = bridge_not_refunded.run and l.kind = 'refund') then
         return;
     end if;
-    if refunded then
+    if refunded and not exists (select from {{.Schema}}.tasks t where t.task_id = payment.task_id and t.run = payment.run and t.status = 'completed') then
         perform {{.Schema}}.bridge_entry(payment.user_id, payment.task_id, payment.run, 'refund', - payment.amount, 'refunded by the application');
         perform {{.Schema}}.bridge_entry(payment.user_id, null, null, 'adjust', payment.amount,
             'the refund of task ' || payment.task_id || ' is in a change by the application');
@@ -471,8 +481,7 @@ create function {{.Schema}}.bridge_take_balance(event {{.Schema}}.inbox, decimal
 language plpgsql volatile as $$
 declare
     u {{.Schema}}.bridged_users;
-    unit numeric := power(10::numeric, decimals);
-    delta bigint := round((coalesce(event.after, 0) - coalesce(event.before, 0)) * unit);
+    delta bigint := {{.Schema}}.bridge_units(event.after, decimals) - {{.Schema}}.bridge_units(event.before, decimals);
     gap bigint;
     writes jsonb;
     amounts bigint[];
@@ -480,7 +489,7 @@ declare
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
     select * into u from {{.Schema}}.bridged_users x where x.user_id = event.key for no key update;
-    gap := round((coalesce(event.before, 0) - coalesce(u.seen, 0)) * unit);
+    gap := {{.Schema}}.bridge_units(event.before, decimals) - {{.Schema}}.bridge_units(u.seen, decimals);
     if gap <> 0 then
         perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', gap,
             case when u.seen is null then 'the balance in the application''s table' else 'a change by the application that was not noted' end);
@@ -494,7 +503,7 @@ begin
             from {{.Schema}}.tasks t
             where t.user_id = event.key and t.bridge_state is not null and t.credits_cost = abs(delta)
               and case when delta < 0 then t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
-                       else t.bridge_state = 'superseded' and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds' end
+                       else t.bridge_state in ('superseded', 'owed') and t.completed_at between event.at - interval '1 minute' and event.at + interval '10 seconds' end
               and not exists (select from {{.Schema}}.bridge_explained e
                               where e.task_id = t.task_id and e.kind = case when delta < 0 then 'charge' else 'refund' end)
             order by abs(extract(epoch from t.created_at - event.at))
@@ -550,7 +559,6 @@ declare
     t {{.Schema}}.tasks;
     problem text;
     waited boolean;
-    handed_back boolean;
     next_run int;
     charged bigint;
     word text := coalesce(r.word, 'null');
@@ -559,7 +567,7 @@ begin
     select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
     if t.task_id is not null then
         -- The row was read before the task was locked: the end of its run may have been written in between, or the next run have begun.
-        select a.*, b.shows_charges and not a.refunded as charge_shown into r
+        select a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown into r
         from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
         word := coalesce(r.word, 'null');
     end if;
@@ -578,7 +586,7 @@ begin
             perform {{.Schema}}.bridge_supersede(t.task_id, r.refunded, 'the application closed the row (' || left(word, 100) || ')');
             return 'superseded';
         end if;
-        if r.charged and r.cost > 0 and t.credits_deducted = 0 then
+        if r.charged and r.cost > 0 and t.credits_deducted = 0 and (t.run = 1 or r.charge_shown) then
             perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, r.cost);
             update {{.Schema}}.tasks x set credits_cost = r.cost, credits_deducted = r.cost where x.task_id = t.task_id;
         end if;
@@ -592,10 +600,10 @@ begin
         return 'unchanged';
     end if;
     if t.task_id is not null and t.bridge_state = 'superseded' and r.refunded then
-        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, '');
+        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, 'refunded by the application');
     end if;
-    handed_back := coalesce(t.error_code = 'handed_back', false);
-    if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and not handed_back and r.state <> 'pending') then
+    if r.state is null or r.state not in ('pending', 'processing')
+        or t.task_id is not null and r.state <> 'pending' and t.error_code is distinct from 'handed_back' then
         return 'unchanged';
     end if;
 
@@ -619,9 +627,13 @@ begin
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
-    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was. One that the application got back
-    -- when the bridge was removed has its charge still.
-    charged := case when r.charged and (t.task_id is null or r.charge_shown or handed_back and not r.refunded) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
+    -- A row that comes back was charged again only if it says so itself: it shows its charge, and that this was not given back. Where nothing tells that,
+    -- the charge of the run before pays for this one, if the bridge had to give it back and has not, or the row was not worked here.
+    charged := case when r.cost between 0 and 1000000000000 and r.charged and (next_run = 1 or r.charge_shown or not r.refunded
+        and t.status in ('failed', 'cancelled') and (t.bridge_state = 'applied' or t.error_code = 'handed_back' or r.refunds_shown)
+        and exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge')
+        and not exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'refund')) then r.cost else 0 end;
+    perform {{.Schema}}.bridge_not_refunded(bridge_take_task.key, next_run - 1, false, 'the application began the next run');
     insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
     insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, credits_deducted,
                                         bridge_state)
@@ -667,7 +679,7 @@ declare
 begin
     taken := 0; superseded := 0; failed := 0;
     for r in
-        select k.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown
+        select k.key as wanted, a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown
         from unnest(keys) with ordinality as k (key, n)
         left join {{.Schema}}.app_rows(keys) a on a.key = k.key
         cross join {{.Schema}}.bridge b
@@ -696,6 +708,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' as $$
 #variable_conflict use_column
 declare
+    first_task timestamptz;
     b {{.Schema}}.bridge;
     event {{.Schema}}.inbox;
     ids bigint[];
@@ -712,9 +725,13 @@ begin
     elsif exists (select from {{.Schema}}.bridge_failures f where f.part = 'bridge' and f.next_try_at > now()) then
         return jsonb_build_object('active', true);
     end if;
-    -- Two seconds later the task that explains a change has been taken.
+    -- A change waits until the tasks of the next two seconds have been taken, which may explain it; a minute at most.
+    select i.at into first_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
     for event in
-        select * from {{.Schema}}.inbox i where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds' order by i.id limit max_keys
+        select * from {{.Schema}}.inbox i
+        where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds'
+          and (first_task is null or i.at < greatest(first_task, clock_timestamp() - interval '58 seconds') - interval '2 seconds')
+        order by i.id limit max_keys
     loop
         begin
             perform {{.Schema}}.bridge_take_balance(event, b.decimals);
@@ -775,21 +792,22 @@ begin
 end
 $$;
 
--- Marks what this transaction has changed in the application's tables as ours: it needs no look, and its changes of the balance are no changes by the
--- application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it.
-create function {{.Schema}}.bridge_mark(user_id text, expected bigint, decimals int) returns void
+-- Marks what this transaction has changed in the application's tables as ours: the task's row needs no look, and changes of the balance are no changes by
+-- the application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it. Other rows that
+-- these changed are looked at.
+create function {{.Schema}}.bridge_mark(task_id text, user_id text, expected bigint, decimals int) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     changed bigint;
 begin
-    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task';
+    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = bridge_mark.task_id;
     update {{.Schema}}.inbox i set ours = true where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     insert into {{.Schema}}.bridge_writes (id, user_id, amount, before, after, at)
-    select i.id, i.key, round((coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)), i.before, i.after, i.at
+    select i.id, i.key, {{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals), i.before, i.after, i.at
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id
     order by i.id;
-    select round(sum(coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)) into changed
+    select sum({{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals)) into changed
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     if coalesce(changed, 0) <> expected then
         perform {{.Schema}}.bridge_entry(bridge_mark.user_id, null, null, 'adjust', coalesce(changed, 0) - expected,
@@ -814,9 +832,12 @@ declare
     gave record;
     did text;
     todo text[];
+    again boolean;
     details jsonb;
     code text; message text; relation text; col text; con text;
 begin
+    -- What a crash of the server takes back stands in the outbox again. An application that notifies in a trigger lets one transaction at a time commit.
+    perform set_config('synchronous_commit', 'off', true);
     refunded := 0;
     select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here();
     select * into o from {{.Schema}}.outbox x where x.task_id = bridge_apply.task_id for update skip locked;
@@ -835,7 +856,7 @@ begin
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
                 reason := case did when 'gone' then 'the application deleted the row' else 'the application closed the row (' || left(coalesce(row_of.word, 'null'), 100) || ')' end;
                 perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false), reason);
-                perform {{.Schema}}.bridge_mark(t.user_id, 0, b.decimals);
+                perform {{.Schema}}.bridge_mark(t.task_id, t.user_id, 0, b.decimals);
                 update {{.Schema}}.tasks x set bridge_state = 'superseded', updated_at = now() where x.task_id = t.task_id;
                 delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
                 result := 'superseded';
@@ -854,7 +875,7 @@ begin
             if payment.id is null then
                 -- The charge may have come after the task was taken.
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
-                if row_of.charged and row_of.cost > 0 and t.run = 1 then
+                if row_of.charged and row_of.cost > 0 and (t.run = 1 or b.shows_charges and b.shows_refunds and not row_of.refunded) then
                     perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, row_of.cost);
                     update {{.Schema}}.tasks x set credits_cost = row_of.cost, credits_deducted = row_of.cost where x.task_id = t.task_id;
                     select * into payment from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge';
@@ -872,6 +893,7 @@ begin
                     update {{.Schema}}.tasks x set credits_refunded = refunded where x.task_id = t.task_id;
                 else
                     select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
+                    again := row_of.state in ('pending', 'processing');
                     perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false),
                         case gave.result when 'gone' then 'the application deleted the row' else 'the application tries the task again' end);
                 end if;
@@ -900,10 +922,14 @@ begin
     if code in ('55P03', '40P01', '40001') then
         raise exception using errcode = code, message = 'a row is locked';
     end if;
-    perform {{.Schema}}.bridge_mark(coalesce(payment.user_id, t.user_id), refunded, b.decimals);
+    perform {{.Schema}}.bridge_mark(t.task_id, coalesce(payment.user_id, t.user_id), refunded, b.decimals);
     if code is null then
         update {{.Schema}}.tasks x set bridge_state = 'applied', updated_at = now() where x.task_id = t.task_id;
         delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
+        if again or o.tries > 0 then
+            -- What the application did with the row while its end was owed was not looked at.
+            insert into {{.Schema}}.inbox (kind, key) values ('task', t.task_id);
+        end if;
         result := 'applied';
     else
         update {{.Schema}}.outbox x
@@ -935,47 +961,55 @@ begin
     if did <> 'applied' then
         raise exception 'the task''s row in the application''s table is %', case did when 'gone' then 'deleted' else 'not closed' end using errcode = 'IT005';
     end if;
-    perform {{.Schema}}.bridge_mark(bridge_redrive.user_id, - amount, b.decimals);
+    perform {{.Schema}}.bridge_mark(bridge_redrive.task_id, bridge_redrive.user_id, - amount, b.decimals);
     return coalesce((select a.balance from {{.Schema}}.app_balances(array[bridge_redrive.user_id]) a), 0);
 end
 $$;
 
--- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the number of
--- rows. Locks: those rows, in the order of the keys, for the time of the call: the caller passes few.
-create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns int
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms' as $$
+-- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the tasks whose
+-- progress is still to be written: their rows are locked, or there was no time left. Locks: the rows, in the order of the keys, until the call ends.
+-- That has to be soon, and long before the application looks for a deadlock: no row is waited for, and after a moment no other one is begun.
+create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns text[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
+    moment double precision := least(100, extract(epoch from current_setting('deadlock_timeout')::interval) * 500); -- ms
+    ends timestamptz := clock_timestamp() + moment * interval '1 millisecond';
     r record;
     did text;
-    written int := 0;
+    later text[] := '{}';
     code text; message text; relation text; col text; con text;
 begin
+    perform set_config('lock_timeout', greatest(moment / 20, 1)::int || 'ms', true);
+    -- As in bridge_apply.
+    perform set_config('synchronous_commit', 'off', true);
     if not exists (select from {{.Schema}}.bridge b where b.active) or not {{.Schema}}.bridge_is_here() then
-        return 0;
+        return later;
     end if;
     for r in
         select g.* from unnest(task_ids, epochs, percents, stages) as g (task_id, epoch, percent, stage)
         join {{.Schema}}.tasks t on t.task_id = g.task_id and t.lease_epoch = g.epoch and t.status = 'processing' and t.bridge_state = 'live'
         order by g.task_id
     loop
+        if clock_timestamp() > ends then
+            later := later || r.task_id;
+            continue;
+        end if;
         begin
             did := {{.Schema}}.app_progress(r.task_id, r.percent, r.stage);
-            written := written + 1;
             if did <> 'written' then
                 insert into {{.Schema}}.inbox (kind, key) values ('task', r.task_id);
             end if;
             delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = r.task_id and did = 'written';
             delete from {{.Schema}}.bridge_failures f where f.part = 'progress';
         exception when lock_not_available then
-            continue; -- the next stage is written
+            later := later || r.task_id;
         when others then
             get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
             perform {{.Schema}}.bridge_failed('progress', '', code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
         end;
     end loop;
-    return written;
+    return later;
 end
 $$;
 
@@ -997,15 +1031,21 @@ begin
         return 0;
     end if;
     missed := array(select i.id from {{.Schema}}.inbox i where i.kind = 'missed');
-    if b.triggers > (select count(*) from pg_trigger g join pg_proc p on p.oid = g.tgfoid
-                     where p.pronamespace = (select c.relnamespace from {{.Schema}}.bridge x join pg_class c on c.oid = x.tableoid)
-                       and g.tgname like 'imagetasks\_%' and g.tgenabled in ('O', 'A') and not g.tgisinternal) then
-        perform {{.Schema}}.bridge_failed('triggers', '', 'missing',
-            'triggers of the bridge are missing or disabled: changes of the application are found every 5 minutes only; run task-processor adopt --apply');
-    else
-        delete from {{.Schema}}.bridge_failures f where f.part = 'triggers';
-    end if;
     begin
+        -- The application may have another table under that name by now, a new partition, or have left triggers disabled.
+        with lacking as (
+            select r.relation::regclass::text as key, string_agg(x ->> 1, ', ' order by x ->> 1) as triggers
+            from jsonb_array_elements(b.triggers) x,
+                 lateral (select to_regclass(x ->> 0)::oid union select p.relid from pg_partition_tree(to_regclass(x ->> 0)) p) r (relation)
+            where r.relation is not null
+              and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
+            group by r.relation
+        ), there_again as (
+            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+        )
+        select count({{.Schema}}.bridge_failed('trigger', l.key, 'refused', 'changes are noticed late: the table lacks ' || l.triggers
+                     || ', or they are disabled; run task-processor adopt --apply')) into more
+        from lacking l;
         with there as materialized (
             select l as key from {{.Schema}}.app_live() l
         ), here as materialized (
@@ -1021,12 +1061,13 @@ begin
         where not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = d.key)
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = d.key);
         get diagnostics noted = row_count;
-        if b.balances and (missed <> '{}' or b.checked_at is null or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
+        if b.balances and (missed <> '{}' or b.checked_at is null or more > 0
+                           or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
             insert into {{.Schema}}.inbox (kind, key, before, after)
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
             from {{.Schema}}.bridged_users u
             join {{.Schema}}.app_balances(array(select x.user_id from {{.Schema}}.bridged_users x where x.seen is not null)) a on a.user_id = u.user_id
-            where u.seen <> a.balance / power(10::numeric, b.decimals)
+            where {{.Schema}}.bridge_units(u.seen, b.decimals) <> a.balance
               and not exists (select from {{.Schema}}.inbox i where i.kind = 'balance' and i.key = u.user_id);
             get diagnostics more = row_count;
             noted := noted + more;
