@@ -293,6 +293,9 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err := checkUnique(ctx, p.tx, p.description); err != nil {
 		return err
 	}
+	if err := checkSequences(ctx, p.tx, p.description.Log, p.description.History); err != nil {
+		return err
+	}
 	if err := p.validate(ctx); err != nil {
 		return err
 	}
