@@ -40,8 +40,10 @@ func (s *Store) IncompleteBridge(ctx context.Context) ([]BridgeDifference, error
 	for _, t := range plan.tables {
 		add("to do: " + t.what)
 	}
-	if len(out) == 0 && len(plan.last) > 0 {
-		add("to do: " + plan.last[0].What)
+	for _, step := range plan.last {
+		if len(out) == 0 && step.What != retryStep {
+			add("to do: " + step.What)
+		}
 	}
 	return out, nil
 }

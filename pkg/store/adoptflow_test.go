@@ -226,6 +226,13 @@ func TestAdopt_Incomplete(t *testing.T) {
 	_, err := b.Adopt(b.ctx, sh.description, nil)
 	require.NoError(t, err)
 
+	// What failed is tried at once when the operator repeats adopt --apply, though nothing of the bridge has changed.
+	b.exec(`insert into imagetasks.bridge_failures (part, key, code, reason, next_try_at) values ('take', '1', 'IT002', 'x', now() + interval '5 minutes')`)
+	assert.NotContains(t, found(), "incomplete")
+	again, err := b.Adopt(b.ctx, sh.description, nil)
+	require.NoError(t, err)
+	require.Len(t, again.Steps, 1)
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.bridge_failures where next_try_at <= now()`))
 	b.exec(`alter table orders_image rename column picture_url to url`)
 	assert.Contains(t, found(), `incomplete public.orders_image the description of the application's tables: the table public.orders_image has no column "picture_url"`)
 	b.exec(`alter table orders_image rename column url to picture_url; alter table orders_image drop column price`)
