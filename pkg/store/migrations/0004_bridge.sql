@@ -485,6 +485,7 @@ declare
     gap bigint;
     writes jsonb;
     amounts bigint[];
+    costs bigint[];
     explained boolean := false;
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
@@ -516,7 +517,14 @@ begin
             select jsonb_agg(jsonb_build_object('amount', w.amount, 'before', w.before, 'after', w.after, 'at', w.at) order by w.id desc), array_agg(w.amount order by w.id desc)
             into writes, amounts
             from {{.Schema}}.bridge_writes w where w.user_id = event.key and w.id < event.id and w.at > event.at - interval '30 seconds';
-            if writes is not null and (delta <> 0 or exists (
+            -- A row that was closed before it was taken has no task: a change by what the user's tasks cost is taken for its charge or refund, unless
+            -- it is one of these together with ours, too.
+            costs := array(select distinct t.credits_cost from {{.Schema}}.tasks t
+                           where t.user_id = event.key and t.bridge_state is not null and t.created_at > event.at - interval '1 hour');
+            explained := delta <> 0 and abs(delta) = any (costs) and not exists (
+                select from (select sum(w.amount) over (order by w.n) as total from unnest(amounts) with ordinality as w (amount, n)) ours
+                where sign(delta + ours.total) = sign(delta) and abs(delta + ours.total) = any (costs));
+            if writes is not null and not explained and (delta <> 0 or exists (
                 select from {{.Schema}}.tasks t
                 where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
                   and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
