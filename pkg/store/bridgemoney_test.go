@@ -335,3 +335,19 @@ func TestBridgeMoney_BalanceNotNoted(t *testing.T) {
 	assert.Equal(t, 1, n)
 	b.requireAgreement()
 }
+
+// A change of a balance is judged when what may explain it was looked at, however far the bridge is behind.
+func TestBridgeMoney_ChangeBeforeItsExplanation(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job 1", "ann")
+	b.sync()
+	b.end() // a write of ours
+	b.buy("job 2", "ann")
+	b.sync()
+	b.fail(b.claimOneOf())
+	b.exec(`update public.jobs set state = 'cancelled', refunded = true where id = 'job 2'; update public.wallets set credits = credits + 1`)
+	assert.Zero(t, b.sync().Balances, "the end of its task is still to be written")
+	assert.Equal(t, map[string]string{"job 2": store.BridgeSuperseded}, b.apply())
+	assert.Equal(t, 1, b.sync().Balances)
+	b.requireAgreement() // without a lost update
+}

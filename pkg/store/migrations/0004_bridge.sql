@@ -503,14 +503,14 @@ begin
             select t.task_id, t.run, case when delta < 0 then 'charge' else 'refund' end, event.at
             from {{.Schema}}.tasks t
             where t.user_id = event.key and t.bridge_state is not null and t.credits_cost = abs(delta)
-              and case when delta < 0 then t.run = 1 and t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
+              and case when delta < 0 then t.run = 1 and t.created_at > event.at - interval '10 seconds'
                            or exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge'
                                       and l.reason = 'charged by the application'
-                                      and l.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds')
-                       else t.bridge_state = 'superseded' and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds' end
+                                      and l.created_at > event.at - interval '10 seconds')
+                       else t.bridge_state = 'superseded' and t.updated_at > event.at - interval '10 seconds' end
               and not exists (select from {{.Schema}}.bridge_explained e
                               where e.task_id = t.task_id and e.run = t.run and e.kind = case when delta < 0 then 'charge' else 'refund' end)
-            order by abs(extract(epoch from t.created_at - event.at))
+            order by case when delta < 0 then t.created_at else t.updated_at end -- the one that can't explain later changes
             limit 1;
             explained := found;
         end if;
@@ -523,7 +523,7 @@ begin
             if writes is not null and (delta <> 0 or exists (
                 select from {{.Schema}}.tasks t
                 where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
-                  and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
+                  and t.updated_at > event.at - interval '10 seconds'
                   and not exists (select from {{.Schema}}.bridge_explained e where e.task_id = t.task_id and e.run = t.run and e.kind = 'refund')))
             then
                 insert into {{.Schema}}.lost_updates (user_id, at, before, after, ours, note)
@@ -729,9 +729,14 @@ begin
     elsif exists (select from {{.Schema}}.bridge_failures f where f.part = 'bridge' and f.next_try_at > now()) then
         return jsonb_build_object('active', true);
     end if;
-    -- Two seconds later the task that explains a change has been taken.
+    -- Two seconds later the task that explains a change has been taken, unless the inbox or the outbox is behind. All changes of a user stay in order.
     for event in
-        select * from {{.Schema}}.inbox i where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds' order by i.id limit max_keys
+        select * from {{.Schema}}.inbox i
+        where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds'
+          and (i.at < clock_timestamp() - interval '1 minute'
+               or i.at < coalesce((select x.at from {{.Schema}}.inbox x where x.kind = 'task' order by x.id limit 1) - interval '1 second', 'infinity')
+                  and not exists (select from {{.Schema}}.outbox o join {{.Schema}}.tasks t on t.task_id = o.task_id where o.tries = 0 and t.user_id = i.key))
+        order by i.id limit max_keys
     loop
         begin
             perform {{.Schema}}.bridge_take_balance(event, b.decimals);
