@@ -113,6 +113,16 @@ func TestAdopt_WholeWay(t *testing.T) {
 			require.NoError(t, err)
 			assert.Empty(t, differences)
 			b.requireAudit()
+			b.exec(`update imagetasks.control set paused_at = null`)
+			again, err := worker.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 1, Lease: time.Minute, MaxAttempts: 3, Expired: 10, Alone: true})
+			require.NoError(t, err)
+			require.Len(t, again, 1)
+			_, err = worker.Fail(b.ctx, again[0].Lease(), &task.Error{Code: task.CodeModeration, Message: "refused", Disposition: task.Fail}, true)
+			require.NoError(t, err)
+			did, err := worker.ApplyToBridge(b.ctx, again[0].ID)
+			require.NoError(t, err)
+			assert.Positive(t, did.Refunded, "its charge was not given back before")
+			b.requireAudit()
 		})
 	}
 }
