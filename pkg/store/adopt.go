@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -292,10 +293,31 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err := checkUnique(ctx, p.tx, p.description); err != nil {
 		return err
 	}
+	if err := p.validate(ctx); err != nil {
+		return err
+	}
 	for _, compare := range []func(context.Context) error{p.compareFunctions, p.revoke, p.compareRecord, p.compareTriggers, p.finish} {
 		if err := compare(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validate checks what the functions could be created with, and would still fail: words that a CHECK refuses, values that an insert needs.
+func (p *adoptPlanner) validate(ctx context.Context) error {
+	catalog, err := catalogOf(ctx, p.tx)
+	if err != nil {
+		return fmt.Errorf("adopt: read the catalog: %w", err)
+	}
+	d := p.description
+	d.Moving.Processing = cmp.Or(d.Moving.Processing, "wait")
+	var texts []string
+	for _, problem := range bridge.Validate(d, catalog) {
+		texts = append(texts, problem.Error())
+	}
+	if len(texts) > 0 {
+		return misfit("%s", strings.Join(texts, "\n"))
 	}
 	return nil
 }
@@ -542,6 +564,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
+		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'triggers'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil

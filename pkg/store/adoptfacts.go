@@ -201,8 +201,7 @@ func readAdopted(ctx context.Context, tx *sql.Tx, need needs) (bridge.CatalogTab
 	if relkind == "p" {
 		t.Kind = "partitioned"
 	}
-	t.Columns, err = readAdoptedColumns(ctx, tx, oid)
-	return t, err
+	return t, readColumns(ctx, tx, []int64{oid}, map[int64]*bridge.CatalogTable{oid: &t})
 }
 
 // readPartitions returns the partitions of a table.
@@ -226,40 +225,6 @@ func readPartitions(ctx context.Context, tx *sql.Tx, t bridge.Table) ([]bridge.T
 			return nil, misfit("the partition %s of %s is a foreign table: statements that change it are refused where a table has the triggers of a bridge", p, t)
 		}
 		out = append(out, p)
-	}
-	return out, rows.Err()
-}
-
-// readAdoptedColumns reads the columns of a table. A domain counts as the type that it is made of.
-func readAdoptedColumns(ctx context.Context, tx *sql.Tx, oid int64) ([]bridge.CatalogColumn, error) {
-	rows, err := tx.QueryContext(ctx, `
-		with recursive columns as (
-			select a.attnum, a.attname, a.atttypid as declared, a.atttypmod as declared_mod, a.attnotnull as required, a.attgenerated, a.attidentity,
-			       pg_get_expr(d.adbin, d.adrelid) as value, a.atttypid as typid, a.atttypmod as typmod
-			from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-			where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
-			union all
-			select c.attnum, c.attname, c.declared, c.declared_mod, c.required or t.typnotnull, c.attgenerated, c.attidentity,
-			       coalesce(c.value, t.typdefault), t.typbasetype, t.typtypmod
-			from columns c join pg_type t on t.oid = c.typid and t.typtype = 'd'
-		)
-		select c.attname, format_type(c.declared, c.declared_mod), case t.typtype when 'e' then 'enum' else t.typname end,
-		       array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder),
-		       c.required and c.attgenerated = '', coalesce(c.value, ''), c.attgenerated <> '' or c.attidentity = 'a', c.attidentity <> '',
-		       case when t.typname in ('varchar', 'bpchar') and c.typmod >= 4 then c.typmod - 4 else 0 end
-		from columns c join pg_type t on t.oid = c.typid
-		where t.typtype <> 'd' order by c.attnum`, oid)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []bridge.CatalogColumn
-	for rows.Next() {
-		var c bridge.CatalogColumn
-		if err := rows.Scan(&c.Name, &c.Type, &c.Base, pq.Array(&c.Labels), &c.NotNull, &c.Default, &c.Generated, &c.Identity, &c.MaxLength); err != nil {
-			return nil, err
-		}
-		out = append(out, c)
 	}
 	return out, rows.Err()
 }

@@ -67,6 +67,17 @@ func (a *application) OurBalance(expression string) (string, error) {
 	return a.ours(expression, c)
 }
 
+// AndCountable is the condition that a balance is a number of our units that fits, to be added to others.
+func (a *application) AndCountable(alias string) (string, error) {
+	c, err := a.balanceColumn()
+	if err != nil || kind(c) == integerKind {
+		return "", err
+	}
+	balance, err := a.TheirBalance(alias)
+	limit := MaxBalance / pow10(a.Credits.Decimals) * 1000
+	return fmt.Sprintf("\n      and %s between -%d and %[2]d", balance, limit), err
+}
+
 // Theirs is an amount in their credits.
 func (a *application) Theirs(amount string) (string, error) {
 	_, err := a.scale()

@@ -310,7 +310,20 @@ func (a *application) AndOnly(alias string) (string, error) {
 		}
 		fmt.Fprintf(&b, " and %s::text in (%s)", column(alias, name), literals(a.Only[name]))
 	}
-	return b.String(), nil
+	if a.Deleted == "" {
+		return b.String(), nil
+	}
+	c, err := columnOf(a.tasks, a.Deleted)
+	if err != nil {
+		return "", err
+	}
+	deleted, err := isTrue(alias, c)
+	if kind(c) == timeKind {
+		fmt.Fprintf(&b, " and %s is null", column(alias, c.Name)) // as an index of the application may have it
+	} else {
+		fmt.Fprintf(&b, " and not %s", deleted)
+	}
+	return b.String(), err
 }
 
 // ThisTask is the condition that a row is the task with that key.
@@ -602,9 +615,9 @@ func (a *application) ours(expression string, c bridge.CatalogColumn) (string, e
 	case scale == "1" && kind(c) == integerKind:
 		return expression + "::bigint", err
 	case scale == "1":
-		return fmt.Sprintf("trunc(%s::numeric)::bigint", expression), err
+		return fmt.Sprintf("floor(%s::numeric)::bigint", expression), err
 	}
-	return fmt.Sprintf("trunc(%s::numeric * %s)::bigint", expression, scale), err
+	return fmt.Sprintf("floor(%s::numeric * %s)::bigint", expression, scale), err
 }
 
 // theirs converts an amount in our unit to their credits.
@@ -659,7 +672,7 @@ func pow10(n int) int64 {
 	return p
 }
 
-// matches is the condition that the application's log has a row for a task.
+// matches selects the rows that the application's log has for a task.
 func (a *application) matches(alias string, m *bridge.Match) (string, error) {
 	t, err := a.table(m.Table)
 	if err != nil {
@@ -678,7 +691,7 @@ func (a *application) matches(alias string, m *bridge.Match) (string, error) {
 		value = "(" + fromText(value+"::text", theirs) + ")"
 	}
 	where, err := matchWhere("l", t, m)
-	return fmt.Sprintf("exists (select from %s l where %s = %s%s)", qualified(m.Table), column("l", m.Task), value, where), err
+	return fmt.Sprintf("from %s l where %s = %s%s", qualified(m.Table), column("l", m.Task), value, where), err
 }
 
 // matchWhere is the further condition of a match, to be added to others.
@@ -713,12 +726,19 @@ func (a *application) ChargedOf(alias string) (string, error) {
 		if a.Credits.ChargeLog == nil {
 			return "", misfit("credits: charged is \"log\", and charge_log is missing")
 		}
-		return a.matches(alias, a.Credits.ChargeLog)
+		rows, err := a.matches(alias, a.Credits.ChargeLog)
+		return "exists (select " + rows + ")", err
 	}
 	return "", misfit("credits: charged must be \"always\", \"column\", \"log\" or \"never\"")
 }
 
-// RefundedOf is whether a row shows a refund.
+// RefundsLoggedOf is the number of refunds that the application's log has for a task.
+func (a *application) RefundsLoggedOf(alias string) (string, error) {
+	rows, err := a.matches(alias, a.Credits.RefundLog)
+	return "(select count(*) " + rows + ")", err
+}
+
+// RefundedOf is whether a row shows a refund. In the log, those of the runs before a redrive are none of this one.
 func (a *application) RefundedOf(alias string) (string, error) {
 	var conditions []string
 	if a.Credits.RefundedColumn != "" {
@@ -733,11 +753,12 @@ func (a *application) RefundedOf(alias string) (string, error) {
 		conditions = append(conditions, condition)
 	}
 	if a.Credits.RefundLog != nil {
-		condition, err := a.matches(alias, a.Credits.RefundLog)
+		rows, err := a.matches(alias, a.Credits.RefundLog)
 		if err != nil {
 			return "", err
 		}
-		conditions = append(conditions, condition)
+		conditions = append(conditions, fmt.Sprintf(`(exists (select %[1]s) and not exists (
+               select from %[2]s.tasks x where x.task_id = %[3]s::text and x.bridge_refunds >= (select count(*) %[1]s)))`, rows, a.Schema, a.KeyOf(alias)))
 	}
 	if len(conditions) == 0 {
 		return "false", nil

@@ -18,7 +18,7 @@ func (a *application) Compared() (string, error) {
 			names = append(names, a.Result)
 		}
 	}
-	names = append(names, slices.Sorted(maps.Keys(a.Only))...)
+	names = append(append(names, slices.Sorted(maps.Keys(a.Only))...), a.Deleted)
 	var conditions, seen []string
 	for _, name := range names {
 		if name == "" || slices.Contains(seen, name) {

@@ -124,7 +124,7 @@ func (s *Store) Bridge(ctx context.Context) (BridgeState, error) {
 
 // BridgeProblem is something that the bridge could not do and tries again.
 type BridgeProblem struct {
-	Part      string    `json:"part"` // take, balance, progress, trigger, bridge (all of it), close, refund or history
+	Part      string    `json:"part"` // take, balance, progress, triggers, bridge (all of it), close, refund or history
 	Key       string    `json:"key"`  // of the task or user; may be empty
 	Code      string    `json:"code"` // SQLSTATE
 	Reason    string    `json:"reason"`
@@ -147,7 +147,7 @@ func (s *Store) BridgeProblems(ctx context.Context, limit int) ([]BridgeProblem,
 
 // BridgeDifference is something that differs between the application's tables and ours.
 type BridgeDifference struct {
-	Code    string `json:"code"`    // not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
+	Code    string `json:"code"`    // incomplete, not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
 	Subject string `json:"subject"` // the task or user
 	Detail  string `json:"detail"`
 	ID      int64  `json:"id,omitempty"` // of a lost update, for AcknowledgeLostUpdates

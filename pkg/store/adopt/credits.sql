@@ -5,29 +5,33 @@ returns table (result text, before bigint, after bigint)
 language plpgsql set search_path = {{.Path}} as {{.Tag}}
 #variable_conflict use_column
 declare
-    refunded boolean;
-    live boolean;
+    done boolean;
     balance_before numeric;
     balance_after numeric;
 begin
     perform {{.Schema}}.app_begin();
-    select {{.RefundedOf "t"}}, coalesce({{.IsLive "t"}}, false)
-    into refunded, live
-    from {{.TasksTable}} t
+    perform from {{.TasksTable}} t
     where {{.ThisTask "t" "app_refund.key"}}
     for no key update;
     if not found then
         return query select 'gone', null::bigint, null::bigint;
-        return;
-    elsif refunded or live then
-        return query select 'superseded', null::bigint, null::bigint;
         return;
     end if;
 {{- if .HasBalances}}
     select {{.TheirBalance "b"}} into balance_before
     from {{.BalancesTable}} b where {{.BalanceUser "b"}} = {{.Schema}}.app_user(app_refund.user_id)
     for no key update;
-    if not found then
+{{- end}}
+    -- Read when both rows are locked: a refund that the application was making is seen.
+    select {{.RefundedOf "t"}} or coalesce({{.IsLive "t"}}, false) into done
+    from {{.TasksTable}} t
+    where {{.ThisTask "t" "app_refund.key"}};
+    if done then
+        return query select 'superseded', null::bigint, null::bigint;
+        return;
+    end if;
+{{- if .HasBalances}}
+    if balance_before is null then
         raise exception 'the table of balances has no row for the user of this task'
             using errcode = 'no_data_found', hint = 'Insert the row; the refund is tried again.';
     end if;
@@ -118,6 +122,11 @@ begin
     update {{$.TasksTable}} t set
             {{.}}
     where {{$.ThisTask "t" "app_charge.key"}};
+{{- end}}
+{{- if .Credits.RefundLog}}
+    -- Refunds of the runs before stay in the log.
+    update {{.Schema}}.tasks x set bridge_refunds = (select {{.RefundsLoggedOf "t"}} from {{.TasksTable}} t where {{.ThisTask "t" "app_charge.key"}})
+    where x.task_id = app_charge.key;
 {{- end}}
 {{- if .HasBalances}}
     return query select {{.OurBalance "balance_before"}}, {{.OurBalance "balance_after"}};

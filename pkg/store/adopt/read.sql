@@ -67,13 +67,13 @@ language sql stable set search_path = pg_catalog, pg_temp as {{.Tag}}
 {{- end}}
 
 {{define "app_balances" -}}
--- Balances of users, in units of imagetasks.
+-- Balances of users, in units of imagetasks. Those that are no number of them, such as NaN, are left out.
 create or replace function {{.Schema}}.app_balances(user_ids text[]) returns table (user_id text, balance bigint)
 language sql stable set search_path = pg_catalog, pg_temp as {{.Tag}}
 {{- if .HasBalances}}
     select {{.BalanceUser "b"}}::text, {{.OurBalance (.TheirBalance "b")}}
     from {{.BalancesTable}} b
-    where {{.BalanceUser "b"}} = any (array(select {{.Schema}}.app_user(u) from unnest(app_balances.user_ids) u))
+    where {{.BalanceUser "b"}} = any (array(select {{.Schema}}.app_user(u) from unnest(app_balances.user_ids) u)){{.AndCountable "b"}}
 {{- else}}
     select null::text, null::bigint where false
 {{- end}}

@@ -11,9 +11,11 @@
 lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.ledger in access exclusive mode;
 
 alter table {{.Schema}}.tasks
-    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded'));
+    add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded')),
+    add column bridge_refunds bigint;
 comment on column {{.Schema}}.tasks.bridge_state is
     'null: a task of ours alone. live: its row in the application''s table follows it; owed: its end is still to be written there; applied: it was; superseded: the application had closed or deleted the row';
+comment on column {{.Schema}}.tasks.bridge_refunds is 'how many refunds the application''s log had for the task when it was redriven last: they are of earlier runs';
 create index tasks_bridged on {{.Schema}}.tasks (task_id) where bridge_state in ('live', 'owed');
 
 -- External entries are of users whose balance is in the application's table, which may be negative.
@@ -103,7 +105,7 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key or the table. It is tried again, and deleted
 -- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
@@ -389,6 +391,12 @@ language sql stable as $$
     select exists (select from {{.Schema}}.control c where c.database_identity = {{.Schema}}.database_identity())
 $$;
 
+-- A balance of the application in our unit. Rounded down, so that the differences of all changes add up to the balance.
+create function {{.Schema}}.bridge_units(value numeric, decimals int) returns bigint
+language sql immutable as $$
+    select floor(coalesce(value, 0) * power(10::numeric, decimals))::bigint
+$$;
+
 -- Writes an entry of a user whose balance is the application's.
 create function {{.Schema}}.bridge_entry(user_id text, task_id text, run int, kind text, amount bigint, reason text) returns bigint
 language plpgsql volatile as $$
@@ -421,7 +429,8 @@ begin
 end
 $$;
 
--- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own.
+-- Records that a charged run ended without a refund by the bridge. refunded: the application shows one of its own; that of a completed run is only
+-- a change of the balance.
 create function {{.Schema}}.bridge_not_refunded(task_id text, run int, refunded boolean, reason text) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
@@ -434,7 +443,7 @@ begin
             where l.task_id = bridge_not_refunded.task_id and l.run = bridge_not_refunded.run and l.kind = 'refund') then
         return;
     end if;
-    if refunded then
+    if refunded and not exists (select from {{.Schema}}.tasks t where t.task_id = payment.task_id and t.run = payment.run and t.status = 'completed') then
         perform {{.Schema}}.bridge_entry(payment.user_id, payment.task_id, payment.run, 'refund', - payment.amount, 'refunded by the application');
         perform {{.Schema}}.bridge_entry(payment.user_id, null, null, 'adjust', payment.amount,
             'the refund of task ' || payment.task_id || ' is in a change by the application');
@@ -472,8 +481,7 @@ create function {{.Schema}}.bridge_take_balance(event {{.Schema}}.inbox, decimal
 language plpgsql volatile as $$
 declare
     u {{.Schema}}.bridged_users;
-    unit numeric := power(10::numeric, decimals);
-    delta bigint := round((coalesce(event.after, 0) - coalesce(event.before, 0)) * unit);
+    delta bigint := {{.Schema}}.bridge_units(event.after, decimals) - {{.Schema}}.bridge_units(event.before, decimals);
     gap bigint;
     writes jsonb;
     amounts bigint[];
@@ -481,7 +489,7 @@ declare
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
     select * into u from {{.Schema}}.bridged_users x where x.user_id = event.key for no key update;
-    gap := round((coalesce(event.before, 0) - coalesce(u.seen, 0)) * unit);
+    gap := {{.Schema}}.bridge_units(event.before, decimals) - {{.Schema}}.bridge_units(u.seen, decimals);
     if gap <> 0 then
         perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', gap,
             case when u.seen is null then 'the balance in the application''s table' else 'a change by the application that was not noted' end);
@@ -559,7 +567,7 @@ begin
     select * into t from {{.Schema}}.tasks x where x.task_id = bridge_take_task.key for update nowait;
     if t.task_id is not null then
         -- The row was read before the task was locked: the end of its run may have been written in between, or the next run have begun.
-        select a.*, b.shows_charges and not a.refunded as charge_shown into r
+        select a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown into r
         from {{.Schema}}.app_rows(array[bridge_take_task.key]) a cross join {{.Schema}}.bridge b;
         word := coalesce(r.word, 'null');
     end if;
@@ -578,7 +586,7 @@ begin
             perform {{.Schema}}.bridge_supersede(t.task_id, r.refunded, 'the application closed the row (' || left(word, 100) || ')');
             return 'superseded';
         end if;
-        if r.charged and r.cost > 0 and t.credits_deducted = 0 then
+        if r.charged and r.cost > 0 and t.credits_deducted = 0 and (t.run = 1 or r.charge_shown) then
             perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, r.cost);
             update {{.Schema}}.tasks x set credits_cost = r.cost, credits_deducted = r.cost where x.task_id = t.task_id;
         end if;
@@ -592,7 +600,7 @@ begin
         return 'unchanged';
     end if;
     if t.task_id is not null and t.bridge_state = 'superseded' and r.refunded then
-        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, '');
+        perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, 'refunded by the application');
     end if;
     if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
         return 'unchanged';
@@ -618,8 +626,13 @@ begin
     end if;
     next_run := coalesce((select max(l.run) from {{.Schema}}.ledger l where l.task_id = bridge_take_task.key), 0) + 1;
     next_run := greatest(next_run, t.run + 1);
-    -- A row that comes back was charged again only if it says so itself: under "always" nothing tells whether it was.
-    charged := case when r.charged and (t.task_id is null or r.charge_shown) and r.cost between 0 and 1000000000000 then r.cost else 0 end;
+    -- A row that comes back was charged again only if it says so itself: it shows its charge, and that this was not given back. Where nothing tells that,
+    -- the charge of the run before pays for this one, if the bridge had to give it back and has not, or the row was not worked here.
+    charged := case when r.cost between 0 and 1000000000000 and r.charged and (next_run = 1 or r.charge_shown or not r.refunded
+        and t.status in ('failed', 'cancelled') and (t.bridge_state = 'applied' or t.error_code = 'handed_back' or r.refunds_shown)
+        and exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge')
+        and not exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'refund')) then r.cost else 0 end;
+    perform {{.Schema}}.bridge_not_refunded(bridge_take_task.key, next_run - 1, false, 'the application began the next run');
     insert into {{.Schema}}.bridged_users (user_id) values (r.user_id) on conflict do nothing;
     insert into {{.Schema}}.tasks as x (task_id, run, user_id, prompt, options, model, input_count, status, run_after, waits_for, credits_cost, credits_deducted,
                                         bridge_state)
@@ -665,7 +678,7 @@ declare
 begin
     taken := 0; superseded := 0; failed := 0;
     for r in
-        select k.key as wanted, a.*, b.shows_charges and not a.refunded as charge_shown
+        select k.key as wanted, a.*, b.shows_charges and b.shows_refunds and not a.refunded as charge_shown, b.shows_refunds as refunds_shown
         from unnest(keys) with ordinality as k (key, n)
         left join {{.Schema}}.app_rows(keys) a on a.key = k.key
         cross join {{.Schema}}.bridge b
@@ -773,21 +786,22 @@ begin
 end
 $$;
 
--- Marks what this transaction has changed in the application's tables as ours: it needs no look, and its changes of the balance are no changes by the
--- application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it.
-create function {{.Schema}}.bridge_mark(user_id text, expected bigint, decimals int) returns void
+-- Marks what this transaction has changed in the application's tables as ours: the task's row needs no look, and changes of the balance are no changes by
+-- the application. expected: what the ledger says. The difference is what the application's own triggers or functions did with it. Other rows that
+-- these changed are looked at.
+create function {{.Schema}}.bridge_mark(task_id text, user_id text, expected bigint, decimals int) returns void
 language plpgsql volatile as $$
 #variable_conflict use_column
 declare
     changed bigint;
 begin
-    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task';
+    delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = bridge_mark.task_id;
     update {{.Schema}}.inbox i set ours = true where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     insert into {{.Schema}}.bridge_writes (id, user_id, amount, before, after, at)
-    select i.id, i.key, round((coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)), i.before, i.after, i.at
+    select i.id, i.key, {{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals), i.before, i.after, i.at
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id
     order by i.id;
-    select round(sum(coalesce(i.after, 0) - coalesce(i.before, 0)) * power(10::numeric, decimals)) into changed
+    select sum({{.Schema}}.bridge_units(i.after, decimals) - {{.Schema}}.bridge_units(i.before, decimals)) into changed
     from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'balance' and i.key = bridge_mark.user_id;
     if coalesce(changed, 0) <> expected then
         perform {{.Schema}}.bridge_entry(bridge_mark.user_id, null, null, 'adjust', coalesce(changed, 0) - expected,
@@ -812,6 +826,7 @@ declare
     gave record;
     did text;
     todo text[];
+    again boolean;
     details jsonb;
     code text; message text; relation text; col text; con text;
 begin
@@ -835,7 +850,7 @@ begin
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
                 reason := case did when 'gone' then 'the application deleted the row' else 'the application closed the row (' || left(coalesce(row_of.word, 'null'), 100) || ')' end;
                 perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false), reason);
-                perform {{.Schema}}.bridge_mark(t.user_id, 0, b.decimals);
+                perform {{.Schema}}.bridge_mark(t.task_id, t.user_id, 0, b.decimals);
                 update {{.Schema}}.tasks x set bridge_state = 'superseded', updated_at = now() where x.task_id = t.task_id;
                 delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
                 result := 'superseded';
@@ -854,7 +869,7 @@ begin
             if payment.id is null then
                 -- The charge may have come after the task was taken.
                 select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
-                if row_of.charged and row_of.cost > 0 and t.run = 1 then
+                if row_of.charged and row_of.cost > 0 and (t.run = 1 or b.shows_charges and b.shows_refunds and not row_of.refunded) then
                     perform {{.Schema}}.bridge_charged(t.task_id, t.user_id, t.run, row_of.cost);
                     update {{.Schema}}.tasks x set credits_cost = row_of.cost, credits_deducted = row_of.cost where x.task_id = t.task_id;
                     select * into payment from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge';
@@ -872,6 +887,7 @@ begin
                     update {{.Schema}}.tasks x set credits_refunded = refunded where x.task_id = t.task_id;
                 else
                     select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
+                    again := row_of.state in ('pending', 'processing');
                     perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false),
                         case gave.result when 'gone' then 'the application deleted the row' else 'the application tries the task again' end);
                 end if;
@@ -900,10 +916,14 @@ begin
     if code in ('55P03', '40P01', '40001') then
         raise exception using errcode = code, message = 'a row is locked';
     end if;
-    perform {{.Schema}}.bridge_mark(coalesce(payment.user_id, t.user_id), refunded, b.decimals);
+    perform {{.Schema}}.bridge_mark(t.task_id, coalesce(payment.user_id, t.user_id), refunded, b.decimals);
     if code is null then
         update {{.Schema}}.tasks x set bridge_state = 'applied', updated_at = now() where x.task_id = t.task_id;
         delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
+        if again or o.tries > 0 then
+            -- What the application did with the row while its end was owed was not looked at.
+            insert into {{.Schema}}.inbox (kind, key) values ('task', t.task_id);
+        end if;
         result := 'applied';
     else
         update {{.Schema}}.outbox x
@@ -935,7 +955,7 @@ begin
     if did <> 'applied' then
         raise exception 'the task''s row in the application''s table is %', case did when 'gone' then 'deleted' else 'not closed' end using errcode = 'IT005';
     end if;
-    perform {{.Schema}}.bridge_mark(bridge_redrive.user_id, - amount, b.decimals);
+    perform {{.Schema}}.bridge_mark(bridge_redrive.task_id, bridge_redrive.user_id, - amount, b.decimals);
     return coalesce((select a.balance from {{.Schema}}.app_balances(array[bridge_redrive.user_id]) a), 0);
 end
 $$;
@@ -1015,9 +1035,9 @@ begin
               and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
             group by r.relation
         ), there_again as (
-            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+            delete from {{.Schema}}.bridge_failures f where f.part = 'triggers' and f.key not in (select l.key from lacking l)
         )
-        select count({{.Schema}}.bridge_failed('trigger', l.key, 'refused', 'changes are noticed late: the table lacks ' || l.triggers
+        select count({{.Schema}}.bridge_failed('triggers', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
                      || ', or they are disabled; run task-processor adopt --apply')) into more
         from lacking l;
         with there as materialized (
@@ -1041,7 +1061,7 @@ begin
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
             from {{.Schema}}.bridged_users u
             join {{.Schema}}.app_balances(array(select x.user_id from {{.Schema}}.bridged_users x where x.seen is not null)) a on a.user_id = u.user_id
-            where u.seen <> a.balance / power(10::numeric, b.decimals)
+            where {{.Schema}}.bridge_units(u.seen, b.decimals) <> a.balance
               and not exists (select from {{.Schema}}.inbox i where i.kind = 'balance' and i.key = u.user_id);
             get diagnostics more = row_count;
             noted := noted + more;
