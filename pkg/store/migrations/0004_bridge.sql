@@ -108,7 +108,7 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, run, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key or the table. It is tried again, and deleted
 -- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
