@@ -15,6 +15,7 @@ import (
 func withApplication(t *testing.T, name string) *fixture {
 	t.Helper()
 	w := newFixture(t)
+	w.env["IMAGE_BASE_URL"] = "https://app.example.com/pictures"
 	shape := appshapes.Named(name)
 	require.NoError(t, shape.Install(t.Context(), w.env["DATABASE_URL"]))
 	if len(shape.Fixed) > 0 {
@@ -49,7 +50,15 @@ func TestAdopt(t *testing.T) {
 	assert.Contains(t, string(text), `tasks = "public.generations"  # the table of tasks, schema.table; certain; 60 rows`)
 	assert.Contains(t, w.run("task-processor", "adopt", "--lang", "zh").ok(), "已写入 imagetasks.toml 的 [bridge] 部分", "again, as nothing was edited")
 
+	base := w.env["IMAGE_BASE_URL"]
+	w.env["IMAGE_BASE_URL"] = ""
+	refused := w.run("task-processor", "adopt", "--apply")
+	refused.is(2)
+	assert.Contains(t, refused.stderr, "IMAGE_BASE_URL is not set, so the application's rows would get names of files instead of URLs")
+	assert.Contains(t, w.run("task-processor", "adopt", "--plan").ok(), "-- IMAGE_BASE_URL is not set")
+	w.env["IMAGE_BASE_URL"] = base
 	plan := w.run("task-processor", "adopt", "--plan").ok()
+	assert.NotContains(t, plan, "IMAGE_BASE_URL")
 	assert.Contains(t, plan, "create or replace trigger imagetasks_update")
 	assert.Contains(t, w.run("task-processor", "adopt", "--check").stderr, "this database has no bridge")
 	out = w.run("task-processor", "adopt", "--apply").ok()
@@ -176,6 +185,7 @@ func TestAdopt_WithoutTasks(t *testing.T) {
 	out := w.run("task-processor", "adopt").is(3)
 	assert.Contains(t, out, "no file is written")
 	assert.Contains(t, out, "no table of this database looks like one of image tasks")
+	assert.NotContains(t, out, "in the file", "there is none")
 	assert.NoFileExists(t, filepath.Join(w.dir, "imagetasks.toml"))
 	r := w.run("task-processor", "adopt", "--tasks", "orders")
 	r.is(2)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"imagetasks/pkg/oldscripts"
 )
 
 // oldLines run the scripts that imagetasks replaces.
@@ -37,6 +39,17 @@ var keptLines = []string{
 	`* * * * * node /srv/mail/mail-task-processor.js`,
 	`* * * * * cd /srv/other && bin/monitor-tasks --quiet`,
 	`# disabled by imagetasks in '/srv/other': * * * * * node scripts/monitor-tasks.mjs`,
+}
+
+// adopt finds what scripts/monitoring-setup.sh comments out, and nothing else.
+func TestOldScripts_Agree(t *testing.T) {
+	t.Parallel()
+	for _, line := range oldLines {
+		assert.Len(t, oldscripts.Lines("crontab", []byte(line)), 1, line)
+	}
+	for _, line := range keptLines {
+		assert.Empty(t, oldscripts.Lines("crontab", []byte(line)), line)
+	}
 }
 
 // withOldScripts installs the project with programs that are built already, and a crontab.

@@ -30,12 +30,12 @@ type CatalogTable struct {
 // CatalogColumn is one column of a table, with what a sample of its rows holds.
 type CatalogColumn struct {
 	Name      string   `json:"name"`
-	Type      string   `json:"type"`     // as format_type writes it: character varying(50), text[], numeric(10,2)
-	Base      string   `json:"base"`     // without length: text, varchar, bool, int4, int8, numeric, uuid, jsonb, timestamptz, timestamp, _text, or enum
-	Labels    []string `json:"labels"`   // of an enum
-	NotNull   bool     `json:"not_null"` // and not generated
-	Default   string   `json:"default"`  // expression
-	Generated bool     `json:"generated"`
+	Type      string   `json:"type"`      // as format_type writes it: character varying(50), text[], numeric(10,2)
+	Base      string   `json:"base"`      // without length: text, varchar, bool, int4, int8, numeric, uuid, jsonb, timestamptz, timestamp, _text, or enum
+	Labels    []string `json:"labels"`    // of an enum
+	NotNull   bool     `json:"not_null"`  // and not generated
+	Default   string   `json:"default"`   // expression
+	Generated bool     `json:"generated"` // or an identity that is always generated: it can't be written
 	Identity  bool     `json:"identity"`
 	MaxLength int      `json:"max_length"` // of varchar(n), 0: any
 	Scale     int      `json:"scale"`      // of numeric(p,s); -1: any

@@ -88,6 +88,9 @@ func resultScore(c CatalogColumn) int {
 	if hasAny(words, "thumbnail", "thumb", "preview", "small", "缩略图", "original", "watermarked", "backup") {
 		score -= 4
 	}
+	if c.needsValue() { // a result is not known when the row is inserted
+		score -= 6
+	}
 	return max(score, 0)
 }
 
@@ -111,7 +114,7 @@ func inputScore(c CatalogColumn) int {
 	if hasAny(words, "base64", "b64") {
 		score += 6
 	}
-	if c.Like == "data_url" || c.Like == "base64" || c.Base == "bytea" && picture {
+	if c.Like == "data_url" || c.Like == "base64" || c.Base == "bytea" && picture || c.needsValue() && picture && (c.Like == "url" || c.Like == "file") {
 		score += 6
 	}
 	return score
@@ -153,7 +156,7 @@ func modelScore(c CatalogColumn) int {
 }
 
 func errorScore(c CatalogColumn) int {
-	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "error_msg", "errormessage", "failed_reason", "failure_message", "failure", "error_text",
+	score := nameScore(c, c.isText(), "error_message", "error", "failure_reason", "fail_reason", "fail_message", "error_info", "error_msg", "errormessage", "failed_reason", "failure_message", "failure", "error_text",
 		"fehler", "fehlermeldung", "错误", "错误信息", "失败原因")
 	if score == 0 {
 		score = nameScore(c, c.isText(), "error_details", "error_reason", "reason", "message", "status_message") / 2

@@ -14,7 +14,9 @@ type Description struct {
 	Key string `toml:"key"`
 	// Only selects the rows that are image tasks, where the table holds others too: a column, and the values it must have.
 	Only map[string][]string `toml:"only,omitempty"`
-	User string              `toml:"user"` // column of the user's id
+	// Deleted is the column of a soft delete, a time or a boolean: a row where it is set is as if deleted.
+	Deleted string `toml:"deleted,omitempty"`
+	User    string `toml:"user"` // column of the user's id
 
 	Prompt string   `toml:"prompt,omitempty"`
 	Style  string   `toml:"style,omitempty"`
@@ -55,7 +57,7 @@ type Description struct {
 // Table is the name of a table: schema and table without quotes, in TOML "schema.table". Each part may be quoted as in SQL.
 type Table struct{ Schema, Name string }
 
-// Status says how the table shows the state of a task: by a column of words (text or enum), or by columns.
+// Status says how the table shows the state of a task: by a column of words (text or enum) or codes (whole numbers), or by columns.
 type Status struct {
 	Column string `toml:"column,omitempty"`
 	// The words of each state; the first is the one that is written. Pending and Processing may share words: such rows are pending.

@@ -37,6 +37,7 @@ func (p Proposal) File() []byte {
 	w.value("tasks", d.Tasks, "the table of tasks, schema.table")
 	w.value("key", d.Key, "the column that identifies a task")
 	w.value("only", d.Only, "the rows that are image tasks, where the table holds others: { kind = [\"image\"] }")
+	w.value("deleted", d.Deleted, "the column of a soft delete: a row where it is set is as if deleted")
 	w.value("user", d.User, "the column of the user's id")
 	w.value("prompt", d.Prompt, "prompt")
 	w.value("style", d.Style, "style")
@@ -74,7 +75,7 @@ func (p Proposal) File() []byte {
 	}
 	w.table("bridge.status", "how the table shows the state of a task; of several words the first is written")
 	st := d.Status
-	w.value("column", st.Column, "the column of words")
+	w.value("column", st.Column, "the column of words, or of codes such as \"0\"")
 	for _, state := range []struct {
 		key   string
 		words []string
@@ -307,13 +308,15 @@ func Parse(text []byte) (Description, error) {
 		}
 		return Description{}, errors.Join(faults...)
 	}
-	var file struct {
-		Bridge Description `toml:"bridge"`
+	checked, err := toml.Marshal(part) // with codes as words
+	if err != nil {
+		return Description{}, fmt.Errorf("read the part [bridge]: %w", err)
 	}
-	if _, err := toml.Decode(string(text), &file); err != nil {
-		return Description{}, syntaxError(err)
+	var d Description
+	if err := toml.Unmarshal(checked, &d); err != nil {
+		return Description{}, fmt.Errorf("read the part [bridge]: %w", err)
 	}
-	return file.Bridge, nil
+	return d, nil
 }
 
 func syntaxError(err error) error {
@@ -418,6 +421,7 @@ func (c *shapeCheck) value(path string, value any, want reflect.Type) {
 			return
 		}
 		for _, key := range slices.Sorted(maps.Keys(table)) {
+			table[key] = asWord(table[key], want.Elem())
 			c.value(path+"."+key, table[key], want.Elem())
 		}
 	case reflect.Slice:
@@ -426,8 +430,9 @@ func (c *shapeCheck) value(path string, value any, want reflect.Type) {
 			wrong("a list, such as [\"a\", \"b\"]")
 			return
 		}
-		for _, item := range list {
-			c.value(path, item, want.Elem())
+		for i := range list {
+			list[i] = asWord(list[i], want.Elem())
+			c.value(path, list[i], want.Elem())
 		}
 	case reflect.String:
 		if _, ok := value.(string); !ok {
@@ -438,6 +443,17 @@ func (c *shapeCheck) value(path string, value any, want reflect.Type) {
 			wrong("a whole number")
 		}
 	}
+}
+
+// asWord returns a whole number or a boolean among words as the word that it is: pending = [0].
+func asWord(value any, want reflect.Type) any {
+	switch value.(type) {
+	case int64, bool:
+		if want.Kind() == reflect.String {
+			return fmt.Sprint(value)
+		}
+	}
+	return value
 }
 
 // didYouMean names the known word that is nearest to another one.

@@ -12,7 +12,7 @@ import (
 // full has a value in every field that adopt may write.
 func full() Description {
 	return Description{
-		Tasks: Table{"My App", "Tasks"}, Key: "id", Only: map[string][]string{"Art der Sache": {"a\"b", "c\\d"}}, User: "user", Prompt: "p", Style: "s", Ratio: "r", Model: "m",
+		Tasks: Table{"My App", "Tasks"}, Key: "id", Only: map[string][]string{"Art der Sache": {"a\"b", "c\\d"}}, Deleted: "del", User: "user", Prompt: "p", Style: "s", Ratio: "r", Model: "m",
 		Inputs: []string{"a", "ü"}, Values: map[string]map[string]string{"ratio": {"方形": "1:1", "x y": ""}}, Result: "out", ResultForm: `{"images": [{"url": "{url}"}]}`,
 		Error: "e", Progress: "pr", Stage: "st", Stages: map[string]string{"waiting for the API": "generating"}, Created: "c", Started: "sa", Completed: "co", Updated: "u",
 		Status: Status{Column: "status", Pending: []string{"new"}, Processing: []string{"run\tning"}, Completed: []string{"已完成"}, Failed: []string{"f"}, Cancelled: []string{"x"}},
@@ -64,7 +64,7 @@ func TestParse_Faults(t *testing.T) {
 		"[bridge]\nkey = 5\n":                 "line 2: key must be a text in quotation marks",
 		"[bridge]\ntasks = \"tasks\"\n":       `line 2: tasks: the table "tasks" must have the form schema.table`,
 		"[bridge]\ninputs = \"a\"\n":          "line 2: inputs must be a list",
-		"[bridge]\ninputs = [1]\n":            "line 2: inputs must be a text",
+		"[bridge]\ninputs = [1.5]\n":          "line 2: inputs must be a text",
 		"[bridge.status]\nfaild = [\"x\"]\n":  "line 2: [bridge.status] has no key faild; did you mean failed?",
 		"bridge = 1\n":                        "line 1: bridge must be a table",
 		"[bridge.credits]\ncost = \"1\"\n":    "line 2: credits.cost must be a whole number",
@@ -78,6 +78,17 @@ func TestParse_Faults(t *testing.T) {
 	_, err := Parse([]byte("[bridge]\nkeyy = 1\n\n[bridge.moving]\nprocesing = \"wait\"\n"))
 	assert.ErrorContains(t, err, "line 2: ")
 	assert.ErrorContains(t, err, "line 5: ", "all faults at once")
+}
+
+// Codes are words, with quotation marks or without.
+func TestParse_Codes(t *testing.T) {
+	t.Parallel()
+	d, err := Parse([]byte("[bridge]\nonly = { kind = [3, \"4\"], on = [true] }\n[bridge.status]\npending = [0]\nfailed = [-1, \"2\"]\n[bridge.history]\ntable = \"a.b\"\ncolumns = { state = 2 }\n"))
+	require.NoError(t, err)
+	assert.Equal(t, map[string][]string{"kind": {"3", "4"}, "on": {"true"}}, d.Only)
+	assert.Equal(t, []string{"0"}, d.Status.Pending)
+	assert.Equal(t, []string{"-1", "2"}, d.Status.Failed)
+	assert.Equal(t, map[string]string{"state": "2"}, d.History.Columns)
 }
 
 func TestLineOf(t *testing.T) {

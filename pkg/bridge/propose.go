@@ -233,8 +233,12 @@ func (p *proposer) tasks() bool {
 		}
 	}
 	if len(fitting) == 0 {
-		p.ask("tasks: no table of this database looks like one of image tasks%s. Name it with: task-processor adopt --tasks SCHEMA.TABLE. Tables: %s",
-			nearText(near), p.tableNames(20))
+		example := "SCHEMA.TABLE"
+		if len(near) > 0 {
+			example = shellWord(near[0].table.Table.String())
+		}
+		p.ask("tasks: no table of this database looks like one of image tasks%s. Name it, for example: task-processor adopt --tasks %s. Tables: %s",
+			nearText(near), example, p.tableNames(20))
 		return false
 	}
 	p.table = fitting[0].table
@@ -261,6 +265,14 @@ func (p *proposer) tasks() bool {
 		p.ask("tasks: little speaks for the table %s. Is it the one of image tasks? For another one: task-processor adopt --force --tasks SCHEMA.TABLE", p.table.Table)
 	}
 	return true
+}
+
+// shellWord quotes the name of a table for a shell.
+func shellWord(name string) string {
+	if strings.ContainsAny(name, "\"'$ \\") {
+		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return name
 }
 
 func nearText(near []taskGuess) string {
@@ -363,6 +375,7 @@ func (p *proposer) columns() {
 		}
 	}
 	p.only()
+	p.deleted()
 	d.Moving.Processing = "wait"
 	p.line("moving.processing", Likely, []string{"requeue", "fail"}, "rows that are processing when the bridge is put in place: wait until they are stuck, work them again, or fail and refund them")
 }
@@ -600,6 +613,14 @@ func (p *proposer) only() {
 			strings.Join(images, ", "), strings.Join(others, ", "))
 		return
 	}
+}
+
+// deleted finds the column of a soft delete.
+func (p *proposer) deleted() {
+	p.out.Description.Deleted = p.pick("deleted", rank(p.table, func(c CatalogColumn) int {
+		return nameScore(c, c.isTime(), "deleted_at", "deleted", "deleted_on", "removed_at", "date_deleted", "gelöscht_am", "删除时间") +
+			nameScore(c, c.isBool(), "is_deleted", "deleted", "soft_deleted", "is_removed", "removed", "gelöscht", "已删除")
+	}))
 }
 
 func valuesOf(c CatalogColumn) []string {

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -248,4 +249,30 @@ func TestPropose_SharedTable(t *testing.T) {
 	p := Propose(catalogOf(images("generations", column("type", "text").words("image", "video"))), Settings{})
 	assert.Equal(t, map[string][]string{"type": {"image"}}, p.Description.Only)
 	asks(t, p, "only: public.generations holds other tasks too")
+}
+
+// What codes mean stands only in the code of the application: adopt finds the column, and asks.
+func TestPropose_Codes(t *testing.T) {
+	t.Parallel()
+	state := column("state", "int2")
+	state.Values = []CatalogValue{{"2", 90}, {"0", 7}}
+	state.Default = "'0'::smallint"
+	tasks := images("image_tasks", column("deleted_at", "timestamp"), column("fail_message", "text"))
+	tasks.Columns = slices.DeleteFunc(tasks.Columns, func(c CatalogColumn) bool { return c.Name == "status" })
+	tasks.Columns = append(tasks.Columns, state)
+	for check, codes := range map[string]string{
+		"":                                       "0: 7, 2: 90; new rows have 0 by default",
+		"CHECK ((state = ANY (ARRAY[0, 1, 9])))": "0: 7, 1: 0, 2: 90, 9: 0; ",
+		"CHECK ((state = ANY (ARRAY['-1'::integer, 10])))": "0: 7, 2: 90, -1: 0, 10: 0; ",
+		"CHECK (((state >= 0) AND (state <= 3)))":          "0: 7, 1: 0, 2: 90, 3: 0; ",
+	} {
+		tasks.Checks = []string{check}
+		p := Propose(catalogOf(tasks), Settings{})
+		assert.Equal(t, tasks.Table, p.Description.Tasks)
+		assert.Equal(t, "state", p.Description.Status.Column)
+		assert.Empty(t, p.Description.Status.Pending)
+		asks(t, p, "status: what do the codes of the column state mean (rows of the sample: "+codes)
+		assert.Equal(t, "deleted_at", p.Description.Deleted)
+		assert.Equal(t, "fail_message", p.Description.Error)
+	}
 }

@@ -13,6 +13,7 @@ import (
 type statusGuess struct {
 	column  string // of words; empty: boolean columns
 	score   int
+	codes   bool                    // whole numbers, whose meaning only the application's code says
 	words   map[task.State][]string // the one to write first
 	unknown []CatalogValue
 	others  []string
@@ -25,6 +26,8 @@ func (g statusGuess) points() int {
 	live := len(g.words[task.Pending])+len(g.words[task.Processing]) > 0
 	done, failed := len(g.words[task.Completed]) > 0, len(g.words[task.Failed]) > 0
 	switch {
+	case g.codes:
+		return 2
 	case g.column == "" && (g.failed != "" || g.completed != ""):
 		return 2
 	case g.column == "":
@@ -48,6 +51,9 @@ func (g statusGuess) works() bool {
 func guessStatus(t CatalogTable) statusGuess {
 	var found []statusGuess
 	for _, c := range t.Columns {
+		if c.isInteger() && !c.Generated {
+			found = append(found, guessCodes(t, c)...)
+		}
 		if !c.isWord() || c.Generated {
 			continue
 		}
@@ -84,6 +90,19 @@ func guessStatus(t CatalogTable) statusGuess {
 		found[0].others = append(found[0].others, other.column)
 	}
 	return found[0]
+}
+
+// guessCodes is guessStatus for a column of whole numbers, whose name alone says what it is.
+func guessCodes(t CatalogTable, c CatalogColumn) []statusGuess {
+	words := nameWords(c.Name)
+	if !hasAny(words, "status", "state", "zustand", "状态", "estado") || len(words) > 2 || hasAny(words, "id", "payment", "billing", "subscription", "shipping", "支付") {
+		return nil
+	}
+	if _, refers := t.reference(c.Name); refers {
+		return nil
+	}
+	g := statusGuess{column: c.Name, codes: true, score: 4 - len(words)}
+	return []statusGuess{g}
 }
 
 // sort puts the words of a column into the states. Words that are written come before those that are only allowed.
@@ -166,6 +185,10 @@ func (p *proposer) state() {
 	}
 	p.line("status.column", sure, g.others, c.Type)
 	allowed := p.table.allowed(c)
+	if g.codes {
+		p.codes(c, allowed)
+		return
+	}
 	if allowed != nil {
 		p.because("status.column", "it allows %s", strings.Join(allowed, ", "))
 	}
@@ -206,6 +229,27 @@ func (p *proposer) state() {
 		}
 		p.ask("status: what does the word %q of the column %s mean (%s)? Add it to the words of one state; a row with a word of none is left alone", v.Value, g.column, count)
 	}
+}
+
+// codes asks for the meaning of each code.
+func (p *proposer) codes(c CatalogColumn, allowed []string) {
+	codes := valuesOf(c)
+	for _, code := range append(slices.Clone(allowed), c.defaultWord()) {
+		if code != "" && !slices.Contains(codes, code) {
+			codes = append(codes, code)
+		}
+	}
+	list := "none is known, the sample has none"
+	if len(codes) > 0 {
+		slices.SortFunc(codes, func(a, b string) int { return cmp.Or(cmp.Compare(len(a), len(b)), cmp.Compare(a, b)) })
+		list = wordRows(c, codes)
+	}
+	first := ""
+	if word := c.defaultWord(); word != "" {
+		first = fmt.Sprintf("; new rows have %s by default", word)
+	}
+	p.ask("status: what do the codes of the column %s mean (%s%s)? Write each into one of pending, processing, completed, failed and cancelled, as the application's code defines them: pending = [\"0\"]. "+
+		"A row with a code of none is left alone", c.Name, list, first)
 }
 
 func wordSureness(c CatalogColumn, words []string) Sureness {
@@ -249,7 +293,7 @@ func wordList(c CatalogColumn, allowed []string) string {
 func (p *proposer) flags(g statusGuess) {
 	st := &p.out.Description.Status
 	if g.failed == "" && g.completed == "" {
-		p.ask("status.column: which column shows the state of a task? Candidates: %s", columnsOf(p.table, func(c CatalogColumn) bool { return c.isWord() || c.isBool() }))
+		p.ask("status.column: which column shows the state of a task? Candidates: %s", columnsOf(p.table, func(c CatalogColumn) bool { return c.isState() || c.isBool() }))
 		return
 	}
 	st.CompletedColumn, st.FailedColumn, st.CancelledColumn, st.ProcessingColumn = g.completed, g.failed, g.cancelled, g.processing

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -14,6 +15,9 @@ func (c CatalogColumn) isText() bool {
 }
 
 func (c CatalogColumn) isWord() bool { return c.isText() || c.Base == "enum" }
+
+// isState reports whether a column can show the state of a task: by words, or by codes such as 0, 1 and 2.
+func (c CatalogColumn) isState() bool { return c.isWord() || c.isInteger() || c.Base == "char" }
 
 func (c CatalogColumn) isBool() bool { return c.Base == "bool" }
 
@@ -65,10 +69,13 @@ func quotedTexts(expression string) []string {
 	return out
 }
 
-// allowed returns the words that an enum or a CHECK of a list of texts allows; nil: any.
+// allowed returns the words that an enum or a CHECK of a list of texts or whole numbers allows; nil: any.
 func (t CatalogTable) allowed(c CatalogColumn) []string {
 	if c.Base == "enum" {
 		return c.Labels
+	}
+	if c.isInteger() {
+		return t.allowedNumbers(c)
 	}
 	name := regexp.QuoteMeta(quoteName(c.Name))
 	// As pg_get_constraintdef writes "status in ('a', 'b')" and "status = 'a'".
@@ -81,8 +88,42 @@ func (t CatalogTable) allowed(c CatalogColumn) []string {
 	return nil
 }
 
+// allowedNumbers is allowed for whole numbers.
+func (t CatalogTable) allowedNumbers(c CatalogColumn) []string {
+	// As pg_get_constraintdef writes "status in (0, 1)" and "status between 0 and 3".
+	name := regexp.QuoteMeta(quoteName(c.Name))
+	list := regexp.MustCompile(`^CHECK \(+` + name + ` = ANY \(+ARRAY\[([^]]*)\]`)
+	between := regexp.MustCompile(`^CHECK \(+` + name + ` >= '?(-?[0-9]+)'?\S*\)* AND \(*` + name + ` <= '?(-?[0-9]+)`)
+	for _, check := range t.Checks {
+		if m := list.FindStringSubmatch(check); m != nil && !strings.Contains(check, " AND ") {
+			return wholeNumber.FindAllString(intType.ReplaceAllString(m[1], ""), -1)
+		}
+		if m := between.FindStringSubmatch(check); m != nil && strings.Count(check, " AND ") == 1 {
+			first, err := strconv.Atoi(m[1])
+			last, err2 := strconv.Atoi(m[2])
+			if err != nil || err2 != nil || last-first > 30 {
+				continue
+			}
+			var out []string
+			for n := first; n <= last; n++ {
+				out = append(out, strconv.Itoa(n))
+			}
+			return out
+		}
+	}
+	return nil
+}
+
+var (
+	wholeNumber = regexp.MustCompile(`-?[0-9]+`)
+	intType     = regexp.MustCompile(`::int[0-9]+|::(small|big)?int(eger)?`)
+)
+
 // defaultWord returns the text that a column has by default.
 func (c CatalogColumn) defaultWord() string {
+	if c.isInteger() {
+		return wholeNumber.FindString(strings.Trim(c.Default, "'()"))
+	}
 	if texts := quotedTexts(c.Default); len(texts) > 0 && strings.HasPrefix(c.Default, "'") {
 		return texts[0]
 	}

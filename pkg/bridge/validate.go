@@ -5,6 +5,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"imagetasks/pkg/task"
@@ -62,7 +63,7 @@ func (v *validation) table(key string, name Table, privileges ...string) (Catalo
 	}
 	t, ok := v.catalog.Find(name)
 	if !ok {
-		v.problem(key, fmt.Sprintf("there is no table %s", name), "write one of: "+nearTables(v.catalog, name))
+		v.problem(key, fmt.Sprintf("there is no table %s", name), "write one of: "+nearTables(v.catalog, name)+" (a view has no triggers that see its changes: write the table under it)")
 		return t, false
 	}
 	if t.Kind == "foreign" {
@@ -160,6 +161,7 @@ func (v *validation) ids() {
 			v.words("only", t, c, d.Only[name])
 		}
 	}
+	v.typed("deleted", t, d.Deleted, "a time or boolean", func(c CatalogColumn) bool { return c.isTime() || c.isBool() })
 }
 
 // words checks that a column allows these words: enum labels must exist; a CHECK is read only if it is a list.
@@ -167,12 +169,20 @@ func (v *validation) words(key string, t CatalogTable, c CatalogColumn, words []
 	allowed := t.allowed(c)
 	for _, word := range words {
 		switch {
+		case c.isInteger() && !isCode(c, word):
+			v.problem(key, fmt.Sprintf("the column %s of %s is of type %s, and %q is no value of it", c.Name, t.Table, c.Type, word), "write the number as the application does, such as 1")
 		case allowed != nil && !slices.Contains(allowed, word):
 			v.problem(key, fmt.Sprintf("the column %s of %s does not allow the word %q", c.Name, t.Table, word), "write one of: "+strings.Join(allowed, ", "))
 		case c.MaxLength > 0 && len([]rune(word)) > c.MaxLength:
 			v.problem(key, fmt.Sprintf("the word %q is longer than the %d characters of the column %s", word, c.MaxLength, c.Name), "write a shorter word")
 		}
 	}
+}
+
+// isCode reports whether a text is a whole number that a column can hold, in the form in which PostgreSQL writes it: words are compared as text.
+func isCode(c CatalogColumn, text string) bool {
+	n, err := strconv.ParseInt(text, 10, map[string]int{"int2": 16, "int4": 32}[c.Base])
+	return err == nil && strconv.FormatInt(n, 10) == text
 }
 
 // contents checks the columns of what a task is to do and what became of it.
@@ -260,7 +270,7 @@ func (v *validation) status() {
 			v.problem("status."+key, "a column of words is named too", "remove this line, or status.column with its words")
 		}
 	}
-	c, ok := v.written("status.column", st.Column, "text or an enum", CatalogColumn.isWord)
+	c, ok := v.written("status.column", st.Column, "text, an enum or a whole number", CatalogColumn.isState)
 	meaning := map[string]task.State{}
 	for _, state := range states {
 		key := "status." + string(state)
@@ -490,7 +500,7 @@ func (v *validation) insert(key string, in *Insert) {
 			v.problem(at, "the column is generated, and can't be written", "remove the line")
 		}
 		v.placeholders(at, text, known, &v.tasks)
-		if !placeholder.MatchString(text) && c.isWord() {
+		if !placeholder.MatchString(text) && c.isState() {
 			v.words(at, t, c, []string{text})
 		}
 	}

@@ -18,9 +18,9 @@ func application() (Catalog, Description) {
 	short.MaxLength = 20
 	tasks := table("tasks", "id", column("id", "uuid").notNull(), column("no", "int8"), column("made", "timestamptz").notNull(), column("user_id", "uuid"), column("prompt", "text"),
 		status, column("url", "text"), column("urls", "_text"), column("doc", "jsonb"), short, column("n", "int4"), column("flag", "bool"), column("flag2", "bool"), total,
-		column("step", "text"), column("kind", "text"))
+		column("step", "text"), column("kind", "text"), column("code", "int2"))
 	tasks.Unique = append(tasks.Unique, []string{"no"}, []string{"made"})
-	tasks.Checks = []string{"CHECK ((step = ANY (ARRAY['one'::text, 'two'::text])))", "CHECK ((char_length(prompt) > 3))"}
+	tasks.Checks = []string{"CHECK ((step = ANY (ARRAY['one'::text, 'two'::text])))", "CHECK ((char_length(prompt) > 3))", "CHECK (((code >= 0) AND (code <= 2)))"}
 	balances := table("users", "id", column("id", "uuid").notNull(), column("credits", "int4"), column("money", "numeric"), column("exact", "numeric"), column("rough", "float8"), column("team", "uuid"), column("num", "int8"))
 	balances.Columns[2].Scale, balances.Columns[3].Digits = 2, 3
 	log := table("log", "id", column("id", "int8").notNull(), column("user_id", "uuid").notNull(), column("amount", "int4").notNull(), column("type", "text"), column("task", "uuid"), total)
@@ -77,6 +77,11 @@ func TestValidate(t *testing.T) {
 		"started of a text":     {func(d *Description, _ *Catalog) { d.Started = "url" }, "started", "not a time"},
 		"moving":                {func(d *Description, _ *Catalog) { d.Moving.Processing = "later" }, "moving.processing", "write wait, requeue or fail"},
 		"label missing":         {func(d *Description, _ *Catalog) { d.Status.Cancelled = []string{"cancelled"} }, "status.cancelled", `does not allow the word "cancelled"; write one of: new, run, done, bad, off`},
+		"code":                  {func(d *Description, _ *Catalog) { d.Status.Column = "n" }, "status.pending", `is of type int4, and "new" is no value of it; write the number`},
+		"code not allowed":      {func(d *Description, _ *Catalog) { d.Status.Column, d.Status.Pending = "code", []string{"5"} }, "status.pending", `does not allow the word "5"; write one of: 0, 1, 2`},
+		"code of another form":  {func(d *Description, _ *Catalog) { d.Status.Column, d.Status.Pending = "code", []string{"01"} }, "status.pending", `"01" is no value of it`},
+		"status of a time":      {func(d *Description, _ *Catalog) { d.Status.Column = "made" }, "status.column", "not text, an enum or a whole number"},
+		"deleted of a text":     {func(d *Description, _ *Catalog) { d.Deleted = "prompt" }, "deleted", "not a time or boolean; write one of: made, flag, flag2"},
 		"no failed word":        {func(d *Description, _ *Catalog) { d.Status.Failed = nil }, "status.failed", "no word is listed"},
 		"word of two states":    {func(d *Description, _ *Catalog) { d.Status.Failed = []string{"bad", "done"} }, "status.failed", `"done" means completed too`},
 		"word in processing":    {func(d *Description, _ *Catalog) { d.Status.Completed = []string{"done", "run"} }, "status.completed", `"run" means processing too`},

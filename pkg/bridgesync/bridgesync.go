@@ -20,7 +20,7 @@ type Store interface {
 	SyncBridge(ctx context.Context, limit int) (store.BridgeSync, error)
 	BridgeDue(ctx context.Context, limit int) ([]string, error)
 	ApplyToBridge(ctx context.Context, taskID string) (store.BridgeApply, error)
-	WriteBridgeProgress(ctx context.Context, progress ...store.BridgeProgress) (int, error)
+	WriteBridgeProgress(ctx context.Context, progress ...store.BridgeProgress) (later []string, err error)
 	ReconcileBridge(ctx context.Context) (int, error)
 	Bridge(ctx context.Context) (store.BridgeState, error)
 }
@@ -98,8 +98,9 @@ const (
 	reconcileTimeout = time.Minute
 )
 
-// syncLimit is how many rows one call takes over.
-const syncLimit = 500
+// syncLimit is how many rows one call takes over. For that time the application cannot change the definition of its tables, and its statements wait behind
+// one that wants to.
+const syncLimit = 100
 
 // Service runs the bridge beside a processor. It is made by New and runs once.
 type Service struct {

@@ -64,7 +64,7 @@ func (s *countingStore) BridgeDue(ctx context.Context, limit int) ([]string, err
 	return s.Store.BridgeDue(ctx, limit)
 }
 
-func (s *countingStore) WriteBridgeProgress(ctx context.Context, p ...store.BridgeProgress) (int, error) {
+func (s *countingStore) WriteBridgeProgress(ctx context.Context, p ...store.BridgeProgress) ([]string, error) {
 	s.others.Add(1)
 	return s.Store.WriteBridgeProgress(ctx, p...)
 }

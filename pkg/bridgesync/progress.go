@@ -46,7 +46,7 @@ func (w *progressWriter) run(ctx context.Context, active func() bool) {
 func (w *progressWriter) write(ctx context.Context) error {
 	const step = "write the progress of tasks to the application's tables"
 	for batch := range slices.Chunk(w.changed(w.conf.Progress()), progressBatch) {
-		err := w.writeBatch(ctx, batch)
+		later, err := w.writeBatch(ctx, batch)
 		if err != nil {
 			w.reports.failed(step, err)
 			w.conf.Observe(Event{Kind: EventFailed})
@@ -54,6 +54,9 @@ func (w *progressWriter) write(ctx context.Context) error {
 		}
 		w.reports.worked(step)
 		for _, p := range batch {
+			if slices.Contains(later, p.TaskID) {
+				continue
+			}
 			w.written[written{p.TaskID, p.Epoch}] = p.Stage
 			w.conf.Observe(Event{Kind: EventProgress, Task: p.TaskID})
 		}
@@ -61,11 +64,10 @@ func (w *progressWriter) write(ctx context.Context) error {
 	return nil
 }
 
-func (w *progressWriter) writeBatch(ctx context.Context, batch []store.BridgeProgress) error {
+func (w *progressWriter) writeBatch(ctx context.Context, batch []store.BridgeProgress) (later []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	_, err := w.conf.Store.WriteBridgeProgress(ctx, batch...)
-	return err
+	return w.conf.Store.WriteBridgeProgress(ctx, batch...)
 }
 
 // changed returns what is to be written, in the order of the tasks' ids, and removes what is not in flight any more.

@@ -210,9 +210,9 @@ var (
 	textFailing         = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
 
 	textBridgeFailing = lang.Text{
-		EN:  "%d rows of the application can't be taken over or written; they are tried again, and all others go on. The oldest: %s since %s: %s",
-		One: "%d row of the application can't be taken over or written; it is tried again, and all others go on: %s since %s: %s",
-		ZH:  "应用的 %d 行数据无法接管或写入；系统会重试，其他任务不受影响。最早的一处：%s，自 %s 起：%s"}
+		EN:  "%d things fail in the bridge to the application's tables; they are tried again. The oldest: %s since %s: %s",
+		One: "%d thing fails in the bridge to the application's tables; it is tried again: %s since %s: %s",
+		ZH:  "与应用数据表的同步有 %d 处失败；系统会重试。最早的一处：%s，自 %s 起：%s"}
 	textBridgeBehind = lang.Text{
 		EN: "the bridge to the application's tables is behind: changes of the application not read yet: %d, ends of tasks not written yet: %d, the oldest for %s. Check that a processor runs, and that no transaction of the application holds locks for long",
 		ZH: "与应用数据表的同步滞后：尚未读取的应用变更 %d 个，尚未写入的任务结果 %d 个，最早的已等待%s。请检查是否有处理器在运行，以及应用是否有长时间持有锁的事务"}

@@ -90,8 +90,8 @@ func (s *fakeStore) BridgeDue(context.Context, int) ([]string, error) {
 func (s *fakeStore) ApplyToBridge(context.Context, string) (store.BridgeApply, error) {
 	return store.BridgeApply{}, nil
 }
-func (s *fakeStore) WriteBridgeProgress(context.Context, ...store.BridgeProgress) (int, error) {
-	return 0, nil
+func (s *fakeStore) WriteBridgeProgress(context.Context, ...store.BridgeProgress) ([]string, error) {
+	return nil, nil
 }
 func (s *fakeStore) ReconcileBridge(context.Context) (int, error) {
 	return 0, s.call("reconcile bridge")

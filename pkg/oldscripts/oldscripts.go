@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,24 +69,44 @@ func Find(ctx context.Context) Found {
 	return found
 }
 
+// What is a command, a schedule and a script is decided as in scripts/oldscripts.sh, which comments the lines out; a test compares them.
+var (
+	script      = regexp.MustCompile(`^(monitor[-_]tasks|task[-_]processor|task[-_]monitor|fix[-_]stuck[-_]tasks)\.[cm]?[jt]s$`)
+	runner      = regexp.MustCompile(`^(node(js)?[0-9.]*|bun|deno|tsx|ts-node|npx|npm|pnpm|yarn|zx|nodemon|forever|pm2|pm2-runtime)$`)
+	quotes      = regexp.MustCompile(`["'\\]`)
+	redirection = regexp.MustCompile(`[0-9]*[<>]+[ \t]*[^ \t]+`)
+	separator   = regexp.MustCompile("[;&|(){}`]+")
+	assignment  = regexp.MustCompile(`^[ \t]*["']?[A-Za-z_][A-Za-z0-9_]*["']?[ \t]*=`)
+	schedule    = regexp.MustCompile(`^[ \t]*(@[A-Za-z]+[ \t]+|([^ \t]+[ \t]+){5})`)
+	firstWord   = regexp.MustCompile(`^[^ \t]+[ \t]+`)
+	// What may stand before the command itself, and commands that may have the name of a script as an argument.
+	optional = regexp.MustCompile(`^(-.*|[A-Za-z_][A-Za-z0-9_]*=.*|[0-9.]+[smhd]?)$`)
+	wrapper  = regexp.MustCompile(`^(sudo|env|nohup|nice|ionice|timeout|setsid|exec|time|stdbuf|chronic|command|(ba|da|z)?sh|if|then|else|do|while|until|!)$`)
+	reader   = regexp.MustCompile(`^(pkill|pgrep|kill|killall|ps|[ef]?grep|rg|echo|printf|logger|test|\[|cat|tail|head|ls|cp|mv|rm|ln|tar|find)$`)
+)
+
+// userCrontab is Line.File of the crontab of this user. Lines of others name a user after the schedule.
+const userCrontab = "crontab"
+
 // Lines returns the lines of a crontab that start an old script. Comments do not.
 func Lines(file string, text []byte) []Line {
 	var out []Line
 	number := 0
 	for line := range bytes.Lines(text) {
 		number++
-		content := strings.TrimSpace(string(line))
-		if strings.HasPrefix(content, "#") {
+		content := strings.TrimRight(string(line), "\r\n")
+		if strings.HasPrefix(strings.TrimLeft(content, " \t"), "#") || assignment.MatchString(content) {
 			continue
 		}
-		words := strings.FieldsFunc(content, func(r rune) bool { return strings.ContainsRune(" \t;&|()'\"", r) })
-		for i, word := range words {
-			// What a line only redirects to or reads is none of its scripts.
-			if strings.ContainsAny(word, "<>") || i > 0 && strings.HasSuffix(words[i-1], ">") {
-				continue
-			}
-			if isScript(word) {
-				out = append(out, Line{file, number, path.Base(word)})
+		content = strings.ReplaceAll(content, `\%`, "\x01")
+		content, _, _ = strings.Cut(content, "%") // what follows is input
+		content = strings.TrimPrefix(content, schedule.FindString(content))
+		if file != userCrontab {
+			content = strings.TrimPrefix(content, firstWord.FindString(content))
+		}
+		for _, command := range separator.Split(content, -1) {
+			if name, ok := started(command); ok {
+				out = append(out, Line{file, number, name})
 				break
 			}
 		}
@@ -93,41 +114,49 @@ func Lines(file string, text []byte) []Line {
 	return out
 }
 
-// ScriptOf returns the old script that a command line runs: an interpreter with the script among its first arguments, or the script itself.
-func ScriptOf(args []string) (string, bool) {
-	if len(args) == 0 {
-		return "", false
-	}
-	if isScript(args[0]) {
-		return path.Base(args[0]), true
-	}
-	interpreters := []string{"node", "nodejs", "bun", "deno", "tsx", "ts-node", "npx", "npm", "pnpm", "yarn", "nodemon", "pm2"}
-	program := path.Base(args[0])
-	if !slices.Contains(interpreters, program) && !strings.HasPrefix(program, "node") {
-		return "", false
-	}
-	for _, arg := range args[1:min(len(args), 12)] {
-		if isScript(arg) {
-			return path.Base(arg), true
+// started returns the old script that a command of a shell runs, by a runner or itself.
+func started(command string) (string, bool) {
+	words := strings.FieldsFunc(redirection.ReplaceAllString(command, " "), func(r rune) bool { return r == ' ' || r == '\t' })
+	run, before := false, true
+	for i := 0; i < len(words); i++ {
+		name := nameOf(words[i])
+		switch {
+		case script.MatchString(name) && (run || before):
+			return name, true
+		case runner.MatchString(name):
+			run, before = true, false
+		case !before, optional.MatchString(words[i]), wrapper.MatchString(name):
+		case name == "flock":
+			for i++; i < len(words) && strings.HasPrefix(words[i], "-"); i++ {
+			}
+		case reader.MatchString(name):
+			return "", false
+		default:
+			before = false
 		}
 	}
 	return "", false
 }
 
-// isScript reports whether a path is that of an old script. Our own programs have no extension.
-func isScript(word string) bool {
-	name := strings.ToLower(path.Base(word))
-	extension := path.Ext(name)
-	if !slices.Contains([]string{".mjs", ".cjs", ".js", ".ts", ".mts"}, extension) {
-		return false
+// nameOf returns the name of a file from a word of a command.
+func nameOf(word string) string { return path.Base(quotes.ReplaceAllString(word, "")) }
+
+// ScriptOf returns the old script that a command line runs: a runner with the script among its first arguments, or the script itself.
+func ScriptOf(args []string) (string, bool) {
+	if len(args) == 0 {
+		return "", false
 	}
-	name = strings.ReplaceAll(strings.TrimSuffix(name, extension), "_", "-")
-	for _, known := range []string{"task-processor", "monitor-tasks", "task-monitor", "fix-stuck-tasks"} {
-		if strings.Contains(name, known) {
-			return true
+	if name := path.Base(args[0]); script.MatchString(name) {
+		return name, true
+	} else if !runner.MatchString(name) {
+		return "", false
+	}
+	for _, arg := range args[1:min(len(args), 12)] {
+		if name := path.Base(arg); script.MatchString(name) {
+			return name, true
 		}
 	}
-	return false
+	return "", false
 }
 
 // processes reads the command lines below a directory such as /proc, which other systems than Linux lack.

@@ -27,12 +27,21 @@ func TestLines(t *testing.T) {
 	assert.Equal(t, []Line{{"crontab", 2, "monitor-tasks.mjs"}, {"crontab", 4, "task-processor.mjs"}, {"crontab", 5, "fix_stuck_tasks.ts"}}, Lines("crontab", []byte(text)))
 }
 
+// In the crontabs of the system the command follows a user.
+func TestLines_OfTheSystem(t *testing.T) {
+	t.Parallel()
+	line := "*/5 * * * * www-data node /srv/app/monitor-tasks.mjs\n"
+	assert.Equal(t, []Line{{"/etc/cron.d/app", 1, "monitor-tasks.mjs"}}, Lines("/etc/cron.d/app", []byte(line)))
+	assert.Empty(t, Lines("/etc/cron.d/app", []byte("0 * * * * root pgrep -f monitor-tasks.mjs\n")))
+}
+
 func TestScriptOf(t *testing.T) {
 	t.Parallel()
 	for command, want := range map[string]string{
 		"node --experimental-fetch scripts/task-processor.mjs": "task-processor.mjs",
 		"/usr/bin/node20 /srv/app/monitor-tasks.js --watch":    "monitor-tasks.js",
-		"npx tsx src/my-task-processor-worker.ts":              "my-task-processor-worker.ts",
+		"npx tsx src/task_processor.ts":                        "task_processor.ts",
+		"node /srv/mail/mail-task-processor.js":                "",
 		"./task-processor.mjs":                                 "task-processor.mjs",
 		"/srv/imagetasks/bin/task-processor run":               "",
 		"monitor-tasks --watch":                                "",

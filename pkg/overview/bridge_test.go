@@ -42,7 +42,7 @@ func TestReadBridge(t *testing.T) {
 	found := overview.Assess(with(running(), func(s *overview.Snapshot) { s.Bridge = b }))
 	require.Equal(t, []finding.Code{finding.BridgeFailing}, codes(found))
 	text := found[0].Text(lang.EN)
-	assert.Contains(t, text, "4 rows of the application")
+	assert.Contains(t, text, "4 things fail in the bridge")
 	assert.Contains(t, text, "refund job-7")
 	assert.Contains(t, text, "the user has no balance")
 	assert.Equal(t, finding.Command{Program: "task-processor", Args: []string{"adopt", "--check"}}, found[0].Next())

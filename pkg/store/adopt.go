@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -285,17 +286,38 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, routines: facts.routines}
+	p.app = &application{names: p.names, Description: p.description, tables: facts.tables, partitions: facts.partitions, routines: facts.routines}
 	if p.generated, err = functionsOf(p.names, p.description, facts.tables, facts.routines); err != nil {
 		return err
 	}
 	if err := checkUnique(ctx, p.tx, p.description); err != nil {
 		return err
 	}
+	if err := p.validate(ctx); err != nil {
+		return err
+	}
 	for _, compare := range []func(context.Context) error{p.compareFunctions, p.revoke, p.compareRecord, p.compareTriggers, p.finish} {
 		if err := compare(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validate checks what the functions could be created with, and would still fail: words that a CHECK refuses, values that an insert needs.
+func (p *adoptPlanner) validate(ctx context.Context) error {
+	catalog, err := catalogOf(ctx, p.tx)
+	if err != nil {
+		return fmt.Errorf("adopt: read the catalog: %w", err)
+	}
+	d := p.description
+	d.Moving.Processing = cmp.Or(d.Moving.Processing, "wait")
+	var texts []string
+	for _, problem := range bridge.Validate(d, catalog) {
+		texts = append(texts, problem.Error())
+	}
+	if len(texts) > 0 {
+		return misfit("%s", strings.Join(texts, "\n"))
 	}
 	return nil
 }
@@ -377,10 +399,23 @@ func (p *adoptPlanner) compareRecord(ctx context.Context) error {
 	if !slices.Contains([]string{"wait", "requeue", "fail"}, moving) {
 		return misfit("moving: processing must be \"wait\", \"requeue\" or \"fail\"")
 	}
-	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals"}
+	triggers, err := p.app.triggersOf()
+	if err != nil {
+		return err
+	}
+	noting := [][2]string{}
+	for _, t := range triggers {
+		noting = append(noting, [2]string{qualified(t.table), t.name})
+	}
+	watched, err := json.Marshal(noting)
+	if err != nil {
+		return err
+	}
+	columns := []string{"description", "moving", "refunds", "charges", "balances", "history", "shows_charges", "shows_refunds", "decimals", "triggers"}
 	values := []string{literal(string(description)) + "::jsonb", literal(moving), fmt.Sprint(d.Credits.Refund != ""), fmt.Sprint(d.Credits.Charge != ""),
 		fmt.Sprint(p.app.HasBalances()), fmt.Sprint(d.History != nil), fmt.Sprint(d.Credits.Charged == "column" || d.Credits.Charged == "log"),
-		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals)}
+		fmt.Sprint(d.Credits.RefundedColumn != "" || d.Credits.RefundLog != nil), fmt.Sprint(d.Credits.Decimals),
+		literal(string(watched)) + "::jsonb"}
 	var same bool
 	err = p.tx.QueryRowContext(ctx, fmt.Sprintf("select exists (select from %s.bridge where (%s) = (%s))", p.names.Schema,
 		strings.Join(columns, ", "), strings.Join(values, ", "))).Scan(&same)
@@ -462,6 +497,7 @@ func (p *adoptPlanner) compareTriggers(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	wanted = p.app.withPartitions(wanted)
 	existing, err := p.existingTriggers(ctx)
 	if err != nil {
 		return err
@@ -528,6 +564,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
+		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil

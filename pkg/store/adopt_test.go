@@ -70,7 +70,7 @@ func shapes() map[string]shape {
 				"00000000-0000-0000-0000-000000000004", "00000000-0000-0000-0000-000000000005"}, user: "9007199254740993",
 			description: bridge.Description{
 				Tasks: bridge.Table{Schema: "My App", Name: "Order"}, Key: "Id", User: "User", Prompt: "order", Only: map[string][]string{"kind": {"image", "it's"}}, Inputs: []string{"images"},
-				Result: "pics", ResultForm: "array", Error: "fail", Progress: "percent", Stage: "stage", Created: "created", Completed: "done",
+				Result: "pics", ResultForm: "array", Error: "fail", Progress: "percent", Stage: "stage", Stages: map[string]string{"completed": "done"}, Created: "created", Completed: "done",
 				Status: bridge.Status{Column: "state", Pending: []string{"new"}, Processing: []string{"working"}, Completed: []string{"done"}, Failed: []string{"error"}},
 				Credits: bridge.Credits{Cost: 1, CostColumn: "cost", Charged: "always", RefundedColumn: "refund", Table: bridge.Table{Schema: "My App", Name: "User"},
 					Key: "id", Column: "money", Decimals: 2, Refund: "balance", Charge: "balance"},
@@ -110,6 +110,25 @@ func shapes() map[string]shape {
 				Status: bridge.Status{Column: "status", Pending: []string{"pending"}, Processing: []string{"pending"}, Completed: []string{"succeeded"}, Failed: []string{"failed"}},
 				Credits: bridge.Credits{Cost: 1, Charged: "column", ChargedColumn: "tokens", RefundedColumn: "gave", CostColumn: "tokens",
 					Table: bridge.Table{Schema: "public", Name: "user_credits"}, Key: "user_id", Column: "credits", Refund: "balance"},
+			},
+		},
+		"codes": { // as by Laravel: numbers for states, soft deletes, and a trigger that refuses to change deleted rows
+			sql: `create table public.orders_image (id bigserial primary key, account_id bigint not null, description varchar(200) not null, state smallint not null default 0 check (state in (0, 1, 2, 3)),
+					picture_url varchar(255), source_url varchar(255) default 'https://example.com/s.png', fail_message varchar(20), price decimal(8,2) not null default 2.50, is_refunded boolean not null default false,
+					created_at timestamp(0) default now(), deleted_at timestamp(0));
+				create table public.wallet (account_id bigint primary key, amount decimal(12,2) not null check (amount >= 0));
+				create function public.no_undo() returns trigger language plpgsql as $$ begin if old.deleted_at is not null then raise exception 'the row is deleted'; end if; return new; end $$;
+				create trigger no_undo before update on public.orders_image for each row execute function public.no_undo();
+				insert into public.wallet values (7, 10);
+				insert into public.orders_image (account_id, description) select 7, 'a fox' from generate_series(1, 8);
+				insert into public.orders_image (account_id, description, deleted_at) select 7, 'deleted', now() from generate_series(1, 3)`,
+			keys: []string{"1", "2", "3", "4", "5"}, user: "7",
+			description: bridge.Description{
+				Tasks: bridge.Table{Schema: "public", Name: "orders_image"}, Key: "id", Deleted: "deleted_at", User: "account_id", Prompt: "description", Inputs: []string{"source_url"}, Result: "picture_url",
+				Error: "fail_message", Created: "created_at",
+				Status: bridge.Status{Column: "state", Pending: []string{"0"}, Processing: []string{"1"}, Completed: []string{"2"}, Failed: []string{"3"}},
+				Credits: bridge.Credits{Cost: 1, CostColumn: "price", Charged: "always", RefundedColumn: "is_refunded", Table: bridge.Table{Schema: "public", Name: "wallet"},
+					Key: "account_id", Column: "amount", Decimals: 2, Refund: "balance", Charge: "balance"},
 			},
 		},
 	}
@@ -171,6 +190,14 @@ func TestAdopt_Functions(t *testing.T) {
 			failed: `select array[status, generated_image_url] from generation where id = 'g2'`,
 			refund: "(refunded,0,3)", refunded: `select gave from generation where id = 'g2'`, balance: "3",
 		},
+		"codes": {
+			rows:   `{"cost": 250, "word": "0", "state": "pending", "prompt": "a fox", "charged": true, "options": {}, "refunded": false, "input_count": 1}`,
+			mid:    `select array[state::text] from orders_image where id = 1`,
+			result: "{1}",
+			closed: `select array[state::text, picture_url] from orders_image where id = 1`,
+			failed: `select array[state::text, fail_message] from orders_image where id = 2`,
+			refund: "(refunded,1000,1250)", refunded: `select is_refunded from orders_image where id = 2`, balance: "1250",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -181,14 +208,14 @@ func TestAdopt_Functions(t *testing.T) {
 			assert.Equal(t, "8", b.text(`select count(*) from imagetasks.app_live()`))
 			assert.JSONEq(t, w.rows, b.text(`select to_jsonb(r) - 'key' - 'user_id' from imagetasks.app_rows(array[$1, 'no such key', '12x', null]) r`, first))
 			assert.Equal(t, sh.user, b.text(`select user_id from imagetasks.app_rows(array[$1::text])`, first))
-			for _, missing := range []string{"no such key", "", "007", "99999999999999999999", "00000000-0000-0000-0000-00000000000G", "null"} {
+			for _, missing := range []string{"9", "no such key", "", "007", "99999999999999999999", "00000000-0000-0000-0000-00000000000G", "null"} {
 				assert.Equal(t, "gone", b.text(`imagetasks.app_progress($1, 10, 'x')`, missing))
 				assert.Equal(t, "gone", b.text(`imagetasks.app_close($1, 'failed', null, 'x', '{}')`, missing))
 				assert.Equal(t, "gone", b.text(`imagetasks.app_reopen($1)`, missing))
 				assert.Equal(t, "(gone,,)", b.text(`select r from imagetasks.app_refund($1, $2, 1, 'x') r`, missing, sh.user))
 				assert.Equal(t, "0", b.text(`select count(*) from imagetasks.app_inputs($1)`, missing))
 			}
-			inputs := map[string]string{"enum": `{NULL,"\\x68656c6c6f"}`, "text keys": "{NULL}"}[name]
+			inputs := map[string]string{"enum": `{NULL,"\\x68656c6c6f"}`, "text keys": "{NULL}", "codes": "{NULL}"}[name]
 			if inputs == "" {
 				inputs = `{"\\x68656c6c6f"}`
 			}
@@ -241,7 +268,7 @@ func TestAdopt_Functions(t *testing.T) {
 			default:
 				assert.ErrorContains(t, err, "insufficient credits")
 				b.exec(`select * from imagetasks.app_charge($1, $2, $3, 'task redriven')`, second, sh.user, cost)
-				assert.Equal(t, map[string]string{"supabase": "7", "enum": "1050"}[name], b.text(`(select balance from imagetasks.app_balances(array[$1::text]))`, sh.user))
+				assert.Equal(t, map[string]string{"supabase": "7", "enum": "1050", "codes": "1000"}[name], b.text(`(select balance from imagetasks.app_balances(array[$1::text]))`, sh.user))
 				assert.Equal(t, "true, false", b.text(`select charged || ', ' || refunded from imagetasks.app_rows(array[$1::text])`, second))
 			}
 			assert.Equal(t, "superseded", b.text(`imagetasks.app_reopen($1)`, sh.keys[3]), "it is live")
@@ -251,7 +278,7 @@ func TestAdopt_Functions(t *testing.T) {
 			}
 			b.exec(`select imagetasks.app_progress($1, 10, 'requesting')`, sh.keys[3])
 			back := b.text(`imagetasks.app_hand_back($1)`, sh.keys[3])
-			assert.Equal(t, map[bool]string{true: "applied", false: "superseded"}[name == "supabase" || name == "enum"], back)
+			assert.Equal(t, map[bool]string{true: "applied", false: "superseded"}[name == "supabase" || name == "enum" || name == "codes"], back)
 			assert.Equal(t, "pending", b.text(`select state from imagetasks.app_rows(array[$1::text])`, sh.keys[3]))
 		})
 	}

@@ -15,8 +15,9 @@ import (
 
 // adoptionFacts is what the catalog says about the tables and functions that a description names.
 type adoptionFacts struct {
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table // of all levels
+	routines   []routine
 }
 
 // needs is what the bridge does with a table.
@@ -106,13 +107,19 @@ func checkProcessors(ctx context.Context, tx *sql.Tx, n names) error {
 
 // readFacts reads what the catalog says about what a description names, and checks that the role may do with it what the bridge does.
 func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionFacts, error) {
-	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}}
+	facts := adoptionFacts{tables: map[bridge.Table]bridge.CatalogTable{}, partitions: map[bridge.Table][]bridge.Table{}}
 	for _, need := range neededTables(d) {
 		t, err := readAdopted(ctx, tx, need)
 		if err != nil {
 			return facts, err
 		}
 		facts.tables[need.table] = t
+		if facts.partitions[need.table], err = readPartitions(ctx, tx, need.table); err != nil {
+			return facts, err
+		}
+	}
+	if err := checkPath(ctx, tx, d); err != nil {
+		return facts, err
 	}
 	for _, text := range []string{d.Credits.Refund, d.Credits.Charge} {
 		if text == "" || text == "balance" {
@@ -127,6 +134,25 @@ func readFacts(ctx context.Context, tx *sql.Tx, d bridge.Description) (adoptionF
 		}
 	}
 	return facts, nil
+}
+
+// checkPath refuses a search path in which every role may create objects: an operator or function for exactly the types of a statement is preferred to
+// PostgreSQL's own, and would run with the rights of the owner of the bridge.
+func checkPath(ctx context.Context, tx *sql.Tx, d bridge.Description) error {
+	var schema, owner string
+	err := tx.QueryRowContext(ctx, `
+		select quote_ident(n.nspname), quote_ident(current_user) from pg_namespace n
+		where n.nspname = any ($1) and exists (
+			select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a where a.grantee = 0 and a.privilege_type = 'CREATE')
+		order by 1 limit 1`, pq.Array(searchPath(d))).Scan(&schema, &owner)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("adopt: read the privileges of schemas: %w", err)
+	}
+	return &AccessError{fmt.Sprintf("every role may create functions and operators in the schema %s, where the bridge's functions look for names: they would run with the rights of %s", schema, owner),
+		fmt.Sprintf("run as the schema's owner, after a grant to the roles that create tables there: revoke create on schema %s from public", schema)}
 }
 
 // readAdopted reads a table of the application.
@@ -175,40 +201,30 @@ func readAdopted(ctx context.Context, tx *sql.Tx, need needs) (bridge.CatalogTab
 	if relkind == "p" {
 		t.Kind = "partitioned"
 	}
-	t.Columns, err = readAdoptedColumns(ctx, tx, oid)
-	return t, err
+	return t, readColumns(ctx, tx, []int64{oid}, map[int64]*bridge.CatalogTable{oid: &t})
 }
 
-// readAdoptedColumns reads the columns of a table. A domain counts as the type that it is made of.
-func readAdoptedColumns(ctx context.Context, tx *sql.Tx, oid int64) ([]bridge.CatalogColumn, error) {
+// readPartitions returns the partitions of a table.
+func readPartitions(ctx context.Context, tx *sql.Tx, t bridge.Table) ([]bridge.Table, error) {
 	rows, err := tx.QueryContext(ctx, `
-		with recursive columns as (
-			select a.attnum, a.attname, a.atttypid as declared, a.atttypmod as declared_mod, a.attnotnull as required, a.attgenerated, a.attidentity,
-			       pg_get_expr(d.adbin, d.adrelid) as value, a.atttypid as typid, a.atttypmod as typmod
-			from pg_attribute a left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-			where a.attrelid = $1::oid and a.attnum > 0 and not a.attisdropped
-			union all
-			select c.attnum, c.attname, c.declared, c.declared_mod, c.required or t.typnotnull, c.attgenerated, c.attidentity,
-			       coalesce(c.value, t.typdefault), t.typbasetype, t.typtypmod
-			from columns c join pg_type t on t.oid = c.typid and t.typtype = 'd'
-		)
-		select c.attname, format_type(c.declared, c.declared_mod), case t.typtype when 'e' then 'enum' else t.typname end,
-		       array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder),
-		       c.required and c.attgenerated = '', coalesce(c.value, ''), c.attgenerated <> '' or c.attidentity = 'a', c.attidentity <> '',
-		       case when t.typname in ('varchar', 'bpchar') and c.typmod >= 4 then c.typmod - 4 else 0 end
-		from columns c join pg_type t on t.oid = c.typid
-		where t.typtype <> 'd' order by c.attnum`, oid)
+		select n.nspname, c.relname, c.relkind = 'f'
+		from pg_partition_tree(to_regclass($1)) p join pg_class c on c.oid = p.relid join pg_namespace n on n.oid = c.relnamespace
+		where p.level > 0 order by 1, 2`, qualified(t))
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var out []bridge.CatalogColumn
+	var out []bridge.Table
 	for rows.Next() {
-		var c bridge.CatalogColumn
-		if err := rows.Scan(&c.Name, &c.Type, &c.Base, pq.Array(&c.Labels), &c.NotNull, &c.Default, &c.Generated, &c.Identity, &c.MaxLength); err != nil {
+		var p bridge.Table
+		var foreign bool
+		if err := rows.Scan(&p.Schema, &p.Name, &foreign); err != nil {
 			return nil, err
 		}
-		out = append(out, c)
+		if foreign {
+			return nil, misfit("the partition %s of %s is a foreign table: statements that change it are refused where a table has the triggers of a bridge", p, t)
+		}
+		out = append(out, p)
 	}
 	return out, rows.Err()
 }

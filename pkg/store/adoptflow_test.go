@@ -3,7 +3,9 @@ package store_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,7 +92,7 @@ func TestAdopt_WholeWay(t *testing.T) {
 			removed, err := b.RemoveBridge(b.ctx, false, nil)
 			require.NoError(t, err)
 			assert.Equal(t, 6, removed.HandedBack)
-			shows := name == "supabase" || name == "enum"
+			shows := name == "supabase" || name == "enum" || name == "codes"
 			assert.Equal(t, map[bool]int{true: 1, false: 0}[shows], removed.Reset, "the row that was set to processing is pending again")
 			assert.Equal(t, before, dump(t, b.url))
 			assert.Equal(t, 6, b.number(`select count(*) from imagetasks.tasks where status = 'cancelled' and error_code = 'handed_back' and bridge_state = 'superseded'`))
@@ -169,10 +171,75 @@ func TestAdopt_RestoredFromBackup(t *testing.T) {
 	plan, err := restored.PlanAdoption(restored.ctx, sh.description)
 	require.NoError(t, err)
 	assert.Empty(t, plan.Steps)
+	done, err := restored.SyncBridge(restored.ctx, 100)
+	require.NoError(t, err)
+	assert.False(t, done.Active, "a copy writes nothing before an operator resumes it")
+	require.NoError(t, restored.Resume(restored.ctx))
 	assert.Equal(t, 8, syncAll(t, restored, restored.Store))
 	restored.exec(`update ai_tasks set status = 'cancelled' where task_id = 't1'`)
 	syncAll(t, restored, restored.Store)
 	assert.Equal(t, "superseded", restored.text(`select bridge_state from imagetasks.tasks where task_id = 't1'`))
+}
+
+// A migration of the application may take away what the bridge needs: adopt --check names it, and the monitor hears of missing triggers.
+func TestAdopt_Incomplete(t *testing.T) {
+	t.Parallel()
+	sh := shapes()["codes"]
+	b := adopted(t, sh)
+	found := func() string {
+		t.Helper()
+		differences, err := b.CheckWholeBridge(b.ctx)
+		require.NoError(t, err)
+		var out strings.Builder
+		for _, d := range differences {
+			fmt.Fprintln(&out, d.Code, d.Subject, d.Detail)
+		}
+		return out.String()
+	}
+	problems := func() int {
+		t.Helper()
+		_, err := b.ReconcileBridge(b.ctx)
+		require.NoError(t, err)
+		return b.number(`select count(*) from imagetasks.bridge_failures where part = 'trigger'`)
+	}
+	syncAll(t, b, b.Store)
+	require.Empty(t, found())
+	require.Zero(t, problems())
+	for change, want := range map[string]string{
+		"alter table orders_image disable trigger imagetasks_update": "incomplete public.orders_image to do: create the triggers on public.orders_image; run task-processor adopt --apply",
+		"drop trigger imagetasks_delete on wallet":                   "create the triggers on public.wallet",
+		"alter table orders_image disable trigger all":               "create the triggers on public.orders_image",
+	} {
+		b.exec(change)
+		require.Contains(t, found(), want)
+		require.Equal(t, 1, problems(), change)
+		_, err := b.Adopt(b.ctx, sh.description, nil)
+		require.NoError(t, err)
+		b.exec(`alter table orders_image enable trigger no_undo`)
+		require.Equal(t, 0, b.number(`select count(*) from imagetasks.bridge_failures`), "it is over at once")
+		syncAll(t, b, b.Store)
+		require.Empty(t, found())
+		require.Zero(t, problems())
+	}
+	b.exec(`create or replace function imagetasks.app_live() returns setof text language sql as 'select null::text where false'`)
+	require.Contains(t, found(), "to do: create the function app_live")
+	_, err := b.Adopt(b.ctx, sh.description, nil)
+	require.NoError(t, err)
+
+	b.exec(`alter table orders_image rename column picture_url to url`)
+	assert.Contains(t, found(), `incomplete public.orders_image the description of the application's tables: the table public.orders_image has no column "picture_url"`)
+	b.exec(`alter table orders_image rename column url to picture_url; alter table orders_image drop column price`)
+	assert.Contains(t, found(), `has no column "price"`)
+	assert.NotContains(t, found(), "not_taken", "both sides can't be compared")
+	b.exec(`drop table orders_image`)
+	assert.Contains(t, found(), `there is no table public.orders_image`)
+	role := "nobody_here"
+	b.role(role)
+	_, err = b.Migrate(b.ctx, store.Roles{Worker: []string{role}})
+	require.NoError(t, err)
+	differences, err := b.as(role).IncompleteBridge(b.ctx)
+	require.NoError(t, err)
+	assert.Empty(t, differences, "only the owner can tell")
 }
 
 // A description is stored as JSON and read again.

@@ -30,9 +30,10 @@ type application struct {
 	bridge.Description
 	Tag string // of the dollar quotes around a function's body
 
-	tables   map[bridge.Table]bridge.CatalogTable
-	routines []routine
-	tasks    bridge.CatalogTable
+	tables     map[bridge.Table]bridge.CatalogTable
+	partitions map[bridge.Table][]bridge.Table
+	routines   []routine
+	tasks      bridge.CatalogTable
 }
 
 // routine is a function of the application.
@@ -245,15 +246,20 @@ func fromText(expression, keyType string) string {
 
 // Path is the search path of the functions that write.
 func (a *application) Path() string {
-	schemas := a.Description.Path
-	if len(schemas) == 0 {
-		schemas = []string{a.Tasks.Schema}
-	}
+	schemas := searchPath(a.Description)
 	quoted := make([]string, 0, len(schemas)+1)
 	for _, schema := range schemas {
 		quoted = append(quoted, pq.QuoteIdentifier(schema))
 	}
 	return strings.Join(append(quoted, "pg_temp"), ", ")
+}
+
+// searchPath returns the schemas in which the application's triggers and functions find what they name.
+func searchPath(d bridge.Description) []string {
+	if len(d.Path) == 0 {
+		return []string{d.Tasks.Schema}
+	}
+	return d.Path
 }
 
 // SetSettings are the settings in a fixed order.
@@ -304,7 +310,20 @@ func (a *application) AndOnly(alias string) (string, error) {
 		}
 		fmt.Fprintf(&b, " and %s::text in (%s)", column(alias, name), literals(a.Only[name]))
 	}
-	return b.String(), nil
+	if a.Deleted == "" {
+		return b.String(), nil
+	}
+	c, err := columnOf(a.tasks, a.Deleted)
+	if err != nil {
+		return "", err
+	}
+	deleted, err := isTrue(alias, c)
+	if kind(c) == timeKind {
+		fmt.Fprintf(&b, " and %s is null", column(alias, c.Name)) // as an index of the application may have it
+	} else {
+		fmt.Fprintf(&b, " and not %s", deleted)
+	}
+	return b.String(), err
 }
 
 // ThisTask is the condition that a row is the task with that key.

@@ -18,7 +18,7 @@ func (a *application) Compared() (string, error) {
 			names = append(names, a.Result)
 		}
 	}
-	names = append(names, slices.Sorted(maps.Keys(a.Only))...)
+	names = append(append(names, slices.Sorted(maps.Keys(a.Only))...), a.Deleted)
 	var conditions, seen []string
 	for _, name := range names {
 		if name == "" || slices.Contains(seen, name) {
@@ -124,6 +124,20 @@ func (a *application) triggersOf() ([]trigger, error) {
 		seen[t.table] = t.function
 	}
 	return out, nil
+}
+
+// withPartitions adds the triggers of partitions: a statement that names a partition fires its own only.
+func (a *application) withPartitions(triggers []trigger) []trigger {
+	var out []trigger
+	for _, t := range triggers {
+		out = append(out, t)
+		for _, partition := range a.partitions[t.table] {
+			of := t
+			of.table = partition
+			out = append(out, of)
+		}
+	}
+	return out
 }
 
 // create returns the statement that creates the trigger.

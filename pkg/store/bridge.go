@@ -72,17 +72,17 @@ type BridgeProgress struct {
 	Stage   string
 }
 
-// WriteBridgeProgress writes progress to the application's rows and returns how many were written. Tasks that are not of the application or
-// not leased any more are left out. The rows stay locked until the call ends: pass at most about 20.
-func (s *Store) WriteBridgeProgress(ctx context.Context, progress ...BridgeProgress) (int, error) {
+// WriteBridgeProgress writes progress to the application's rows and returns the tasks for which that is to be tried again: the application holds their rows.
+// Tasks that are not of the application or not leased any more are left out. The rows stay locked until the call ends: pass at most about 20.
+func (s *Store) WriteBridgeProgress(ctx context.Context, progress ...BridgeProgress) ([]string, error) {
 	ids, epochs := make([]string, len(progress)), make([]int64, len(progress))
 	percents, stages := make([]int64, len(progress)), make([]string, len(progress))
 	for i, p := range progress {
 		ids[i], epochs[i], percents[i], stages[i] = p.TaskID, p.Epoch, int64(p.Percent), p.Stage
 	}
-	var written int
-	err := s.queryRow(ctx, s.sql.bridgeProgress, []any{pq.Array(ids), pq.Array(epochs), pq.Array(percents), pq.Array(stages)}, &written)
-	return written, err
+	var later []string
+	err := s.queryRow(ctx, s.sql.bridgeProgress, []any{pq.Array(ids), pq.Array(epochs), pq.Array(percents), pq.Array(stages)}, pq.Array(&later))
+	return later, err
 }
 
 // ReconcileBridge compares the live tasks of both sides, notes in the inbox what differs, and returns how much that is. It reads all live rows of the
@@ -124,7 +124,7 @@ func (s *Store) Bridge(ctx context.Context) (BridgeState, error) {
 
 // BridgeProblem is something that the bridge could not do and tries again.
 type BridgeProblem struct {
-	Part      string    `json:"part"` // take, balance, progress, bridge (all of it), close, refund or history
+	Part      string    `json:"part"` // take, balance, progress, trigger, bridge (all of it), close, refund or history
 	Key       string    `json:"key"`  // of the task or user; may be empty
 	Code      string    `json:"code"` // SQLSTATE
 	Reason    string    `json:"reason"`
@@ -147,7 +147,7 @@ func (s *Store) BridgeProblems(ctx context.Context, limit int) ([]BridgeProblem,
 
 // BridgeDifference is something that differs between the application's tables and ours.
 type BridgeDifference struct {
-	Code    string `json:"code"`    // not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
+	Code    string `json:"code"`    // incomplete, not_applied, failing, not_read, not_taken, not_live, balance_differs, state_differs, refund_not_shown, lost_update
 	Subject string `json:"subject"` // the task or user
 	Detail  string `json:"detail"`
 	ID      int64  `json:"id,omitempty"` // of a lost update, for AcknowledgeLostUpdates

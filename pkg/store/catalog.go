@@ -67,13 +67,18 @@ const catalogTables = `
 	  and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')`
 
 func (s *Store) readCatalog(ctx context.Context) (bridge.Catalog, error) {
-	c := bridge.Catalog{Schemas: map[string]bool{}}
 	tx, err := s.beginCatalog(ctx, catalogTimeout)
 	if err != nil {
-		return c, err
+		return bridge.Catalog{}, err
 	}
 	defer func() { _ = tx.Rollback() }()
-	err = tx.QueryRowContext(ctx, `
+	return catalogOf(ctx, tx)
+}
+
+// catalogOf reads the catalog in a transaction whose search path is that of the system.
+func catalogOf(ctx context.Context, tx *sql.Tx) (bridge.Catalog, error) {
+	c := bridge.Catalog{Schemas: map[string]bool{}}
+	err := tx.QueryRowContext(ctx, `
 		select current_database(), current_user,
 		       (select count(*) = 3 from pg_roles where rolname in ('anon', 'authenticated', 'service_role'))`).Scan(&c.Database, &c.Role, &c.Supabase)
 	if err != nil {
@@ -181,7 +186,7 @@ func readColumns(ctx context.Context, tx *sql.Tx, oids []int64, byOID map[int64]
 		)
 		select c.attrelid::bigint, c.attname, format_type(c.declared, c.declared_mod), case t.typtype when 'e' then 'enum' else t.typname end,
 		       array(select e.enumlabel::text from pg_enum e where e.enumtypid = t.oid order by e.enumsortorder),
-		       c.attnotnull and c.attgenerated = '', coalesce(c.default_expr, ''), c.attgenerated <> '', c.attidentity <> '',
+		       c.attnotnull and c.attgenerated = '', coalesce(c.default_expr, ''), c.attgenerated <> '' or c.attidentity = 'a', c.attidentity <> '',
 		       case when t.typname in ('varchar', 'bpchar') and c.typmod >= 4 then c.typmod - 4 else 0 end,
 		       case when t.typname = 'numeric' and c.typmod >= 4 then (((c.typmod - 4) & 2047) # 1024) - 1024 when t.typname = 'numeric' then -1 else 0 end
 		from columns c join pg_type t on t.oid = c.typid

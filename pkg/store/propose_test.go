@@ -32,7 +32,7 @@ func TestPropose_Shapes(t *testing.T) {
 	questions := map[string][]string{
 		"supabase":   {"credits.charged:", "credits.cost:"},
 		"profiles":   nil,
-		"doodles":    {"prompt:", "credits.cost:"},
+		"doodles":    {"credits.cost:"},
 		"betterauth": {"credits.cost:"},
 		"quoted":     nil,
 		"booleans":   nil,

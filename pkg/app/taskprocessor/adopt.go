@@ -42,7 +42,7 @@ func adoptCommand(a program) *cli.Command {
 			&cli.StringFlag{Name: "file", Usage: "`FILE` with the part [bridge]", DefaultText: bridgeFile + " beside the env file"},
 			&cli.StringFlag{Name: "tasks", Usage: "`SCHEMA.TABLE` of tasks, where adopt does not find it or takes another one"},
 			&cli.StringFlag{Name: "balances", Usage: "`SCHEMA.TABLE` of the users' credits, likewise"},
-			&cli.BoolFlag{Name: "force", Usage: "replace a part [bridge] that was edited; with --apply: although old scripts run; with --remove: give up what is still owed"},
+			&cli.BoolFlag{Name: "force", Usage: "replace a part [bridge] that was edited; with --apply: although old scripts run, or IMAGE_BASE_URL is not set; with --remove: give up what is still owed"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
 	}
@@ -175,7 +175,9 @@ func (a program) printProposal(c *cli.Context, p proposal) error {
 		printLine(textBridgeNotWritten)
 	}
 	if len(p.Questions) > 0 {
-		printLine(textBridgeQuestions, len(p.Questions))
+		if p.Written {
+			printLine(textBridgeQuestions, len(p.Questions))
+		}
 		for _, q := range p.Questions {
 			a.Printf("  - %s\n", q)
 		}
@@ -271,7 +273,7 @@ func (a program) checkBridge(ctx context.Context, c *cli.Context, st *store.Stor
 	if report.Problems, err = st.BridgeProblems(ctx, maxBridgeProblems); err != nil {
 		return err
 	}
-	if report.Differences, err = st.CheckBridge(ctx); err != nil {
+	if report.Differences, err = st.CheckWholeBridge(ctx); err != nil {
 		return err
 	}
 	report.Problems, report.Differences = append([]store.BridgeProblem{}, report.Problems...), append([]store.BridgeDifference{}, report.Differences...)
@@ -312,7 +314,9 @@ func (a program) printBridgeReport(c *cli.Context, report bridgeReport) error {
 		a.Printf("%s\n", textBridgeProblem.In(l, p.Part, p.Key, p.Reason, p.Tries))
 	}
 	for _, d := range report.Differences {
-		a.Printf("%s  %s  %s\n", d.Code, d.Subject, d.Detail)
+		if d.Code != "failing" { // it is among the problems
+			a.Printf("%s  %s  %s\n", d.Code, d.Subject, d.Detail)
+		}
 	}
 	a.printOldScripts(l, report.OldScripts)
 	if report.Healthy {

@@ -15,7 +15,7 @@ import (
 
 // planAdoption prints the SQL of adopt --apply. When a step would fail, it prints everything up to it.
 func (a program) planAdoption(c *cli.Context) error {
-	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		d, err := a.readBridge(ctx, c, st)
 		if err != nil {
 			return err
@@ -36,6 +36,9 @@ func (a program) planAdoption(c *cli.Context) error {
 			case err == nil && len(plan.Steps) == 0:
 				a.Printf("-- The bridge is as described: there is nothing to do.\n")
 			}
+			if s.ImageBaseURL == "" {
+				a.Printf("-- %s\n", textNoBaseURL.EN)
+			}
 			for _, line := range found.Lines {
 				a.Printf("-- %s\n", textOldLine.In("", line.File, line.Number, line.Text))
 			}
@@ -52,18 +55,21 @@ func (a program) planAdoption(c *cli.Context) error {
 
 // applyAdoption puts the bridge in place. It refuses while an old script is started by cron or runs: both would work the same rows.
 func (a program) applyAdoption(c *cli.Context) error {
-	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
+	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		d, err := a.readBridge(ctx, c, st)
 		if err != nil {
 			return err
 		}
-		found := oldscripts.Find(ctx)
-		if found.Any() && !c.Bool("force") {
-			return a.refuseOldScripts(c, found)
-		}
 		l, err := a.Lang(c)
 		if err != nil {
 			return err
+		}
+		if s.ImageBaseURL == "" && !c.Bool("force") {
+			return app.Usagef("%s", textNoBaseURL.In(l))
+		}
+		found := oldscripts.Find(ctx)
+		if found.Any() && !c.Bool("force") {
+			return a.refuseOldScripts(c, found)
 		}
 		note := func(step store.Step) {
 			if !c.Bool("json") {

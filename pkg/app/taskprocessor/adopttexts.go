@@ -12,6 +12,8 @@ var (
 	textOldProcess    = lang.Text{EN: "an old script is running: %s (pid %d); stop it", ZH: "旧脚本正在运行：%s（进程 %d）；请停止它"}
 	textOldScriptsRun = lang.Text{EN: "the bridge is not put in place: the old scripts would work the same rows; switch them off first, or use --force",
 		ZH: "未启用桥接：旧脚本会处理相同的行；请先停用旧脚本，或使用 --force"}
+	textNoBaseURL = lang.Text{EN: "IMAGE_BASE_URL is not set, so the application's rows would get names of files instead of URLs; set it to the URL under which IMAGE_STORE is served, or use --apply --force",
+		ZH: "未设置 IMAGE_BASE_URL，应用的行中写入的将是文件名而不是 URL；请将其设置为对外提供 IMAGE_STORE 的 URL，或使用 --apply --force"}
 	textBridgeStep    = lang.Text{EN: "done: %s", ZH: "已完成：%s"}
 	textBridgeApplied = lang.Text{EN: "the bridge is in place (%d steps)", ZH: "桥接已启用（%d 个步骤）"}
 	textBridgeRemoved = lang.Text{EN: "the bridge is removed: %d waiting tasks are the application's again, %d of them set back to waiting; %d ends of tasks were given up",

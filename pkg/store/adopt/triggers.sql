@@ -1,7 +1,7 @@
 {{/* What all trigger functions have in common. They note what changed, and nothing else: the statement of the application must not fail, and not wait
-for a lock for long. A plan is kept for statements of one row and of many: only hash joins suit both. */}}
+for a lock for long. A plan is kept for statements of one row and of many: no nested loops, which suit one, and no compilation, which suits many. */}}
 {{define "settings" -}}
-language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' set enable_nestloop = off
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' set enable_nestloop = off set jit = off
 {{- end}}
 
 {{define "missed" -}}

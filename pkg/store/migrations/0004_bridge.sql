@@ -43,6 +43,7 @@ create table {{.Schema}}.bridge (
     shows_charges boolean not null, -- by a column or a log: app_rows tells whether a row was charged
     shows_refunds boolean not null, -- app_rows tells whether a row was refunded
     decimals    integer not null check (decimals between 0 and 6), -- our unit is 10^-decimals of their credit
+    triggers    jsonb not null default '[]', -- those that note changes: [table, name]; each partition has its own
     active      boolean not null default false,
     applied_at  timestamptz not null default now(),
     checked_at  timestamptz        -- of the last bridge_reconcile
@@ -107,7 +108,8 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, run, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, bridge) and the row's key. It is tried again, and deleted when it worked.
+-- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
     key         text not null,
@@ -486,6 +488,7 @@ declare
     gap bigint;
     writes jsonb;
     amounts bigint[];
+    costs bigint[];
     explained boolean := false;
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
@@ -507,7 +510,7 @@ begin
                            or exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge'
                                       and l.reason = 'charged by the application'
                                       and l.created_at > event.at - interval '10 seconds')
-                       else t.bridge_state = 'superseded' and t.updated_at > event.at - interval '10 seconds' end
+                       else t.bridge_state in ('superseded', 'owed') and t.updated_at > event.at - interval '1 minute' end
               and not exists (select from {{.Schema}}.bridge_explained e
                               where e.task_id = t.task_id and e.run = t.run and e.kind = case when delta < 0 then 'charge' else 'refund' end)
             order by case when delta < 0 then t.created_at else t.updated_at end -- the one that can't explain later changes
@@ -520,7 +523,14 @@ begin
             select jsonb_agg(jsonb_build_object('amount', w.amount, 'before', w.before, 'after', w.after, 'at', w.at) order by w.id desc), array_agg(w.amount order by w.id desc)
             into writes, amounts
             from {{.Schema}}.bridge_writes w where w.user_id = event.key and w.id < event.id and w.at > event.at - interval '30 seconds';
-            if writes is not null and (delta <> 0 or exists (
+            -- A row that was closed before it was taken has no task: a change by what the user's tasks cost is taken for its charge or refund, unless
+            -- it is one of these together with ours, too.
+            costs := array(select distinct t.credits_cost from {{.Schema}}.tasks t
+                           where t.user_id = event.key and t.bridge_state is not null and t.created_at > event.at - interval '1 hour');
+            explained := delta <> 0 and abs(delta) = any (costs) and not exists (
+                select from (select sum(w.amount) over (order by w.n) as total from unnest(amounts) with ordinality as w (amount, n)) ours
+                where sign(delta + ours.total) = sign(delta) and abs(delta + ours.total) = any (costs));
+            if writes is not null and not explained and (delta <> 0 or exists (
                 select from {{.Schema}}.tasks t
                 where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
                   and t.updated_at > event.at - interval '10 seconds'
@@ -713,6 +723,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' as $$
 #variable_conflict use_column
 declare
+    first_task timestamptz;
     b {{.Schema}}.bridge;
     event {{.Schema}}.inbox;
     ids bigint[];
@@ -729,13 +740,12 @@ begin
     elsif exists (select from {{.Schema}}.bridge_failures f where f.part = 'bridge' and f.next_try_at > now()) then
         return jsonb_build_object('active', true);
     end if;
-    -- Two seconds later the task that explains a change has been taken, unless the inbox or the outbox is behind. All changes of a user stay in order.
+    -- A change waits until the tasks of the next two seconds have been taken, which may explain it; a minute at most.
+    select i.at into first_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
     for event in
         select * from {{.Schema}}.inbox i
         where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds'
-          and (i.at < clock_timestamp() - interval '1 minute'
-               or i.at < coalesce((select x.at from {{.Schema}}.inbox x where x.kind = 'task' order by x.id limit 1) - interval '1 second', 'infinity')
-                  and not exists (select from {{.Schema}}.outbox o join {{.Schema}}.tasks t on t.task_id = o.task_id where o.tries = 0 and t.user_id = i.key))
+          and (first_task is null or i.at < greatest(first_task, clock_timestamp() - interval '58 seconds') - interval '2 seconds')
         order by i.id limit max_keys
     loop
         begin
@@ -841,6 +851,8 @@ declare
     details jsonb;
     code text; message text; relation text; col text; con text;
 begin
+    -- What a crash of the server takes back stands in the outbox again. An application that notifies in a trigger lets one transaction at a time commit.
+    perform set_config('synchronous_commit', 'off', true);
     refunded := 0;
     select * into b from {{.Schema}}.bridge x where x.active and {{.Schema}}.bridge_is_here();
     select * into o from {{.Schema}}.outbox x where x.task_id = bridge_apply.task_id for update skip locked;
@@ -970,42 +982,50 @@ begin
 end
 $$;
 
--- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the number of
--- rows. Locks: those rows, in the order of the keys, for the time of the call: the caller passes few.
-create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns int
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms' as $$
+-- Writes the progress of leased tasks to the application's rows. A task whose row is not live any more is noted in the inbox. Returns the tasks whose
+-- progress is still to be written: their rows are locked, or there was no time left. Locks: the rows, in the order of the keys, until the call ends.
+-- That has to be soon, and long before the application looks for a deadlock: no row is waited for, and after a moment no other one is begun.
+create function {{.Schema}}.bridge_progress(task_ids text[], epochs bigint[], percents int[], stages text[]) returns text[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
+    moment double precision := least(100, extract(epoch from current_setting('deadlock_timeout')::interval) * 500); -- ms
+    ends timestamptz := clock_timestamp() + moment * interval '1 millisecond';
     r record;
     did text;
-    written int := 0;
+    later text[] := '{}';
     code text; message text; relation text; col text; con text;
 begin
+    perform set_config('lock_timeout', greatest(moment / 20, 1)::int || 'ms', true);
+    -- As in bridge_apply.
+    perform set_config('synchronous_commit', 'off', true);
     if not exists (select from {{.Schema}}.bridge b where b.active) or not {{.Schema}}.bridge_is_here() then
-        return 0;
+        return later;
     end if;
     for r in
         select g.* from unnest(task_ids, epochs, percents, stages) as g (task_id, epoch, percent, stage)
         join {{.Schema}}.tasks t on t.task_id = g.task_id and t.lease_epoch = g.epoch and t.status = 'processing' and t.bridge_state = 'live'
         order by g.task_id
     loop
+        if clock_timestamp() > ends then
+            later := later || r.task_id;
+            continue;
+        end if;
         begin
             did := {{.Schema}}.app_progress(r.task_id, r.percent, r.stage);
-            written := written + 1;
             if did <> 'written' then
                 insert into {{.Schema}}.inbox (kind, key) values ('task', r.task_id);
             end if;
             delete from {{.Schema}}.inbox i where i.xid = pg_current_xact_id() and i.kind = 'task' and i.key = r.task_id and did = 'written';
             delete from {{.Schema}}.bridge_failures f where f.part = 'progress';
         exception when lock_not_available then
-            continue; -- the next stage is written
+            later := later || r.task_id;
         when others then
             get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
             perform {{.Schema}}.bridge_failed('progress', '', code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
         end;
     end loop;
-    return written;
+    return later;
 end
 $$;
 
@@ -1028,6 +1048,20 @@ begin
     end if;
     missed := array(select i.id from {{.Schema}}.inbox i where i.kind = 'missed');
     begin
+        -- The application may have another table under that name by now, a new partition, or have left triggers disabled.
+        with lacking as (
+            select r.relation::regclass::text as key, string_agg(x ->> 1, ', ' order by x ->> 1) as triggers
+            from jsonb_array_elements(b.triggers) x,
+                 lateral (select to_regclass(x ->> 0)::oid union select p.relid from pg_partition_tree(to_regclass(x ->> 0)) p) r (relation)
+            where r.relation is not null
+              and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
+            group by r.relation
+        ), there_again as (
+            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+        )
+        select count({{.Schema}}.bridge_failed('trigger', l.key, 'refused', 'changes are noticed late: the table lacks ' || l.triggers
+                     || ', or they are disabled; run task-processor adopt --apply')) into more
+        from lacking l;
         with there as materialized (
             select l as key from {{.Schema}}.app_live() l
         ), here as materialized (
@@ -1044,7 +1078,8 @@ begin
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = d.key);
         get diagnostics noted = row_count;
         -- Of each user: once an hour, where nothing says that a change was missed.
-        if b.balances and (missed <> '{}' or coalesce(b.checked_at < date_trunc('hour', now()), true) or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
+        if b.balances and (missed <> '{}' or coalesce(b.checked_at < date_trunc('hour', now()), true) or more > 0
+                           or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
             insert into {{.Schema}}.inbox (kind, key, before, after)
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
             from {{.Schema}}.bridged_users u
