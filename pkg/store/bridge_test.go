@@ -733,3 +733,17 @@ func TestBridge_CancelsRace(t *testing.T) {
 	assert.Equal(t, 70, b.number(`select sum(credits) from public.wallets`), "every credit is back, once")
 	assert.Equal(t, jobs, b.number(`select count(*) from imagetasks.ledger where kind = 'refund'`))
 }
+
+// With many changes to read, a change of a balance is read after the task that explains it.
+func TestBridge_LostUpdates_Backlog(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job 1", "ann")
+	b.sync()
+	b.fail(b.claimOneOf())
+	b.apply()
+	b.exec(`insert into public.jobs (id, owner, prompt, charged) select 'other ' || n, 'ben', 'a dog', false from generate_series(1, 150) n`)
+	b.buy("job 2", "ann")
+	b.sync()
+	assert.Zero(t, b.number(`select count(*) from imagetasks.lost_updates`))
+	assert.Zero(t, b.number(`select count(*) from imagetasks.inbox`))
+}

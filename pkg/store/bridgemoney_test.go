@@ -346,7 +346,8 @@ func TestBridgeMoney_ChangeBeforeItsExplanation(t *testing.T) {
 	b.sync()
 	b.fail(b.claimOneOf())
 	b.exec(`update public.jobs set state = 'cancelled', refunded = true where id = 'job 2'; update public.wallets set credits = credits + 1`)
-	b.sync() // while the end of its task is still to be written
+	assert.Zero(t, b.sync().Balances, "the end of its task is still to be written")
 	assert.Equal(t, map[string]string{"job 2": store.BridgeSuperseded}, b.apply())
+	assert.Equal(t, 1, b.sync().Balances)
 	b.requireAgreement() // without a lost update
 }

@@ -510,7 +510,7 @@ begin
                            or exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge'
                                       and l.reason = 'charged by the application'
                                       and l.created_at > event.at - interval '10 seconds')
-                       else t.bridge_state in ('superseded', 'owed') and t.updated_at > event.at - interval '1 minute' end
+                       else t.bridge_state = 'superseded' and t.updated_at > event.at - interval '10 seconds' end
               and not exists (select from {{.Schema}}.bridge_explained e
                               where e.task_id = t.task_id and e.run = t.run and e.kind = case when delta < 0 then 'charge' else 'refund' end)
             order by case when delta < 0 then t.created_at else t.updated_at end -- the one that can't explain later changes
@@ -716,16 +716,16 @@ begin
 end
 $$;
 
--- Takes what the inbox has: changes of balances, then up to max_keys rows of tasks. One call at a time does that: another one returns at once.
+-- Takes what the inbox has: up to max_keys rows of tasks, then as many changes of balances. One call at a time does that: another one returns at once.
 -- Safe to repeat. Returns counts, and whether more is waiting.
 create function {{.Schema}}.bridge_sync(max_keys int) returns jsonb
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' as $$
 #variable_conflict use_column
 declare
-    first_task timestamptz;
     b {{.Schema}}.bridge;
     event {{.Schema}}.inbox;
+    next_task timestamptz;
     ids bigint[];
     keys text[];
     next_key text;
@@ -740,33 +740,9 @@ begin
     elsif exists (select from {{.Schema}}.bridge_failures f where f.part = 'bridge' and f.next_try_at > now()) then
         return jsonb_build_object('active', true);
     end if;
-    -- A change waits until the tasks of the next two seconds have been taken, which may explain it; a minute at most.
-    select i.at into first_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
-    for event in
-        select * from {{.Schema}}.inbox i
-        where i.kind = 'balance' and i.at < clock_timestamp() - interval '2 seconds'
-          and (first_task is null or i.at < greatest(first_task, clock_timestamp() - interval '58 seconds') - interval '2 seconds')
-        order by i.id limit max_keys
-    loop
-        begin
-            perform {{.Schema}}.bridge_take_balance(event, b.decimals);
-            delete from {{.Schema}}.bridge_failures f where f.part = 'balance' and f.key = coalesce(event.key, '');
-        exception when others then
-            get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
-            if code in ('55P03', '40P01') then
-                exit; -- the user is locked; the rest stays in order
-            end if;
-            perform {{.Schema}}.bridge_failed('balance', coalesce(event.key, ''), code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
-            failed := failed + 1;
-        end;
-        delete from {{.Schema}}.inbox i where i.kind = 'balance' and i.id = event.id;
-        balances := balances + 1;
-    end loop;
-
     -- The rows are read after the inbox: what commits in between leaves its own row there.
     select array_agg(x.id), array_agg(distinct x.key) into ids, keys
     from (select i.id, i.key from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit max_keys) x;
-    more := cardinality(ids) >= max_keys or balances >= max_keys;
     -- In the order in which they came; array_agg(distinct) sorts.
     select array_agg(x.key order by x.first) into keys
     from (select i.key, min(i.id) as first from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids) and i.key is not null group by i.key) x;
@@ -783,7 +759,7 @@ begin
             if code not like '22%' and code <> 'P0001' then
                 -- A column or a table is missing, or a privilege, or the table is locked: the inbox stays as it is.
                 perform {{.Schema}}.bridge_failed('bridge', '', code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
-                return jsonb_build_object('active', true, 'balances', balances, 'failed', failed + 1);
+                return jsonb_build_object('active', true, 'failed', failed + 1);
             end if;
             -- A value of one row.
             foreach next_key in array keys loop
@@ -799,6 +775,32 @@ begin
         end;
     end if;
     delete from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids);
+
+    -- The task that explains a change has been taken before it, that of two seconds later, too.
+    select i.at into next_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
+    for event in
+        select * from {{.Schema}}.inbox i
+        where i.kind = 'balance' and i.at < least(next_task, clock_timestamp()) - interval '2 seconds'
+          -- What ends of the user's tasks explain is seen when they are written. All changes of a user stay in order.
+          and (i.at < clock_timestamp() - interval '1 minute'
+               or not exists (select from {{.Schema}}.outbox o join {{.Schema}}.tasks t on t.task_id = o.task_id where o.tries = 0 and t.user_id = i.key))
+        order by i.id limit max_keys
+    loop
+        begin
+            perform {{.Schema}}.bridge_take_balance(event, b.decimals);
+            delete from {{.Schema}}.bridge_failures f where f.part = 'balance' and f.key = coalesce(event.key, '');
+        exception when others then
+            get stacked diagnostics code = returned_sqlstate, message = message_text, relation = table_name, col = column_name, con = constraint_name;
+            if code in ('55P03', '40P01') then
+                exit; -- the user is locked; the rest stays in order
+            end if;
+            perform {{.Schema}}.bridge_failed('balance', coalesce(event.key, ''), code, {{.Schema}}.bridge_reason(code, message, relation, col, con, ''));
+            failed := failed + 1;
+        end;
+        delete from {{.Schema}}.inbox i where i.kind = 'balance' and i.id = event.id;
+        balances := balances + 1;
+    end loop;
+    more := coalesce(cardinality(ids), 0) >= max_keys or balances >= max_keys;
     if taken > 0 then
         perform pg_notify({{literal .Channel}}, '');
     end if;
@@ -1057,9 +1059,9 @@ begin
               and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
             group by r.relation
         ), there_again as (
-            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+            delete from {{.Schema}}.bridge_failures f where f.part = 'triggers' and f.key not in (select l.key from lacking l)
         )
-        select count({{.Schema}}.bridge_failed('trigger', l.key, 'refused', 'changes are noticed late: the table lacks ' || l.triggers
+        select count({{.Schema}}.bridge_failed('triggers', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
                      || ', or they are disabled; run task-processor adopt --apply')) into more
         from lacking l;
         with there as materialized (
@@ -1078,7 +1080,7 @@ begin
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = d.key);
         get diagnostics noted = row_count;
         -- Of each user: once an hour, where nothing says that a change was missed.
-        if b.balances and (missed <> '{}' or coalesce(b.checked_at < date_trunc('hour', now()), true) or more > 0
+        if b.balances and (missed <> '{}' or more > 0 or coalesce(b.checked_at < date_trunc('hour', now()), true)
                            or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
             insert into {{.Schema}}.inbox (kind, key, before, after)
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
