@@ -564,7 +564,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
-		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'triggers'", p.names.Schema)},
+		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil

@@ -105,7 +105,7 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key or the table. It is tried again, and deleted
+-- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
 -- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
@@ -485,6 +485,7 @@ declare
     gap bigint;
     writes jsonb;
     amounts bigint[];
+    costs bigint[];
     explained boolean := false;
 begin
     insert into {{.Schema}}.bridged_users (user_id) values (event.key) on conflict do nothing;
@@ -503,7 +504,7 @@ begin
             from {{.Schema}}.tasks t
             where t.user_id = event.key and t.bridge_state is not null and t.credits_cost = abs(delta)
               and case when delta < 0 then t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
-                       else t.bridge_state = 'superseded' and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds' end
+                       else t.bridge_state in ('superseded', 'owed') and t.completed_at between event.at - interval '1 minute' and event.at + interval '10 seconds' end
               and not exists (select from {{.Schema}}.bridge_explained e
                               where e.task_id = t.task_id and e.kind = case when delta < 0 then 'charge' else 'refund' end)
             order by abs(extract(epoch from t.created_at - event.at))
@@ -516,7 +517,14 @@ begin
             select jsonb_agg(jsonb_build_object('amount', w.amount, 'before', w.before, 'after', w.after, 'at', w.at) order by w.id desc), array_agg(w.amount order by w.id desc)
             into writes, amounts
             from {{.Schema}}.bridge_writes w where w.user_id = event.key and w.id < event.id and w.at > event.at - interval '30 seconds';
-            if writes is not null and (delta <> 0 or exists (
+            -- A row that was closed before it was taken has no task: a change by what the user's tasks cost is taken for its charge or refund, unless
+            -- it is one of these together with ours, too.
+            costs := array(select distinct t.credits_cost from {{.Schema}}.tasks t
+                           where t.user_id = event.key and t.bridge_state is not null and t.created_at > event.at - interval '1 hour');
+            explained := delta <> 0 and abs(delta) = any (costs) and not exists (
+                select from (select sum(w.amount) over (order by w.n) as total from unnest(amounts) with ordinality as w (amount, n)) ours
+                where sign(delta + ours.total) = sign(delta) and abs(delta + ours.total) = any (costs));
+            if writes is not null and not explained and (delta <> 0 or exists (
                 select from {{.Schema}}.tasks t
                 where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
                   and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
@@ -1038,9 +1046,9 @@ begin
               and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
             group by r.relation
         ), there_again as (
-            delete from {{.Schema}}.bridge_failures f where f.part = 'triggers' and f.key not in (select l.key from lacking l)
+            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
         )
-        select count({{.Schema}}.bridge_failed('triggers', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
+        select count({{.Schema}}.bridge_failed('trigger', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
                      || ', or they are disabled; run task-processor adopt --apply')) into more
         from lacking l;
         with there as materialized (
