@@ -32,7 +32,7 @@ func TestAdopting_Runbook(t *testing.T) {
 	file := filepath.Join(w.dir, "imagetasks.toml")
 
 	documented(w.run("task-processor", "adopt").is(3), "public.ai_images_creator_tasks: row-level security is on",
-		"IMAGE_BASE_URL must make URLs that pass it", "the part [bridge] of imagetasks.toml is written: ",
+		"IMAGE_BASE_URL must make URLs that pass it", "the part [bridge] of imagetasks.toml is written (lines: ",
 		" questions are open; answer them in the file, and remove them there:", "credits.cost: what does the application charge for a task?")
 	unanswered := w.run("task-processor", "adopt", "--plan")
 	unanswered.is(2)
@@ -54,14 +54,14 @@ func TestAdopting_Runbook(t *testing.T) {
 	const seen = `select count(*) from public.ai_images_creator_tasks t join public.ai_images_creator_history h on h.image_url = t.result_url
 		where t.status = 'completed' and t.result_url like 'https://app.example.com/pictures/%'`
 	w.waitFor("users see their pictures", func() bool { return w.number(seen) == 3 })
-	documented(w.run("task-processor", "status").ok(), "0 changes of the application to read, 0 ends of tasks to write, 0 failing\n", "All is well.\n")
+	documented(w.run("task-processor", "status").ok(), "changes of the application to read: 0, ends of tasks to write: 0, failing: 0\n", "All is well.\n")
 	w.audit()
 
 	w.run("task-processor", "pause", "--reason", "moving out").ok()
 	documented(w.run("task-processor", "stop").ok(), "has stopped; the monitor will not start it\n")
 	documented(w.run("task-processor", "adopt", "--check").ok(), "both sides agree\n")
 	documented(w.run("task-processor", "adopt", "--remove").ok(), "done: drop the triggers on public.ai_images_creator_tasks\n",
-		"done: hand waiting tasks back\n", "done: remove the description\n", "waiting tasks are the application's again, 0 of them set back to waiting")
+		"done: hand waiting tasks back\n", "done: remove the description\n", "of these set back to waiting: 0")
 	assert.Equal(t, 0, w.number(`select count(*) from pg_trigger where tgname like 'imagetasks%'`))
 	assert.Equal(t, 1, w.number(`select count(*) from public.ai_images_creator_tasks where status = 'processing'`), "as the application left it")
 	w.audit()

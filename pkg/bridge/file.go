@@ -439,7 +439,12 @@ func (c *shapeCheck) value(path string, value any, want reflect.Type) {
 			wrong("a text in quotation marks")
 		}
 	case reflect.Int, reflect.Int64:
-		if _, ok := value.(int64); !ok {
+		_, whole := value.(int64)
+		_, fraction := value.(float64)
+		switch {
+		case fraction && strings.HasPrefix(name, "credits.cost"):
+			wrong("a whole number; a fraction of a credit can come from a column of the task's row only: write cost_column")
+		case !whole:
 			wrong("a whole number")
 		}
 	}

@@ -68,6 +68,7 @@ func TestParse_Faults(t *testing.T) {
 		"[bridge.status]\nfaild = [\"x\"]\n":  "line 2: [bridge.status] has no key faild; did you mean failed?",
 		"bridge = 1\n":                        "line 1: bridge must be a table",
 		"[bridge.credits]\ncost = \"1\"\n":    "line 2: credits.cost must be a whole number",
+		"[bridge.credits]\ncost = 2.5\n":      "line 2: credits.cost must be a whole number; a fraction of a credit can come from a column of the task's row only: write cost_column",
 		"[bridge.log]\ntable = \"a.b\"\nx=1":  "line 3: [bridge.log] has no key x",
 		"[bridge]\nonly = { k = \"image\" }":  "line 2: only.k must be a list",
 		"[bridge]\nstatus.pendin = [\"a\"]\n": "line 2: [bridge.status] has no key pendin; did you mean pending?",

@@ -232,7 +232,7 @@ func (s *Store) holders(ctx context.Context, t bridge.Table) string {
 // planAdoption finds what differs from the description, in a transaction that is rolled back.
 func (s *Store) planAdoption(ctx context.Context, d bridge.Description) (plan adoptionPlan, err error) {
 	if len(d.Questions) > 0 {
-		return plan, misfit("%d questions are open; answer them in imagetasks.toml: %s", len(d.Questions), strings.Join(d.Questions, " / "))
+		return plan, misfit("questions are open; answer them in imagetasks.toml: %s", strings.Join(d.Questions, " / "))
 	}
 	if d.Tasks.IsZero() {
 		return plan, misfit("tasks: no table is named")
@@ -291,6 +291,9 @@ func (p *adoptPlanner) run(ctx context.Context) error {
 		return err
 	}
 	if err := checkUnique(ctx, p.tx, p.description); err != nil {
+		return err
+	}
+	if err := checkSequences(ctx, p.tx, p.description.Log, p.description.History); err != nil {
 		return err
 	}
 	if err := p.validate(ctx); err != nil {
@@ -555,20 +558,28 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 			p.plan.last = append(p.plan.last, Step{"drop the function " + f.Name + ", which is not used any more", f.drop(p.names)})
 		}
 	}
-	var active bool
-	if err := p.tx.QueryRowContext(ctx, "select coalesce(bool_or(active), false) from "+p.names.Schema+".bridge").Scan(&active); err != nil {
+	var active, failed bool
+	err = p.tx.QueryRowContext(ctx, fmt.Sprintf(`select coalesce((select bool_or(b.active) from %s.bridge b), false),
+		exists (select from %[1]s.bridge_failures) or exists (select from %[1]s.outbox o where o.tries > 0)`, p.names.Schema)).Scan(&active, &failed)
+	if err != nil {
 		return fmt.Errorf("adopt: read the state of the bridge: %w", err)
+	}
+	if failed { // its cause may be gone
+		p.plan.last = append(p.plan.last, Step{retryStep, fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\n"+
+			"update %[1]s.outbox set next_try_at = now() where tries > 0;\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)})
 	}
 	if active && len(p.plan.functions) == 0 && len(p.plan.tables) == 0 {
 		return nil
 	}
 	p.plan.last = append(p.plan.last,
 		Step{"switch the bridge on", fmt.Sprintf("update %s.bridge set active = true, applied_at = now()", p.names.Schema)},
-		Step{"try again what failed", fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)},
 		Step{"note the tasks that are waiting", fmt.Sprintf("insert into %s.inbox (kind, key)\nselect 'task', live.key from %[1]s.app_live() with ordinality live (key, n) order by live.n",
 			p.names.Schema)})
 	return nil
 }
+
+// retryStep is a step that changes nothing of the bridge.
+const retryStep = "try again what failed"
 
 // appFunctions returns the functions of the bridge that exist.
 func appFunctions(ctx context.Context, tx *sql.Tx, schema string) ([]generated, error) {

@@ -269,6 +269,7 @@ func TestAdopt_Functions(t *testing.T) {
 				assert.ErrorContains(t, err, "insufficient credits")
 				b.exec(`select * from imagetasks.app_charge($1, $2, $3, 'task redriven')`, second, sh.user, cost)
 				assert.Equal(t, map[string]string{"supabase": "7", "enum": "1050", "codes": "1000"}[name], b.text(`(select balance from imagetasks.app_balances(array[$1::text]))`, sh.user))
+				assert.Equal(t, "true, false", b.text(`select charged || ', ' || refunded from imagetasks.app_rows(array[$1::text])`, second))
 			}
 			assert.Equal(t, "superseded", b.text(`imagetasks.app_reopen($1)`, sh.keys[3]), "it is live")
 			for _, key := range []string{first, second} {

@@ -26,7 +26,7 @@ func (s *Store) IncompleteBridge(ctx context.Context) ([]BridgeDifference, error
 	plan, err := s.planAdoption(ctx, d)
 	if err != nil {
 		if isFault(err) {
-			return []BridgeDifference{{Code: BridgeIncomplete, Subject: d.Tasks.String(), Detail: err.Error()}}, nil
+			return []BridgeDifference{{Code: BridgeIncomplete, Subject: d.Tasks.String(), Detail: err.Error() + "; correct what is wrong, here or in imagetasks.toml, and run task-processor adopt --apply"}}, nil
 		}
 		return nil, err
 	}
@@ -40,8 +40,10 @@ func (s *Store) IncompleteBridge(ctx context.Context) ([]BridgeDifference, error
 	for _, t := range plan.tables {
 		add("to do: " + t.what)
 	}
-	if len(out) == 0 && len(plan.last) > 0 {
-		add("to do: " + plan.last[0].What)
+	for _, step := range plan.last {
+		if len(out) == 0 && step.What != retryStep {
+			add("to do: " + step.What)
+		}
 	}
 	return out, nil
 }

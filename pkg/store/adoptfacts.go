@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -261,6 +262,34 @@ func (f *adoptionFacts) readRoutines(ctx context.Context, tx *sql.Tx, c call) er
 		}
 	}
 	return rows.Err()
+}
+
+// checkSequences checks that the role may use the sequences from which rows that the bridge inserts get their defaults. Identity columns need nothing.
+func checkSequences(ctx context.Context, tx *sql.Tx, inserts ...*bridge.Insert) error {
+	for _, in := range inserts {
+		if in == nil {
+			continue
+		}
+		var role, sequences string
+		err := tx.QueryRowContext(ctx, `
+			select quote_ident(current_user), coalesce(string_agg(distinct quote_ident(n.nspname) || '.' || quote_ident(s.relname), ', '), '')
+			from pg_attribute a
+			join pg_attrdef def on def.adrelid = a.attrelid and def.adnum = a.attnum
+			join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = def.oid and d.refclassid = 'pg_class'::regclass
+			join pg_class s on s.oid = d.refobjid
+			join pg_namespace n on n.oid = s.relnamespace
+			where a.attrelid = to_regclass($1)::oid and a.attname <> all ($2)
+			  and case when s.relkind = 'S' then not has_sequence_privilege(s.oid, 'usage') else false end`,
+			qualified(in.Table), pq.Array(slices.Collect(maps.Keys(in.Columns)))).Scan(&role, &sequences)
+		if err != nil {
+			return fmt.Errorf("adopt: read the defaults of %s: %w", in.Table, err)
+		}
+		if sequences != "" {
+			return &AccessError{fmt.Sprintf("the role %s may not use a sequence that %s gets a default from", role, in.Table),
+				fmt.Sprintf("run as its owner: grant usage on sequence %s to %s", sequences, role)}
+		}
+	}
+	return nil
 }
 
 // checkUnique checks that a key finds one row: an update by it would change others, too.

@@ -111,7 +111,10 @@ func (a *application) SetCharged(amount string) (string, error) {
 	if err := a.setCredits(&s, a.Credits.ChargedColumn, amount); err != nil {
 		return "", err
 	}
-	return s.String(), a.setFlag(&s, a.Credits.RefundedColumn, false)
+	if err := a.setFlag(&s, a.Credits.RefundedColumn, false); err != nil {
+		return "", err
+	}
+	return s.String(), nil
 }
 
 // setCredits writes a number of credits, or yes.

@@ -30,10 +30,10 @@ func (e *BridgeBusyError) Error() string {
 		reasons = append(reasons, "the queue is not paused")
 	}
 	if e.Processing > 0 {
-		reasons = append(reasons, fmt.Sprintf("%d tasks of the application are being processed", e.Processing))
+		reasons = append(reasons, fmt.Sprintf("tasks of the application that are being processed: %d", e.Processing))
 	}
 	if e.Owed > 0 {
-		reasons = append(reasons, fmt.Sprintf("the end of %d tasks is not written to the application's tables yet", e.Owed))
+		reasons = append(reasons, fmt.Sprintf("tasks whose end is not written to the application's tables yet: %d", e.Owed))
 	}
 	return "the bridge can't be removed: " + strings.Join(reasons, ", ") +
 		"; run task-processor pause, wait until task-processor status shows none of them, and run it again (--force gives up what is left)"

@@ -732,6 +732,15 @@ func (a *application) ChargedOf(alias string) (string, error) {
 	return "", misfit("credits: charged must be \"always\", \"column\", \"log\" or \"never\"")
 }
 
+// OrNotCharged is the condition that a row shows no charge, to be added to others. A flag of it that the application takes back is a refund.
+func (a *application) OrNotCharged(alias string) (string, error) {
+	if a.Credits.Charged != "column" && a.Credits.Charged != "log" {
+		return "", nil
+	}
+	charged, err := a.ChargedOf(alias)
+	return " or not " + charged, err
+}
+
 // RefundsLoggedOf is the number of refunds that the application's log has for a task.
 func (a *application) RefundsLoggedOf(alias string) (string, error) {
 	rows, err := a.matches(alias, a.Credits.RefundLog)

@@ -263,3 +263,91 @@ func TestBridgeMoney_BalancesOutOfRange(t *testing.T) {
 	b.sync()
 	b.requireAgreement()
 }
+
+// A row that is inserted again after it was deleted is a new one, with a charge of its own.
+func TestBridgeMoney_InsertedAgain(t *testing.T) {
+	for _, moment := range []string{"pending", "owed", "completed", "failed"} {
+		t.Run(moment, func(t *testing.T) {
+			b := newBridged(t)
+			b.rules(false, true)
+			b.buy("job", "ann")
+			b.sync()
+			if moment != "pending" {
+				if held := b.claimOneOf(); moment == "completed" {
+					b.complete(held, "https://pictures.example/1.png")
+				} else {
+					b.fail(held)
+				}
+			}
+			if moment != "owed" {
+				b.apply()
+			}
+			b.exec(`delete from public.jobs`)
+			b.sync()
+			b.apply()
+			before := b.wallet("ann")
+			b.buy("job", "ann")
+			b.sync()
+			b.end()
+			assert.Equal(t, before, b.wallet("ann"))
+			b.requireAgreement()
+		})
+	}
+}
+
+// A mark of a charge that the application takes back is its refund.
+func TestBridgeMoney_ChargeTakenBack(t *testing.T) {
+	t.Parallel()
+	b := adoptedApplication(t, randomShape(true, false))
+	b.exec(`insert into public.wallets values ('ann', 9); insert into public.jobs (id, owner) values ('job', 'ann')`)
+	b.sync()
+	b.exec(`update public.jobs set charged = false; update public.wallets set credits = credits + 1`)
+	b.sync()
+	b.end()
+	assert.Equal(t, 10, b.wallet("ann"))
+	b.requireAgreement()
+}
+
+// A closed row that the application tries again may be marked as processing before it is looked at: the rule for such rows applies.
+func TestBridgeMoney_RetriedAndProcessing(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job", "ann")
+	b.sync()
+	b.end()
+	b.exec(`update imagetasks.bridge set moving = 'requeue'; update public.jobs set state = 'pending'; update public.jobs set state = 'processing'`)
+	assert.Equal(t, 1, b.sync().Taken)
+	b.complete(b.claimOneOf(), "https://pictures.example/1.png")
+	b.apply()
+	b.requireAgreement()
+}
+
+// A change of a balance that no trigger noted is found within an hour, also where nothing says that one was missed.
+func TestBridgeMoney_BalanceNotNoted(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job", "ann")
+	b.sync()
+	_, err := b.ReconcileBridge(b.ctx)
+	require.NoError(t, err)
+	b.exec(`alter table public.wallets disable trigger user; update public.wallets set credits = 100; alter table public.wallets enable trigger user;
+		update imagetasks.bridge set checked_at = checked_at - interval '1 hour'`)
+	n, err := b.ReconcileBridge(b.ctx)
+	require.NoError(t, err)
+	assert.Equal(t, 1, n)
+	b.requireAgreement()
+}
+
+// A change of a balance is judged when what may explain it was looked at, however far the bridge is behind.
+func TestBridgeMoney_ChangeBeforeItsExplanation(t *testing.T) {
+	b := newBridged(t)
+	b.buy("job 1", "ann")
+	b.sync()
+	b.end() // a write of ours
+	b.buy("job 2", "ann")
+	b.sync()
+	b.fail(b.claimOneOf())
+	b.exec(`update public.jobs set state = 'cancelled', refunded = true where id = 'job 2'; update public.wallets set credits = credits + 1`)
+	assert.Zero(t, b.sync().Balances, "the end of its task is still to be written")
+	assert.Equal(t, map[string]string{"job 2": store.BridgeSuperseded}, b.apply())
+	assert.Equal(t, 1, b.sync().Balances)
+	b.requireAgreement() // without a lost update
+}

@@ -50,7 +50,7 @@ var (
 	textRefunds    = lang.Text{EN: "%d today, %s", ZH: "今天 %d 笔，%s"}
 	textCredits    = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
 
-	textBridge         = lang.Text{EN: "%s; %d changes of the application to read, %d ends of tasks to write, %d failing", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
+	textBridge         = lang.Text{EN: "%s; changes of the application to read: %d, ends of tasks to write: %d, failing: %d", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
 	textBridgeActive   = lang.Text{EN: "active since %s", ZH: "自 %s 起启用"}
 	textBridgeInactive = lang.Text{EN: "not active, applied at %s", ZH: "未启用，设置于 %s"}
 

@@ -1,5 +1,5 @@
 {{define "app_refund" -}}
--- Gives a user the credits of a task back, unless the row shows that it was refunded already, or waits again.
+-- Gives a user the credits of a task back, unless the row shows that it was refunded already, shows no charge any more, or waits again.
 create or replace function {{.Schema}}.app_refund(key text, user_id text, amount bigint, reason text)
 returns table (result text, before bigint, after bigint)
 language plpgsql set search_path = {{.Path}} as {{.Tag}}
@@ -23,7 +23,7 @@ begin
     for no key update;
 {{- end}}
     -- Read when both rows are locked: a refund that the application was making is seen.
-    select {{.RefundedOf "t"}} or coalesce({{.IsLive "t"}}, false) into done
+    select {{.RefundedOf "t"}} or coalesce({{.IsLive "t"}}, false){{.OrNotCharged "t"}} into done
     from {{.TasksTable}} t
     where {{.ThisTask "t" "app_refund.key"}};
     if done then

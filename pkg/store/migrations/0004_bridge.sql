@@ -12,10 +12,12 @@ lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.ledger in access 
 
 alter table {{.Schema}}.tasks
     add column bridge_state text check (bridge_state in ('live', 'owed', 'applied', 'superseded')),
-    add column bridge_refunds bigint;
+    add column bridge_refunds bigint,
+    add column bridge_deleted boolean;
 comment on column {{.Schema}}.tasks.bridge_state is
     'null: a task of ours alone. live: its row in the application''s table follows it; owed: its end is still to be written there; applied: it was; superseded: the application had closed or deleted the row';
 comment on column {{.Schema}}.tasks.bridge_refunds is 'how many refunds the application''s log had for the task when it was redriven last: they are of earlier runs';
+comment on column {{.Schema}}.tasks.bridge_deleted is 'the application deleted the row: one with the same key is a new one';
 create index tasks_bridged on {{.Schema}}.tasks (task_id) where bridge_state in ('live', 'owed');
 
 -- External entries are of users whose balance is in the application's table, which may be negative.
@@ -97,12 +99,13 @@ create table {{.Schema}}.bridge_writes (
 );
 create index bridge_writes_user on {{.Schema}}.bridge_writes (user_id, id);
 
--- Which change of a balance a task explains, of the last hour: its charge, or the application's refund, explains one change.
+-- Which change of a balance a run explains, of the last hour: its charge, or the application's refund, explains one change.
 create table {{.Schema}}.bridge_explained (
     task_id text not null,
+    run     integer not null,
     kind    text not null check (kind in ('charge', 'refund')),
     at      timestamptz not null,
-    primary key (task_id, kind)
+    primary key (task_id, run, kind)
 );
 
 -- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
@@ -498,16 +501,19 @@ begin
     if not event.ours then
         if delta <> 0 then
             perform {{.Schema}}.bridge_entry(event.key, null, null, 'adjust', delta, 'changed by the application');
-            -- Explained is the charge of a task of that time, or the refund of one that the application closed.
-            insert into {{.Schema}}.bridge_explained (task_id, kind, at)
-            select t.task_id, case when delta < 0 then 'charge' else 'refund' end, event.at
+            -- Explained is the charge of a task, or of a next run, of that time, or the refund of one that the application closed.
+            insert into {{.Schema}}.bridge_explained (task_id, run, kind, at)
+            select t.task_id, t.run, case when delta < 0 then 'charge' else 'refund' end, event.at
             from {{.Schema}}.tasks t
             where t.user_id = event.key and t.bridge_state is not null and t.credits_cost = abs(delta)
-              and case when delta < 0 then t.created_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
-                       else t.bridge_state in ('superseded', 'owed') and t.completed_at between event.at - interval '1 minute' and event.at + interval '10 seconds' end
+              and case when delta < 0 then t.run = 1 and t.created_at > event.at - interval '10 seconds'
+                           or exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge'
+                                      and l.reason = 'charged by the application'
+                                      and l.created_at > event.at - interval '10 seconds')
+                       else t.bridge_state = 'superseded' and t.updated_at > event.at - interval '10 seconds' end
               and not exists (select from {{.Schema}}.bridge_explained e
-                              where e.task_id = t.task_id and e.kind = case when delta < 0 then 'charge' else 'refund' end)
-            order by abs(extract(epoch from t.created_at - event.at))
+                              where e.task_id = t.task_id and e.run = t.run and e.kind = case when delta < 0 then 'charge' else 'refund' end)
+            order by case when delta < 0 then t.created_at else t.updated_at end -- the one that can't explain later changes
             limit 1;
             explained := found;
         end if;
@@ -527,8 +533,8 @@ begin
             if writes is not null and not explained and (delta <> 0 or exists (
                 select from {{.Schema}}.tasks t
                 where t.user_id = event.key and t.bridge_state = 'superseded' and t.credits_cost = any (amounts)
-                  and t.completed_at between event.at - interval '10 seconds' and event.at + interval '10 seconds'
-                  and not exists (select from {{.Schema}}.bridge_explained e where e.task_id = t.task_id and e.kind = 'refund')))
+                  and t.updated_at > event.at - interval '10 seconds'
+                  and not exists (select from {{.Schema}}.bridge_explained e where e.task_id = t.task_id and e.run = t.run and e.kind = 'refund')))
             then
                 insert into {{.Schema}}.lost_updates (user_id, at, before, after, ours, note)
                 values (event.key, event.at, event.before, event.after, writes,
@@ -567,6 +573,7 @@ declare
     t {{.Schema}}.tasks;
     problem text;
     waited boolean;
+    superseded boolean := false;
     next_run int;
     charged bigint;
     word text := coalesce(r.word, 'null');
@@ -586,9 +593,10 @@ begin
     elsif r.key is null then
         if t.status in ('pending', 'processing') then
             perform {{.Schema}}.bridge_supersede(t.task_id, false, 'the application deleted the row');
-            return 'superseded';
+            superseded := true;
         end if;
-        return 'unchanged';
+        update {{.Schema}}.tasks x set bridge_deleted = true where x.task_id = t.task_id;
+        return case when superseded then 'superseded' else 'unchanged' end;
     elsif t.status in ('pending', 'processing') then
         if r.state is null or r.state not in ('pending', 'processing') then
             perform {{.Schema}}.bridge_supersede(t.task_id, r.refunded, 'the application closed the row (' || left(word, 100) || ')');
@@ -610,11 +618,11 @@ begin
     if t.task_id is not null and t.bridge_state = 'superseded' and r.refunded then
         perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, true, 'refunded by the application');
     end if;
-    if r.state is null or r.state not in ('pending', 'processing') or (t.task_id is not null and r.state <> 'pending') then
+    if r.state is null or r.state not in ('pending', 'processing') then
         return 'unchanged';
     end if;
 
-    -- A new row, or one that the application has set back to pending, which begins the next run.
+    -- A new row, or one that the application has set back to pending, and perhaps to processing since, which begins the next run.
     problem := case
         when r.user_id is null then 'the row has no user'
         when char_length(r.user_id) not between 1 and 200 or r.user_id ~ '[\u0001-\u001f\u007f-\u009f]' then 'the user''s id is not 1 to 200 characters without control characters'
@@ -636,7 +644,7 @@ begin
     next_run := greatest(next_run, t.run + 1);
     -- A row that comes back was charged again only if it says so itself: it shows its charge, and that this was not given back. Where nothing tells that,
     -- the charge of the run before pays for this one, if the bridge had to give it back and has not, or the row was not worked here.
-    charged := case when r.cost between 0 and 1000000000000 and r.charged and (next_run = 1 or r.charge_shown or not r.refunded
+    charged := case when r.cost between 0 and 1000000000000 and r.charged and (next_run = 1 or t.bridge_deleted or r.charge_shown or not r.refunded
         and t.status in ('failed', 'cancelled') and (t.bridge_state = 'applied' or t.error_code = 'handed_back' or r.refunds_shown)
         and exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'charge')
         and not exists (select from {{.Schema}}.ledger l where l.task_id = t.task_id and l.run = t.run and l.kind = 'refund')) then r.cost else 0 end;
@@ -654,7 +662,7 @@ begin
         attempt_count = 0, requests_sent = 0, unknown_outcomes = 0, lost_claims = 0,
         request_open = false, request_call = null, request_key = null, request_endpoint = null, lease_epoch = x.lease_epoch + 1,
         progress_percentage = 0, current_stage = null, image_url = null, error_code = null, error_message = null, request_id = null,
-        processing_started_at = null, completed_at = null, inputs_pruned_at = null, forgotten_at = null, updated_at = now();
+        processing_started_at = null, completed_at = null, inputs_pruned_at = null, forgotten_at = null, bridge_deleted = null, updated_at = now();
     if charged > 0 then
         perform {{.Schema}}.bridge_charged(bridge_take_task.key, r.user_id, next_run, charged);
     end if;
@@ -768,11 +776,15 @@ begin
     end if;
     delete from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids);
 
-    -- The task that explains a change has been taken before it, that of two seconds later, too.
+    -- The task that explains a change has been taken before it, that of a second later, too, however many wait. All changes of a user stay in order.
     select i.at into next_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
     for event in
         select * from {{.Schema}}.inbox i
-        where i.kind = 'balance' and i.at < least(next_task, clock_timestamp()) - interval '2 seconds' order by i.id limit max_keys
+        where i.kind = 'balance' and i.at < least(next_task - interval '1 second', clock_timestamp() - interval '2 seconds')
+          -- Nor while the outbox is behind, which may have its refund; for a minute at most.
+          and (i.at < clock_timestamp() - interval '1 minute'
+               or not exists (select from {{.Schema}}.outbox o join {{.Schema}}.tasks t on t.task_id = o.task_id where o.tries = 0 and t.user_id = i.key))
+        order by i.id limit max_keys
     loop
         begin
             perform {{.Schema}}.bridge_take_balance(event, b.decimals);
@@ -862,7 +874,7 @@ begin
                 reason := case did when 'gone' then 'the application deleted the row' else 'the application closed the row (' || left(coalesce(row_of.word, 'null'), 100) || ')' end;
                 perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false), reason);
                 perform {{.Schema}}.bridge_mark(t.task_id, t.user_id, 0, b.decimals);
-                update {{.Schema}}.tasks x set bridge_state = 'superseded', updated_at = now() where x.task_id = t.task_id;
+                update {{.Schema}}.tasks x set bridge_state = 'superseded', bridge_deleted = did = 'gone', updated_at = now() where x.task_id = t.task_id;
                 delete from {{.Schema}}.outbox x where x.task_id = t.task_id;
                 result := 'superseded';
                 return;
@@ -900,7 +912,8 @@ begin
                     select * into row_of from {{.Schema}}.app_rows(array[t.task_id]);
                     again := row_of.state in ('pending', 'processing');
                     perform {{.Schema}}.bridge_not_refunded(t.task_id, t.run, coalesce(row_of.refunded, false),
-                        case gave.result when 'gone' then 'the application deleted the row' else 'the application tries the task again' end);
+                        case when gave.result = 'gone' then 'the application deleted the row' when again then 'the application tries the task again'
+                             else 'the row shows no charge any more' end);
                 end if;
             end if;
             todo := array_remove(todo, 'refund');
@@ -1066,7 +1079,8 @@ begin
         where not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = d.key)
           and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = d.key);
         get diagnostics noted = row_count;
-        if b.balances and (missed <> '{}' or b.checked_at is null or more > 0
+        -- Of each user: once an hour, where nothing says that a change was missed.
+        if b.balances and (missed <> '{}' or more > 0 or coalesce(b.checked_at < date_trunc('hour', now()), true)
                            or exists (select from {{.Schema}}.bridge_failures f where f.part = 'balance')) then
             insert into {{.Schema}}.inbox (kind, key, before, after)
             select 'balance', u.user_id, u.seen, a.balance / power(10::numeric, b.decimals)
