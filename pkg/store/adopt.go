@@ -566,7 +566,7 @@ func (p *adoptPlanner) finish(ctx context.Context) error {
 	}
 	if failed { // its cause may be gone
 		p.plan.last = append(p.plan.last, Step{retryStep, fmt.Sprintf("update %s.bridge_failures set next_try_at = now();\n"+
-			"update %[1]s.outbox set next_try_at = now() where tries > 0;\ndelete from %[1]s.bridge_failures where part = 'trigger'", p.names.Schema)})
+			"update %[1]s.outbox set next_try_at = now() where tries > 0;\ndelete from %[1]s.bridge_failures where part = 'triggers'", p.names.Schema)})
 	}
 	if active && len(p.plan.functions) == 0 && len(p.plan.tables) == 0 {
 		return nil

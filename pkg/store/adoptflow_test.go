@@ -210,7 +210,7 @@ func TestAdopt_Incomplete(t *testing.T) {
 		t.Helper()
 		_, err := b.ReconcileBridge(b.ctx)
 		require.NoError(t, err)
-		return b.number(`select count(*) from imagetasks.bridge_failures where part = 'trigger'`)
+		return b.number(`select count(*) from imagetasks.bridge_failures where part = 'triggers'`)
 	}
 	syncAll(t, b, b.Store)
 	require.Empty(t, found())

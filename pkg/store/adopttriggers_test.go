@@ -202,7 +202,7 @@ func TestAdopt_NamesWhoHoldsATable(t *testing.T) {
 	require.NoError(t, tx.Rollback())
 	done, err := b.Adopt(b.ctx, sh.description, nil)
 	require.NoError(t, err)
-	assert.Len(t, done.Steps, 4, "the triggers on the other table, and what follows")
+	assert.Len(t, done.Steps, 3, "the triggers on the other table, and what follows")
 }
 
 // A role that is not the owner gets a clear error; so does an owner that could not see or do what the bridge does.

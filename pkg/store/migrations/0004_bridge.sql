@@ -108,7 +108,7 @@ create table {{.Schema}}.bridge_explained (
     primary key (task_id, run, kind)
 );
 
--- What the bridge could not do, by what it is (take, balance, progress, trigger, bridge) and the row's key or the table. It is tried again, and deleted
+-- What the bridge could not do, by what it is (take, balance, progress, triggers, bridge) and the row's key or the table. It is tried again, and deleted
 -- when it worked.
 create table {{.Schema}}.bridge_failures (
     part        text not null,
@@ -776,12 +776,12 @@ begin
     end if;
     delete from {{.Schema}}.inbox i where i.kind = 'task' and i.id = any (ids);
 
-    -- The task that explains a change has been taken before it, that of a second later, too, however many wait. All changes of a user stay in order.
+    -- The task that explains a change has been taken before it, that of two seconds later, too.
     select i.at into next_task from {{.Schema}}.inbox i where i.kind = 'task' order by i.id limit 1;
     for event in
         select * from {{.Schema}}.inbox i
-        where i.kind = 'balance' and i.at < least(next_task - interval '1 second', clock_timestamp() - interval '2 seconds')
-          -- Nor while the outbox is behind, which may have its refund; for a minute at most.
+        where i.kind = 'balance' and i.at < least(next_task, clock_timestamp()) - interval '2 seconds'
+          -- What ends of the user's tasks explain is seen when they are written. All changes of a user stay in order.
           and (i.at < clock_timestamp() - interval '1 minute'
                or not exists (select from {{.Schema}}.outbox o join {{.Schema}}.tasks t on t.task_id = o.task_id where o.tries = 0 and t.user_id = i.key))
         order by i.id limit max_keys
@@ -1059,9 +1059,9 @@ begin
               and not exists (select from pg_trigger t where t.tgrelid = r.relation and t.tgname = x ->> 1 and t.tgenabled in ('O', 'A'))
             group by r.relation
         ), there_again as (
-            delete from {{.Schema}}.bridge_failures f where f.part = 'trigger' and f.key not in (select l.key from lacking l)
+            delete from {{.Schema}}.bridge_failures f where f.part = 'triggers' and f.key not in (select l.key from lacking l)
         )
-        select count({{.Schema}}.bridge_failed('trigger', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
+        select count({{.Schema}}.bridge_failed('triggers', l.key, 'missing', 'changes are noticed late: the table lacks ' || l.triggers
                      || ', or they are disabled; run task-processor adopt --apply')) into more
         from lacking l;
         with there as materialized (
