@@ -56,7 +56,7 @@ func applicationSteps(charges, refunds bool) []string {
 	}
 	steps := []string{
 		// A new row, charged.
-		`with new as (insert into jobs (id, owner) select $1, $1 where not exists (select from wallets where owner = $1) returning owner)
+		`with new as (insert into jobs (id, owner) select $1, $1 where not exists (select from wallets where owner = $1) on conflict do nothing returning owner)
 			insert into wallets select owner, 9 from new`,
 		`update jobs set state = 'processing' where id = $1 and state = 'pending'`,
 		`update jobs set state = 'pending' where id = $1 and state = 'processing'`,
