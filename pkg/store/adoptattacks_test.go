@@ -101,7 +101,7 @@ func TestAdopt_ReportsTriggersThatAreMissing(t *testing.T) {
 			t.Helper()
 			_, err := b.ReconcileBridge(b.ctx)
 			require.NoError(t, err)
-			return b.text(`select coalesce(string_agg(key || ': ' || reason, ' / '), '') from imagetasks.bridge_failures where part = 'trigger'`)
+			return b.text(`select coalesce(string_agg(key || ': ' || reason, ' / '), '') from imagetasks.bridge_failures where part = 'triggers'`)
 		}
 		require.Empty(t, failures(), name)
 		b.exec(change)

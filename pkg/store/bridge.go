@@ -124,7 +124,7 @@ func (s *Store) Bridge(ctx context.Context) (BridgeState, error) {
 
 // BridgeProblem is something that the bridge could not do and tries again.
 type BridgeProblem struct {
-	Part      string    `json:"part"` // take, balance, progress, trigger, bridge (all of it), close, refund or history
+	Part      string    `json:"part"` // take, balance, progress, triggers, bridge (all of it), close, refund or history
 	Key       string    `json:"key"`  // of the task or user; may be empty
 	Code      string    `json:"code"` // SQLSTATE
 	Reason    string    `json:"reason"`
