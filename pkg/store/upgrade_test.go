@@ -82,7 +82,7 @@ func (v version1) rows(table, without string) string {
 	return text
 }
 
-const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state"
+const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state bridge_refunds bridge_deleted"
 
 func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	v := newVersion1(t)
