@@ -127,6 +127,10 @@ func TestBridge_ProcessorKilled(t *testing.T) {
 	w.waitFor("the ends", func() bool { return w.number(`select count(*) from imagetasks.outbox`) == 3 })
 	require.NoError(t, first.Process.Kill())
 	first.result()
+	// A statement that the server is still executing gives up when the rows stay locked.
+	w.waitFor("the end of its connections", func() bool {
+		return w.number(`select count(*) from pg_stat_activity where application_name = 'imagetasks' and datname = current_database()`) == 0
+	})
 	require.NoError(t, tx.Commit())
 	assert.Equal(t, 10, w.wallet())
 	second, third := w.start("task-processor", "run"), w.start("task-processor", "run")
