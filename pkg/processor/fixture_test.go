@@ -31,7 +31,12 @@ import (
 
 var server *pgtest.Server
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Main(m, &server, migrate)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(helperURL) != "" {
+		os.Exit(m.Run()) // a helper process is killed, and would leave a server's directory behind; it uses that of the test
+	}
+	os.Exit(pgtest.Main(m, &server, migrate))
+}
 
 func migrate(ctx context.Context, url string) error {
 	s, err := store.Open(store.Config{URL: url})
