@@ -164,7 +164,7 @@ func TestService_RefusedRow(t *testing.T) {
 	f.exec(`update imagetasks.outbox set next_try_at = now()`)
 	f.awaitTask(bridgesync.EventWaiting, "a0001")
 	assert.Equal(t, 1, f.lines("its end can't be written to the application's tables, and is tried again; to see all of them run: task-processor adopt --check"))
-	assert.Equal(t, 2, f.number(`select count(*) from public.jobs where url is not null`))
+	require.Eventually(t, func() bool { return f.number(`select count(*) from public.jobs where url is not null`) == 2 }, 30*time.Second, 10*time.Millisecond)
 	f.exec(`alter table public.jobs drop constraint no_secrets`)
 	f.exec(`update imagetasks.outbox set next_try_at = now()`)
 	f.awaitTask(bridgesync.EventApplied, "a0001")
