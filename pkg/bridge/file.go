@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"imagetasks/pkg/settings"
 )
 
 // ErrNoBridge means that a file has no part [bridge].
@@ -465,7 +467,7 @@ func asWord(value any, want reflect.Type) any {
 func didYouMean(word string, known []string) string {
 	best, least := "", 1+max(2, len(word)/3)
 	for _, k := range known {
-		if d := editDistance(word, k); d < least {
+		if d := settings.EditDistance(word, k); d < least {
 			best, least = k, d
 		}
 	}
@@ -473,27 +475,6 @@ func didYouMean(word string, known []string) string {
 		return "; known keys: " + strings.Join(known, ", ")
 	}
 	return "; did you mean " + best + "?"
-}
-
-// editDistance is the Levenshtein distance.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := diagonal
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // ReplaceBridge returns a file with another part [bridge], which it appends where the file has none. Everything else stays as it is, byte for

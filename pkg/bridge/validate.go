@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"imagetasks/pkg/settings"
 	"imagetasks/pkg/task"
 )
 
@@ -86,7 +87,7 @@ func nearTables(c Catalog, name Table) string {
 		out = append(out, t.Table)
 	}
 	slices.SortStableFunc(out, func(a, b Table) int {
-		return editDistance(a.String(), name.String()) - editDistance(b.String(), name.String())
+		return settings.EditDistance(a.String(), name.String()) - settings.EditDistance(b.String(), name.String())
 	})
 	var texts []string
 	for _, t := range out[:min(len(out), 5)] {

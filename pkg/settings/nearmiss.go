@@ -58,11 +58,11 @@ func nameDistance(name, setting string) int {
 	if strings.TrimSuffix(a, "URL") == b {
 		return 1
 	}
-	return editDistance(a, b)
+	return EditDistance(a, b)
 }
 
-// editDistance is the Levenshtein distance.
-func editDistance(a, b string) int {
+// EditDistance is the Levenshtein distance of two names, in bytes.
+func EditDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
