@@ -66,9 +66,7 @@ func TestAdopt_WritesDontWaitForTheDisk(t *testing.T) {
 func TestAdopt_TriggersOnOneRowAfterMany(t *testing.T) {
 	t.Parallel()
 	b := adopted(t, shapes()["supabase"])
-	if b.text(`select current_setting('jit')`) != "on" || b.text(`select pg_jit_available()`) != "true" {
-		t.Skip("this server does not compile")
-	}
+	// On a server that compiles nothing this holds anyway.
 	b.exec(`insert into ai_credits (user_id, credits) select gen_random_uuid(), 5 from generate_series(1, 5000); analyze ai_credits`)
 	conn, err := b.raw.Conn(b.ctx)
 	require.NoError(t, err)
