@@ -100,7 +100,10 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	countCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTimeout)
 	defer cancel()
 	if done.Remaining, err = st.CountStuck(countCtx, o.Sweep); err != nil {
-		return done, err
+		if ctx.Err() == nil {
+			return done, err
+		}
+		done.Remaining = max(total-len(done.Tasks), 0) // an interrupt may leave no time to count again
 	}
 	return done, ctx.Err()
 }
