@@ -114,6 +114,8 @@ type Result struct {
 	// URL is where the picture is, if the response did not contain it: then nothing was written. It is an http or https URL of at most
 	// 8 KiB, which may hold a secret. What it stands for is paid for.
 	URL string
+	// Usage is what the API says the request used, an object of at most 4 KiB; nil: it says nothing.
+	Usage json.RawMessage
 }
 
 // Unusable is the head of a response with a status of success that could not be used, for the operator. It is in the chain of Generate's

@@ -25,6 +25,9 @@ type Request struct {
 	// BeforeSend is called right before the request that is billed leaves, and returns its idempotency key. After an error nothing is
 	// sent, and Generate returns that error; optional.
 	BeforeSend func(context.Context) (idempotencyKey string, err error)
+	// Progress is called while the answer arrives, when the API says how far it is: percent is from 0 to 100, and stage one of the words of
+	// Stages. It must return at once. Optional.
+	Progress func(percent int, stage string)
 }
 
 // parameters are the parameters that both endpoints have in common, in the order of the official Go client.

@@ -38,6 +38,7 @@ type Result struct {
 	URL       string
 	RequestID string         // the API's id of the request; may be empty
 	Endpoint  string         // the API that made it; may be empty
+	Usage     task.Usage     // of the request that made it
 	Fields    map[string]any // for the log line "completed"
 	Note      string         // for the task's record: what differs from what was asked for; may be empty
 	// Recovered means that an earlier claim made it, and nothing was requested: it is no sign that the API works.

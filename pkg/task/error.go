@@ -92,6 +92,8 @@ type Error struct {
 	RequestID string
 	// Endpoint is the API that the request was sent to, if there was one.
 	Endpoint string
+	// Usage is what a request used that is paid for and has no result that can be kept; nil: nothing is known.
+	Usage *Usage
 	Err      error
 }
 

@@ -34,6 +34,9 @@ type Task struct {
 	Attempt     int             // the number of the next attempt that is used, from 1
 	MaxAttempts int             // the task's own, or else the processor's
 	Epoch       int64           // the lease_epoch of this claim
+	// Endpoint is the name of the endpoint that the claim chose for a paid request. It is empty where there is none to choose from, where only a
+	// pending result is to be fetched, and where no endpoint has the model.
+	Endpoint string
 
 	RequestsSent    int // paid requests of this run that were recorded
 	UnknownOutcomes int // of them, those without an answer of the API that was read whole
@@ -50,6 +53,19 @@ type PendingResult struct {
 	Age       time.Duration // since it was saved, by the database's clock
 	Gone      int           // claims that ended with an Error with Gone
 	GoneFor   time.Duration // since the first of them
+	Usage     Usage         // of the request that made it
+}
+
+// Usage is what a paid request that was answered with a result used: for the record of the task and for reports. The zero value means that
+// nothing is known.
+type Usage struct {
+	Endpoint string          `json:"endpoint,omitempty"` // its name
+	Model    string          `json:"model,omitempty"`    // as it was sent
+	Took     time.Duration   `json:"took,omitempty"`     // from sending the request to the whole answer
+	Counts   json.RawMessage `json:"counts,omitempty"`   // what the API says it used, an object of at most 4 KiB
+	// Cost is the price of the result in millionths of Currency. Currency is empty where no price is set.
+	Cost     int64  `json:"cost,omitempty"`
+	Currency string `json:"currency,omitempty"`
 }
 
 // Input is an input picture of a task: its content, or a URL.
