@@ -18,18 +18,18 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// apiAt is a server with an API under a path, and something else elsewhere.
+// apiAt is a server with an API under a path, and something else notThere.
 type apiAt struct {
 	*httptest.Server
-	mu        sync.Mutex
-	path      string // under which the API is; "none": nowhere
-	elsewhere http.HandlerFunc
-	free      []string // paths of incomplete requests
-	paid      []string // URLs of complete ones
+	mu       sync.Mutex
+	path     string // under which the API is; "none": nowhere
+	notThere http.HandlerFunc
+	free     []string // paths of incomplete requests
+	paid     []string // URLs of complete ones
 }
 
-func newAPIAt(t *testing.T, path string, elsewhere http.HandlerFunc) *apiAt {
-	a := &apiAt{path: path, elsewhere: elsewhere}
+func newAPIAt(t *testing.T, path string, notThere http.HandlerFunc) *apiAt {
+	a := &apiAt{path: path, notThere: notThere}
 	a.Server = httptest.NewServer(a)
 	t.Cleanup(a.Close)
 	return a
@@ -47,7 +47,7 @@ func (a *apiAt) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case r.URL.Path != a.path+"/images/generations":
-		a.elsewhere(w, r)
+		a.notThere(w, r)
 	case complete:
 		fmt.Fprintf(w, `{"data":[{"b64_json":"aGFsbG8="}]}`)
 	default:
@@ -71,7 +71,7 @@ func answer(status int, contentType, text string) http.HandlerFunc {
 	}
 }
 
-var elsewhere = map[string]http.HandlerFunc{
+var notThere = map[string]http.HandlerFunc{
 	"404":        answer(404, "text/plain", "404 page not found"),
 	"404 json":   answer(404, "application/json", `{"error":{"message":"Invalid URL (POST /images/generations)","type":"invalid_request_error"}}`),
 	"405":        answer(405, "application/json", `{"detail":"Method Not Allowed"}`),
@@ -81,7 +81,7 @@ var elsewhere = map[string]http.HandlerFunc{
 // Where the API is shows once, free of charge, and before anything is paid for.
 func TestFindV1(t *testing.T) {
 	t.Parallel()
-	for name, handler := range elsewhere {
+	for name, handler := range notThere {
 		for _, path := range []string{"/v1", ""} {
 			for _, query := range []string{"", "?api-version=1"} {
 				t.Run(name+path+query, func(t *testing.T) {
@@ -121,7 +121,7 @@ func TestFindV1_Undecided(t *testing.T) {
 	for name, handler := range map[string]http.HandlerFunc{
 		"down":      answer(502, "text/html", "<html>Bad Gateway</html>"),
 		"failing":   answer(500, "application/json", `{"error":{"message":"boom","type":"server_error"}}`),
-		"not there": elsewhere["404"],
+		"not there": notThere["404"],
 		"cut off": func(w http.ResponseWriter, _ *http.Request) {
 			conn, _, err := http.NewResponseController(w).Hijack()
 			if err == nil {
@@ -146,7 +146,7 @@ func TestFindV1_Undecided(t *testing.T) {
 			assert.Empty(t, a.paid)
 
 			a.mu.Lock()
-			a.path, a.elsewhere = "/v1", elsewhere["404"]
+			a.path, a.notThere = "/v1", notThere["404"]
 			a.mu.Unlock()
 			var picture bytes.Buffer
 			_, err = client.Generate(t.Context(), imageapi.Request{Prompt: "a lantern"}, &picture)
@@ -165,7 +165,7 @@ func TestFindV1_ByElimination(t *testing.T) {
 				answer(500, "application/json", `{"error":{"message":"boom","type":"server_error"}}`)(w, r)
 				return
 			}
-			elsewhere["404"](w, r)
+			notThere["404"](w, r)
 		}
 		a := newAPIAt(t, "none", failing)
 		_, err := a.client(t, "").Generate(t.Context(), imageapi.Request{Prompt: "a lantern"}, io.Discard)
@@ -177,7 +177,7 @@ func TestFindV1_ByElimination(t *testing.T) {
 // A base URL with a path is used as it is, and so is one without where nobody asked for more.
 func TestFindV1_NotNecessary(t *testing.T) {
 	t.Parallel()
-	a := newAPIAt(t, "/api", elsewhere["404"])
+	a := newAPIAt(t, "/api", notThere["404"])
 	_, err := a.client(t, "/api").Generate(t.Context(), imageapi.Request{Prompt: "a lantern"}, io.Discard)
 	require.NoError(t, err)
 	assert.Empty(t, a.free)
@@ -185,7 +185,7 @@ func TestFindV1_NotNecessary(t *testing.T) {
 
 func TestFindV1_Interrupted(t *testing.T) {
 	t.Parallel()
-	a := newAPIAt(t, "/v1", elsewhere["404"])
+	a := newAPIAt(t, "/v1", notThere["404"])
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := a.client(t, "").Generate(ctx, imageapi.Request{Prompt: "a lantern"}, io.Discard)
