@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -149,4 +150,90 @@ func TestEndpoints_Refused(t *testing.T) {
 	w.run("fix-stuck-tasks").ok()
 	w.run("task-processor", "tasks", "list").ok()
 	require.NoError(t, os.Remove(filepath.Join(w.dir, app.TablesName))) // it holds the key
+}
+
+// Work moves to the second endpoint within one request, and back when the first one works again. What only the second has goes there at once.
+func TestEndpoints_Fallback(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	spare := w.withSpare()
+	withDaemon(w)
+	w.env["HUNG_AFTER"] = "8s" // heartbeats, which report the state, come each second
+	w.grant(20)
+	w.api.Refuse(&simapi.Refusal{Status: 429, Code: "insufficient_quota"})
+	w.run("task-processor", "start").ok()
+	const each = 4
+	for i := range each {
+		w.enqueue(fmt.Sprintf("lantern %d", i))
+	}
+	w.waitFor("the pictures of the second endpoint", func() bool { return w.count("completed") == each })
+	assert.Len(t, spare.Calls(), each)
+	for _, c := range spare.Calls() {
+		assert.Equal(t, "gpt-image-1", c.Model, "its name there")
+	}
+	refused := len(w.api.Calls())
+	assert.LessOrEqual(t, refused, 3, "those that were in flight")
+	assert.Equal(t, each, w.number(`select count(*) from imagetasks.tasks where attempt_count = 0 and endpoint = 'spare'`))
+	var status struct {
+		Processors []struct {
+			Report struct {
+				Endpoints []struct{ Name string }
+				Routes    []struct{ Name, Mode string } `json:"api_endpoints"`
+			}
+		}
+		Problems []struct{ Code, Subject string }
+	}
+	w.waitFor("the report of the endpoint that fails", func() bool {
+		w.run("task-processor", "status", "--json").json(&status)
+		return slices.ContainsFunc(status.Problems, func(p struct{ Code, Subject string }) bool { return p.Code == "endpoint_failing" && p.Subject == "main" })
+	})
+	require.Len(t, status.Processors, 1)
+	assert.Len(t, status.Processors[0].Report.Endpoints, 2)
+	assert.Len(t, status.Processors[0].Report.Routes, 2)
+	screen := w.run("task-processor", "status").is(3)
+	assert.Contains(t, screen, "api          2 endpoints; last response")
+	assert.Contains(t, screen, "✗ main  through http://"+w.proxy.Addr())
+	assert.Contains(t, screen, "✓ spare  directly, without a proxy, 0 in flight here")
+	assert.Contains(t, w.run("task-processor", "status", "--lang", "zh").is(3), "2 个端点")
+
+	w.api.Refuse(nil)
+	w.waitFor("the first endpoint", func() bool {
+		w.run("task-processor", "status", "--json").json(&status)
+		return !slices.ContainsFunc(status.Problems, func(p struct{ Code, Subject string }) bool { return p.Code == "endpoint_failing" })
+	})
+	w.enqueue("back again")
+	w.waitFor("the picture", func() bool { return w.count("completed") == each+1 })
+	assert.Len(t, spare.Calls(), each)
+	w.enqueue("of a model that only the second has", "--model", "gpt-image-1-mini")
+	w.waitFor("the picture", func() bool { return w.count("completed") == each+2 })
+	assert.Equal(t, "gpt-image-1-mini", spare.Calls()[each].Model)
+	w.enqueue("of a model that none has", "--model", "gpt-image-1.5")
+	w.waitFor("the failure", func() bool { return w.count("failed") == 1 })
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'failed' and credits_refunded`))
+	w.run("fix-stuck-tasks", "audit").ok()
+	w.run("task-processor", "stop").ok()
+}
+
+// A key of an endpoint is changed while the processor runs; other changes are named.
+func TestEndpoints_Reload(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	spare := w.withSpare()
+	withDaemon(w)
+	w.env["HUNG_AFTER"] = "8s"
+	w.grant(2)
+	w.run("task-processor", "start").ok()
+	spare.SetKey(spareKey + "2")
+	w.write(".env", "SPARE_KEY='"+spareKey+"2'\n")
+	assert.Contains(t, w.run("task-processor", "reload").ok(), "endpoint spare (its key) changed, in use from now on")
+	w.enqueue("with the new key", "--model", "gpt-image-1-mini")
+	w.waitFor("the picture", func() bool { return w.count("completed") == 1 })
+	text := w.file(app.TablesName)
+	w.tables(strings.Replace(text, `name = "main"`, "name = \"main\"\nrate = 5", 1))
+	assert.Contains(t, w.run("task-processor", "reload").is(3), "not in use until a restart: endpoint main")
+	w.tables(strings.Replace(text, "SPARE_KEY", "OTHER_KEY", 1))
+	r := w.run("task-processor", "reload")
+	assert.NotZero(t, r.code)
+	assert.Contains(t, r.stdout+r.stderr, `endpoint "spare": key_env: the environment variable OTHER_KEY is not set`)
+	w.run("task-processor", "stop").ok()
 }

@@ -31,6 +31,8 @@ func (f Finding) message() lang.Message {
 		return msg(textNotFetched, f.Count, f.Duration(), f.Reason)
 	case EndpointFailing:
 		return msg(textEndpoint, f.Subject, since, f.Reason)
+	case EndpointRefusesModels:
+		return msg(textEndpointModels, f.Count, f.Subject, since, f.Reason)
 	case EndpointsDiffer:
 		return msg(textEndpoints, f.Count, f.Subject)
 	case ProxyEjected:
@@ -111,7 +113,7 @@ func (f Finding) Next() Command {
 	switch f.Code {
 	case EndpointFailing:
 		return Command{Program: "simple-test", Args: []string{"--endpoint", f.Subject}}
-	case APIUnreachable, ProxyEjected, ModelsRefused:
+	case APIUnreachable, ProxyEjected, ModelsRefused, EndpointRefusesModels:
 		return Command{Program: "simple-test"}
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
@@ -176,6 +178,10 @@ var (
 			"问题解决之前，可运行 task-processor pause 避免继续产生费用。最近的错误：%s"}
 	textEndpoint = lang.Text{EN: "the endpoint %s has failed since %s; what other endpoints can do goes on there: %s",
 		ZH: "端点 %s 自 %s 起无法使用，其他端点能处理的任务改由它们处理：%s"}
+	textEndpointModels = lang.Text{
+		EN:  "endpoints make no pictures with %d models (%s), the first since %s; other endpoints do: %s",
+		One: "an endpoint makes no pictures with %d model (%s) since %s; other endpoints do: %s",
+		ZH:  "有端点无法使用 %d 个模型（%s）生成图片，最早始于 %s；这些任务由其他端点处理：%s"}
 	textEndpoints = lang.Text{
 		EN: "the processors have %d different sets of endpoints (%s): a task may wait for one that only some of them have, and limits are not kept; use one imagetasks.toml on every host",
 		ZH: "各处理器使用 %d 套不同的端点配置（%s）：任务可能等待只有部分处理器才有的端点，限额也无法准确执行；请在每台主机上使用相同的 imagetasks.toml"}

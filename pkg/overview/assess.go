@@ -78,7 +78,7 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.api())
 	out = append(out, s.unstorable()...)
 	out = append(out, s.endpoints()...)
-	add(s.models())
+	out = append(out, s.models()...)
 	add(s.unfetched())
 	out = append(out, s.proxies()...)
 	add(s.processor())
@@ -172,11 +172,11 @@ func (s Snapshot) endpoints() []finding.Finding {
 		if !p.Report.APIUnreachableSince.IsZero() {
 			return nil
 		}
-		several = several || len(p.Report.APIEndpoints) > 1
-		for _, c := range p.Report.Circuits {
-			known := slices.ContainsFunc(out, func(f finding.Finding) bool { return f.Subject == c.Name })
-			if len(p.Report.APIEndpoints) > 1 && c.Scope == processor.CircuitEndpoint && c.State != processor.CircuitClosed && !known {
-				out = append(out, finding.Finding{Code: finding.EndpointFailing, Subject: c.Name, Since: c.Since, Cause: c.Code, Reason: c.Reason})
+		several = several || len(p.Report.Endpoints) > 1
+		for _, e := range p.Report.Endpoints {
+			known := slices.ContainsFunc(out, func(f finding.Finding) bool { return f.Subject == e.Name })
+			if len(p.Report.Endpoints) > 1 && !e.FailingSince.IsZero() && !known {
+				out = append(out, finding.Finding{Code: finding.EndpointFailing, Subject: e.Name, Since: e.FailingSince, Cause: e.ErrorCode, Reason: e.Error})
 			}
 		}
 	}
@@ -203,10 +203,10 @@ func (s Snapshot) unstorable() []finding.Finding {
 	return out
 }
 
-// models reports models that the API makes no pictures with: their tasks wait, and all others go on.
-func (s Snapshot) models() *finding.Finding {
-	var names []string
-	var f finding.Finding
+// models reports models that no endpoint makes pictures with: their tasks wait, and all others go on. Those that another endpoint makes pictures with
+// are a finding of their own.
+func (s Snapshot) models() []finding.Finding {
+	var none, some refusals
 	more := 0
 	for _, p := range s.Processors {
 		if !p.Alive {
@@ -214,20 +214,57 @@ func (s Snapshot) models() *finding.Finding {
 		}
 		more = max(more, p.Report.MoreModels)
 		for _, c := range p.Report.Circuits {
-			if c.Scope != processor.CircuitModel || c.State == processor.CircuitClosed || slices.Contains(names, c.Name) {
+			if c.Scope != processor.CircuitModel || c.State == processor.CircuitClosed {
 				continue
 			}
-			names = append(names, c.Name)
-			if f.Since.IsZero() || c.Since.Before(f.Since) {
-				f.Since, f.Cause, f.Reason = c.Since, c.Code, c.Reason
+			if c.Endpoint != "" && p.Report.isServed(c.Name) {
+				some.add(c.Name+" at "+c.Endpoint, c)
+			} else {
+				none.add(c.Name, c)
 			}
 		}
 	}
-	if len(names) == 0 {
+	if len(none.names) == 0 {
+		return append(none.finding(finding.ModelsRefused, 0), some.finding(finding.EndpointRefusesModels, more)...)
+	}
+	return append(none.finding(finding.ModelsRefused, more), some.finding(finding.EndpointRefusesModels, 0)...)
+}
+
+// isServed reports whether one of several endpoints makes pictures with a model.
+func (r ProcessorReport) isServed(model string) bool {
+	return slices.ContainsFunc(r.APIEndpoints, func(e EndpointReport) bool {
+		if len(e.Models) > 0 && !slices.Contains(e.Models, model) {
+			return false
+		}
+		fails := slices.ContainsFunc(r.Endpoints, func(s processor.EndpointStatus) bool { return s.Name == e.Name && !s.FailingSince.IsZero() })
+		return !fails && !slices.ContainsFunc(r.Circuits, func(c processor.Circuit) bool {
+			return c.Scope == processor.CircuitModel && c.Endpoint == e.Name && c.Name == model && c.State != processor.CircuitClosed
+		})
+	})
+}
+
+// refusals are the circuits of models that are not closed, each once.
+type refusals struct {
+	names []string
+	first processor.Circuit
+}
+
+func (r *refusals) add(name string, c processor.Circuit) {
+	if slices.Contains(r.names, name) {
+		return
+	}
+	if len(r.names) == 0 || c.Since.Before(r.first.Since) {
+		r.first = c
+	}
+	r.names = append(r.names, name)
+}
+
+// finding returns the finding about them; none if there are none.
+func (r *refusals) finding(code finding.Code, more int) []finding.Finding {
+	if len(r.names) == 0 {
 		return nil
 	}
-	f.Code, f.Count, f.Subject = finding.ModelsRefused, len(names)+more, firstFew(names)
-	return &f
+	return []finding.Finding{{Code: code, Count: len(r.names) + more, Subject: firstFew(r.names), Since: r.first.Since, Cause: r.first.Code, Reason: r.first.Reason}}
 }
 
 // unfetched reports pictures that were paid for and can't be fetched. They open no circuit, because the API works; if the cause is a

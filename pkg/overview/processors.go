@@ -44,13 +44,18 @@ type EndpointReport struct {
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
 }
 
+// Routes returns APIEndpoints, or one without a name where there are none.
+func (r ProcessorReport) Routes() []EndpointReport {
+	if len(r.APIEndpoints) > 0 {
+		return r.APIEndpoints
+	}
+	return []EndpointReport{{Upstreams: r.Upstreams, APIRateLimits: r.APIRateLimits}}
+}
+
 // AllUpstreams returns the state of the proxies of all endpoints.
 func (r ProcessorReport) AllUpstreams() []proxy.UpstreamState {
-	if len(r.APIEndpoints) == 0 {
-		return r.Upstreams
-	}
 	var all []proxy.UpstreamState
-	for _, e := range r.APIEndpoints {
+	for _, e := range r.Routes() {
 		all = append(all, e.Upstreams...)
 	}
 	return all
