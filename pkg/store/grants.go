@@ -49,7 +49,7 @@ func workerObjects() []object {
 		{"table", "pending_results", []string{"select", "insert", "update", "delete"}},
 		{"table", "models", []string{"select", "insert", "update"}},
 		{"table", "endpoints", []string{"select", "insert", "update"}},
-		{"table", "results", []string{"select", "insert"}},
+		{"table", "results", []string{"select", "insert", "update"}},
 		{"table", "task_status", []string{"select"}},
 		{"table", "bridge", []string{"select"}},
 		{"table", "inbox", []string{"select"}},

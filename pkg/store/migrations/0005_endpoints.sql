@@ -455,7 +455,7 @@ begin
                 progress_percentage = 0,
                 current_stage = 'claimed',
                 endpoint = case when not {{.Schema}}.is_elsewhere(endpoints, case when t.unknown_outcomes > 0 or t.request_open then t.request_endpoint end)
-                                then endpoints -> (places[array_position(chosen, t.task_id)] - 1) ->> 'name' end,
+                                then endpoints -> (nullif(places[array_position(chosen, t.task_id)], 0) - 1) ->> 'name' end,
                 permit_at = case when places[array_position(chosen, t.task_id)] > 0 then clock end
             where t.task_id = any (chosen)
             returning t.task_id, t.run, t.user_id, t.prompt, t.options, coalesce(t.model, '') as model,
