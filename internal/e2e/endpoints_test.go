@@ -185,7 +185,9 @@ func TestEndpoints_Fallback(t *testing.T) {
 	}
 	w.waitFor("the report of the endpoint that fails", func() bool {
 		w.run("task-processor", "status", "--json").json(&status)
-		return slices.ContainsFunc(status.Problems, func(p struct{ Code, Subject string }) bool { return p.Code == "endpoint_failing" && p.Subject == "main" })
+		return slices.ContainsFunc(status.Problems, func(p struct{ Code, Subject string }) bool {
+			return p.Code == "endpoint_failing" && p.Subject == "main"
+		})
 	})
 	require.Len(t, status.Processors, 1)
 	assert.Len(t, status.Processors[0].Report.Endpoints, 2)

@@ -59,6 +59,7 @@ type Answer struct {
 
 // Call is one request for a picture.
 type Call struct {
+	At             time.Time // when it was read
 	Path           string
 	Remote         string // the caller's host:port, as the API saw it
 	IdempotencyKey string // the header of that name
@@ -373,6 +374,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *re
 		c.Refused = wrong.param
 	}
 	s.mu.Lock()
+	c.At = time.Now()
 	s.calls = append(s.calls, c)
 	s.seen[c.Prompt]++
 	nth, gate, key := s.seen[c.Prompt], s.gate, s.key
