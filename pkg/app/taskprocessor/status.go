@@ -40,11 +40,11 @@ type statusReport struct {
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
 	Refunds    refundStats            `json:"refunds_today"`
+	Results    []endpointResults      `json:"last_day_results"` // by endpoint
 	Checks     []health.Check         `json:"health_checks"`    // of this host's processor, the most recent first
 	Route      lang.Message           `json:"api_route"`        // to the first endpoint
 	Endpoints  []endpointRoute        `json:"api_endpoints"`    // as the settings have them; empty: they can't be used
 	Monitor    *monitorPass           `json:"monitor"`          // null: the monitor has never run on this host
-	Results    []endpointResults      `json:"last_day_results"` // by endpoint
 	Crontab    crontab.State          `json:"cron"`
 	Problems   []finding.Document     `json:"problems"`
 }
