@@ -210,8 +210,13 @@ func TestEndpoints_Fallback(t *testing.T) {
 	w.waitFor("the picture", func() bool { return w.count("completed") == each+2 })
 	assert.Equal(t, "gpt-image-1-mini", spare.Calls()[each].Model)
 	w.enqueue("of a model that none has", "--model", "gpt-image-1.5")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(w.file("task-processor.log"))
+		}
+	})
 	w.waitFor("the failure", func() bool { return w.count("failed") == 1 })
-	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'failed' and credits_refunded`))
+	assert.Equal(t, 1, w.number(`select count(*) from imagetasks.tasks where status = 'failed' and credits_refunded = 1`))
 	w.run("fix-stuck-tasks", "audit").ok()
 	w.run("task-processor", "stop").ok()
 }
