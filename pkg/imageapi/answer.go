@@ -3,6 +3,7 @@ package imageapi
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -520,10 +521,27 @@ func (f *finder) target() (w io.Writer, ok bool) {
 	return f.w, f.url == "" || resets
 }
 
+// isWhole reports whether a picture has its end.
+func isWhole(content []byte) bool {
+	tail := content[max(len(content)-64, 0):]
+	switch {
+	case !isPicture(content):
+		return false
+	case content[0] == 'R':
+		return uint64(len(content)) >= uint64(binary.LittleEndian.Uint32(content[4:8]))+8
+	case content[0] == 0xff:
+		return bytes.Contains(tail, []byte{0xff, 0xd9})
+	}
+	return bytes.Contains(tail, []byte("IEND"))
+}
+
 // useNext replaces the picture that was written by the one that was held. failed is the error of reading it.
 func (f *finder) useNext(failed error) error {
 	next := f.next.Bytes()
 	f.next = bytes.Buffer{}
+	if failed == nil && f.wrote && !isWhole(next) {
+		return nil
+	}
 	if len(next) == 0 || failed != nil {
 		if f.found() && errors.Is(failed, errNotBase64) {
 			return nil
