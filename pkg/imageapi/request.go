@@ -223,16 +223,6 @@ func (f *form) body() (body, error) {
 	return b, f.err
 }
 
-// address returns the URL of a path under the base URL, whose query is kept: gateways have parameters in it.
-func (c *Client) address(path string) string {
-	base, query, found := strings.Cut(c.conf.BaseURL, "?")
-	address := strings.TrimSuffix(base, "/") + path
-	if found {
-		address += "?" + query
-	}
-	return address
-}
-
 // send sends a request to a path under the base URL and returns the response whatever its status. Its error is a
 // *task.Error. The body can be read again: the transport repeats a request on another proxy while no byte was sent.
 func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, b body) (*http.Response, error) {

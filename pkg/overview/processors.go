@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -18,13 +19,43 @@ import (
 // its queue engine, and of the route to the API.
 type ProcessorReport struct {
 	processor.Status
+	// Upstreams and APIRateLimits are those of the only endpoint. Of several, each is in Endpoints.
 	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+	Endpoints     []EndpointReport      `json:"endpoints,omitempty"`
+	// EndpointsDigest identifies the names, addresses and models of the endpoints.
+	EndpointsDigest string `json:"endpoints_digest,omitempty"`
 	// LogDir is the directory (LOG_DIR) whose pid file it holds; empty: it runs beside another processor, or with --once.
 	LogDir string  `json:"log_dir,omitempty"`
 	Reload *Reload `json:"reload,omitempty"` // the last time that it read its settings again; null: never
 	// PictureStore is the id of the picture store that it uses.
 	PictureStore string `json:"picture_store,omitempty"`
+}
+
+// EndpointReport is an endpoint of a processor. Whether it works is in the circuits.
+type EndpointReport struct {
+	Name          string                `json:"name"`
+	Address       string                `json:"address"` // without its query
+	Mode          endpoint.Mode         `json:"mode"`
+	Models        []string              `json:"models,omitempty"` // that tasks may name; none: every model
+	Preference    int                   `json:"preference"`
+	Weight        int                   `json:"weight"`
+	Concurrency   int                   `json:"concurrency,omitempty"` // over all processors; 0: no limit
+	Rate          int                   `json:"rate,omitempty"`        // per minute, over all processors; 0: no limit
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"`   // in order of preference
+	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+}
+
+// AllUpstreams returns the state of the proxies of all endpoints.
+func (r ProcessorReport) AllUpstreams() []proxy.UpstreamState {
+	if len(r.Endpoints) == 0 {
+		return r.Upstreams
+	}
+	var all []proxy.UpstreamState
+	for _, e := range r.Endpoints {
+		all = append(all, e.Upstreams...)
+	}
+	return all
 }
 
 // Reload is the result of reading the settings again.

@@ -87,11 +87,11 @@ func (a program) run(c *cli.Context) error {
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
 func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
-	client, transport, err := apiclient.New(s)
+	endpoints, err := apiclient.New(s)
 	if err != nil {
 		return err
 	}
-	defer transport.CloseIdleConnections()
+	defer endpoints.CloseIdleConnections()
 	newLogger := a.Logger
 	if background {
 		newLogger = a.FileLogger
@@ -109,7 +109,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			log.Error(err.Error())
 		}
 	}()
-	transport.OnChange(logProxyChanges(log))
+	for _, e := range endpoints {
+		e.Transport.OnChange(logProxyChanges(log))
+	}
 	pid := &pidLock{settings: s, background: background, log: log}
 	if !once {
 		if err := pid.acquire(); err != nil {
@@ -138,7 +140,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
-		SetAPI: func(s settings.Settings) error { return apiclient.Update(client, transport, s) }}, log)()
+		SetAPI: endpoints.Update}, log)()
 	pictures, err := openPictures(ctx, s, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
@@ -160,8 +162,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
-		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(),
+		r := overview.ProcessorReport{Status: st, Endpoints: a.endpointReports(endpoints), EndpointsDigest: endpoints.Digest(),
 			LogDir: logDir, Reload: reloader.Last(), PictureStore: pictures.ID()}
+		if len(r.Endpoints) == 1 {
+			r.Upstreams, r.APIRateLimits = r.Endpoints[0].Upstreams, r.Endpoints[0].APIRateLimits
+		}
+		return r
 	}
 	bridge, err := newBridge(st, func() []store.BridgeProgress {
 		if p := running.Load(); p != nil {
@@ -178,9 +184,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout,
-		Endpoint: client.Endpoint(), DefaultModel: s.Model, Check: client.Check, CheckStore: pictures.Probe,
+		Endpoint: endpoints[0].Client.Endpoint(), DefaultModel: s.Model, Check: endpoints[0].Client.Check, CheckStore: pictures.Probe,
 		Details: func(st processor.Status) any { return details(st) }, Observe: bridge.observe,
-	}, st, imageworker.New(client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+	}, st, imageworker.New(endpoints[0].Client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() })()
 	if s.StatusAddr != "" {
@@ -194,8 +200,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		defer func() { err = errors.Join(err, server.Close()) }()
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
-	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the image API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
-	stopRetries := retryEjected(ctx, transport, reloader.Settings)
+	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; %s", app.BuildVersion(), routes(endpoints))
+	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
 	if once {
@@ -219,14 +225,14 @@ const retryInterval = time.Second
 
 // retryEjected retries the ejected proxies that are due, every retryInterval, until stop is called; stop waits for it. It does
 // not end with ctx, because tasks in flight at a stop need a proxy, too.
-func retryEjected(ctx context.Context, t *proxy.Transport, current func() settings.Settings) (stop func()) {
+func retryEjected(ctx context.Context, endpoints apiclient.Set, current func() settings.Settings) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() {
 		tick := time.NewTicker(retryInterval)
 		defer tick.Stop()
 		for {
-			apiclient.RetryEjected(ctx, t, current())
+			endpoints.RetryEjected(ctx, current())
 			select {
 			case <-ctx.Done():
 				return
@@ -238,15 +244,6 @@ func retryEjected(ctx context.Context, t *proxy.Transport, current func() settin
 		cancel()
 		running.Wait()
 	}
-}
-
-// upstreams returns the state of the routes to the API, without secrets.
-func (a program) upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
-	states := apiclient.Upstreams(t, s)
-	for i := range states {
-		states[i].Reason = a.Redact.String(states[i].Reason)
-	}
-	return states
 }
 
 // logProxyChanges logs when a proxy of several is ejected, and when it serves again.
