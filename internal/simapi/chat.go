@@ -150,12 +150,12 @@ func (c *Call) addPicture(url string) error {
 	return nil
 }
 
-// The lines of a relay. hold is where HoldChats takes effect.
+// The lines of a relay. heldLine is where HoldChats takes effect.
 const (
-	hold     = "> 进度 41%..\n"
+	heldLine = "> 进度 41%..\n"
 	echoLine = "```json\n{\n  \"prompt\": %s,\n  \"ratio\": \"3:4\"\n}\n```\n\n"
 	idLine   = "> ID: `task_%s`\n"
-	begun    = "> 排队中.\n> 生成中..\n> 进度 14%.\n" + hold
+	begun    = "> 排队中.\n> 生成中..\n> 进度 14%.\n" + heldLine
 	ended    = "> 进度 97%.\n> 生成完成 ✅\n\n"
 	genLine  = "> gen_id: `gen_%s`\n\n"
 )
@@ -269,7 +269,7 @@ func (a *chatAnswer) stream(text string, end chatEnd) {
 		half := len(characters) / 2
 		a.chunk(map[string]any{"content": string(characters[:half])}, nil)
 		a.chunk(map[string]any{"content": string(characters[half:])}, nil)
-		if !a.wait(a.r.Context(), line == hold) {
+		if !a.wait(a.r.Context(), line == heldLine) {
 			return
 		}
 	}

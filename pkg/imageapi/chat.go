@@ -125,7 +125,7 @@ func encodeChat(r chatRequest) (body, error) {
 	if len(r.pictures) == 0 {
 		w.value(r.text.user)
 	} else {
-		w.parts(r.text.user, r.pictures)
+		w.content(r.text.user, r.pictures)
 	}
 	w.raw(`}],"stream":`).value(r.stream)
 	if r.stream {
@@ -173,8 +173,8 @@ func (w *chatWriter) cut() {
 	w.text.Reset()
 }
 
-// parts writes a content of a text and pictures.
-func (w *chatWriter) parts(text string, pictures []chatPicture) {
+// content writes a content of a text and pictures.
+func (w *chatWriter) content(text string, pictures []chatPicture) {
 	w.raw(`[`)
 	if text != "" {
 		w.raw(`{"type":"text","text":`).value(text).raw(`},`)

@@ -17,8 +17,8 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// said returns a chat's answer with that text, streamed and not. Its pieces end in the middle of words.
-func said(text string) map[string]sample {
+// answersOf returns a chat's answer with that text, streamed and not. Its pieces end in the middle of words.
+func answersOf(text string) map[string]sample {
 	var pieces []string
 	for rest := text; rest != ""; {
 		n := min(7, len(rest))
@@ -65,7 +65,7 @@ var wish = Request{Prompt: "a wish about https://example.com/sent.png"}
 
 func TestGenerate_PictureInAChat(t *testing.T) {
 	for name, text := range chats {
-		for how, s := range said(text) {
+		for how, s := range answersOf(text) {
 			for pace, reader := range map[string]func(io.Reader) io.Reader{"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader} {
 				c := chatClient(t, func() *http.Response {
 					response := s.response()
@@ -111,13 +111,13 @@ func TestGenerate_InlinePicturesInAChat(t *testing.T) {
 	}
 	part := func(url string) string { return `{"type":"image_url","image_url":{"url":"` + url + `"}}` }
 	for name, samples := range map[string]map[string]sample{
-		"data URL":         said("> 进度 50%\n![x](" + dataURL + ")\n"),
-		"bare data URL":    said(dataURL),
-		"bare base64":      said(b64),
-		"base64 in JSON":   said(`{"b64_json":"` + b64 + `"}`),
-		"several":          said("![draft](" + draft + ") ![x](" + dataURL + ") [all](https://x.example/a.png)"),
-		"after a URL":      said("![draft](" + pictureURL + ") ![x](" + dataURL + ")"),
-		"corrupt after":    said("![x](" + dataURL + ") ![x](" + draft[:400] + "%%%)"),
+		"data URL":         answersOf("> 进度 50%\n![x](" + dataURL + ")\n"),
+		"bare data URL":    answersOf(dataURL),
+		"bare base64":      answersOf(b64),
+		"base64 in JSON":   answersOf(`{"b64_json":"` + b64 + `"}`),
+		"several":          answersOf("![draft](" + draft + ") ![x](" + dataURL + ") [all](https://x.example/a.png)"),
+		"after a URL":      answersOf("![draft](" + pictureURL + ") ![x](" + dataURL + ")"),
+		"corrupt after":    answersOf("![x](" + dataURL + ") ![x](" + draft[:400] + "%%%)"),
 		"images":           parts(part(dataURL)),
 		"images, several":  parts(part(draft) + "," + part(pictureURL) + "," + part(dataURL)),
 		"images, corrupt":  parts(part(dataURL) + "," + part(draft[:400]+"%%")),
@@ -133,7 +133,7 @@ func TestGenerate_InlinePicturesInAChat(t *testing.T) {
 			}
 		}
 	}
-	for how, s := range said("![draft](" + draft + ")\n![x](" + pictureURL + ")\n") {
+	for how, s := range answersOf("![draft](" + draft + ")\n![x](" + pictureURL + ")\n") {
 		var w resettable
 		result, err := chatClient(t, s.response, Config{}).Generate(t.Context(), wish, &w)
 		require.NoError(t, err, how)
@@ -154,16 +154,16 @@ func TestGenerate_ChatWithoutAPicture(t *testing.T) {
 		unknown bool
 		shows   string
 	}{
-		"refusal":        {said("I can't help with that request. It violates our content policies."), task.CodeModeration, task.Fail, false, "content policies"},
-		"Chinese":        {said("> 排队中.\n抱歉，您的请求违反了内容政策，无法生成图片。"), task.CodeModeration, task.Fail, false, "违反了内容政策"},
-		"moderation":     {said("> 生成中..\n> 生成失败 ❌\n> 失败原因：output_moderation，内容违规\n"), task.CodeModeration, task.Fail, false, "失败原因"},
-		"other words":    {said("> 进度 14%\nWhat would you like me to draw?"), task.CodeBadAnswer, task.Fail, false, "contains no picture: What would"},
-		"failure":        {said("> 进度 14%\n> 生成失败 ❌ 上游超时，请稍后再试\n"), task.CodeServer, task.Retry, false, "上游超时"},
-		"English":        {said("> Generating\n\nError: the generation failed, try again"), task.CodeServer, task.Retry, false, "try again"},
-		"no quota":       {said("错误：用户额度不足"), task.CodeNoQuota, task.Pause, false, "额度不足"},
-		"saturated":      {said("生成失败：当前分组上游负载已饱和"), task.CodeRateLimited, task.Release, false, "饱和"},
-		"nothing":        {said(""), task.CodeBadAnswer, task.Fail, false, "no picture"},
-		"only progress":  {said("> 排队中.\n> 进度 14%\n"), task.CodeBadAnswer, task.Fail, false, "no picture"},
+		"refusal":        {answersOf("I can't help with that request. It violates our content policies."), task.CodeModeration, task.Fail, false, "content policies"},
+		"Chinese":        {answersOf("> 排队中.\n抱歉，您的请求违反了内容政策，无法生成图片。"), task.CodeModeration, task.Fail, false, "违反了内容政策"},
+		"moderation":     {answersOf("> 生成中..\n> 生成失败 ❌\n> 失败原因：output_moderation，内容违规\n"), task.CodeModeration, task.Fail, false, "失败原因"},
+		"other words":    {answersOf("> 进度 14%\nWhat would you like me to draw?"), task.CodeBadAnswer, task.Fail, false, "contains no picture: What would"},
+		"failure":        {answersOf("> 进度 14%\n> 生成失败 ❌ 上游超时，请稍后再试\n"), task.CodeServer, task.Retry, false, "上游超时"},
+		"English":        {answersOf("> Generating\n\nError: the generation failed, try again"), task.CodeServer, task.Retry, false, "try again"},
+		"no quota":       {answersOf("错误：用户额度不足"), task.CodeNoQuota, task.Pause, false, "额度不足"},
+		"saturated":      {answersOf("生成失败：当前分组上游负载已饱和"), task.CodeRateLimited, task.Release, false, "饱和"},
+		"nothing":        {answersOf(""), task.CodeBadAnswer, task.Fail, false, "no picture"},
+		"only progress":  {answersOf("> 排队中.\n> 进度 14%\n"), task.CodeBadAnswer, task.Fail, false, "no picture"},
 		"filtered":       {map[string]sample{"": event(`{"choices":[{"delta":{},"finish_reason":"content_filter"}]}`)}, task.CodeModeration, task.Fail, false, ""},
 		"error event":    {map[string]sample{"": event(`{"error":{"message":"overloaded","type":"server_error"}}`)}, task.CodeServer, task.Retry, false, "overloaded"},
 		"error, quota":   {map[string]sample{"": event(`{"error":{"message":"x","code":"insufficient_user_quota"}}`)}, task.CodeNoQuota, task.Pause, false, ""},
@@ -190,7 +190,7 @@ func TestGenerate_ChatWithoutAPicture(t *testing.T) {
 func TestGenerate_ChatEndsEarly(t *testing.T) {
 	for _, how := range []string{"ends", "breaks"} {
 		until := func(text string) func() *http.Response {
-			s := said(text)["streamed"]
+			s := answersOf(text)["streamed"]
 			body := s.body[:strings.Index(s.body, `data: {"id":"chatcmpl-1","choices":[{"index":0,"delta":{},"finish_reason"`)]
 			return func() *http.Response {
 				response := sample{200, s.header, body}.response()
@@ -247,7 +247,7 @@ func TestGenerate_ProgressOfAChat(t *testing.T) {
 		"A picture of 100% cotton, 50 people waiting\n![x](" + pictureURL + ")":           nil,
 	} {
 		for _, reader := range []func(io.Reader) io.Reader{func(r io.Reader) io.Reader { return r }, iotest.OneByteReader} {
-			s := said(text)["streamed"]
+			s := answersOf(text)["streamed"]
 			var got []report
 			r := wish
 			r.Progress = func(percent int, stage string) {
@@ -312,7 +312,7 @@ func TestGenerate_UsageHasNoTexts(t *testing.T) {
 
 // An Images endpoint that answers as a chat, and the other direction.
 func TestGenerate_AnswerOfTheOtherMode(t *testing.T) {
-	for how, s := range said(relayText) {
+	for how, s := range answersOf(relayText) {
 		result, err := sampleClient(t, s.response).Generate(t.Context(), wish, &resettable{})
 		require.NoError(t, err, how)
 		assert.Equal(t, pictureURL, result.URL, how)

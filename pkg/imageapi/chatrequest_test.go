@@ -55,6 +55,16 @@ func newExchange(t *testing.T, conf Config) *exchange {
 	return x
 }
 
+// idempotencyKeyOf returns the key, whose header is in lower case.
+func idempotencyKeyOf(r *http.Request) string {
+	for name, values := range r.Header {
+		if name == "idempotency-key" {
+			return values[0]
+		}
+	}
+	return ""
+}
+
 func (x *exchange) last() map[string]any { return x.bodies[len(x.bodies)-1] }
 
 func TestGenerate_WhatAChatIsSent(t *testing.T) {
@@ -66,7 +76,7 @@ func TestGenerate_WhatAChatIsSent(t *testing.T) {
 		"messages": []any{map[string]any{"role": "user", "content": `a <cat> & "dog"`}}}, x.last())
 	sent := x.requests[0]
 	assert.Equal(t, "https://api.example.com/v1/chat/completions?api-version=2026-01-01", sent.URL.String())
-	assert.Equal(t, []string{"key-1"}, sent.Header["idempotency-key"])
+	assert.Equal(t, "key-1", idempotencyKeyOf(sent))
 	assert.Contains(t, sent.Header.Get("Accept"), "text/event-stream")
 
 	// The form of a relay with a ratio, and parameters of the task's own.
@@ -192,7 +202,7 @@ func TestCheck_Chat(t *testing.T) {
 	}
 	assert.Equal(t, map[string]any{"model": "m", "messages": "none"}, x.last())
 	assert.Equal(t, "/v1/chat/completions", x.requests[0].URL.Path)
-	assert.Empty(t, x.requests[0].Header["idempotency-key"])
+	assert.Empty(t, idempotencyKeyOf(x.requests[0]))
 
 	x.status, x.answer = 404, `404 page not found`
 	err := x.Check(t.Context(), "")

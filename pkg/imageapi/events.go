@@ -65,7 +65,7 @@ func (f *finder) events(r *bufio.Reader) error {
 		}
 	}
 	begun := f.chat || f.scanner.total > 0 || f.partials > 0
-	if begun && !done && !f.finished && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(f.scanner.whole())) {
+	if begun && !done && !f.finished && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(f.scanner.endedLines())) {
 		return io.ErrUnexpectedEOF // it was cut off
 	}
 	f.finished = true

@@ -36,7 +36,7 @@ func fuzzSamples(t testing.TB) []sample {
 		all = append(all, unusable[name].sample)
 	}
 	for _, name := range sortedKeys(chats) {
-		all = append(all, said(chats[name])["streamed"], said(chats[name])["whole"])
+		all = append(all, answersOf(chats[name])["streamed"], answersOf(chats[name])["whole"])
 	}
 	for i, s := range all {
 		all[i].body = s.body[:min(len(s.body), 64<<10)]

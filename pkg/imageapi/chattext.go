@@ -36,13 +36,13 @@ func (f *finder) textCut() {
 		return
 	}
 	f.text = strings.TrimSpace(lastBytes(f.text+"\n"+string(f.scanner.said), maxText))
-	text := f.scanner.whole()
+	text := f.scanner.endedLines()
 	f.ids.read(text)
 	f.said = lastBytes(withoutProgress(text), maxSaid)
 }
 
-// whole returns the lines of the text so far that have ended.
-func (t *textScanner) whole() string {
+// endedLines returns the lines of the text so far that have ended.
+func (t *textScanner) endedLines() string {
 	text := string(t.said)
 	if end := strings.LastIndexByte(text, '\n'); !strings.HasSuffix(text, "`") {
 		text = text[:end+1]
