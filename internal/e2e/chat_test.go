@@ -54,7 +54,7 @@ func TestChat_RelayThroughProxy(t *testing.T) {
 				release := w.api.HoldChats()
 				p := w.start("task-processor", "run", "--once")
 				w.waitFor("the progress of a relay in the row", func() bool {
-					return w.number(`select count(*) from imagetasks.tasks where status = 'processing' and current_stage = 'generating' and progress_percentage between 41 and 59`) > 0
+					return w.number(`select count(*) from imagetasks.tasks where status = 'processing' and current_stage = 'generating' and progress_percentage between 25 and 59`) > 0
 				})
 				release()
 				p.result().ok()
