@@ -172,10 +172,10 @@ func (s Snapshot) endpoints() []finding.Finding {
 		if !p.Report.APIUnreachableSince.IsZero() {
 			return nil
 		}
-		several = several || len(p.Report.Endpoints) > 1
+		several = several || len(p.Report.APIEndpoints) > 1
 		for _, c := range p.Report.Circuits {
 			known := slices.ContainsFunc(out, func(f finding.Finding) bool { return f.Subject == c.Name })
-			if len(p.Report.Endpoints) > 1 && c.Scope == processor.CircuitEndpoint && c.State != processor.CircuitClosed && !known {
+			if len(p.Report.APIEndpoints) > 1 && c.Scope == processor.CircuitEndpoint && c.State != processor.CircuitClosed && !known {
 				out = append(out, finding.Finding{Code: finding.EndpointFailing, Subject: c.Name, Since: c.Since, Cause: c.Code, Reason: c.Reason})
 			}
 		}

@@ -103,26 +103,26 @@ func TestAssess(t *testing.T) {
 			s.Processors = append(s.Processors, overview.Processor{Processor: store.Processor{Host: "h2"}, Alive: true, Report: overview.ProcessorReport{EndpointsDigest: "b"}})
 		}), []finding.Code{finding.EndpointsDiffer}},
 		"one endpoint of several fails, on two hosts": {with(running(), func(s *overview.Snapshot) {
-			s.Processors[0].Report.Endpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
 			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitEndpoint, Name: "a", State: processor.CircuitOpen},
 				{Scope: processor.CircuitEndpoint, Name: "b", State: processor.CircuitClosed}}
 			s.Processors = append(s.Processors, s.Processors[0])
 		}), []finding.Code{finding.EndpointFailing}},
 		"all endpoints fail": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)
-			s.Processors[0].Report.Endpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
 			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitEndpoint, Name: "a", State: processor.CircuitOpen}}
 		}), []finding.Code{finding.APIUnreachable}},
 		"the monitor found that one endpoint of several fails": {with(stopped(supervise.StoppedByOperator), func(s *overview.Snapshot) {
 			s.APICheck = overview.APICheck{At: now, OK: true, Endpoints: []overview.EndpointCheck{{Name: "a"}, {Name: "b", OK: true}}}
 		}), []finding.Code{finding.EndpointFailing}},
 		"the monitor found so, and a processor knows better": {with(running(), func(s *overview.Snapshot) {
-			s.Processors[0].Report.Endpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
 			s.APICheck = overview.APICheck{At: now, OK: true, Endpoints: []overview.EndpointCheck{{Name: "a"}, {Name: "b", OK: true}}}
 		}), nil},
 		"a proxy that several endpoints use": {with(running(), func(s *overview.Snapshot) {
 			ejected := []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)}, {Proxy: "b"}}
-			s.Processors[0].Report.Endpoints = []overview.EndpointReport{{Name: "a", Upstreams: ejected}, {Name: "b", Upstreams: ejected}}
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a", Upstreams: ejected}, {Name: "b", Upstreams: ejected}}
 		}), []finding.Code{finding.ProxyEjected}},
 		"pictures can't be stored": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.PicturesFailingSince = now.Add(-time.Minute)

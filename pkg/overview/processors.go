@@ -19,10 +19,10 @@ import (
 // its queue engine, and of the route to the API.
 type ProcessorReport struct {
 	processor.Status
-	// Upstreams and APIRateLimits are those of the only endpoint. Of several, each is in Endpoints.
+	// Upstreams and APIRateLimits are those of the only endpoint. Of several, each is in APIEndpoints.
 	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
-	Endpoints     []EndpointReport      `json:"endpoints,omitempty"`
+	APIEndpoints  []EndpointReport      `json:"api_endpoints,omitempty"`
 	// EndpointsDigest identifies the names, addresses and models of the endpoints.
 	EndpointsDigest string `json:"endpoints_digest,omitempty"`
 	// LogDir is the directory (LOG_DIR) whose pid file it holds; empty: it runs beside another processor, or with --once.
@@ -32,7 +32,7 @@ type ProcessorReport struct {
 	PictureStore string `json:"picture_store,omitempty"`
 }
 
-// EndpointReport is an endpoint of a processor. Whether it works is in the circuits.
+// EndpointReport is how a processor uses an endpoint, and the routes to it. Limits and circuits are in the Status.
 type EndpointReport struct {
 	Name          string                `json:"name"`
 	Address       string                `json:"address"` // without its query
@@ -40,19 +40,17 @@ type EndpointReport struct {
 	Models        []string              `json:"models,omitempty"` // that tasks may name; none: every model
 	Preference    int                   `json:"preference"`
 	Weight        int                   `json:"weight"`
-	Concurrency   int                   `json:"concurrency,omitempty"` // over all processors; 0: no limit
-	Rate          int                   `json:"rate,omitempty"`        // per minute, over all processors; 0: no limit
-	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"`   // in order of preference
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
 }
 
 // AllUpstreams returns the state of the proxies of all endpoints.
 func (r ProcessorReport) AllUpstreams() []proxy.UpstreamState {
-	if len(r.Endpoints) == 0 {
+	if len(r.APIEndpoints) == 0 {
 		return r.Upstreams
 	}
 	var all []proxy.UpstreamState
-	for _, e := range r.Endpoints {
+	for _, e := range r.APIEndpoints {
 		all = append(all, e.Upstreams...)
 	}
 	return all

@@ -240,7 +240,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Inputs(ctx, tasks[0].Lease())
 	must(err)
-	_, err = s.BeginRequest(ctx, tasks[0].Lease(), uuid.New(), "")
+	_, _, err = s.BeginRequest(ctx, tasks[0].Lease(), uuid.New(), "", 0)
 	must(err)
 	for range 2 {
 		must(s.PutAside(ctx, tasks[9].ID))

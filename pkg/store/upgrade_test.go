@@ -158,7 +158,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	attempts := map[string]int{}
 	for _, c := range tasks {
 		attempts[c.ID] = c.Attempt
-		_, err := worker.BeginRequest(v.ctx, c.Lease(), uuid.New(), "https://api.example")
+		_, _, err := worker.BeginRequest(v.ctx, c.Lease(), uuid.New(), "https://api.example", 0)
 		require.NoError(t, err)
 		_, err = worker.Complete(v.ctx, store.Completion{Lease: c.Lease(), ImageURL: "p/" + c.ID + ".png"})
 		require.NoError(t, err)
@@ -229,7 +229,7 @@ func TestMigrate_UpgradesVersion2AtWork(t *testing.T) {
 	var held task.Lease
 	const oldClaim = `select task_id, lease_epoch from imagetasks.claim(gen_random_uuid(), 'old', 1, 60000, 3, 5, 1, 0, true, null)`
 	require.NoError(t, b.raw.QueryRowContext(b.ctx, oldClaim).Scan(&held.TaskID, &held.Epoch))
-	_, err := b.BeginRequest(b.ctx, held, uuid.New(), "e")
+	_, _, err := b.BeginRequest(b.ctx, held, uuid.New(), "e", 0)
 	require.NoError(t, err)
 
 	_, err = b.Migrate(b.ctx, store.Roles{})

@@ -162,10 +162,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
-		r := overview.ProcessorReport{Status: st, Endpoints: a.endpointReports(endpoints), EndpointsDigest: endpoints.Digest(),
+		r := overview.ProcessorReport{Status: st, APIEndpoints: a.endpointReports(endpoints), EndpointsDigest: endpoints.Digest(),
 			LogDir: logDir, Reload: reloader.Last(), PictureStore: pictures.ID()}
-		if len(r.Endpoints) == 1 {
-			r.Upstreams, r.APIRateLimits = r.Endpoints[0].Upstreams, r.Endpoints[0].APIRateLimits
+		if len(r.APIEndpoints) == 1 {
+			r.Upstreams, r.APIRateLimits = r.APIEndpoints[0].Upstreams, r.APIEndpoints[0].APIRateLimits
 		}
 		return r
 	}
@@ -183,10 +183,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout,
-		Endpoint: endpoints[0].Client.Endpoint(), DefaultModel: s.Model, Check: endpoints[0].Client.Check, CheckStore: pictures.Probe,
+		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
 		Details: func(st processor.Status) any { return details(st) }, Observe: bridge.observe,
-	}, st, imageworker.New(endpoints[0].Client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() })()
 	if s.StatusAddr != "" {
