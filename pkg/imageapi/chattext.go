@@ -95,8 +95,8 @@ func (f *finder) textJSON(text string) error {
 
 // isAddress reports whether a text is one URL.
 func isAddress(text string) bool {
-	at := addressStart.FindStringIndex(text)
-	return at != nil && at[0] == 0 && strings.HasPrefix(strings.ToLower(text), "http") && !strings.ContainsAny(text, addressEnd)
+	lower := strings.ToLower(text)
+	return (strings.HasPrefix(lower, "https://") || strings.HasPrefix(lower, "http://")) && !strings.ContainsAny(text, addressEnd)
 }
 
 // longProgress is the length of a line from which on it is not only progress, in characters, unless it has percentages.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 )
 
@@ -32,10 +31,31 @@ const (
 )
 
 var (
-	// An address, or the base64 of a picture's first bytes.
-	addressStart = regexp.MustCompile(`(?i:data:image/|https?://)|\biVBORw0KGgoAAAANSUhEUg|/9j/4AAQSkZJRg`)
-	addressEnd   = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
+	// addressStarts begin an address, in lower case. The others are the base64 of a picture's first bytes.
+	addressStarts = []string{"data:image/", "https://", "http://"}
+	base64Starts  = []string{"iVBORw0KGgoAAAANSUhEUg", "/9j/4AAQSkZJRg"}
+	addressEnd    = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
 )
+
+// addressStart returns where the first address, or base64 of a picture, begins in a text, or -1.
+func addressStart(text []byte) int {
+	for i, c := range text {
+		starts := addressStarts
+		switch c {
+		case 'd', 'D', 'h', 'H':
+		case 'i', '/':
+			starts = base64Starts
+		default:
+			continue
+		}
+		for _, start := range starts {
+			if rest := text[i:]; len(rest) >= len(start) && (bytes.HasPrefix(rest, []byte(start)) || c != 'i' && c != '/' && strings.EqualFold(string(rest[:len(start)]), start)) {
+				return i
+			}
+		}
+	}
+	return -1
+}
 
 // textValue reads a string as a piece of the text.
 func (f *finder) textValue(p *parser) error {
@@ -125,12 +145,12 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 		start, begun := t.start, t.begun
 		t.start, t.begun = 0, false
 		if !begun {
-			at := addressStart.FindIndex(t.pending[from:])
-			if at == nil {
+			at := addressStart(t.pending[from:])
+			if at < 0 {
 				t.keep(len(t.pending) - keptContext)
 				return nil, nil
 			}
-			start = from + at[0]
+			start = from + at
 		}
 		if c := t.pending[start]; c == 'i' || c == '/' {
 			return t.beginBase64(f, start), nil
