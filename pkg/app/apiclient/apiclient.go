@@ -89,7 +89,8 @@ func proxyError(e endpoint.Endpoint, err error) error {
 // NewClient returns the client of an endpoint over a transport.
 func NewClient(s settings.Settings, e endpoint.Endpoint, transport *proxy.Transport) (*imageapi.Client, error) {
 	client, err := imageapi.New(imageapi.Config{BaseURL: e.BaseURL, FindV1: true, Key: e.Key, Model: defaultModel(s, e),
-		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s)})
+		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s),
+		Mode: imageapi.Mode(e.Mode), Stream: e.IsStreamed(), PartialImages: e.PartialImages, Template: e.Template, TemplateName: e.Name})
 	if err != nil {
 		return nil, clientError(e, err)
 	}

@@ -128,6 +128,8 @@ var detailTexts = map[diagnosis.DetailCode]lang.Text{
 	diagnosis.DetailKeyAccepted:   {EN: "the API accepted the key", ZH: "API 接受密钥"},
 	diagnosis.DetailEndpoint: {EN: "the endpoint that makes pictures refuses an incomplete request, as one that works does",
 		ZH: "图片接口拒绝了不完整的请求，与正常接口的行为一致"},
+	diagnosis.DetailChatEndpoint: {EN: "the chat endpoint, which makes pictures in this mode, refuses an incomplete request, as one that works does",
+		ZH: "聊天接口（该模式下由它生成图片）拒绝了不完整的请求，与正常接口的行为一致"},
 	diagnosis.DetailUncheckable: {EN: "the endpoint that makes pictures can't be checked without a paid request; verify with --image",
 		ZH: "不发送付费请求就无法检查图片接口；请用 --image 验证"},
 	diagnosis.DetailModelsRefused: {EN: "the list of models is not available, which is not needed: %s", ZH: "无法获取模型列表（不影响使用）：%s"},

@@ -106,7 +106,7 @@ func (a program) diagnose(ctx context.Context, c *cli.Context, s settings.Settin
 	if !c.Bool("direct") {
 		direct = nil
 	}
-	conf := diagnosis.Config{BaseURL: base, Model: e.Model, Transport: e.Transport, Direct: direct, Alternative: other,
+	conf := diagnosis.Config{BaseURL: base, Model: e.Model, Chat: e.Mode == endpoint.Chat, Transport: e.Transport, Direct: direct, Alternative: other,
 		API: newAPI(s, e.Endpoint), Redact: a.Redact.String}
 	// Without a path the client finds a missing /v1 itself.
 	if base.Path != "" && !strings.HasSuffix(base.Path, "/v1") {
