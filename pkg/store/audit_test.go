@@ -34,6 +34,7 @@ func TestAudit_FindsEveryViolation(t *testing.T) {
 			where kind = 'grant'`},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := fresh(t)
 			user := b.user(10)
 			ids := b.enqueue(user, 2, 2)

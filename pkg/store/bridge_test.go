@@ -183,6 +183,7 @@ func TestBridge_RefundsInTheApplicationsTable(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBridged(t)
 			b.buy("job", "ann")
 			b.sync()
@@ -221,6 +222,7 @@ func TestBridge_ApplicationCloses(t *testing.T) {
 	} {
 		for _, moment := range []string{"pending", "in work", "owed"} {
 			t.Run(name+", "+moment, func(t *testing.T) {
+				t.Parallel()
 				b := newBridged(t)
 				b.buy("job", "ann")
 				b.sync()
@@ -413,6 +415,7 @@ func TestBridge_Reconcile(t *testing.T) {
 func TestBridge_ProcessingRows(t *testing.T) {
 	for moving, want := range map[string]string{"wait": "processing live", "requeue": "pending live", "fail": "failed owed"} {
 		t.Run(moving, func(t *testing.T) {
+			t.Parallel()
 			b := newBridged(t)
 			b.exec(`update imagetasks.bridge set moving = $1`, moving)
 			b.buy("job", "ann")
@@ -449,6 +452,7 @@ func TestBridge_ApplicationRetries(t *testing.T) {
 		"charged again": {`update public.jobs set state = 'pending', refunded = false; update public.wallets set credits = credits - 1`, 10},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBridged(t)
 			b.buy("job", "ann")
 			for range 2 {
