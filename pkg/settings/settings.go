@@ -33,9 +33,16 @@ type Settings struct {
 	FirstByteTimeout time.Duration
 	Rate             int // requests for pictures per minute; 0: no limit
 
-	ImageDir      string
-	ImageBaseURL  string
+	ImageStore    ImageStore
+	ImageBaseURL  string // or a template
 	ImageMaxBytes int64
+	CacheControl  string // of pictures in an object store; empty: none
+	SpoolMax      int64
+
+	AccessKeyID     string
+	SecretAccessKey string
+	SessionToken    string
+	StoreProxy      StoreProxy
 
 	DownloadWindow time.Duration
 	DownloadDirect bool // without a proxy where all others fail
@@ -187,15 +194,17 @@ func (s *Settings) check() []error {
 	if s.HungAfter < 2*time.Second {
 		faults = append(faults, &Error{Name: "HUNG_AFTER", Value: s.HungAfter.String(), Reason: "must be 2s or more"})
 	}
-	return faults
+	return append(faults, s.checkStore()...)
 }
 
 // Secrets returns the values that are secret as a whole.
-func (s *Settings) Secrets() []string { return []string{s.APIKey} }
+func (s *Settings) Secrets() []string { return []string{s.APIKey, s.SecretAccessKey, s.SessionToken} }
 
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
 // proxies where nobody meant it. They are known even where Load returned an error.
-func (s *Settings) SecretURLs() []string { return append(slices.Clone(s.urls), s.Proxy.OpenAI...) }
+func (s *Settings) SecretURLs() []string {
+	return slices.Concat(s.urls, s.Proxy.OpenAI, s.StoreProxy.URLs)
+}
 
 // Changed returns the names of the settings whose values differ in other.
 func (s *Settings) Changed(other *Settings) []string {
@@ -361,27 +370,6 @@ func apiMode(s *Settings, v string) error {
 		return errors.New("chat is not supported yet; use images")
 	}
 	return errors.New("must be images")
-}
-
-func imageStore(s *Settings, v string) error {
-	if strings.HasPrefix(v, "s3://") {
-		return errors.New("s3 stores are not supported yet; use a directory")
-	}
-	if strings.Contains(v, "://") {
-		return errors.New("must be a directory")
-	}
-	dir, err := filepath.Abs(v)
-	s.ImageDir = dir
-	return err
-}
-
-func imageBaseURL(s *Settings, v string) error {
-	u, err := url.Parse(v)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return errors.New("must be an http or https URL")
-	}
-	s.ImageBaseURL = strings.TrimSuffix(v, "/")
-	return nil
 }
 
 func imageMaxBytes(s *Settings, v string) error {
