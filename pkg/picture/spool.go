@@ -52,16 +52,23 @@ func OpenRemote(ctx context.Context, c Config, b Backend) (*Store, error) {
 		return nil, fmt.Errorf("picture store: the spool: %w", err)
 	}
 	s.host = record.Host
-	switch err := s.createMarker(ctx, c.Installation); {
+	known := record.Location == b.String() && record.Store != ""
+	opening := ctx
+	if known {
+		var cancel context.CancelFunc
+		opening, cancel = context.WithTimeout(ctx, openTime)
+		defer cancel()
+	}
+	switch err := s.createMarker(opening, c.Installation); {
 	case err == nil:
-	case errors.Is(err, ErrUnavailable) && record.Location == b.String() && record.Store != "":
+	case errors.Is(err, ErrUnavailable) && known && ctx.Err() == nil:
 		s.id = record.Store
 		s.failed(err)
 	default:
 		return nil, err
 	}
-	if known := (hostRecord{record.Host, b.String(), s.id}); known != record {
-		err = s.writeHost(known)
+	if now := (hostRecord{record.Host, b.String(), s.id}); now != record {
+		err = s.writeHost(now)
 	}
 	if err == nil {
 		err = s.checkSpoolDir()
@@ -75,6 +82,9 @@ func OpenRemote(ctx context.Context, c Config, b Backend) (*Store, error) {
 	}
 	return s, nil
 }
+
+// openTime bounds the look at a store that was opened before on this host.
+const openTime = 10 * time.Second
 
 // OpenExistingRemote returns the store of an installation in a backend, and false if it does not exist. It changes nothing.
 func OpenExistingRemote(ctx context.Context, c Config, b Backend) (s *Store, exists bool, err error) {
