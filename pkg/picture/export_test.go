@@ -153,3 +153,6 @@ func (s *Store) BlockDrafts(release <-chan struct{}) {
 		return create(dir)
 	}
 }
+
+// Local returns the backend of a store's directory.
+func (s *Store) Local() Backend { return s.local }
