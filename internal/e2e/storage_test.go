@@ -205,3 +205,117 @@ func TestStorage_TwoHosts(t *testing.T) {
 	second.stop(syscall.SIGTERM).ok()
 	w.requireStored(s, 4)
 }
+
+// Pictures of a directory go to a bucket while a processor works; what was interrupted goes on, and nothing is deleted that may be in use.
+func TestPicturesMove(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.env["IMAGE_BASE_URL"] = "https://old.example/p"
+	w.grant(8)
+	w.enqueue("a lantern", "--count", "5")
+	w.run("task-processor", "run", "--once").ok()
+	source := w.pictures()
+	require.Len(t, source, 5)
+	directory := filepath.Join(w.dir, "images")
+	s := inBucket(t, w)
+	bucket := w.env["IMAGE_STORE"]
+	delete(w.env, "IMAGE_STORE")
+	_, err := w.db.Exec(`update imagetasks.tasks set bridge_state = 'applied' where task_id = (select min(task_id) from imagetasks.tasks)`)
+	require.NoError(t, err)
+	var moved struct{ Pictures, Copied, Present, Linked, Bridged, Different, Damaged, Deleted, Kept int }
+	move := func(args ...string) result {
+		r := w.run("task-processor", append([]string{"pictures", "move", "--json"}, args...)...)
+		moved = struct{ Pictures, Copied, Present, Linked, Bridged, Different, Damaged, Deleted, Kept int }{}
+		if r.code != 2 {
+			r.json(&moved)
+		}
+		return r
+	}
+	move("--to", bucket, "--plan").ok()
+	assert.Equal(t, []int{5, 5, 0}, []int{moved.Pictures, moved.Copied, moved.Present})
+	assert.Empty(t, s.Keys(""), "a plan changes nothing")
+	s.Kill()
+	move("--to", bucket).is(1)
+	s.Restart()
+
+	// One is damaged, and is left out.
+	damaged := filepath.Join(filepath.Dir(source[0]), strings.TrimSuffix(filepath.Base(source[0]), ".png")+".jpg")
+	require.NoError(t, os.WriteFile(damaged, []byte("no picture"), 0o644))
+	move("--to", bucket).is(3)
+	assert.Equal(t, []int{6, 5, 0, 5, 1, 1}, []int{moved.Pictures, moved.Copied, moved.Present, moved.Linked, moved.Bridged, moved.Damaged})
+	require.NoError(t, os.Remove(damaged))
+	linked := func(prefix string) int {
+		return w.number(`select count(*) from imagetasks.tasks where status = 'completed' and image_url like $1 || '%'`, prefix)
+	}
+	assert.Equal(t, 5, linked(s.Endpoint+"/pictures/app/"))
+	assert.Equal(t, source, w.pictures(), "nothing is deleted")
+	for _, path := range source {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		assert.Equal(t, content, s.Object("app/"+filepath.Base(filepath.Dir(path))+"/"+filepath.Base(path)))
+	}
+
+	// One more was made in the meantime.
+	w.enqueue("a late lantern")
+	w.run("task-processor", "run", "--once").ok()
+	w.env["IMAGE_STORE"] = bucket
+	delete(w.env, "IMAGE_BASE_URL")
+	move("--from", directory, "--delete-source").ok()
+	assert.Equal(t, []int{6, 1, 5, 6, 5, 1}, []int{moved.Pictures, moved.Copied, moved.Present, moved.Linked, moved.Deleted, moved.Kept})
+	assert.Equal(t, 6, linked(s.Endpoint+"/pictures/app/"))
+	assert.Len(t, w.pictures(), 1, "the application's row still names it")
+	assert.Contains(t, w.run("task-processor", "pictures", "move", "--from", directory, "--lang", "zh").ok(), "6 个已完成任务")
+
+	// And back, with a URL of its own.
+	w.enqueue("another lantern")
+	w.run("task-processor", "run", "--once").ok()
+	move("--to", filepath.Join(w.dir, "back"), "--base-url", "https://cdn.example/{key}").ok()
+	assert.Equal(t, []int{7, 7, 7}, []int{moved.Pictures, moved.Copied, moved.Linked})
+	assert.Equal(t, 7, linked("https://cdn.example/"))
+	move("--to", bucket).is(2)
+	move("--to", "ftp://x").is(2)
+	assert.Len(t, w.api.Calls(), 7)
+	w.audit()
+}
+
+// The monitor removes from a bucket what no task uses, as from a directory, and from the spool what the bucket has.
+func TestMonitor_CleansBucket(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	s := inBucket(t, w)
+	w.grant(3)
+	ids := w.enqueue("a lantern", "--count", "3")
+	w.run("task-processor", "run", "--once").ok()
+	keys := s.Keys(".png")
+	require.Len(t, keys, 3)
+	for _, key := range keys {
+		s.Age(key, 48*time.Hour)
+	}
+	_, err := w.db.Exec(`update imagetasks.tasks set completed_at = now() - interval '25 hours'`)
+	require.NoError(t, err)
+	_, err = w.db.Exec(`update imagetasks.tasks set image_url = 'https://app.example/own.png' where task_id = $1`, ids[0])
+	require.NoError(t, err)
+	_, err = w.db.Exec(`delete from imagetasks.tasks where task_id = $1`, ids[1])
+	require.NoError(t, err)
+	installation := strings.Split(keys[0], "/")[1]
+	left := filepath.Join(w.dir, "picture-spool", installation, "waiting", filepath.Base(keys[2]))
+	require.NoError(t, os.WriteFile(left, s.Object(keys[2]), 0o600))
+	old := time.Now().Add(-2 * time.Hour)
+	require.NoError(t, os.Chtimes(left, old, old))
+	var pass struct {
+		Pictures struct{ Checked, Removed int }
+	}
+	r := w.run("monitor-tasks", "--json")
+	r.ok()
+	r.json(&pass)
+	assert.Equal(t, []int{3, 1}, []int{pass.Pictures.Checked, pass.Pictures.Removed})
+	rest := s.Keys(".png")
+	assert.Len(t, rest, 2)
+	assert.NotContains(t, strings.Join(rest, " "), ids[0])
+	assert.NoFileExists(t, left)
+	assert.Contains(t, w.run("task-processor", "pictures", "orphans").ok(), "task "+ids[1]+"  run 1")
+	assert.Contains(t, w.run("task-processor", "tasks", "show", ids[2]).ok(), ids[2]+"-1-")
+	s.Kill()
+	assert.NoError(t, os.Remove(filepath.Join(w.dir, "task-monitor.state.json")))
+	assert.Contains(t, w.run("monitor-tasks").is(3), "! pictures that no task uses could not be removed: ")
+}

@@ -288,6 +288,29 @@ func (d *Draft) Discard() error {
 	return f.discard()
 }
 
+// Import stores a copy of a picture under its name, in the store and not in its spool. The content is what write writes; an incomplete picture is a
+// *task.Error. If there is an object of that name, it stays, and the error is fs.ErrExist.
+func (s *Store) Import(ctx context.Context, name string, write func(io.Writer) error) error {
+	d, err := s.create(minReserve)
+	if err != nil {
+		return err
+	}
+	defer d.finish()
+	if err := write(d); err != nil {
+		return err
+	}
+	if err := d.writeAll(); err != nil {
+		return err
+	}
+	if _, err := d.identify(); err != nil {
+		return err
+	}
+	if err := d.makeDurable(); err != nil {
+		return err
+	}
+	return s.backend().Put(ctx, name, Source{ReaderAt: d.file, Path: d.file.Name(), Size: d.size, SHA256: d.sum.Sum(nil), Type: mediaType(name)}, false)
+}
+
 // Save stores one picture outside of any store, as name in dir, with the extension of its format. The picture is what write writes;
 // a file of that name is replaced. An error of the picture is a *task.Error.
 func Save(dir, name string, maxBytes int64, write func(io.Writer) error) (Picture, error) {

@@ -111,7 +111,7 @@ func TestCreate_SpoolFull(t *testing.T) {
 	memory.Fail(errAway)
 	made := 0
 	for made < 100 {
-		_, err := publish(t, s, fmt.Sprint("t", made), 1, simapi.Draw("x"))
+		d, err := s.Create()
 		if err != nil {
 			e := task.AsError(err)
 			assert.Equal(t, []any{task.CodePictureStore, task.Pause, task.ScopeAll}, []any{e.Code, e.Disposition, e.Scope})
@@ -119,6 +119,10 @@ func TestCreate_SpoolFull(t *testing.T) {
 			assert.ErrorContains(t, err, "IMAGE_SPOOL_MAX")
 			break
 		}
+		_, err = d.Write(simapi.Draw("x"))
+		require.NoError(t, err)
+		_, err = d.Publish(t.Context(), fmt.Sprint("t", made), 1, nil)
+		require.NoError(t, err)
 		made++
 	}
 	require.Positive(t, made)

@@ -143,20 +143,25 @@ func needsVirtualHost(endpoint string) bool {
 	return false
 }
 
-func imageBaseURL(s *Settings, v string) error {
+func imageBaseURL(s *Settings, v string) (err error) {
+	s.ImageBaseURL, err = ParseImageBaseURL(v)
+	return err
+}
+
+// ParseImageBaseURL parses the value of IMAGE_BASE_URL: a URL, or a template of one.
+func ParseImageBaseURL(v string) (string, error) {
 	plain := strings.NewReplacer("{bucket}", "bucket", "{key}", "key").Replace(v)
 	u, err := url.Parse(plain)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return errors.New("must be an http or https URL")
+		return "", errors.New("must be an http or https URL")
 	}
 	switch {
 	case strings.ContainsAny(plain, "{}"):
-		return errors.New("must have no other placeholder than {bucket} and {key}")
+		return "", errors.New("must have no other placeholder than {bucket} and {key}")
 	case strings.Contains(v, "{bucket}") && !strings.Contains(v, "{key}"):
-		return errors.New("must have {key} where it has {bucket}")
+		return "", errors.New("must have {key} where it has {bucket}")
 	}
-	s.ImageBaseURL = strings.TrimSuffix(v, "/")
-	return nil
+	return strings.TrimSuffix(v, "/"), nil
 }
 
 // checkStore tests the rules between the settings of pictures.

@@ -18,13 +18,13 @@ import (
 
 func picturesCommand(a program) *cli.Command {
 	return &cli.Command{
-		Name: "pictures", Usage: "compare the picture store with the tasks",
+		Name: "pictures", Usage: "compare the picture store with the tasks, and move it",
 		Action: missingSubcommand("pictures orphans"),
 		Subcommands: []*cli.Command{{
 			Name: "orphans", Usage: "list the pictures of this host whose task is not in the database; removes nothing", Action: a.listOrphans,
 			Flags: append([]cli.Flag{
 				&cli.IntFlag{Name: "limit", Usage: "list at most `N` pictures; all are counted", Value: 1000},
-				app.JSONFlag()}, app.WorkerFlags()...)}},
+				app.JSONFlag()}, app.WorkerFlags()...)}, movePicturesCommand(a)},
 	}
 }
 
