@@ -316,6 +316,6 @@ func TestMonitor_CleansBucket(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "pictures", "orphans").ok(), "task "+ids[1]+"  run 1")
 	assert.Contains(t, w.run("task-processor", "tasks", "show", ids[2]).ok(), ids[2]+"-1-")
 	s.Kill()
-	assert.NoError(t, os.Remove(filepath.Join(w.dir, "task-monitor.state.json")))
+	assert.NoError(t, os.Remove(filepath.Join(w.dir, "task-monitor.state")))
 	assert.Contains(t, w.run("monitor-tasks").is(3), "! pictures that no task uses could not be removed: ")
 }
