@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/task"
@@ -45,7 +46,7 @@ func (w *Worker) recover(ctx context.Context, t task.Task, c processor.Call, pen
 	result := func(p picture.Picture) (processor.Result, bool, error) {
 		f := fields(p)
 		f["recovered"] = true
-		return processor.Result{URL: p.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Usage: pending.Usage, Fields: f, Recovered: true}, true, nil
+		return processor.Result{URL: p.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Usage: w.usageOf(t, pending), Fields: f, Recovered: true}, true, nil
 	}
 	spooled, here := w.pictures.IsRef(pending.Ref)
 	waiting, found, err := w.pictures.Waiting(ctx, t.ID, t.Run)
@@ -54,8 +55,8 @@ func (w *Worker) recover(ctx context.Context, t task.Task, c processor.Call, pen
 	}
 	if found {
 		c.Progress(90, "storing the picture")
-		pending.Ref = w.pictures.Ref(waiting)
 		u := &upload{w: w, task: t, call: c, pending: pending, saved: here, tries: 1}
+		u.pending.Ref, u.pending.Usage = w.pictures.Ref(waiting), w.usageOf(t, pending)
 		p, err := u.run(ctx)
 		if err != nil {
 			return r, false, err
@@ -80,6 +81,21 @@ func (w *Worker) recover(ctx context.Context, t task.Task, c processor.Call, pen
 		return r, false, u.lost("it is in the spool of this host no more, and the picture store does not have it")
 	}
 	return r, false, u.waits(ctx, errors.New("it waits in the spool of another host (picture-spool in its LOG_DIR), which uploads it"))
+}
+
+// usageOf returns what is known of the request that made a picture which an earlier claim left behind.
+func (w *Worker) usageOf(t task.Task, pending task.PendingResult) task.Usage {
+	if pending.Ref != "" || t.SentTo == "" {
+		return pending.Usage
+	}
+	e, err := w.endpoint(t.SentTo)
+	if err != nil {
+		return task.Usage{}
+	}
+	options, _ := imageapi.ParseOptions(t.Options)
+	usage := e.usage(t.Model, options)
+	usage.Endpoint = t.SentTo
+	return usage
 }
 
 // unreadable returns the error of a store that can't be read. An object store that is away keeps no other task: a fresh one does not need it.
@@ -121,7 +137,7 @@ func (u *upload) run(ctx context.Context) (picture.Picture, error) {
 
 // waits returns the error of a picture that could not be uploaded yet. It releases the task, until it is lost.
 func (u *upload) waits(ctx context.Context, cause error) error {
-	e := &task.Error{Code: task.CodePictureStore, Disposition: task.Release, RequestID: u.pending.RequestID, Endpoint: u.pending.Endpoint, Err: cause,
+	e := &task.Error{Code: task.CodePictureStore, Disposition: task.Release, RequestID: u.pending.RequestID, Endpoint: u.pending.Endpoint, Usage: &u.pending.Usage, Err: cause,
 		Message: "the picture is made and not yet uploaded: " + cause.Error(), RetryAfter: u.w.downloads.waitAt(u.pending.Age)}
 	if !u.saved {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
@@ -142,6 +158,6 @@ func (u *upload) waits(ctx context.Context, cause error) error {
 
 // lost returns the error of a picture that is paid for and won't be stored any more.
 func (u *upload) lost(why string) error {
-	return &task.Error{Code: task.CodePictureLost, Disposition: task.Fail, Paid: true, RequestID: u.pending.RequestID, Endpoint: u.pending.Endpoint,
+	return &task.Error{Code: task.CodePictureLost, Disposition: task.Fail, Paid: true, RequestID: u.pending.RequestID, Endpoint: u.pending.Endpoint, Usage: &u.pending.Usage,
 		Message: "the picture is lost: " + why}
 }

@@ -312,7 +312,7 @@ func TestModel_NeverWorked(t *testing.T) {
 	f := newFixture(t)
 	api := newFakeAPI()
 	f.enqueueFor("worked", 1)
-	stop := f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m"; c.Endpoint = api.Endpoint() }), api)
+	stop := f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m" }), api)
 	f.seen(processor.EventCompleted, 1)
 	stop()
 	models, err := f.WorkedModels(t.Context())
@@ -321,7 +321,7 @@ func TestModel_NeverWorked(t *testing.T) {
 
 	api.set(always(noModel), nil)
 	wrong, worked := f.enqueueFor("wrong", 3), f.enqueueFor("worked", 3)
-	f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m"; c.Endpoint = api.Endpoint() }), api)
+	f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m" }), api)
 	f.seen(processor.EventFailed, 3)
 	f.seen(processor.EventCircuitOpened, 1)
 	for _, id := range wrong {

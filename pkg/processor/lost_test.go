@@ -210,10 +210,10 @@ func TestHelperProcess(t *testing.T) {
 		queue = &killer{Queue: s, batch: int64(conf.Concurrency)}
 		client, err := imageapi.New(imageapi.Config{BaseURL: api, Key: key, Model: "m", MaxBytes: 1 << 20})
 		require.NoError(t, err)
-		require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+		require.NoError(t, processor.New(conf, queue, imageworker.New(imageworker.Only(client), pictures, log)).RunOnce(t.Context()))
 		return
 	}
-	require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+	require.NoError(t, processor.New(conf, queue, imageworker.New(imageworker.Only(client), pictures, log)).RunOnce(t.Context()))
 }
 
 // workerFunc is a Worker.

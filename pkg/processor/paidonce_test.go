@@ -123,7 +123,7 @@ func TestPaidURL_ShowsThatTheAPIWorks(t *testing.T) {
 		}
 		return unauthorized
 	}}
-	p := f.downloading(client, imageworker.Downloads{}, func(c *processor.Config) { c.DefaultModel, c.Endpoint = "m", client.Endpoint() })
+	p := f.downloading(client, imageworker.Downloads{}, func(c *processor.Config) { c.DefaultModel = "m" })
 	f.start(p)
 	f.seen(processor.EventCircuitOpened, 1)
 	f.enqueueFor("other", 6)

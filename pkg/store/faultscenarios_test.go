@@ -161,7 +161,17 @@ func faultLeases() map[string]faultScenario {
 		"begin_request": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
 			return func(ctx context.Context, s *store.Store) (any, error) {
-				return s.BeginRequest(ctx, lease, faultCallID, "e")
+				key, _, err := s.BeginRequest(ctx, lease, faultCallID, "e", 60)
+				return key, err
+			}
+		},
+		"permit_wait": reading(func(b *faultBench) {}, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.PermitWait(ctx, []string{"e"})
+		}),
+		"save_progress": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return nil, s.SaveProgress(ctx, []store.LeaseRenewal{{Lease: lease, Progress: 40, Stage: "generating"}})
 			}
 		},
 		"recorded_outcomes": func(b *faultBench) faultCall {
@@ -174,7 +184,7 @@ func faultLeases() map[string]faultScenario {
 		},
 		"save_pending": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
-			_, err := b.BeginRequest(b.ctx, lease, faultCallID, "e")
+			_, _, err := b.BeginRequest(b.ctx, lease, faultCallID, "e", 0)
 			require.NoError(b.tb, err)
 			return func(ctx context.Context, s *store.Store) (any, error) {
 				return nil, s.SavePending(ctx, lease, task.PendingResult{Ref: "https://pictures.example/a.png", RequestID: "r", Endpoint: "e"})
@@ -485,9 +495,11 @@ func faultStats() map[string]faultScenario {
 			wait, found, err := s.NextDue(ctx, true)
 			return found && wait <= 0, err
 		}),
-		"has_pending_besides": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPendingBesides(ctx, []string{"a"}) }),
-		"has_pending":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
-		"queue_stats":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
+		"has_pending_for": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.HasPendingFor(ctx, []store.ClaimEndpoint{{Name: "e", Skip: []string{"a"}}})
+		}),
+		"has_pending": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
+		"queue_stats": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
 		"count_by_state": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.CountByState(ctx)
 		}),

@@ -164,8 +164,8 @@ func (s screen) upstreams(r statusReport) {
 	}
 	s.circuits(report)
 	var parts []string
-	if report.RateLimit > 0 {
-		parts = append(parts, textOwnRate.In(s.Lang, report.RateLimit))
+	if len(report.Endpoints) == 1 && report.Endpoints[0].Rate > 0 {
+		parts = append(parts, textOwnRate.In(s.Lang, report.Endpoints[0].Rate))
 	}
 	if !report.RateLimited.IsZero() {
 		parts = append(parts, textRateLimited.In(s.Lang, report.RateLimited.Local().Format(time.TimeOnly)))
