@@ -2,14 +2,15 @@ package s3
 
 import (
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
+	"net/url"
+	"strings"
 	"time"
-
-	"github.com/aws/smithy-go"
-	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"imagetasks/pkg/picture"
 	"imagetasks/pkg/proxy"
@@ -47,10 +48,13 @@ func (e *Error) Error() string {
 
 // Unwrap returns the kind of the failure, and its cause.
 func (e *Error) Unwrap() []error {
-	if kind := e.kind(); kind != nil {
-		return []error{kind, e.Err}
+	var errs []error
+	for _, err := range []error{e.kind(), e.Err} {
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
-	return []error{e.Err}
+	return errs
 }
 
 // kind returns picture.ErrUnavailable, fs.ErrNotExist or fs.ErrExist, or else nil.
@@ -84,26 +88,25 @@ var fixes = map[string]string{
 // maxMessage bounds what is quoted of the object store's message.
 const maxMessage = 300
 
-// explain returns the failure of a request as an *Error.
-func (b *Backend) explain(op string, err error) error {
-	e := &Error{Op: op, Err: err, Message: reason(err)}
-	response, answered := errors.AsType[*smithyhttp.ResponseError](err)
-	if answered = answered && response.HTTPStatusCode() != 0; answered {
-		e.Status, e.Message = response.HTTPStatusCode(), ""
+// unanswered returns the failure of a request without an answer.
+func (b *Backend) unanswered(op string, err error) error {
+	return &Error{Op: op, Message: reason(err), Err: err}
+}
+
+// refusal returns the failure that a response tells.
+func (b *Backend) refusal(op string, response *http.Response) error {
+	e := &Error{Op: op, Status: response.StatusCode}
+	var answer struct {
+		Code    string `xml:"Code"`
+		Message string `xml:"Message"`
 	}
-	if api, ok := errors.AsType[smithy.APIError](err); ok && answered {
-		if e.Code = api.ErrorCode(); e.Code == "UnknownError" {
-			e.Code = ""
-		}
-		e.Message = api.ErrorMessage()
+	// A page of something in between is no XML of the object store.
+	if err := xml.NewDecoder(io.LimitReader(response.Body, maxError)).Decode(&answer); err == nil {
+		e.Code, e.Message = plain(answer.Code), plain(answer.Message)
 	}
 	if e.Code == "" && e.Status == http.StatusForbidden {
 		e.Code = "Forbidden" // the response to HEAD has no body
 	}
-	if e.Message == e.Code || e.Message == "UnknownError" {
-		e.Message = ""
-	}
-	e.Message = e.Message[:min(len(e.Message), maxMessage)]
 	e.Fix = fixes[e.Code]
 	switch e.Code {
 	case "RequestTimeTooSkewed", "RequestExpired":
@@ -114,7 +117,16 @@ func (b *Backend) explain(op string, err error) error {
 	return e
 }
 
-// reason returns the cause of a failure without an answer. Proxy errors say what to do; the SDK's words around others do not help.
+// maxError bounds what is read of an error.
+const maxError = 64 << 10
+
+// plain returns a short text on one line.
+func plain(text string) string {
+	text = strings.Join(strings.Fields(text), " ")
+	return strings.ToValidUTF8(text[:min(len(text), maxMessage)], "")
+}
+
+// reason returns the cause of a failure without an answer. Proxy errors say what to do.
 func reason(err error) string {
 	if e, ok := errors.AsType[*proxy.Error](err); ok {
 		return e.Error()
@@ -125,27 +137,17 @@ func reason(err error) string {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return "the time for it has ended"
 	}
-	if e, ok := errors.AsType[*smithyhttp.RequestSendError](err); ok {
+	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err.Error()
 	}
 	return err.Error()
 }
 
 // skew returns by how much the clock differs from that of the object store.
-func skew(r *smithyhttp.ResponseError) string {
-	if r == nil || r.Response == nil {
-		return ""
-	}
-	at, err := http.ParseTime(r.Response.Header.Get("Date"))
+func skew(response *http.Response) string {
+	at, err := http.ParseTime(response.Header.Get("Date"))
 	if err != nil {
 		return ""
 	}
 	return fmt.Sprintf(" (NTP): it differs by about %s", time.Since(at).Round(time.Second).Abs())
-}
-
-func statusOf(err error) int {
-	if r, ok := errors.AsType[*smithyhttp.ResponseError](err); ok {
-		return r.HTTPStatusCode()
-	}
-	return 0
 }

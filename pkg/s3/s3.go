@@ -1,5 +1,6 @@
 // Package s3 keeps pictures in a bucket of an S3-compatible object store: Amazon S3, Cloudflare R2, Supabase Storage, MinIO, Alibaba Cloud OSS
-// and others. Its Backend sends each request once and bounds it; repeating is for its caller.
+// and others. Its Backend sends each request once and bounds it; repeating is for its caller. The signatures are those of the AWS SDK; its client,
+// which would add six megabytes to each program, is not needed for the five requests that are sent.
 package s3
 
 import (
@@ -17,10 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"imagetasks/pkg/picture"
 )
@@ -43,8 +41,10 @@ type Config struct {
 
 // Backend is a picture.Backend in a bucket. It is safe for concurrent use.
 type Backend struct {
-	conf   Config
-	client *s3.Client
+	conf     Config
+	endpoint *url.URL
+	client   *http.Client
+	signer   *v4.Signer
 	// unconditional is set when the server refuses conditional requests.
 	unconditional atomic.Bool
 }
@@ -54,20 +54,20 @@ var _ picture.Backend = (*Backend)(nil)
 // slowest is the rate in bytes a second that a transfer must reach on the whole.
 const slowest = 8 << 10
 
-// New returns the Backend. It sends nothing.
-func New(c Config) *Backend {
+// New returns the Backend. It sends nothing. The error is that of an endpoint that is no URL.
+func New(c Config) (*Backend, error) {
 	if c.Stall <= 0 {
 		c.Stall = 30 * time.Second
 	}
+	endpoint, err := url.Parse(c.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint of the object store: %w", err)
+	}
 	// A redirect leads to another region or another host: the request is signed for neither.
 	client := &http.Client{Transport: c.Transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	return &Backend{conf: c, client: s3.New(s3.Options{
-		Region: c.Region, BaseEndpoint: aws.String(c.Endpoint), UsePathStyle: c.PathStyle, HTTPClient: client, Retryer: aws.NopRetryer{},
-		Credentials: credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, c.SessionToken),
-		// Other servers know neither trailing checksums nor their algorithms. Content-MD5 and the signed SHA-256 of the content are known to all.
-		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenRequired,
-		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenRequired,
-	})}
+	// S3 signs the path as it is sent.
+	signer := v4.NewSigner(func(o *v4.SignerOptions) { o.DisableURIPathEscaping = true })
+	return &Backend{conf: c, endpoint: endpoint, client: client, signer: signer}, nil
 }
 
 // String returns the address of the objects, without secrets.
@@ -86,15 +86,7 @@ func (b *Backend) URL(name string) string {
 	case base != "":
 		return strings.TrimSuffix(base, "/") + "/" + key
 	}
-	u, err := url.Parse(b.conf.Endpoint)
-	if err != nil {
-		return key
-	}
-	if b.conf.PathStyle {
-		return u.JoinPath(b.conf.Bucket, key).String()
-	}
-	u.Host = b.conf.Bucket + "." + u.Host
-	return u.JoinPath(key).String()
+	return b.address(key).String()
 }
 
 // Put implements picture.Backend. The server compares the content with its MD5 and its signed SHA-256; what it says it has stored is compared, too.
@@ -106,27 +98,15 @@ func (b *Backend) Put(ctx context.Context, name string, s picture.Source, replac
 	if string(signed.Sum(nil)) != string(s.SHA256) {
 		return fmt.Errorf("upload %s: the disk returned other data than was written", name)
 	}
-	digest := sum.Sum(nil)
-	in := &s3.PutObjectInput{Bucket: &b.conf.Bucket, Key: aws.String(b.key(name)), ContentType: &s.Type, ContentLength: &s.Size,
-		ContentMD5: aws.String(base64.StdEncoding.EncodeToString(digest))}
-	if b.conf.CacheControl != "" && strings.HasPrefix(s.Type, "image/") {
-		in.CacheControl = &b.conf.CacheControl
-	}
+	digest, content := sum.Sum(nil), hex.EncodeToString(s.SHA256)
 	conditional := !replace && !b.unconditional.Load()
-	if conditional {
-		in.IfNoneMatch = aws.String("*")
-	}
-	out, err := b.put(ctx, in, s)
-	if conditional && statusOf(err) == http.StatusNotImplemented {
+	tag, err := b.put(ctx, name, s, digest, content, conditional)
+	if e, ok := errors.AsType[*Error](err); ok && conditional && e.Status == http.StatusNotImplemented {
 		b.unconditional.Store(true)
-		in.IfNoneMatch = nil
-		out, err = b.put(ctx, in, s)
+		tag, err = b.put(ctx, name, s, digest, content, false)
 	}
-	if err != nil {
-		return b.explain("upload "+name, err)
-	}
-	if tag := md5Of(out.ETag); tag == hex.EncodeToString(digest) {
-		return nil
+	if err != nil || tag == hex.EncodeToString(digest) {
+		return err
 	}
 	// Where the server encrypts with keys of its own, the tag is no MD5.
 	stored, err := b.Stat(ctx, name)
@@ -136,74 +116,80 @@ func (b *Backend) Put(ctx context.Context, name string, s picture.Source, replac
 	return err
 }
 
-func (b *Backend) put(ctx context.Context, in *s3.PutObjectInput, s picture.Source) (*s3.PutObjectOutput, error) {
+// put sends the content, and returns the MD5 that the server says, if it does.
+func (b *Backend) put(ctx context.Context, name string, s picture.Source, digest []byte, content string, conditional bool) (string, error) {
 	w, ctx := b.watch(ctx, s.Size)
 	defer w.end()
-	in.Body = &watchedFile{io.NewSectionReader(s.ReaderAt, 0, s.Size), w}
-	out, err := b.client.PutObject(ctx, in)
-	return out, w.cause(err)
+	r, err := b.request(ctx, http.MethodPut, b.key(name), nil)
+	if err != nil {
+		return "", err
+	}
+	r.GetBody = func() (io.ReadCloser, error) {
+		return io.NopCloser(&watchedFile{io.NewSectionReader(s.ReaderAt, 0, s.Size), w}), nil
+	}
+	r.Body, _ = r.GetBody()
+	r.ContentLength = s.Size
+	r.Header.Set("Content-Type", s.Type)
+	r.Header.Set("Content-Md5", base64.StdEncoding.EncodeToString(digest))
+	if b.conf.CacheControl != "" && strings.HasPrefix(s.Type, "image/") {
+		r.Header.Set("Cache-Control", b.conf.CacheControl)
+	}
+	if conditional {
+		r.Header.Set("If-None-Match", "*")
+	}
+	response, err := b.send(ctx, w, "upload "+name, r, content)
+	if err != nil {
+		return "", err
+	}
+	return md5Of(response.Header.Get("ETag")), response.Body.Close()
 }
 
 // Get implements picture.Backend.
 func (b *Backend) Get(ctx context.Context, name string) (io.ReadCloser, error) {
 	w, ctx := b.watch(ctx, 1<<30)
-	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.conf.Bucket, Key: aws.String(b.key(name))})
+	response, err := b.call(ctx, w, "read "+name, http.MethodGet, b.key(name), nil)
 	if err != nil {
-		defer w.end()
-		return nil, b.explain("read "+name, w.cause(err))
+		w.end()
+		return nil, err
 	}
-	return &watchedBody{out.Body, w}, nil
+	return &watchedBody{response.Body, w}, nil
 }
 
 // Stat implements picture.Backend.
 func (b *Backend) Stat(ctx context.Context, name string) (picture.Info, error) {
 	w, ctx := b.watch(ctx, 0)
 	defer w.end()
-	out, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.conf.Bucket, Key: aws.String(b.key(name))})
+	response, err := b.call(ctx, w, "look up "+name, http.MethodHead, b.key(name), nil)
 	if err != nil {
-		return picture.Info{}, b.explain("look up "+name, w.cause(err))
+		return picture.Info{}, err
 	}
-	return picture.Info{Name: name, Bytes: aws.ToInt64(out.ContentLength), ModifiedAt: aws.ToTime(out.LastModified), MD5: md5Of(out.ETag)}, nil
+	defer response.Body.Close()
+	at, _ := http.ParseTime(response.Header.Get("Last-Modified"))
+	return picture.Info{Name: name, Bytes: response.ContentLength, ModifiedAt: at, MD5: md5Of(response.Header.Get("ETag"))}, nil
 }
 
 // List implements picture.Backend.
 func (b *Backend) List(ctx context.Context, visit func([]picture.Info) error) error {
 	prefix := b.key("")
-	var from *string
-	for {
+	for from := ""; ; {
 		page, err := b.page(ctx, prefix, from)
 		if err != nil {
 			return err
 		}
 		found := make([]picture.Info, 0, len(page.Contents))
 		for _, o := range page.Contents {
-			found = append(found, infoOf(strings.TrimPrefix(aws.ToString(o.Key), prefix), o))
+			found = append(found, picture.Info{Name: strings.TrimPrefix(o.Key, prefix), Bytes: o.Size, ModifiedAt: o.LastModified, MD5: md5Of(o.ETag)})
 		}
 		if len(found) > 0 {
 			if err := visit(found); err != nil {
 				return err
 			}
 		}
-		next := page.NextContinuationToken
-		if !aws.ToBool(page.IsTruncated) || next == nil || from != nil && *next == *from {
+		if !page.IsTruncated || page.Next == "" || page.Next == from {
 			return nil
 		}
-		from = next
+		from = page.Next
 	}
-}
-
-func (b *Backend) page(ctx context.Context, prefix string, from *string) (*s3.ListObjectsV2Output, error) {
-	w, ctx := b.watch(ctx, 1<<20)
-	defer w.end()
-	out, err := b.client.ListObjectsV2(ctx, &s3.ListObjectsV2Input{Bucket: &b.conf.Bucket, Prefix: &prefix, ContinuationToken: from})
-	if err != nil {
-		return nil, b.explain("list the pictures", w.cause(err))
-	}
-	return out, nil
-}
-
-func infoOf(name string, o types.Object) picture.Info {
-	return picture.Info{Name: name, Bytes: aws.ToInt64(o.Size), ModifiedAt: aws.ToTime(o.LastModified), MD5: md5Of(o.ETag)}
 }
 
 // Remove implements picture.Backend. S3 does not say whether there was an object, so it is looked up before.
@@ -213,16 +199,16 @@ func (b *Backend) Remove(ctx context.Context, name string) error {
 	}
 	w, ctx := b.watch(ctx, 0)
 	defer w.end()
-	_, err := b.client.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &b.conf.Bucket, Key: aws.String(b.key(name))})
+	response, err := b.call(ctx, w, "remove "+name, http.MethodDelete, b.key(name), nil)
 	if err != nil {
-		return b.explain("remove "+name, w.cause(err))
+		return err
 	}
-	return nil
+	return response.Body.Close()
 }
 
 // md5Of returns the MD5 that an entity tag may be.
-func md5Of(tag *string) string {
-	text := strings.ToLower(strings.Trim(aws.ToString(tag), `"`))
+func md5Of(tag string) string {
+	text := strings.ToLower(strings.Trim(tag, `"`))
 	if sum, err := hex.DecodeString(text); err != nil || len(sum) != md5.Size {
 		return ""
 	}

@@ -26,6 +26,14 @@ import (
 	"imagetasks/pkg/s3"
 )
 
+// backend returns a Backend.
+func backend(t *testing.T, c s3.Config) *s3.Backend {
+	t.Helper()
+	b, err := s3.New(c)
+	require.NoError(t, err)
+	return b
+}
+
 // config is that of a backend in the bucket of a server.
 func config(t *testing.T, endpoint string) s3.Config {
 	t.Helper()
@@ -39,7 +47,7 @@ func config(t *testing.T, endpoint string) s3.Config {
 func TestBackend_Conforms(t *testing.T) {
 	t.Parallel()
 	server := reals3.Start(t)
-	storetest.Check(t, s3.New(config(t, server.Endpoint)), t.TempDir(), true)
+	storetest.Check(t, backend(t, config(t, server.Endpoint)), t.TempDir(), true)
 }
 
 // A server without conditional requests says so once, and is not asked again.
@@ -60,7 +68,7 @@ func TestPut_Unconditional(t *testing.T) {
 	})
 	c := config(t, server.Endpoint)
 	c.Endpoint = address
-	storetest.Check(t, s3.New(c), t.TempDir(), false)
+	storetest.Check(t, backend(t, c), t.TempDir(), false)
 	assert.EqualValues(t, 1, refused.Load())
 	assert.EqualValues(t, 5, puts.Load())
 }
@@ -94,7 +102,7 @@ func TestPut_Headers(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	b := s3.New(c)
+	b := backend(t, c)
 	require.NoError(t, b.Put(t.Context(), "x.png", storetest.Source(t, t.TempDir(), []byte("content")), false))
 	assert.Equal(t, "content", body, "the body is the content, in no encoding that some servers don't know")
 	assert.Equal(t, []string{"image/png", "public, max-age=60", "*"}, []string{header.Get("Content-Type"), header.Get("Cache-Control"), header.Get("If-None-Match")})
@@ -107,10 +115,10 @@ func TestPut_Headers(t *testing.T) {
 		"https://cdn.example/o/{bucket}/{key}?x=1": "https://cdn.example/o/pictures/p/0f3a1b2c4d5e/x.png?x=1",
 	} {
 		c.URL = template
-		assert.Equal(t, want, s3.New(c).URL("x.png"))
+		assert.Equal(t, want, backend(t, c).URL("x.png"))
 	}
 	c.URL, c.PathStyle, c.Endpoint = "", false, "https://oss-cn-hangzhou.aliyuncs.com"
-	assert.Equal(t, "https://pictures.oss-cn-hangzhou.aliyuncs.com/p/0f3a1b2c4d5e/x.png", s3.New(c).URL("x.png"))
+	assert.Equal(t, "https://pictures.oss-cn-hangzhou.aliyuncs.com/p/0f3a1b2c4d5e/x.png", backend(t, c).URL("x.png"))
 }
 
 // Each refusal says what to do. None is a missing object.
@@ -128,7 +136,7 @@ func TestErrors_SayWhatToDo(t *testing.T) {
 	} {
 		c := config(t, server.Endpoint)
 		test.change(&c)
-		b := s3.New(c)
+		b := backend(t, c)
 		for what, call := range map[string]func() error{
 			"put":  func() error { return b.Put(t.Context(), "x.png", storetest.Source(t, t.TempDir(), []byte("x")), false) },
 			"get":  func() error { _, err := b.Get(t.Context(), "x.png"); return err },
@@ -152,7 +160,7 @@ func TestErrors_ClockSkew(t *testing.T) {
 		_, _ = io.WriteString(w, "<Error><Code>RequestTimeTooSkewed</Code><Message>The difference is too large.</Message></Error>")
 	}))
 	t.Cleanup(front.Close)
-	_, err := s3.New(config(t, front.URL)).Get(t.Context(), "x.png")
+	_, err := backend(t, config(t, front.URL)).Get(t.Context(), "x.png")
 	assert.ErrorContains(t, err, "set the clock of this host (NTP): it differs by about 42m0s")
 }
 
@@ -164,7 +172,7 @@ func TestRequests_AreBounded(t *testing.T) {
 	defer listener.Close() // what is accepted by the kernel is never read
 	c := config(t, "http://"+listener.Addr().String())
 	c.Stall = 300 * time.Millisecond
-	b := s3.New(c)
+	b := backend(t, c)
 	large := storetest.Source(t, t.TempDir(), make([]byte, 32<<20))
 	for what, call := range map[string]func(context.Context) error{
 		"put":    func(ctx context.Context) error { return b.Put(ctx, "x.png", large, false) },
@@ -190,11 +198,11 @@ func TestPut_CutOff(t *testing.T) {
 	cut.Store(true)
 	c.Endpoint = between(t, server, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		if r.Method == http.MethodPut && cut.Load() {
-			r.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, 100_000), &broken{}))
+			r.Body = io.NopCloser(io.MultiReader(io.LimitReader(r.Body, 100_000), &cutBody{}))
 		}
 		next.ServeHTTP(w, r)
 	})
-	b := s3.New(c)
+	b := backend(t, c)
 	content := storetest.Source(t, t.TempDir(), bytes.Repeat([]byte("x"), 1<<20))
 	assert.ErrorIs(t, b.Put(t.Context(), "x.png", content, false), picture.ErrUnavailable)
 	assert.Empty(t, server.Keys(".png"))
@@ -203,9 +211,9 @@ func TestPut_CutOff(t *testing.T) {
 	assert.Equal(t, []string{"p/0f3a1b2c4d5e/x.png"}, server.Keys(".png"))
 }
 
-type broken struct{}
+type cutBody struct{}
 
-func (*broken) Read([]byte) (int, error) { return 0, errors.New("cut off") }
+func (*cutBody) Read([]byte) (int, error) { return 0, errors.New("cut off") }
 
 // What is on the way is compared with its checksums.
 func TestPut_ContentChanged(t *testing.T) {
@@ -221,10 +229,10 @@ func TestPut_ContentChanged(t *testing.T) {
 		}
 		next.ServeHTTP(w, r)
 	})
-	err := s3.New(c).Put(t.Context(), "x.png", storetest.Source(t, t.TempDir(), []byte("content")), false)
+	err := backend(t, c).Put(t.Context(), "x.png", storetest.Source(t, t.TempDir(), []byte("content")), false)
 	assert.Error(t, err)
 	assert.Empty(t, server.Keys(".png"))
 	source := storetest.Source(t, t.TempDir(), []byte("content"))
 	source.SHA256 = make([]byte, 32)
-	assert.ErrorContains(t, s3.New(c).Put(t.Context(), "x.png", source, false), "other data than was written")
+	assert.ErrorContains(t, backend(t, c).Put(t.Context(), "x.png", source, false), "other data than was written")
 }

@@ -62,7 +62,7 @@ func (o *Opener) config(i store.Installation) picture.Config {
 		Spool: picture.Spool{Dir: filepath.Join(s.LogDir, spoolDir), MaxBytes: s.SpoolMax}}
 }
 
-func (o *Opener) backend(i store.Installation) *s3.Backend {
+func (o *Opener) backend(i store.Installation) (*s3.Backend, error) {
 	s := o.settings
 	return s3.New(s3.Config{Endpoint: s.ImageStore.Endpoint, Region: s.ImageStore.Region, Bucket: s.ImageStore.Bucket, PathStyle: s.ImageStore.PathStyle,
 		Prefix:      strings.TrimPrefix(s.ImageStore.Prefix+"/"+picture.Prefix(i.ID), "/"),
@@ -73,7 +73,11 @@ func (o *Opener) backend(i store.Installation) *s3.Backend {
 // Open opens the installation's picture store, and creates it if necessary.
 func (o *Opener) Open(ctx context.Context, i store.Installation) (*picture.Store, error) {
 	if o.settings.ImageStore.IsBucket() {
-		return picture.OpenRemote(ctx, o.config(i), o.backend(i))
+		b, err := o.backend(i)
+		if err != nil {
+			return nil, err
+		}
+		return picture.OpenRemote(ctx, o.config(i), b)
 	}
 	return picture.Open(o.config(i))
 }
@@ -81,7 +85,11 @@ func (o *Opener) Open(ctx context.Context, i store.Installation) (*picture.Store
 // OpenExisting opens the installation's picture store, and returns false if there is none. It changes nothing.
 func (o *Opener) OpenExisting(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
 	if o.settings.ImageStore.IsBucket() {
-		return picture.OpenExistingRemote(ctx, o.config(i), o.backend(i))
+		b, err := o.backend(i)
+		if err != nil {
+			return nil, false, err
+		}
+		return picture.OpenExistingRemote(ctx, o.config(i), b)
 	}
 	return picture.OpenExisting(o.config(i))
 }
