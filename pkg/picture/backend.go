@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -62,16 +61,6 @@ func mediaType(name string) string {
 		return "image/webp"
 	}
 	return "application/json"
-}
-
-// formatOf returns the format that a picture's name stands for.
-func formatOf(name string) string {
-	for _, format := range formats {
-		if strings.HasSuffix(name, extension(format)) {
-			return format
-		}
-	}
-	return ""
 }
 
 // directory is the Backend of a directory.
