@@ -36,6 +36,10 @@ func behaviour(prompt string, nth int) string {
 }
 
 func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviour string) {
+	switch {
+	case c.isChat() && s.behaveInChat(w, r, c, behaviour), c.isStreamed() && s.stream(w, c, behaviour):
+		return
+	}
 	switch behaviour {
 	case "moderation":
 		fail(w, http.StatusBadRequest, "moderation_blocked", "Your request was rejected by the safety system: "+c.Prompt)
@@ -71,7 +75,7 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 			_, err = w.Write(chunk)
 		}
 	case "url":
-		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": s.pictureURL(c.Prompt)}}})
+		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": s.PictureURL(c.Prompt)}}})
 	default:
 		if s.relay(w, r, c, behaviour) {
 			return
@@ -88,7 +92,8 @@ func (s *Server) behave(w http.ResponseWriter, r *http.Request, c Call, behaviou
 	}
 }
 
-func (s *Server) pictureURL(prompt string) string {
+// PictureURL returns the URL of the picture for a prompt.
+func (s *Server) PictureURL(prompt string) string {
 	if s.conf.PictureURL != nil {
 		return s.conf.PictureURL(prompt)
 	}

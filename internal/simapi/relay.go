@@ -57,7 +57,7 @@ var relayForms = map[string]func(s *Server, w http.ResponseWriter, c Call){
 		send(w, []byte(`{"created":1767225600,"data":[{"url":"data:image/png;base64,`+s.encoded(c)+`"}]}`))
 	},
 	"chat":     func(s *Server, w http.ResponseWriter, c Call) { chat(w, "data:image/png;base64,"+s.encoded(c)) },
-	"chat url": func(s *Server, w http.ResponseWriter, c Call) { chat(w, s.pictureURL(c.Prompt)) },
+	"chat url": func(s *Server, w http.ResponseWriter, c Call) { chat(w, s.PictureURL(c.Prompt)) },
 	"image field": func(s *Server, w http.ResponseWriter, c Call) {
 		send(w, []byte(`{"success":true,"data":{"image":"`+s.encoded(c)+`"}}`))
 	},
@@ -67,7 +67,7 @@ var relayForms = map[string]func(s *Server, w http.ResponseWriter, c Call){
 		_, _ = w.Write(content)
 	},
 	"relative url": func(s *Server, w http.ResponseWriter, c Call) {
-		path := strings.TrimPrefix(s.pictureURL(c.Prompt), strings.TrimSuffix(s.URL(), "/v1"))
+		path := strings.TrimPrefix(s.PictureURL(c.Prompt), strings.TrimSuffix(s.URL(), "/v1"))
 		answer(w, http.StatusOK, map[string]any{"data": []any{map[string]string{"url": path}}})
 	},
 }

@@ -16,7 +16,9 @@
 //	[endless]     JSON that never ends
 //	[url]         the URL of the picture instead of the picture; see Config.PictureURL
 //
-// Relays answer in other forms, which are in relay.go, such as [gzip], [sse], [no channel] and [cloudflare 524].
+// Relays answer in other forms, which are in relay.go, such as [gzip], [sse], [no channel] and [cloudflare 524]. The chat endpoint of a relay and its
+// behaviours are in chat.go. A request for a stream is answered by one, with the partial images that it asks for; [cut] and [early] end it after the
+// first of them.
 //
 // A request whose parameters the real API refuses for its model gets the same refusal (see simulatedModels). It counts as a
 // call, and Call.Refused names the parameter.
@@ -43,10 +45,11 @@ type Config struct {
 	Delay   time.Duration                     // before each answer
 	DelayOf func(prompt string) time.Duration // in addition; nil: none
 	Picture func(prompt string) []byte
-	// PictureURL returns the URL for a prompt with the behaviour [url]. nil: one of this server.
+	// PictureURL returns the URL for a prompt with the behaviour [url], and in a chat. nil: one of this server.
 	PictureURL func(prompt string) string
-	NoModels   bool         // /models returns 404, as some relays do
-	Observe    func(Answer) // called when a request for a picture has ended, from many goroutines; nil: not called
+	ChatStep   time.Duration // between the lines of a streamed chat
+	NoModels   bool          // /models returns 404, as some relays do
+	Observe    func(Answer)  // called when a request for a picture has ended, from many goroutines; nil: not called
 }
 
 // Answer is what became of one request for a picture.
@@ -59,6 +62,7 @@ type Answer struct {
 
 // Call is one request for a picture.
 type Call struct {
+	At             time.Time // when it was read
 	Path           string
 	Remote         string // the caller's host:port, as the API saw it
 	IdempotencyKey string // the header of that name
@@ -70,6 +74,10 @@ type Call struct {
 	Inputs         []Picture         // the pictures to edit
 	Mask           *Picture
 	Refused        string // the parameter that the API refused
+
+	Text      string   // of a chat, as it came; Prompt is the prompt in it
+	System    string   // the system text of a chat
+	InputURLs []string // input pictures of a chat that are not in the request
 }
 
 // Server is a running API on a port of the loopback interface. It is safe for concurrent use.
@@ -94,6 +102,7 @@ type Server struct {
 	busy      int
 	most      int
 	gate      chan struct{} // closed: responses are sent
+	chatGate  chan struct{} // closed: streamed chats go on
 }
 
 // Refusal is an error response.
@@ -147,6 +156,7 @@ func Start(conf Config) (*Server, error) {
 	mux.HandleFunc("GET /v1/models", s.models)
 	mux.HandleFunc("POST /v1/images/generations", s.generations)
 	mux.HandleFunc("POST /v1/images/edits", s.edits)
+	mux.HandleFunc("POST /v1/chat/completions", s.chats)
 	mux.HandleFunc("GET /pictures/{prompt}", s.picture)
 	s.http = &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	go func() {
@@ -366,13 +376,14 @@ func (s *Server) edits(w http.ResponseWriter, r *http.Request) {
 // serve records a request and responds with the behaviour of its prompt. wrong is what is wrong with its form; nil: nothing.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, c Call, wrong *refusal) {
 	c.Path, c.Remote, c.IdempotencyKey = r.URL.Path, r.RemoteAddr, r.Header.Get("Idempotency-Key")
-	if wrong == nil {
+	if wrong == nil && !c.isChat() {
 		wrong = c.check()
 	}
 	if wrong != nil {
 		c.Refused = wrong.param
 	}
 	s.mu.Lock()
+	c.At = time.Now()
 	s.calls = append(s.calls, c)
 	s.seen[c.Prompt]++
 	nth, gate, key := s.seen[c.Prompt], s.gate, s.key

@@ -543,6 +543,8 @@ var stageMeanings = []struct {
 	{"claimed", []string{"preparing", "prepare", "starting", "started", "processing"}},
 	{"reading the input pictures", []string{"configuring", "uploading", "preparing", "processing"}},
 	{"waiting for the API", []string{"sending_request", "requesting", "generating", "processing"}},
+	{"queuing", []string{"queuing", "queued", "waiting", "generating", "processing"}},
+	{"generating", []string{"generating", "rendering", "drawing", "processing"}},
 	{"receiving the picture", []string{"generating", "rendering", "processing"}},
 	{"fetching the picture", []string{"extracting_image", "downloading", "extracting", "finalizing", "processing"}},
 	{"storing the picture", []string{"finalizing", "saving", "uploading", "storing", "processing"}},

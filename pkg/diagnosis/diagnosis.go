@@ -28,6 +28,7 @@ type API interface {
 type Config struct {
 	BaseURL   *url.URL
 	Model     string
+	Chat      bool             // pictures are made by the endpoint for chats
 	Transport *proxy.Transport // the route of the settings
 	Direct    *proxy.Transport // without a proxy; nil: no direct connection is made to compare
 	// Alternative goes through a proxy that is configured but not used for the base URL, or that this host seems to run;
@@ -61,6 +62,7 @@ const (
 	DetailTLS           DetailCode = "tls"            // version, subject, issuer, last day
 	DetailKeyAccepted   DetailCode = "key_accepted"   //
 	DetailEndpoint      DetailCode = "endpoint"       //
+	DetailChatEndpoint  DetailCode = "chat_endpoint"  //
 	DetailUncheckable   DetailCode = "uncheckable"    //
 	DetailModelsRefused DetailCode = "models_refused" // message
 	DetailModelListed   DetailCode = "model_listed"   // number of models, model

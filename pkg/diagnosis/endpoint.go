@@ -27,8 +27,12 @@ func (d *diagnosis) checkAPI(ctx context.Context, upstream *proxy.Transport) (fa
 	case err != nil:
 		return d.failCheck(ctx, upstream, began, err), false
 	default:
+		detail := DetailEndpoint
+		if d.Chat {
+			detail = DetailChatEndpoint
+		}
 		d.pass(StepKey, took, DetailKeyAccepted)
-		d.pass(StepEndpoint, took, DetailEndpoint)
+		d.pass(StepEndpoint, took, detail)
 	}
 	d.listModels(ctx, api)
 	return nil, true

@@ -3,6 +3,8 @@ package imageapi
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +35,12 @@ type answer struct {
 	badURL   bool   // there is a URL of the picture that can't be used
 	apiError apiError
 	failed   bool   // the API says that it failed
-	said     string // the beginning of a text in place of a picture
+	said     string // a text in place of a picture: the beginning of a document, the end of a chat without its progress
+	chat     bool   // it is a chat's
+	text     string // all that a chat says, without pictures, at most the last maxText bytes
+	ids      answerIDs
+	usage    json.RawMessage // see Result.Usage
+	rank     rank            // of what was found in a chat
 }
 
 // found reports whether there is a picture, or the URL of one.
@@ -51,18 +58,24 @@ var errTrailing = fmt.Errorf("%w: more than one document", errSyntax)
 
 // source is a response's body with what is needed to read it.
 type source struct {
-	body    io.Reader // decompressed and bounded
-	media   string    // its media type, in lower case
-	base    *url.URL  // for relative URLs; optional
-	onFound func()    // is called when there is a picture, or the URL of one; optional
+	body  io.Reader // decompressed and bounded
+	media string    // its media type, in lower case
+	base  *url.URL  // for relative URLs; optional
+	// onFound is called when there is a picture, or the URL of one. last: no other follows that would count. Optional.
+	onFound  func(last bool)
+	progress reporter
+	partial  int      // pictures that are expected before the finished one
+	sent     []string // texts of the request: an address in them is not that of the picture
 }
 
-// parseAnswer reads a response's body to its end and writes the first picture to w. If w is nil, pictures are left out. With an error it returns
-// what was read until then: a picture that is complete counts even if the rest is missing.
+// parseAnswer reads a response's body to its end and writes its picture to w: the first of an Images API, and the last of a chat, which may show
+// drafts before. If w is nil, pictures are left out. With an error it returns what was read until then: a picture that is complete counts even if
+// the rest is missing.
 func parseAnswer(s source, w io.Writer) (answer, error) {
 	f := &finder{w: w, source: s}
 	r := bufio.NewReaderSize(s.body, 16<<10)
 	err := f.read(r)
+	f.textCut()
 	return f.answer, err
 }
 
@@ -168,7 +181,7 @@ func (f *finder) document(p *parser) error {
 	if err := f.value(p, roleAny); err != nil {
 		return err
 	}
-	if err := f.text.end(f); err != nil {
+	if err := f.scanner.end(f); err != nil {
 		return err
 	}
 	f.conclude()
@@ -200,6 +213,9 @@ const (
 	roleSuccess
 	roleStatus
 	rolePartial // its presence makes the picture of an event a partial one
+	roleChat    // contains a chat's messages
+	roleUsage
+	roleID
 )
 
 // roles are those of the keys, wherever they are below the keys listed here. What has no role is not looked at: a prompt, a thumbnail, an input.
@@ -208,10 +224,11 @@ var roles = map[string]role{
 	"b64_image": rolePicture, "imagebase64": rolePicture,
 	"url": roleURL, "image_url": roleURL, "imageurl": roleURL, "output_url": roleURL, "image_urls": roleURL, "urls": roleURL,
 	"data": roleAny, "image": roleAny, "images": roleAny, "output": roleAny, "outputs": roleAny, "result": roleAny, "results": roleAny,
-	"choices": roleContainer, "delta": roleText, "response": roleContainer, "item": roleContainer, "candidates": roleContainer,
+	"choices": roleChat, "delta": roleText, "response": roleContainer, "item": roleContainer, "candidates": roleChat,
 	"inlinedata": roleContainer, "inline_data": roleContainer, "artifacts": roleContainer,
 	"content": roleText, "parts": roleText, "text": roleText, "refusal": roleText,
 	"error": roleError, "errors": roleError,
+	"usage": roleUsage, "usagemetadata": roleUsage,
 }
 
 // topRoles are those of keys of the whole document. They come before roles.
@@ -220,6 +237,7 @@ var topRoles = map[string]role{
 	"errmsg": roleProblem, "err_msg": roleProblem, "reason": roleProblem,
 	"code": roleCode, "error_code": roleCode, "errcode": roleCode, "statuscode": roleCode, "type": roleType, "success": roleSuccess, "ok": roleSuccess,
 	"status": roleStatus, "partial_image_index": rolePartial,
+	"id": roleID, "request_id": roleID, "requestid": roleID, "task_id": roleID, "taskid": roleID, "gen_id": roleID,
 }
 
 func roleOf(key string, depth int) role {
@@ -243,11 +261,23 @@ type finder struct {
 	answer
 	problem   apiError // what roleProblem, roleCode and roleType say
 	refused   bool     // success is false, or the status says that it failed
-	text      textScanner
+	scanner   textScanner
 	finished  bool // a chat's stream says why it ends
 	streaming bool // the document is an event of a stream
 	event     event
+	partials  int // partial images of a stream
+	inChat    int // how many keys of chats the value that is read is below
+	next      bytes.Buffer
 }
+
+// rank is how clearly a picture in a chat is meant as the answer. A later one counts if its rank is not lower.
+type rank int
+
+const (
+	rankAddress rank = iota + 1 // an address that is all there is
+	rankLink                    // an address that ends with the name of a picture
+	rankImage                   // a picture in Markdown, HTML, JSON, or itself
+)
 
 // value reads a value.
 func (f *finder) value(p *parser, r role) error {
@@ -263,10 +293,22 @@ func (f *finder) value(p *parser, r role) error {
 		return p.skip()
 	case r == roleError:
 		return f.errorValue(p, c)
+	case r == roleUsage:
+		return f.usageValue(p, c)
+	case r == roleChat:
+		f.chat = true
+		f.inChat++
+		defer func() { f.inChat-- }()
+		return f.value(p, roleContainer)
 	case c == '{' && r == roleProblem:
 		return f.errorObject(p, &f.problem)
 	case c == '{':
-		return p.object(func(key string) error { return f.value(p, roleOf(key, p.depth)) })
+		return p.object(func(key string) error {
+			if r := roleOf(key, p.depth); r != roleID {
+				return f.value(p, r)
+			}
+			return f.idValue(p, key)
+		})
 	case c == '[':
 		return p.array(func(int) error { return f.value(p, r) })
 	case c == '"':
@@ -356,7 +398,7 @@ func (f *finder) pictureText(text *bufio.Reader, r role, depth int) error {
 		r == roleURL && strings.HasPrefix(lower, "/") && !isPictureBase64(head):
 		address, err := io.ReadAll(io.LimitReader(text, maxURL+1))
 		if err == nil {
-			f.setURL(string(address))
+			err = f.setURL(string(address), rankImage)
 		}
 		return err
 	case lower == "none", lower == "null", lower == "undefined": // no picture, as some programs write it
@@ -389,12 +431,27 @@ func readUntil(r *bufio.Reader, end byte, limit int) (string, error) {
 	return "", nil
 }
 
-// setURL takes the URL of a picture, if it can be used and there is none yet.
-func (f *finder) setURL(text string) {
-	if f.found() || f.event.kind == eventPartial || f.w == nil {
-		return
+// replaces reports whether a picture of that rank in a chat replaces the one that was found before.
+func (f *finder) replaces(r rank) bool {
+	if r < f.rank {
+		return false
+	}
+	_, resets := f.w.(Resetter)
+	return resets || !f.begun
+}
+
+// isChat reports whether what is read now is a part of a chat, whose last picture counts.
+func (f *finder) isChat() bool { return f.inChat > 0 }
+
+// setURL takes the URL of a picture, if it can be used, was not sent, and there is none yet that counts.
+func (f *finder) setURL(text string, r rank) error {
+	if f.event.kind == eventPartial || f.w == nil || f.found() && !(f.isChat() && f.replaces(r)) {
+		return nil
 	}
 	text = strings.TrimSpace(text)
+	if slices.ContainsFunc(f.sent, func(sent string) bool { return strings.Contains(sent, text) }) {
+		return nil
+	}
 	u, err := url.Parse(text)
 	if err == nil && !u.IsAbs() && f.base != nil {
 		u = f.base.ResolveReference(u)
@@ -402,25 +459,33 @@ func (f *finder) setURL(text string) {
 	}
 	if err != nil || len(text) > maxURL || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		f.badURL = true
-		return
+		return nil
 	}
-	f.url = text
+	if f.wrote {
+		if err := f.w.(Resetter).Reset(); err != nil { //nolint:forcetypeassert // see replaces
+			return &writeError{err}
+		}
+		f.begun, f.wrote = false, false
+	}
+	f.url, f.rank = text, r
 	f.hasPicture()
+	return nil
 }
 
+// hasPicture tells that there is a picture.
 func (f *finder) hasPicture() {
 	if f.onFound != nil {
-		f.onFound()
+		f.onFound(!f.streaming || f.finished || !f.isChat())
 	}
 }
 
-// decode decodes a picture in base64 and writes it, if it is the first one. A picture is better than the URL of one, which may not deliver.
+// decode decodes a picture in base64 and writes it, if it is the one that counts. A picture is better than the URL of one, which may not deliver.
 func (f *finder) decode(text io.Reader, depth int) error {
-	if _, resets := f.w.(Resetter); f.begun || f.w == nil || f.event.kind == eventPartial || f.url != "" && !resets {
+	w, ok := f.target()
+	if !ok {
 		return nil // the rest of the text is skipped
 	}
-	w := f.w
-	if f.holds(depth) {
+	if f.holds(depth) && w == f.w {
 		if f.event.held.Len() > 0 {
 			return nil
 		}
@@ -430,13 +495,69 @@ func (f *finder) decode(text io.Reader, depth int) error {
 	if n == 0 && errors.Is(err, errNotBase64) {
 		return nil // it is no picture
 	}
-	if w == f.w && n > 0 {
-		f.begun, f.wrote = true, err == nil
+	switch {
+	case w == io.Writer(&f.next):
+		return f.useNext(err)
+	case w == f.w && n > 0:
+		f.begun, f.wrote, f.rank = true, err == nil, rankImage
 	}
 	if f.wrote {
 		f.hasPicture()
 	}
 	return err
+}
+
+// target returns what a picture that begins now is written to. ok is false if it does not count. A second picture of a chat is held in memory until
+// it is whole: until then the one before is the answer.
+func (f *finder) target() (w io.Writer, ok bool) {
+	_, resets := f.w.(Resetter)
+	switch {
+	case f.w == nil || f.event.kind == eventPartial:
+		return nil, false
+	case f.begun:
+		f.next = bytes.Buffer{}
+		return &f.next, resets && f.isChat()
+	}
+	return f.w, f.url == "" || resets
+}
+
+// isWhole reports whether a picture has its end.
+func isWhole(content []byte) bool {
+	tail := content[max(len(content)-64, 0):]
+	switch {
+	case !isPicture(content):
+		return false
+	case content[0] == 'R':
+		return uint64(len(content)) >= uint64(binary.LittleEndian.Uint32(content[4:8]))+8
+	case content[0] == 0xff:
+		return bytes.Contains(tail, []byte{0xff, 0xd9})
+	}
+	return bytes.Contains(tail, []byte("IEND"))
+}
+
+// useNext replaces the picture that was written by the one that was held. failed is the error of reading it.
+func (f *finder) useNext(failed error) error {
+	next := f.next.Bytes()
+	f.next = bytes.Buffer{}
+	if failed == nil && f.wrote && !isWhole(next) {
+		return nil
+	}
+	if len(next) == 0 || failed != nil {
+		if f.found() && errors.Is(failed, errNotBase64) {
+			return nil
+		}
+		return failed
+	}
+	if err := f.w.(Resetter).Reset(); err != nil { //nolint:forcetypeassert // see target
+		return &writeError{err}
+	}
+	f.begun, f.wrote, f.url, f.rank = true, false, "", rankImage
+	if _, err := (pictureWriter{f.w}).Write(next); err != nil {
+		return err
+	}
+	f.wrote = true
+	f.hasPicture()
+	return nil
 }
 
 // mediaType returns the media type of a Content-Type, in lower case.

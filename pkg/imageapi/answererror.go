@@ -12,8 +12,18 @@ type apiError struct {
 
 // status reads a status of the whole answer, or why a chat ended.
 func (f *finder) status(text string) {
-	f.finished = f.finished || text != ""
-	switch strings.ToLower(text) {
+	text = strings.ToLower(text)
+	switch text {
+	case "", "queued", "pending", "starting", "processing", "running", "generating", "in_progress":
+		return
+	}
+	if !f.finished {
+		f.finished = true
+		if f.found() {
+			f.hasPicture()
+		}
+	}
+	switch text {
 	case "failed", "fail", "failure", "error":
 		f.refused = true
 	case "content_filter", "safety", "prohibited_content", "image_safety":

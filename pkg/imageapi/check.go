@@ -12,8 +12,8 @@ import (
 // maxCheckAnswer bounds the answer to an incomplete request, in bytes.
 const maxCheckAnswer = 1 << 20
 
-// Check asks the endpoint that makes pictures with an incomplete request: without a prompt, and with a number of pictures that is none. It is
-// refused and costs nothing. model is "" for Config.Model. If the connection breaks, Check tries once more, because one broken connection shows
+// Check asks the endpoint that makes pictures with an incomplete request: without a prompt, and with a number of pictures that is none, or with
+// messages that are none. It is refused and costs nothing. model is "" for Config.Model. If the connection breaks, Check tries once more, because one broken connection shows
 // little about the next. Check is safe for concurrent use.
 //
 // It returns nil if the endpoint refuses the request as incomplete: then it works, and takes the key and, where it looks at that first, the model.
@@ -27,6 +27,9 @@ func (c *Client) Check(ctx context.Context, model string) error {
 	if c.uncheckable.Load() {
 		return task.ErrUncheckable
 	}
+	if err := c.findBase(ctx, model); err != nil {
+		return asked(task.AsError(err))
+	}
 	err := c.check(ctx, model)
 	if broken, ok := errors.AsType[*task.Error](err); ok && (broken.Code == task.CodeNetwork || broken.Code == task.CodeCutOff) && ctx.Err() == nil {
 		err = c.check(ctx, model)
@@ -38,23 +41,32 @@ func (c *Client) check(ctx context.Context, model string) error {
 	if model == "" {
 		model = c.conf.Model
 	}
-	incomplete, err := encodeJSON(struct {
+	incomplete := struct {
 		Model string `json:"model,omitempty"`
-		N     string `json:"n"` // a wrong type: what would make a picture without a prompt refuses it
-	}{model, "none"})
+		// A wrong type: what would make a picture without a prompt refuses it.
+		N        string `json:"n,omitempty"`
+		Messages string `json:"messages,omitempty"`
+	}{Model: model}
+	path := pathGenerations
+	if c.isChat() {
+		path, incomplete.Messages = pathChat, "none"
+	} else {
+		incomplete.N = "none"
+	}
+	encoded, err := encodeJSON(incomplete)
 	if err != nil {
 		return task.AsError(err)
 	}
-	response, err := c.send(ctx, http.MethodPost, "/images/generations", "", body{"application/json", [][]byte{incomplete}})
+	response, err := c.send(ctx, http.MethodPost, path, "", body{"application/json", [][]byte{encoded}})
 	if err != nil {
 		return asked(task.AsError(err))
 	}
 	defer response.Body.Close()
 	if !isSuccess(response.StatusCode) {
-		return c.checked(response, c.statusError(ctx, response, nil))
+		return c.checked(response, task.AsError(c.inMode(c.statusError(ctx, response, nil))))
 	}
 	network := &errReader{r: response.Body}
-	a, err := readAnswer(response, network, maxCheckAnswer, io.Discard, nil, nil)
+	a, err := readAnswer(response, network, maxCheckAnswer, io.Discard, nil, source{})
 	if a.failed && err == nil && !a.begun && a.url == "" {
 		return c.checked(response, c.answerError(response, a.apiError, nil))
 	}
@@ -62,7 +74,7 @@ func (c *Client) check(ctx context.Context, model string) error {
 		c.uncheckable.Store(true) // also if the rest is missing
 		return task.ErrUncheckable
 	}
-	return c.checked(response, c.readError(ctx, response, a, network.err, err, nil))
+	return c.checked(response, task.AsError(c.inMode(c.readError(ctx, response, a, network.err, err, nil))))
 }
 
 // checked returns what an error means for Check.

@@ -127,7 +127,7 @@ const maxErrorBody = 64 << 10
 // removed.
 func (c *Client) statusError(ctx context.Context, response *http.Response, private []string) *task.Error {
 	network := &errReader{r: response.Body}
-	a, err := readAnswer(response, network, maxErrorBody, nil, nil, nil)
+	a, err := readAnswer(response, network, maxErrorBody, nil, nil, source{})
 	if network.err != nil && ctx.Err() != nil {
 		e := connectionError(ctx, network.err)
 		e.Unknown = true
@@ -268,6 +268,14 @@ func (c *Client) readError(ctx context.Context, response *http.Response, a answe
 		e := bad(task.Fail, task.ScopeEndpoint, false, "the URL in the API's response can't be used")
 		e.Paid = true
 		return e
+	}
+	if said := hide(a.said, private); a.chat {
+		switch lower := strings.ToLower(said); {
+		case failure.MatchString(lower):
+			return c.answerError(response, apiError{Message: said}, nil)
+		case refusal.MatchString(lower):
+			return c.answerError(response, apiError{Code: "content_filter", Message: said}, nil)
+		}
 	}
 	// A whole answer of the API without a picture and without an error may have been billed: it is not asked for again.
 	e := bad(task.Fail, task.ScopeEndpoint, false, "the API's response contains no picture")

@@ -1,12 +1,14 @@
 // Package imageapi generates pictures through an OpenAI-compatible Images API
-// (https://platform.openai.com/docs/api-reference/images). It never retries: each error has the disposition of its task (see
+// (https://platform.openai.com/docs/api-reference/images), or the chat endpoint of a relay. It never retries: each error has the disposition of its task (see
 // classify.go), and the queue retries.
 package imageapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -21,12 +23,22 @@ import (
 
 // Config configures a Client.
 type Config struct {
-	BaseURL   string // with its /v1
+	BaseURL   string // its query, if any, is part of every request
+	FindV1    bool   // a BaseURL without a path may lack its /v1: see findBase
 	Key       string
 	Model     string            // for requests without a model
 	Transport http.RoundTripper // nil: http.DefaultTransport
 	MaxBytes  int64             // the largest picture accepted
 	UserAgent string            // of every request; empty: imagetasks
+
+	Mode Mode // empty: ModeImages
+	// Stream asks for the answer as a stream, which says how far the API is, and which no gateway ends because it is idle.
+	Stream        bool
+	PartialImages int // ModeImages with Stream: pictures before the finished one, from 0 to 3; they are only counted
+	// Template is the text of a template (text/template) that makes the text of a chat from a TemplateData; empty: DefaultTemplate. A template
+	// "system" defined in it makes the system message. The function json returns a value in JSON.
+	Template     string
+	TemplateName string // for errors, such as the name of its file; empty: "of the settings"
 
 	Download      DownloadRules // see Client.SetDownloadRules
 	MaxInputBytes int64         // the largest input picture; those of a request together may be twice as large; 0: 25 MiB
@@ -40,15 +52,17 @@ type Client struct {
 	conf      Config
 	transport http.RoundTripper
 	http      *http.Client // over transport
+	base      *base
 	key       atomic.Pointer[string]
 	limits    limits
+	template  *promptTemplate // of ModeChat
 	// uncheckable: the API has answered an incomplete request as if it was a complete one.
 	uncheckable atomic.Bool
 
 	downloadRules atomic.Pointer[DownloadRules]
 }
 
-// New returns a client, or an error for a missing key or an invalid base URL.
+// New returns a client, or an error for a missing key, an invalid base URL, or a template that can't be used.
 func New(conf Config) (*Client, error) {
 	if err := CheckKey(conf.Key); err != nil {
 		return nil, err
@@ -74,8 +88,20 @@ func New(conf Config) (*Client, error) {
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+	c.base = newBase(conf)
 	c.key.Store(&conf.Key)
 	c.SetDownloadRules(conf.Download)
+	switch {
+	case conf.Mode != "" && conf.Mode != ModeImages && conf.Mode != ModeChat:
+		return nil, fmt.Errorf("the mode is %q; it must be %s or %s", conf.Mode, ModeImages, ModeChat)
+	case conf.PartialImages < 0 || conf.PartialImages > 3:
+		return nil, fmt.Errorf("the number of partial images is %d; it must be from 0 to 3", conf.PartialImages)
+	case conf.Mode == ModeChat:
+		var err error
+		if c.template, err = newPromptTemplate(cmp.Or(conf.TemplateName, "of the settings"), conf.Template); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 
@@ -147,15 +173,11 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	if r.Model == "" {
 		r.Model = c.conf.Model
 	}
-	if err := r.Options.Check(r.Model, len(r.Inputs), r.Mask != nil); err != nil {
-		return Result{}, err
-	}
-	pictures, mask, err := c.loadInputs(ctx, r)
+	path, b, err := c.prepare(ctx, r)
 	if err != nil {
 		return Result{}, err
 	}
-	path, b, err := r.encode(r.Model, pictures, mask)
-	if err != nil {
+	if err := c.findBase(ctx, r.Model); err != nil {
 		return Result{}, err
 	}
 	key := ""
@@ -165,6 +187,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		}
 	}
 	var result Result
+	var ids answerIDs
 	sending, stop := context.WithCancel(ctx)
 	defer stop()
 	response, err := c.send(sending, http.MethodPost, path, key, b)
@@ -172,25 +195,44 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		defer response.Body.Close()
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
-			result.URL, err = c.readPicture(ctx, stop, response, r.privateTexts(), w)
+			var a answer
+			a, err = c.readPicture(ctx, stop, response, r, w)
+			ids, result.Usage = a.ids, a.usage
+			if err == nil && !a.wrote {
+				result.URL = a.url
+			}
 		} else {
 			err = c.statusError(ctx, response, r.privateTexts())
 		}
-		err = ejectUpstream(response, err)
+		err = ejectUpstream(response, c.inMode(err))
 	}
-	return result, withRequestID(err, result.RequestID)
+	result.RequestID = cmp.Or(result.RequestID, ids.completion, ids.picture, ids.task)
+	return result, withIDs(err, result.RequestID, ids)
+}
+
+// inMode makes an error name the API that is used.
+func (c *Client) inMode(err error) error {
+	if err == nil || !c.isChat() {
+		return err
+	}
+	e := *task.AsError(err)
+	e.Message = strings.Replace(e.Message, "there is no Images API at this address", "there is no chat API (/chat/completions) at this address", 1)
+	return &e
 }
 
 // isSuccess reports whether a status is one of success. The API has 200 only; a relay may have others.
 func isSuccess(status int) bool { return status >= 200 && status < 300 }
 
-// withRequestID adds the request's ID to an error. The wrapped error remains for errors.As; its text must not be shown.
-func withRequestID(err error, requestID string) error {
+// withIDs adds the request's ID, and those in the answer, to an error. The wrapped error remains for errors.As; its text must not be shown.
+func withIDs(err error, requestID string, ids answerIDs) error {
 	if err == nil {
 		return nil
 	}
 	e := *task.AsError(err)
 	e.RequestID = requestID
+	if words := ids.words(); words != "" {
+		e.Message += " (the API's ids: " + words + ")"
+	}
 	return &e
 }
 
@@ -254,28 +296,34 @@ func (m *maxReader) Read(p []byte) (int, error) {
 
 // readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
 // the request: it is called when there is a picture and the rest of the response does not come.
-func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, private []string, w io.Writer) (string, error) {
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, r Request, w io.Writer) (answer, error) {
+	private := r.privateTexts()
 	rest := &restReader{r: response.Body, stop: stop}
 	defer rest.end()
 	network := &errReader{r: rest}
 	head := &headWriter{limit: maxHead + longest(private)}
-	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, rest.begin)
+	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, source{
+		onFound: rest.begin, progress: reporter{report: r.Progress}, partial: c.conf.PartialImages, sent: r.sent()})
 	if a.wrote {
-		return "", nil
+		return a, nil
 	}
 	if a.url != "" {
 		if r, ok := w.(Resetter); ok && a.begun { // the picture beside the URL is not whole
 			if err := r.Reset(); err != nil {
-				return "", c.readError(ctx, response, a, nil, &writeError{err}, private)
+				return a, c.readError(ctx, response, a, nil, &writeError{err}, private)
 			}
 		}
-		return a.url, nil
+		return a, nil
 	}
 	e := c.readError(ctx, response, a, network.err, err, private)
 	if _, written := errors.AsType[*writeError](err); !written && !a.failed && len(head.text) > 0 {
-		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(response, head.text, private), Err: e.Err}
+		kept := head.text
+		if a.form == formEvents && (a.chat || a.text != "") {
+			kept = []byte(a.text) // a prompt that the events have in pieces would not be recognized
+		}
+		e.Err = &Unusable{ContentType: oneLine(response.Header.Get("Content-Type")), Head: c.hideHead(response, kept, private), Err: e.Err}
 	}
-	return "", e
+	return a, e
 }
 
 // maxModels bounds the list of models, in bytes.
@@ -285,6 +333,9 @@ const maxModels = 4 << 20
 // pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
 // address the API refuses.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {
+	if err := c.findBase(ctx, ""); err != nil {
+		return nil, err
+	}
 	response, err := c.send(ctx, http.MethodGet, "/models", "", body{})
 	if err != nil {
 		return nil, err

@@ -64,10 +64,12 @@ func (f *finder) events(r *bufio.Reader) error {
 			return err
 		}
 	}
-	if f.text.total > 0 && !done && !f.finished && !f.found() {
-		return io.ErrUnexpectedEOF // a chat that was cut off
+	begun := f.chat || f.scanner.total > 0 || f.partials > 0
+	if begun && !done && !f.finished && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(f.scanner.endedLines())) {
+		return io.ErrUnexpectedEOF // it was cut off
 	}
-	if err := f.text.end(f); err != nil {
+	f.finished = true
+	if err := f.scanner.end(f); err != nil {
 		return err
 	}
 	if f.failed {
@@ -120,6 +122,10 @@ func (f *finder) endEvent() error {
 		}
 		f.wrote = true
 		f.hasPicture()
+	}
+	if f.event.kind == eventPartial {
+		f.partials++
+		f.progress.set(f.partials*100/(max(f.partial, f.partials)+1), generating)
 	}
 	f.event.held = bytes.Buffer{}
 	f.conclude()

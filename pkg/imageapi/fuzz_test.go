@@ -35,6 +35,9 @@ func fuzzSamples(t testing.TB) []sample {
 	for _, name := range sortedKeys(unusable) {
 		all = append(all, unusable[name].sample)
 	}
+	for _, name := range sortedKeys(chats) {
+		all = append(all, answersOf(chats[name])["streamed"], answersOf(chats[name])["whole"])
+	}
 	for i, s := range all {
 		all[i].body = s.body[:min(len(s.body), 64<<10)]
 	}
@@ -72,6 +75,7 @@ func FuzzGenerate(f *testing.F) {
 		f.Add(s.status, media, packing, []byte{lo, hi, 0, 100}, []byte(nil), byte(i))          // cut
 		f.Add(s.status, media, packing, []byte{lo, hi, 0, 255}, []byte(nil), byte(1))          // then the connection breaks
 		f.Add(200, "", "", []byte{lo, hi, 128, 255, lo, hi, 0, 128}, []byte(nil), byte(0))     // its halves the other way round
+		f.Add(s.status, media, packing, []byte{lo, hi, 0, 200}, []byte(nil), byte(4|i&3))      // cut, in chat mode
 		f.Add(200, media, "", []byte{lo, hi, 0, 255, lo + 7, 0, 0, 255}, []byte(nil), byte(2)) // and another one
 		f.Add(500, "text/html", packing, []byte{lo + 3, 0, 0, 60, lo, hi, 20, 255}, []byte("\n\n"), byte(3))
 	}
@@ -93,6 +97,12 @@ func FuzzGenerate(f *testing.F) {
 			return r
 		})
 		c.conf.MaxBytes = 256 << 10
+		if how&4 != 0 {
+			var err error
+			c.conf.Mode, c.conf.Stream = ModeChat, true
+			c.template, err = newPromptTemplate("", "")
+			require.NoError(t, err)
+		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		var before, after runtime.MemStats

@@ -23,7 +23,8 @@ import (
 // Input is a picture that is sent to the API: a PNG, JPEG or WebP. One of its fields is set.
 type Input struct {
 	Content []byte
-	// URL is http:, https: or data: with base64. It may be signed, so it is never logged nor sent to the API.
+	// URL is http:, https: or data: with base64. It may be signed, so it is never logged. In the mode chat the API gets an https URL as it is, else
+	// the picture.
 	URL string
 }
 

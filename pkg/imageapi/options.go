@@ -122,8 +122,8 @@ func isNull(value json.RawMessage) bool { return string(value) == "null" }
 // extraName is the form of a name in Extra. It has no brackets, which relays may read as a list of a parameter of ours.
 var extraName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
-// reservedNames are the parameters besides the options that this package sets or can't handle: it could not read a stream.
-var reservedNames = []string{"image", "images", "mask", "model", "n", "partial_images", "prompt", "response_format", "stream"}
+// reservedNames are the parameters besides the options that this package sets.
+var reservedNames = []string{"image", "images", "mask", "messages", "model", "n", "partial_images", "prompt", "response_format", "stream", "stream_options"}
 
 // checkBounds checks what does not depend on the model.
 func (o *Options) checkBounds() error {
@@ -195,6 +195,11 @@ func (o *Options) extraFields() []formField {
 // style, and the strings of Extra, one of which may be a negative prompt.
 func (r Request) privateTexts() []string {
 	texts := []string{r.Prompt, strings.TrimSpace(r.Options.Style)}
+	for _, in := range r.Inputs { // a chat passes them on
+		if in.URL != "" && !isDataURL(in.URL) {
+			texts = append(texts, in.URL)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.Options.Extra)) {
 		texts = appendStrings(texts, r.Options.Extra[name])
 	}

@@ -10,8 +10,8 @@ import (
 const maxHead = 64 << 10
 
 // readAnswer reads a body of a response, at most limit bytes before and after its decompression. head gets its beginning, decompressed; optional.
-// The others are as in parseAnswer.
-func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Writer, head io.Writer, onFound func()) (answer, error) {
+// s has what else is known of the answer. The others are as in parseAnswer.
+func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Writer, head io.Writer, s source) (answer, error) {
 	content, err := decompressed(body, response.Header, limit)
 	if err != nil {
 		return answer{}, err
@@ -19,7 +19,7 @@ func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Write
 	if head != nil {
 		content = io.TeeReader(content, head)
 	}
-	s := source{body: content, media: mediaType(response.Header), onFound: onFound}
+	s.body, s.media = content, mediaType(response.Header)
 	if response.Request != nil {
 		s.base = response.Request.URL
 	}
@@ -42,6 +42,8 @@ func (h *headWriter) Write(p []byte) (int, error) {
 const (
 	restIdle = 2 * time.Second // without a byte
 	maxRest  = 10 * time.Second
+	// A chat may show a draft and go on with the picture.
+	draftIdle = time.Minute
 )
 
 // restReader ends a request when the rest of its response does not come. It is not safe for concurrent use.
@@ -49,15 +51,27 @@ type restReader struct {
 	r     io.Reader
 	stop  func() // safe for concurrent use
 	timer *time.Timer
-	until time.Time
+	until time.Time // when last
+	last  bool
 }
 
-// begin is called when only the rest is to come.
-func (r *restReader) begin() {
-	if r.timer == nil {
-		r.until = time.Now().Add(maxRest)
-		r.timer = time.AfterFunc(restIdle, r.stop)
+// begin is called when there is a picture. last: only the rest is to come.
+func (r *restReader) begin(last bool) {
+	if r.last {
+		return
 	}
+	r.end()
+	r.last = last
+	r.until = time.Now().Add(maxRest)
+	r.timer = time.AfterFunc(r.idle(), r.stop)
+}
+
+// idle returns how long is waited for a byte.
+func (r *restReader) idle() time.Duration {
+	if r.last {
+		return restIdle
+	}
+	return draftIdle
 }
 
 func (r *restReader) end() {
@@ -69,8 +83,8 @@ func (r *restReader) end() {
 // Read implements io.Reader.
 func (r *restReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	if r.timer != nil && n > 0 && time.Now().Before(r.until) {
-		r.timer.Reset(restIdle)
+	if r.timer != nil && n > 0 && (!r.last || time.Now().Before(r.until)) {
+		r.timer.Reset(r.idle())
 	}
 	return n, err
 }

@@ -46,6 +46,8 @@ type parameters struct {
 	Size              string `json:"size,omitempty"`
 	Style             string `json:"style,omitempty"`
 	InputFidelity     string `json:"input_fidelity,omitempty"`
+	Stream            bool   `json:"stream,omitempty"`
+	PartialImages     int    `json:"partial_images,omitempty"`
 }
 
 // parameters returns the parameters of the HTTP request for r. Its options must have passed Options.Check.
@@ -71,14 +73,15 @@ func (r Request) parameters(model string) parameters {
 }
 
 // encode returns the path and the body of the HTTP request for r with its pictures, which were loaded.
-func (r Request) encode(model string, pictures []inputPicture, mask *inputPicture) (path string, b body, err error) {
-	p := r.parameters(model)
+func (r Request) encode(s streaming, pictures []inputPicture, mask *inputPicture) (path string, b body, err error) {
+	p := r.parameters(r.Model)
+	p.Stream, p.PartialImages = s.on, s.partial
 	if len(pictures) == 0 {
 		b, err = jsonBody(p, r.Options.Extra)
-		return "/images/generations", b, err
+		return pathGenerations, b, err
 	}
 	b, err = p.form(pictures, mask, r.Options.extraFields())
-	return "/images/edits", b, err
+	return pathEdits, b, err
 }
 
 // form returns the body of POST /images/edits, sorted by name as that of the official Go client.
@@ -108,10 +111,16 @@ func (p parameters) form(pictures []inputPicture, mask *inputPicture, extra []fo
 		f.field(nameCompression, strconv.Itoa(*p.OutputCompression))
 	}
 	f.field("output_format", p.OutputFormat)
+	if p.PartialImages > 0 {
+		f.field("partial_images", strconv.Itoa(p.PartialImages))
+	}
 	f.always("prompt", p.Prompt)
 	f.field("quality", p.Quality)
 	f.field("response_format", p.ResponseFormat)
 	f.field("size", p.Size)
+	if p.Stream {
+		f.field("stream", "true")
+	}
 	f.field("style", p.Style)
 	f.field("user", p.User)
 	for _, e := range extra {
@@ -217,7 +226,7 @@ func (f *form) body() (body, error) {
 // send sends a request to a path under the base URL and returns the response whatever its status. Its error is a
 // *task.Error. The body can be read again: the transport repeats a request on another proxy while no byte was sent.
 func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, b body) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.conf.BaseURL+path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, c.address(path), nil)
 	if err != nil {
 		return nil, task.AsError(err)
 	}
@@ -230,6 +239,9 @@ func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, 
 		request.Header.Set("Content-Type", b.contentType)
 	}
 	request.Header.Set("Accept", "application/json")
+	if c.conf.Stream && method == http.MethodPost {
+		request.Header.Set("Accept", "text/event-stream, application/json")
+	}
 	request.Header.Set("Authorization", "Bearer "+*c.key.Load())
 	request.Header.Set("User-Agent", c.conf.UserAgent)
 	if idempotencyKey != "" {

@@ -283,6 +283,9 @@ func decimal(n int64) string {
 
 // SizeNote is Options.SizeNote for a model, or the client's own if the name is empty.
 func (c *Client) SizeNote(modelName string, o Options) string {
+	if c.isChat() {
+		return "" // the ratio is sent as it is
+	}
 	if modelName == "" {
 		modelName = c.conf.Model
 	}

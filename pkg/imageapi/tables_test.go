@@ -216,7 +216,7 @@ func generateSample(t *testing.T, s sample) (*task.Error, answer) {
 	_, err := sampleClient(t, s.response).Generate(t.Context(), Request{Prompt: "a private wish"}, io.Discard)
 	e, ok := err.(*task.Error) //nolint:errorlint // Generate promises the type
 	require.True(t, ok, "%d %s: %v", s.status, s.body, err)
-	a, _ := readAnswer(s.response(), strings.NewReader(s.body), 1<<20, &bytes.Buffer{}, nil, nil)
+	a, _ := readAnswer(s.response(), strings.NewReader(s.body), 1<<20, &bytes.Buffer{}, nil, source{})
 	return e, a
 }
 

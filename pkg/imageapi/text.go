@@ -6,31 +6,56 @@ import (
 	"io"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
 )
 
-// textScanner finds a picture in a text that arrives in pieces, such as the content of a chat: a data: URL anywhere, an image or a link to a
-// picture in Markdown or HTML, or a URL that is the whole text.
+// textScanner finds the picture in a text that arrives in pieces, such as the content of a chat: a data: URL or base64 anywhere, an image or a link
+// to a picture in Markdown or HTML, a JSON object with a URL, or a URL that is the whole text but for lines of progress. It also reads the lines of
+// progress.
 type textScanner struct {
-	pending []byte        // not examined yet, after what is kept of the text before
-	begun   bool          // a URL has begun in pending whose end has not come
-	start   int           // of that URL
-	total   int           // bytes of text so far, without the pictures
-	base64  *base64Writer // a picture is being decoded
-	skip    bool          // base64 that is not needed is being skipped
-	said    []byte        // the beginning of the text
+	pending  []byte        // not examined yet, after what is kept of the text before
+	examined int           // of pending: its addresses are known up to there
+	begun    bool          // a URL has begun in pending whose end has not come
+	start    int           // of that URL
+	total    int           // bytes of text so far, without the pictures
+	base64   *base64Writer // a picture is being decoded
+	skip     bool          // base64 that is not needed is being skipped
+	said     []byte        // the text without pictures, at most its last maxText bytes
+	lines    progressReader
 }
 
 const (
 	maxDataHeader = 128
 	keptContext   = 256 // bytes before a URL that tell what it is
+	maxText       = 32 << 10
 )
 
 var (
-	addressStart = regexp.MustCompile(`(?i)data:image/|https?://`)
-	addressEnd   = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
+	// addressStarts begin an address, in lower case. The others are the base64 of a picture's first bytes.
+	addressStarts = []string{"data:image/", "https://", "http://"}
+	base64Starts  = []string{"iVBORw0KGgoAAAANSUhEUg", "/9j/4AAQSkZJRg"}
+	addressEnd    = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
 )
+
+// addressStart returns where the first address, or base64 of a picture, begins in a text, or -1.
+func addressStart(text []byte) int {
+	for i, c := range text {
+		starts := addressStarts
+		switch c {
+		case 'd', 'D', 'h', 'H':
+		case 'i', '/':
+			starts = base64Starts
+		default:
+			continue
+		}
+		for _, start := range starts {
+			if rest := text[i:]; len(rest) >= len(start) && (bytes.HasPrefix(rest, []byte(start)) || c != 'i' && c != '/' && strings.EqualFold(string(rest[:len(start)]), start)) {
+				return i
+			}
+		}
+	}
+	return -1
+}
 
 // textValue reads a string as a piece of the text.
 func (f *finder) textValue(p *parser) error {
@@ -42,7 +67,7 @@ func (f *finder) textValue(p *parser) error {
 	for {
 		n, err := s.Read(piece[:])
 		if n > 0 {
-			if err := f.text.add(f, piece[:n]); err != nil {
+			if err := f.scanner.add(f, piece[:n]); err != nil {
 				return err
 			}
 		}
@@ -56,11 +81,13 @@ func (f *finder) textValue(p *parser) error {
 	if f.streaming {
 		return nil // the next event goes on
 	}
-	return f.text.end(f)
+	return f.scanner.end(f)
 }
 
 // add adds a piece of the text.
 func (t *textScanner) add(f *finder, piece []byte) error {
+	f.inChat++
+	defer func() { f.inChat-- }()
 	for len(piece) > 0 {
 		if t.base64 != nil || t.skip {
 			n, err := t.decode(f, piece)
@@ -70,14 +97,18 @@ func (t *textScanner) add(f *finder, piece []byte) error {
 			piece = piece[n:]
 			continue
 		}
-		if free := maxSaid - len(t.said); free > 0 {
-			t.said = append(t.said, piece[:min(free, len(piece))]...)
-		}
+		t.said = append(t.said, piece...)
 		t.total += len(piece)
 		t.pending = append(t.pending, piece...)
 		rest, err := t.search(f, false)
 		if err != nil {
 			return err
+		}
+		if f.streaming {
+			t.lines.add(&f.progress, piece)
+		}
+		if extra := len(t.said) - maxText; extra > maxText {
+			t.said = append(t.said[:0], t.said[extra:]...)
 		}
 		piece = rest
 	}
@@ -86,6 +117,8 @@ func (t *textScanner) add(f *finder, piece []byte) error {
 
 // end ends the text.
 func (t *textScanner) end(f *finder) error {
+	f.inChat++
+	defer func() { f.inChat-- }()
 	if t.base64 != nil || t.skip {
 		if err := t.finish(f); err != nil {
 			return err
@@ -97,26 +130,30 @@ func (t *textScanner) end(f *finder) error {
 			err = t.finish(f)
 		}
 	}
-	if f.said == "" {
-		f.said = strings.TrimSpace(string(t.said))
-	}
+	said := string(t.said)
 	*t = textScanner{}
+	if said != "" && err == nil {
+		err = f.textEnded(said)
+	}
 	return err
 }
 
 // search looks for addresses in what is pending. At a data: URL it returns the base64 that follows. last: the text ends here.
 func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
-	from := 0
+	from := t.examined
 	for {
 		start, begun := t.start, t.begun
 		t.start, t.begun = 0, false
 		if !begun {
-			at := addressStart.FindIndex(t.pending[from:])
-			if at == nil {
+			at := addressStart(t.pending[from:])
+			if at < 0 {
 				t.keep(len(t.pending) - keptContext)
 				return nil, nil
 			}
-			start = from + at[0]
+			start = from + at
+		}
+		if c := t.pending[start]; c == 'i' || c == '/' {
+			return t.beginBase64(f, start), nil
 		}
 		if t.pending[start] == 'd' || t.pending[start] == 'D' {
 			comma := bytes.IndexByte(t.pending[start:], ',')
@@ -140,37 +177,46 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 				return nil, nil
 			}
 		}
-		t.address(f, start, size, last)
+		if err := t.address(f, start, size, last); err != nil {
+			return nil, err
+		}
 		from = start + size
+		t.examined = from
 	}
 }
 
 // beginBase64 begins to decode, or skip, the base64 from there on, and returns it.
 func (t *textScanner) beginBase64(f *finder, from int) []byte {
 	rest := bytes.Clone(t.pending[from:])
-	t.pending = nil
-	if f.found() || f.begun || f.w == nil {
-		t.skip = true
+	t.pending, t.examined = nil, 0
+	if w, ok := f.target(); ok {
+		t.base64 = &base64Writer{w: w}
 	} else {
-		t.base64 = &base64Writer{w: f.w}
+		t.skip = true
 	}
-	if i := bytes.Index(t.said, []byte("data:image/")); i >= 0 {
-		t.said = t.said[:i]
-	}
+	t.said = t.said[:max(len(t.said)-len(rest), 0)]
 	return rest
 }
 
 // address takes a URL if it is that of a picture.
-func (t *textScanner) address(f *finder, start, size int, last bool) {
+func (t *textScanner) address(f *finder, start, size int, last bool) error {
 	address := string(t.pending[start : start+size])
 	isAll := last && strings.TrimSpace(string(t.pending)) == address && t.total == len(t.pending)
 	isImage := isImageBefore(t.pending[max(start-keptContext, 0):start])
 	if !isAll && !isImage {
 		address = strings.TrimRight(address, ".,;:!?*_~") // of the sentence, or emphasis
 	}
-	if isAll || isImage || hasPictureName(address) {
-		f.setURL(strings.ReplaceAll(address, "&amp;", "&"))
+	r := rankLink
+	switch {
+	case isImage:
+		r = rankImage
+	case isAll:
+		r = rankAddress
 	}
+	if !isAll && !isImage && !hasPictureName(address) {
+		return nil
+	}
+	return f.setURL(strings.ReplaceAll(address, "&amp;", "&"), r)
 }
 
 // isImageBefore reports whether a text before a URL makes it an image in Markdown or HTML.
@@ -208,6 +254,7 @@ func addressSize(text []byte, start int) int {
 func (t *textScanner) keep(n int) {
 	if n > 0 {
 		t.pending = append([]byte(nil), t.pending[n:]...)
+		t.examined = max(t.examined-n, 0)
 	}
 }
 
@@ -232,7 +279,12 @@ func (t *textScanner) decode(f *finder, piece []byte) (int, error) {
 	}
 	if t.base64 != nil {
 		_, err := t.base64.Write(piece[:n])
-		f.begun = t.base64.written > 0
+		if t.base64.w == f.w {
+			f.begun = t.base64.written > 0
+		}
+		if errors.Is(err, errNotBase64) {
+			return n, t.failed(f, err)
+		}
 		if err != nil {
 			return n, err
 		}
@@ -255,12 +307,26 @@ func (t *textScanner) finish(f *finder) error {
 		return nil
 	}
 	err := b.Close()
-	if b.written == 0 && errors.Is(err, errNotBase64) {
+	switch {
+	case b.written == 0 && errors.Is(err, errNotBase64):
 		return nil // it is no picture
+	case b.w != f.w:
+		return f.useNext(err)
 	}
 	f.begun, f.wrote = b.written > 0, b.written > 0 && err == nil
 	if f.wrote {
+		f.rank = rankImage
 		f.hasPicture()
 	}
 	return err
+}
+
+// failed ends base64 that is corrupt. Beside a picture that was found before it is skipped.
+func (t *textScanner) failed(f *finder, err error) error {
+	b := t.base64
+	t.base64, t.skip = nil, true
+	if b.w == f.w {
+		return err
+	}
+	return f.useNext(err)
 }

@@ -181,8 +181,8 @@ func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, end
 		return key, err
 	}
 	r.Progress = func(percent int, stage string) {
-		// The beginning and the end of an attempt have their own parts of it.
-		c.Progress(10+percent*8/10, stage)
+		// The beginning and the end of an attempt have their own parts of it: receiving or fetching the picture begins at 60.
+		c.Progress(10+percent/2, stage)
 	}
 	response, err := endpoint.Generate(ctx, r, &progressWriter{w: draft, call: c})
 	usage.Took, usage.Counts = time.Since(sent), response.Usage

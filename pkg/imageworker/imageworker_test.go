@@ -174,7 +174,10 @@ func TestWork_PassesRequest(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "key-1", idempotencyKey)
 	assert.Equal(t, []string{"https://api.example/v1"}, c.requests)
-	got.BeforeSend = nil
+	require.NotNil(t, got.Progress)
+	got.Progress(50, imageapi.StageGenerating)
+	assert.Equal(t, imageapi.StageGenerating, c.stages[len(c.stages)-1])
+	got.BeforeSend, got.Progress = nil, nil
 	assert.Equal(t, imageapi.Request{Prompt: "p", Model: "m", Options: imageapi.Options{Style: "s", AspectRatio: "1:1"},
 		Inputs: []imageapi.Input{{Content: []byte("hat")}, {URL: "https://example.com/coat.png"}}, Mask: &imageapi.Input{Content: []byte("mask")}}, got)
 	assert.Equal(t, "reading the input pictures", c.stages[0])

@@ -94,28 +94,45 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	if plan.none || free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
 		return poll
 	}
-	request := store.ClaimRequest{Limit: free, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: inFlight == 0}
 	var tasks []task.Task
-	var err error
-	if !plan.pendingOnly || len(plan.trials) == 0 {
-		if tasks, err = c.claimTasks(ctx, request, nil, start); err != nil {
+	left, tried := free, 0
+	try := func() error {
+		for _, t := range plan.trials {
+			if left <= 0 || c.inFlight.alone() {
+				break
+			}
+			claimed, err := c.claimTrial(ctx, store.ClaimRequest{Limit: 1, Endpoints: plan.only(t), Alone: c.inFlight.count() == 0, Trial: true}, t, start)
+			if err != nil {
+				return err
+			}
+			left -= len(claimed)
+			tried += len(claimed)
+			tasks = append(tasks, claimed...)
+		}
+		return nil
+	}
+	// Other endpoints would leave no task to one that is to be tried.
+	trialsFirst := len(plan.endpoints) > 1
+	if trialsFirst {
+		if err := try(); err != nil {
 			return c.database.failed(ctx, "claim tasks", err)
 		}
 	}
-	full := len(tasks) == free
-	left := free - len(tasks)
-	tried := 0
-	for _, t := range plan.trials {
-		if left <= 0 || c.inFlight.alone() {
-			break
-		}
-		claimed, err := c.claimTrial(ctx, store.ClaimRequest{Limit: 1, Endpoints: plan.only(t), Alone: c.inFlight.count() == 0, Trial: true}, t, start)
+	full := false
+	if (!plan.pendingOnly || len(plan.trials) == 0) && left > 0 && !c.inFlight.alone() {
+		request := store.ClaimRequest{Limit: left, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: c.inFlight.count() == 0}
+		claimed, err := c.claimTasks(ctx, request, nil, start)
 		if err != nil {
 			return c.database.failed(ctx, "claim tasks", err)
 		}
+		full = len(claimed) == left
 		left -= len(claimed)
-		tried += len(claimed)
 		tasks = append(tasks, claimed...)
+	}
+	if !trialsFirst {
+		if err := try(); err != nil {
+			return c.database.failed(ctx, "claim tasks", err)
+		}
 	}
 	if inFlight == 0 {
 		c.sweeper.triedSuspect(slices.ContainsFunc(tasks, store.Suspect))

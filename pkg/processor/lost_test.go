@@ -100,6 +100,7 @@ func (k *killer) Complete(ctx context.Context, completions ...store.Completion) 
 // SIGKILL between the publication of a picture and the completion of its task: the next claim finds the picture, with MAX_ATTEMPTS=1
 // too. In the long form a hundred times, in the short form ten times with ten tasks each.
 func TestKilledBeforeCompletion(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const tasks = 100
 	concurrency := 10
@@ -146,6 +147,7 @@ func (f *fixture) killUntilDone(env ...string) (kills int) {
 // A task with which the processor is killed again and again, as if for memory, ends as worker_lost. The others complete: it is
 // soon worked on with nothing else in flight.
 func TestWorkerKilled(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const others = 100
 	killer := f.enqueue("kill")[0]

@@ -321,6 +321,7 @@ func (q *forgetfulQueue) SavePending(ctx context.Context, l task.Lease, p task.P
 
 // While the database is away, or its answers are lost, recording the URL is repeated, and nothing is fetched before it is known to be recorded.
 func TestPaidURL_RecordIsRepeated(t *testing.T) {
+	t.Parallel()
 	for name, after := range map[string]bool{"calls are lost": false, "answers are lost": true} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

@@ -31,6 +31,7 @@ func (q *refusingQueue) BeginRequest(ctx context.Context, l task.Lease, call uui
 
 // A task whose request could not be recorded waits: else it would be claimed and released many times a second.
 func TestBeforeRequest_RefusedWaits(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.enqueue("a cat")[0]
 	q := &refusingQueue{Store: f.Store}

@@ -490,6 +490,9 @@ func faultControl() map[string]faultScenario {
 
 func faultStats() map[string]faultScenario {
 	some := func(b *faultBench) { b.failed("a"); b.exec("delete from imagetasks.calls"); b.more("b") }
+	byDay := func(ctx context.Context, s *store.Store) (any, error) {
+		return s.Report(ctx, store.ReportRequest{By: store.ByDay, Zone: time.UTC, Limit: 10})
+	}
 	return map[string]faultScenario{
 		"next_due": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
 			wait, found, err := s.NextDue(ctx, true)
@@ -509,6 +512,9 @@ func faultStats() map[string]faultScenario {
 			n, credits, err := s.RefundsToday(ctx)
 			return map[string]any{"n": n, "credits": credits}, err
 		}),
+		"results_within": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.ResultsWithin(ctx, time.Hour) }),
+		"report_since":   reading(some, byDay),
+		"report":         reading(some, byDay),
 	}
 }
 
@@ -535,6 +541,7 @@ func faultTasks() map[string]faultScenario {
 		"task":         one(func(ctx context.Context, s *store.Store, id string) (any, error) { return s.Task(ctx, id) }),
 		"task_details": details,
 		"task_ledger":  details,
+		"task_results": details,
 		"list_tasks": reading(func(b *faultBench) { b.tasks("a") }, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.ListTasks(ctx, store.TaskFilter{Limit: 10})
 		}),

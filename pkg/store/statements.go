@@ -65,6 +65,8 @@ type statements struct {
 
 	nextDue, hasPending, hasPendingFor, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
+	taskResults, resultsWithin, reportSince, report statement
+
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
 	repairRefunds, oweRefunds, resolve, resolved statement
@@ -161,6 +163,12 @@ func (s *statements) files() map[string]map[string]*statement {
 			"closed_within":   &s.closedWithin,
 			"failures_within": &s.failuresWithin,
 			"refunds_today":   &s.refundsToday,
+		},
+		"report.sql": {
+			"task_results":   &s.taskResults,
+			"results_within": &s.resultsWithin,
+			"report_since":   &s.reportSince,
+			"report":         &s.report,
 		},
 		"tasks.sql": {
 			"task":          &s.task,
@@ -316,6 +324,10 @@ func fill(name, text string, n names) (string, error) {
 			return fmt.Sprintf(`status = 'pending' and run_after < now() - %s * interval '1 millisecond'
       and not exists (select from %s.pending_results p
                       where p.task_id = tasks.task_id and p.run = tasks.run and p.saved_at > now() - interval '1 day')`, ms, n.Schema)
+		},
+		// When the requests of unknown outcome of the row t were sent, about.
+		"unknownAt": func(t string) string {
+			return fmt.Sprintf("coalesce(%s.completed_at, %[1]s.processing_started_at, %[1]s.updated_at)", t)
 		},
 		// A time more than ms milliseconds ago.
 		"older": func(column, ms string) string {

@@ -69,10 +69,18 @@ func (s screen) print(r statusReport, now time.Time) {
 		s.line(titleLastHour, textLastHour.In(s.Lang, c.Count, name, seconds(c.Median), seconds(c.P95)))
 	}
 	s.line(titleRefunds, textRefunds.In(s.Lang, r.Refunds.Count, lang.NewMessage(textCredits, r.Refunds.Credits)))
+	for i, e := range r.Results {
+		s.line(titleOf(titleResults, i), s.results(e))
+	}
 	if r.Bridge != nil {
 		s.line(titleBridge, s.bridge(*r.Bridge))
 	}
-	s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
+	if len(r.Endpoints) > 1 {
+		s.line(titleAPI, textEndpointCount.In(s.Lang, len(r.Endpoints))+s.apiState(r))
+		s.endpoints(r)
+	} else {
+		s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
+	}
 	s.upstreams(r)
 	if r.Monitor == nil {
 		s.line(titleMonitor, textNoPass.In(s.Lang))
@@ -149,16 +157,59 @@ func local(r statusReport) *overview.ProcessorReport {
 	return nil
 }
 
+// endpoints shows several endpoints: how they are reached, and what this host's processor reports about them.
+func (s screen) endpoints(r statusReport) {
+	report := local(r)
+	for _, e := range r.Endpoints {
+		mark, text := " ", e.Name+"  "+e.Route.In(s.Lang)
+		if report != nil {
+			mark = s.color(green, "✓")
+			for _, of := range report.Endpoints {
+				if of.Name != e.Name {
+					continue
+				}
+				text += s.endpointFigures(of)
+				if !of.FailingSince.IsZero() {
+					mark = s.color(red, "✗")
+				}
+			}
+		}
+		s.line(titleNone, mark+" "+text)
+	}
+}
+
+// endpointFigures describes what is in flight for an endpoint, and its limits.
+func (s screen) endpointFigures(e processor.EndpointStatus) string {
+	parts := []string{"", textEndpointInFlight.In(s.Lang, e.InFlight)}
+	if e.Concurrency > 0 {
+		parts = append(parts, textEndpointConcurrency.In(s.Lang, e.Concurrency))
+	}
+	if e.Rate > 0 {
+		parts = append(parts, textEndpointRate.In(s.Lang, e.Rate))
+	}
+	if !e.RateLimited.IsZero() {
+		parts = append(parts, s.color(red, textEndpointLimited.In(s.Lang, e.RateLimited.Local().Format(time.TimeOnly))))
+	}
+	return strings.Join(parts, textComma.In(s.Lang))
+}
+
 // upstreams shows the state of several proxies, and rate limits, as this host's processor reports them.
 func (s screen) upstreams(r statusReport) {
 	report := local(r)
 	if report == nil {
 		return
 	}
-	if len(report.Upstreams) > 1 {
-		title := titleProxies
-		for _, u := range report.Upstreams {
-			s.line(title, s.upstream(u))
+	title := titleProxies
+	for _, e := range report.Routes() {
+		if len(e.Upstreams) < 2 {
+			continue
+		}
+		for _, u := range e.Upstreams {
+			text := s.upstream(u)
+			if len(report.APIEndpoints) > 1 {
+				text = e.Name + "  " + text
+			}
+			s.line(title, text)
 			title = titleNone
 		}
 	}
@@ -170,8 +221,15 @@ func (s screen) upstreams(r statusReport) {
 	if !report.RateLimited.IsZero() {
 		parts = append(parts, textRateLimited.In(s.Lang, report.RateLimited.Local().Format(time.TimeOnly)))
 	}
-	if !report.APIRateLimits.IsZero() {
-		parts = append(parts, textAPILimits.In(s.Lang, report.APIRateLimits.At.Local().Format(time.TimeOnly), report.APIRateLimits))
+	for _, e := range report.Routes() {
+		if e.APIRateLimits.IsZero() {
+			continue
+		}
+		text := textAPILimits.In(s.Lang, e.APIRateLimits.At.Local().Format(time.TimeOnly), e.APIRateLimits)
+		if len(report.APIEndpoints) > 1 {
+			text = e.Name + ": " + text
+		}
+		parts = append(parts, text)
 	}
 	if len(parts) > 0 {
 		s.line(titleRate, strings.Join(parts, textSemicolon.In(s.Lang)))
@@ -187,6 +245,11 @@ func (s screen) circuits(report *overview.ProcessorReport) {
 		}
 		name := circuitNames[c.Scope].In(s.Lang)
 		if c.Scope == processor.CircuitModel {
+			name += " " + c.Name
+		}
+		if c.Endpoint != "" {
+			name = textAtEndpoint.In(s.Lang, name, c.Endpoint)
+		} else if c.Scope == processor.CircuitEndpoint && len(report.Endpoints) > 1 {
 			name += " " + c.Name
 		}
 		state := textCircuitOpen
@@ -263,4 +326,24 @@ var cronTexts = map[crontab.Status]lang.Text{
 	crontab.CronIsMissing: {EN: "cron is not installed", ZH: "未安装 cron"},
 	crontab.NoCrontab:     {EN: "not installed; install with scripts/monitoring-setup.sh", ZH: "未安装；请用 scripts/monitoring-setup.sh 安装"},
 	crontab.NotInstalled:  {EN: "not in this user's crontab; install with scripts/monitoring-setup.sh", ZH: "不在当前用户的 crontab 中；请用 scripts/monitoring-setup.sh 安装"},
+}
+
+// results describes what an endpoint made.
+func (s screen) results(e endpointResults) string {
+	text := textResults.In(s.Lang, nameOr(e.Endpoint, textUnknownName.In(s.Lang)), e.Pictures, seconds(e.Median), seconds(e.P95))
+	if e.Lost > 0 {
+		text += textComma.In(s.Lang) + textLost.In(s.Lang, e.Lost)
+	}
+	for _, c := range e.Costs {
+		text += textComma.In(s.Lang) + c.String()
+	}
+	return text
+}
+
+// titleOf returns the title for the first line of several, and none for the others.
+func titleOf(title lang.Text, i int) lang.Text {
+	if i > 0 {
+		return titleNone
+	}
+	return title
 }

@@ -40,9 +40,11 @@ type statusReport struct {
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
 	Refunds    refundStats            `json:"refunds_today"`
-	Checks     []health.Check         `json:"health_checks"` // of this host's processor, the most recent first
-	Route      lang.Message           `json:"api_route"`
-	Monitor    *monitorPass           `json:"monitor"` // null: the monitor has never run on this host
+	Results    []endpointResults      `json:"last_day_results"` // by endpoint
+	Checks     []health.Check         `json:"health_checks"`    // of this host's processor, the most recent first
+	Route      lang.Message           `json:"api_route"`        // to the first endpoint
+	Endpoints  []endpointRoute        `json:"api_endpoints"`    // as the settings have them; empty: they can't be used
+	Monitor    *monitorPass           `json:"monitor"`          // null: the monitor has never run on this host
 	Crontab    crontab.State          `json:"cron"`
 	Problems   []finding.Document     `json:"problems"`
 }
@@ -56,6 +58,13 @@ type closedStats struct {
 type refundStats struct {
 	Count   int   `json:"count"`
 	Credits int64 `json:"credits"`
+}
+
+// endpointResults are results of the last 24 hours.
+type endpointResults struct {
+	store.EndpointResults
+	Median float64 `json:"median_seconds"`
+	P95    float64 `json:"p95_seconds"`
 }
 
 // monitorPass is the last pass of the monitor on this host.
@@ -90,14 +99,14 @@ func (a program) status(c *cli.Context) error {
 
 func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store) (statusReport, error) {
 	r := statusReport{Version: app.BuildVersion(), Host: app.Hostname(), LastHour: map[string]closedStats{}, Checks: []health.Check{},
-		Failures: []store.FailureCount{}}
+		Failures: []store.FailureCount{}, Results: []endpointResults{}}
 	if err := r.readDatabase(ctx, s, st); err != nil {
 		return r, err
 	}
 	if err := a.readProcessors(ctx, c, s, st, &r); err != nil {
 		return r, err
 	}
-	r.Route = a.route(s)
+	r.Route, r.Endpoints = a.routes(s)
 	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
 		Bridge: r.Bridge,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
@@ -151,7 +160,13 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	r.Failures = append(r.Failures, failures...)
-	r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx)
+	if r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx); err != nil {
+		return err
+	}
+	results, err := st.ResultsWithin(ctx, 24*time.Hour)
+	for _, e := range results {
+		r.Results = append(r.Results, endpointResults{e, e.Median.Seconds(), e.P95.Seconds()})
+	}
 	return err
 }
 
@@ -174,14 +189,25 @@ func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.
 	return nil
 }
 
-// route describes the route to the API as the settings have it.
-func (a program) route(s settings.Settings) lang.Message {
-	_, transport, err := apiclient.New(s)
+// endpointRoute is an endpoint of the settings.
+type endpointRoute struct {
+	Name    string       `json:"name"`
+	Address string       `json:"address"`
+	Route   lang.Message `json:"route"`
+}
+
+// routes describes the routes to the endpoints as the settings have them.
+func (a program) routes(s settings.Settings) (first lang.Message, all []endpointRoute) {
+	all = []endpointRoute{}
+	endpoints, err := apiclient.New(s)
 	if err != nil {
-		return lang.NewMessage(textNoRoute, a.Redact.String(err.Error()))
+		return lang.NewMessage(textNoRoute, a.Redact.String(err.Error())), all
 	}
-	defer transport.CloseIdleConnections()
-	return apiclient.Route(transport, s)
+	defer endpoints.CloseIdleConnections()
+	for _, e := range endpoints {
+		all = append(all, endpointRoute{e.Name, e.Address(), e.Route()})
+	}
+	return all[0].Route, all
 }
 
 // projectDir returns the project's directory: the programs are in its bin/.

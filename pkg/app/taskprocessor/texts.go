@@ -3,6 +3,7 @@ package taskprocessor
 import (
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
 
@@ -14,6 +15,7 @@ var (
 	titleQueue     = lang.Text{EN: "queue", ZH: "队列"}
 	titleLastHour  = lang.Text{EN: "last hour", ZH: "最近一小时"}
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
+	titleResults   = lang.Text{EN: "last day", ZH: "最近一天"}
 	titleBridge    = lang.Text{EN: "bridge", ZH: "桥接"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
 	titleProxies   = lang.Text{EN: "proxies", ZH: "代理"}
@@ -48,6 +50,8 @@ var (
 	textStuckCount = lang.Text{EN: "%d stuck", ZH: "%d 个卡住"}
 	textLastHour   = lang.Text{EN: "%d %s, median %s, p95 %s", ZH: "%d 个%s，中位数 %s，p95 %s"}
 	textRefunds    = lang.Text{EN: "%d today, %s", ZH: "今天 %d 笔，%s"}
+	textResults    = lang.Text{EN: "%s: %d pictures, median %s, p95 %s", ZH: "%s：%d 张图片，中位数 %s，p95 %s"}
+	textLost       = lang.Text{EN: "%d paid for without a picture", ZH: "%d 个已付费但没有图片"}
 	textCredits    = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
 
 	textBridge         = lang.Text{EN: "%s; changes of the application to read: %d, ends of tasks to write: %d, failing: %d", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
@@ -59,12 +63,18 @@ var (
 	textRespondedAt      = lang.Text{EN: "; last response at %s", ZH: "；最近于 %s 有响应"}
 	textCheckFailedAt    = lang.Text{EN: "; check failed at %s", ZH: "；%s 检查失败"}
 
-	textServing     = lang.Text{EN: "%s  %d responses", ZH: "%s  %d 次响应"}
-	textEjected     = lang.Text{EN: "%s  ejected since %s, next retry at %s: %s", ZH: "%s  自 %s 起停用，%s 重试：%s"}
-	textCircuitOpen = lang.Text{EN: "%s: open since %s: %s", ZH: "%s：自 %s 起熔断：%s"}
-	textOwnRate     = lang.Text{EN: "API_RATE allows %d requests per minute", ZH: "API_RATE 限制每分钟 %d 个请求"}
-	textRateLimited = lang.Text{EN: "rate limited by the API: claiming is paused until %s", ZH: "已达到 API 的速率限制：%s 之前暂停领取任务"}
-	textAPILimits   = lang.Text{EN: "limits reported by the API at %s: %s", ZH: "API 于 %s 报告的限制：%s"}
+	textServing             = lang.Text{EN: "%s  %d responses", ZH: "%s  %d 次响应"}
+	textEjected             = lang.Text{EN: "%s  ejected since %s, next retry at %s: %s", ZH: "%s  自 %s 起停用，%s 重试：%s"}
+	textCircuitOpen         = lang.Text{EN: "%s: open since %s: %s", ZH: "%s：自 %s 起熔断：%s"}
+	textOwnRate             = lang.Text{EN: "API_RATE allows %d requests per minute over all processors", ZH: "API_RATE 限制所有处理器合计每分钟 %d 个请求"}
+	textEndpointCount       = lang.Text{EN: "%d endpoints", ZH: "%d 个端点"}
+	textEndpointInFlight    = lang.Text{EN: "%d in flight here", ZH: "本机正在处理 %d 个"}
+	textEndpointConcurrency = lang.Text{EN: "at most %d over all processors", ZH: "所有处理器合计最多 %d 个"}
+	textEndpointRate        = lang.Text{EN: "%d requests per minute over all processors", ZH: "所有处理器合计每分钟 %d 个请求"}
+	textEndpointLimited     = lang.Text{EN: "rate limited by the API until %s", ZH: "已达到 API 的速率限制，%s 恢复"}
+	textAtEndpoint          = lang.Text{EN: "%s at %s", ZH: "%s（端点 %s）"}
+	textRateLimited         = lang.Text{EN: "rate limited by the API: claiming is paused until %s", ZH: "已达到 API 的速率限制：%s 之前暂停领取任务"}
+	textAPILimits           = lang.Text{EN: "limits reported by the API at %s: %s", ZH: "API 于 %s 报告的限制：%s"}
 
 	textNoPass   = lang.Text{EN: "has never run on this host", ZH: "从未在本机运行"}
 	textNoChecks = lang.Text{EN: "none: no processor is running on this host", ZH: "无：本机没有处理器在运行"}
@@ -171,3 +181,20 @@ var circuitNames = map[string]lang.Text{
 	processor.CircuitPictureStore: {EN: "the picture store", ZH: "图片存储"},
 	processor.CircuitModel:        {EN: "model", ZH: "模型"},
 }
+
+// Texts of credits report.
+var (
+	textUnknownName   = lang.Text{EN: "(unknown)", ZH: "（未知）"}
+	textReportTotal   = lang.Text{EN: "total", ZH: "合计"}
+	textReportZone    = lang.Text{EN: "Time zone of the days: %s", ZH: "日期所用时区：%s"}
+	textReportMore    = lang.Text{EN: "%d more are not shown (--limit); the total has all of them", ZH: "另有 %d 项未显示（--limit），合计包含全部"}
+	textReportUnknown = lang.Text{EN: "Unknown outcomes are those of the last run of tasks that were not pruned (RETENTION).", ZH: "结果未知的请求仅统计未被清理（RETENTION）的任务的最近一次执行。"}
+	reportColumns     = []lang.Text{
+		{EN: "pictures", ZH: "图片"}, {EN: "no picture", ZH: "无图片"}, {EN: "seconds", ZH: "秒数"}, {EN: "charged", ZH: "扣费"},
+		{EN: "refunded", ZH: "退款"}, {EN: "income", ZH: "收入"}, {EN: "refunds", ZH: "退款笔数"}, {EN: "unknown", ZH: "结果未知"}, {EN: "cost", ZH: "成本"},
+	}
+	reportKeys = map[store.GroupBy]lang.Text{
+		store.ByDay: {EN: "day", ZH: "日期"}, store.ByModel: {EN: "model", ZH: "模型"},
+		store.ByEndpoint: {EN: "endpoint", ZH: "端点"}, store.ByUser: {EN: "user", ZH: "用户"},
+	}
+)
