@@ -221,8 +221,8 @@ var (
 
 	textStuck         = lang.Text{EN: "%d tasks are stuck", One: "%d task is stuck", ZH: "%d 个任务卡住"}
 	textPictureStores = lang.Text{
-		EN: "the processors keep their pictures in %d different stores (%s): a picture that one has stored and not recorded is paid for again by another; share one directory and set IMAGE_STORE to it on every host",
-		ZH: "各处理器使用 %d 个不同的图片存储（%s）：某个处理器已保存但尚未记录的图片，会由其他处理器再次付费生成；请共享同一个目录，并在每台主机上将 IMAGE_STORE 设为该目录"}
+		EN: "the processors keep their pictures in %d different stores (%s): a picture that one has stored and not recorded is paid for again by another; share one directory or bucket and set IMAGE_STORE to it on every host",
+		ZH: "各处理器使用 %d 个不同的图片存储（%s）：某个处理器已保存但尚未记录的图片，会由其他处理器再次付费生成；请共享同一个目录或存储桶，并在每台主机上将 IMAGE_STORE 设为该位置"}
 	textPictureCleaning = lang.Text{EN: "pictures that no task uses could not be removed: %s", ZH: "未被任务使用的图片清理失败：%s"}
 	textFailing         = lang.Text{EN: "%d of the %d tasks closed within the last hour failed with %s. %s", ZH: "最近一小时结束的任务中，%d 个（共 %d 个）因 %s 失败。%s"}
 

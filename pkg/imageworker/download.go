@@ -102,7 +102,7 @@ func (d *download) try(ctx context.Context, draft *picture.Draft) (picture.Pictu
 		return picture.Picture{}, err
 	}
 	d.call.Progress(90, "storing the picture")
-	return draft.Publish(ctx, d.task.ID, d.task.Run, logOnce(d.log))
+	return d.w.publish(ctx, d.task, d.call, draft, d.pending, d.log)
 }
 
 // sleep waits, and reports false if ctx ends before.
@@ -121,6 +121,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (d *download) outcome(ctx context.Context, e *task.Error) error {
 	switch e.Code {
 	case task.CodePictureStore:
+		if e.Disposition == task.Release {
+			return e // it waits in the spool
+		}
 		// The URL is still there: the picture is fetched again when it can be stored.
 		if d.saved {
 			e.Disposition, e.Scope, e.Paid = task.Pause, task.ScopeAll, false
@@ -165,8 +168,12 @@ func (d *download) outcome(ctx context.Context, e *task.Error) error {
 
 // wait returns the time until the next claim. It grows with the age of the URL, and so doubles from claim to claim.
 func (d *download) wait(asked time.Duration) time.Duration {
-	t := d.w.downloads
-	return max(min(max(d.pending.Age, t.MinWait), t.MaxWait), min(asked, maxRetryAfter))
+	return max(d.w.downloads.waitAt(d.pending.Age), min(asked, maxRetryAfter))
+}
+
+// waitAt returns the time until the next claim of a result of some age.
+func (d *Downloads) waitAt(age time.Duration) time.Duration {
+	return min(max(age, d.MinWait), d.MaxWait)
 }
 
 // lost returns the error for a picture that is paid for and won't be fetched any more.

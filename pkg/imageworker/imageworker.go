@@ -122,11 +122,11 @@ func (w *Worker) endpoint(name string) (Endpoint, error) {
 }
 
 func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	result, found, err := w.findPublished(t)
-	if found || err != nil {
+	log := w.log.WithField("task", t.ID)
+	pending, paid := c.Pending()
+	if result, done, err := w.recover(ctx, t, c, pending, log); done || err != nil {
 		return result, err
 	}
-	pending, paid := c.Pending()
 	name := t.Endpoint
 	if paid {
 		name = pending.Endpoint
@@ -146,7 +146,6 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 	if err != nil {
 		return processor.Result{}, err
 	}
-	log := w.log.WithField("task", t.ID)
 	defer func() {
 		if err := draft.Discard(); err != nil {
 			log.WithError(err).Warn("a draft could not be removed")
@@ -162,7 +161,7 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 		return processor.Result{URL: published.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Usage: pending.Usage,
 			Fields: fields(published), Recovered: true}, nil
 	}
-	result, err = w.request(ctx, t, c, endpoint, request, draft, log)
+	result, err := w.request(ctx, t, c, endpoint, request, draft, log)
 	if err != nil {
 		w.reject(t, draft, err, log)
 	}
@@ -204,7 +203,7 @@ func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, end
 		}
 	} else {
 		c.Progress(90, "storing the picture")
-		published, err = draft.Publish(ctx, t.ID, t.Run, logOnce(log))
+		published, err = w.publish(ctx, t, c, draft, task.PendingResult{RequestID: response.RequestID, Endpoint: endpoint.Name, Usage: usage}, log)
 		if err != nil {
 			e := *task.AsError(err)
 			e.RequestID = response.RequestID
@@ -237,24 +236,6 @@ func (w *Worker) reject(t task.Task, draft *picture.Draft, err error, log logrus
 	if failed != nil {
 		log.WithError(failed).Warn("what the API sent and can't be used could not be kept")
 	}
-}
-
-// findPublished returns the picture of the task's run, if an earlier claim published one. An error is a *task.Error that uses no
-// attempt: what may have been paid for is not requested again before that is known.
-func (w *Worker) findPublished(t task.Task) (processor.Result, bool, error) {
-	published, found, err := w.pictures.Find(t.ID, t.Run)
-	if !found || err != nil {
-		return processor.Result{}, false, err
-	}
-	f := fields(published)
-	f["recovered"] = true
-	result := processor.Result{URL: published.URL, Fields: f, Recovered: true}
-	if e, err := w.endpoint(t.SentTo); err == nil && t.SentTo != "" {
-		options, _ := imageapi.ParseOptions(t.Options)
-		result.Usage = e.usage(t.Model, options)
-		result.Usage.Endpoint = t.SentTo
-	}
-	return result, true, nil
 }
 
 func fields(p picture.Picture) map[string]any {

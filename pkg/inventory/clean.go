@@ -58,6 +58,9 @@ func (s Store) Clean(ctx context.Context, p Progress) (Progress, Cleaned, error)
 	if _, err := pictures.CleanRejected(now); err != nil {
 		return p, c, err
 	}
+	if err := s.cleanSpool(ctx, pictures, &c); err != nil {
+		return p, c, err
+	}
 	p.Parts = min(max(p.Parts, 1), maxParts)
 	for first := true; p.Done < p.Parts; first = false {
 		finished, err := s.cleanPart(ctx, pictures, p, now.Add(cleanTime), &c)
@@ -73,6 +76,19 @@ func (s Store) Clean(ctx context.Context, p Progress) (Progress, Cleaned, error)
 		p.Done++
 	}
 	return Progress{CleanedAt: now, Parts: p.Parts / 2}, c, nil
+}
+
+// cleanSpool removes from this host's spool, if the store has one, what the store has, and what no task uses.
+func (s Store) cleanSpool(ctx context.Context, pictures *picture.Store, c *Cleaned) error {
+	waiting := pictures.Spooled()
+	if waiting == nil {
+		return nil
+	}
+	if _, err := pictures.DropUploaded(ctx); err != nil {
+		return err
+	}
+	_, err := s.cleanPart(ctx, waiting, Progress{Parts: 1}, time.Now().Add(cleanTime), c)
+	return err
 }
 
 // errTimeUp ends a listing.
@@ -109,7 +125,7 @@ func partOf(name string, parts uint64) uint64 {
 // cleanBatch removes what is not used of some pictures. The tasks of these are looked up again right before.
 func (s Store) cleanBatch(ctx context.Context, pictures *picture.Store, entries []picture.Entry, c *Cleaned) error {
 	has := func(name string) bool {
-		_, ok, err := pictures.Stat(name)
+		_, ok, err := pictures.Stat(ctx, name)
 		return ok && err == nil
 	}
 	for range 2 {
@@ -130,11 +146,11 @@ func (s Store) cleanBatch(ctx context.Context, pictures *picture.Store, entries 
 	}
 	var errs []error
 	for _, e := range entries {
-		info, ok, err := pictures.Stat(e.Name)
-		if ok && time.Since(info.ModTime()) > KeepFor {
-			if ok, err = pictures.Remove(e); ok {
+		info, ok, err := pictures.Stat(ctx, e.Name)
+		if ok && time.Since(info.ModifiedAt) > KeepFor {
+			if ok, err = pictures.Remove(ctx, e); ok {
 				c.Removed++
-				c.Bytes += info.Size()
+				c.Bytes += info.Bytes
 			}
 		}
 		errs = append(errs, err)

@@ -20,7 +20,8 @@ type Tasks interface {
 
 // Store says where the pictures of the database's installation are.
 type Store struct {
-	Dir   string // IMAGE_STORE
+	// Open opens the picture store, and returns false if this host has none, or nothing is in it; see picture.OpenExisting.
+	Open  func(ctx context.Context, i store.Installation) (*picture.Store, bool, error)
 	Tasks Tasks
 }
 
@@ -29,7 +30,7 @@ func (s Store) open(ctx context.Context) (pictures *picture.Store, installation 
 	if installation, err = s.Tasks.Installation(ctx); err != nil {
 		return nil, installation, false, err
 	}
-	pictures, exists, err = picture.OpenExisting(picture.Config{Dir: s.Dir, Installation: installation.ID, Secret: installation.Secret})
+	pictures, exists, err = s.Open(ctx, installation)
 	return pictures, installation, exists, err
 }
 

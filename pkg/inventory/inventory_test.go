@@ -74,7 +74,11 @@ func newFixtureOn(t *testing.T, url, schema, dir string) *fixture {
 	return f
 }
 
-func (f *fixture) inventory() inventory.Store { return inventory.Store{Dir: f.dir, Tasks: f} }
+func (f *fixture) open(_ context.Context, i store.Installation) (*picture.Store, bool, error) {
+	return picture.OpenExisting(picture.Config{Dir: f.dir, Installation: i.ID, Secret: i.Secret})
+}
+
+func (f *fixture) inventory() inventory.Store { return inventory.Store{Open: f.open, Tasks: f} }
 
 func (f *fixture) exec(statement string, args ...any) {
 	f.t.Helper()
@@ -274,10 +278,10 @@ func TestClean_WrongDatabase(t *testing.T) {
 	t.Cleanup(func() { assert.NoError(t, renewed.Close()) })
 	_, err = renewed.Migrate(t.Context(), store.Roles{})
 	require.NoError(t, err)
-	_, cleaned, err := inventory.Store{Dir: f.dir, Tasks: renewed}.Clean(t.Context(), inventory.Progress{})
+	_, cleaned, err := inventory.Store{Open: f.open, Tasks: renewed}.Clean(t.Context(), inventory.Progress{})
 	require.NoError(t, err)
 	assert.Zero(t, cleaned)
-	totals, err := inventory.Store{Dir: f.dir, Tasks: renewed}.Orphans(t.Context(), nil)
+	totals, err := inventory.Store{Open: f.open, Tasks: renewed}.Orphans(t.Context(), nil)
 	require.NoError(t, err)
 	assert.False(t, totals.Exists)
 	assert.NoDirExists(t, totals.Dir)
@@ -286,7 +290,7 @@ func TestClean_WrongDatabase(t *testing.T) {
 		_, err := wrong.Enqueue(t.Context(), store.EnqueueRequest{UserID: "u", Prompt: fmt.Sprint(i)})
 		require.NoError(t, err)
 	}
-	_, cleaned, err = inventory.Store{Dir: f.dir, Tasks: wrong}.Clean(t.Context(), inventory.Progress{})
+	_, cleaned, err = inventory.Store{Open: f.open, Tasks: wrong}.Clean(t.Context(), inventory.Progress{})
 	require.NoError(t, err)
 	assert.Zero(t, cleaned.Removed)
 	assert.Equal(t, 100, f.files())
@@ -320,7 +324,7 @@ func TestClean_CopiedDatabase(t *testing.T) {
 	f := newFixture(t)
 	f.publish("failed", 1)
 	f.insert("failed", task.Failed, 1, "")
-	progress, cleaned, err := inventory.Store{Dir: f.dir, Tasks: &tasks{Store: f.Store, copied: true}}.Clean(t.Context(), inventory.Progress{})
+	progress, cleaned, err := inventory.Store{Open: f.open, Tasks: &tasks{Store: f.Store, copied: true}}.Clean(t.Context(), inventory.Progress{})
 	require.NoError(t, err)
 	assert.Equal(t, inventory.Cleaned{Skipped: true}, cleaned)
 	assert.False(t, progress.Due(time.Now()))
@@ -338,7 +342,7 @@ func TestClean_LooksUpAgain(t *testing.T) {
 		}
 		return nil
 	}}
-	_, cleaned, err := inventory.Store{Dir: f.dir, Tasks: d}.Clean(t.Context(), inventory.Progress{})
+	_, cleaned, err := inventory.Store{Open: f.open, Tasks: d}.Clean(t.Context(), inventory.Progress{})
 	require.NoError(t, err)
 	assert.Equal(t, inventory.Cleaned{Checked: 1}, cleaned)
 	assert.Equal(t, 2, d.lookups)
@@ -351,7 +355,7 @@ func TestClean_DatabaseError(t *testing.T) {
 	f.insert("failed", task.Failed, 1, "")
 	down := errors.New("the database is down")
 	began := inventory.Progress{Parts: 4, Done: 2}
-	progress, _, err := inventory.Store{Dir: f.dir, Tasks: &tasks{Store: f.Store, before: func(int) error { return down }}}.Clean(t.Context(), inventory.Progress{})
+	progress, _, err := inventory.Store{Open: f.open, Tasks: &tasks{Store: f.Store, before: func(int) error { return down }}}.Clean(t.Context(), inventory.Progress{})
 	require.ErrorIs(t, err, down)
 	assert.True(t, progress.Due(time.Now()), "the next pass tries again")
 	assert.True(t, began.Due(time.Now()))
@@ -374,7 +378,7 @@ func TestClean_Parts(t *testing.T) {
 		}
 		var cleaned inventory.Cleaned
 		var err error
-		progress, cleaned, err = inventory.Store{Dir: f.dir, Tasks: d}.Clean(t.Context(), progress)
+		progress, cleaned, err = inventory.Store{Open: f.open, Tasks: d}.Clean(t.Context(), progress)
 		require.NoError(t, err)
 		removed += cleaned.Removed
 		if calls < 3 {

@@ -18,7 +18,7 @@ type Orphan struct {
 
 // Totals counts the files of a picture store.
 type Totals struct {
-	Dir          string `json:"directory"` // of the installation
+	Dir          string `json:"directory"` // of the installation; of an object store its URL
 	Exists       bool   `json:"exists"`    // false: this host has no pictures of the installation
 	Pictures     int    `json:"pictures"`  // of the installation, those without a task included
 	Orphans      int    `json:"orphans"`   // those whose task is not in the database
@@ -34,7 +34,7 @@ func (s Store) Orphans(ctx context.Context, found func(Orphan)) (Totals, error) 
 	if err != nil {
 		return t, err
 	}
-	t.Dir, t.Exists = pictures.Dir(), exists
+	t.Dir, t.Exists = pictures.Location(), exists
 	if !exists {
 		return t, nil
 	}
@@ -52,7 +52,7 @@ func (s Store) Orphans(ctx context.Context, found func(Orphan)) (Totals, error) 
 			if _, ok := tasks[e.TaskID]; ok {
 				continue
 			}
-			info, ok, err := pictures.Stat(e.Name)
+			info, ok, err := pictures.Stat(ctx, e.Name)
 			if err != nil {
 				return err
 			}
@@ -60,8 +60,8 @@ func (s Store) Orphans(ctx context.Context, found func(Orphan)) (Totals, error) 
 				continue
 			}
 			t.Orphans++
-			t.OrphanBytes += info.Size()
-			found(Orphan{File: e.Name, TaskID: e.TaskID, Run: e.Run, Bytes: info.Size(), ModifiedAt: info.ModTime()})
+			t.OrphanBytes += info.Bytes
+			found(Orphan{File: e.Name, TaskID: e.TaskID, Run: e.Run, Bytes: info.Bytes, ModifiedAt: info.ModifiedAt})
 		}
 		return nil
 	})

@@ -59,6 +59,13 @@ func (s *Store) Create() (*Draft, error) {
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func (s *Store) create(reserve int64) (*Draft, error) {
+	if s.remote != nil && reserve > 0 {
+		s.reserving.Lock()
+		defer s.reserving.Unlock()
+		if err := s.checkSpool(reserve); err != nil {
+			return nil, err
+		}
+	}
 	f, err := s.files.createDraft(filepath.Join(s.dir, draftsDir))
 	if err != nil {
 		return nil, err
@@ -121,13 +128,13 @@ func (d *Draft) writeRest() error {
 }
 
 // Publish checks that the draft is a complete picture and gives it the name of a task's run, on stable storage. If the run has a
-// picture, that one is returned, and the draft is discarded.
+// picture, that one is returned, and the draft is discarded. Where the store has a spool, the picture is there then, for Upload.
 //
 // While the picture can't be stored, Publish calls waiting, if it is not nil, and tries again, until ctx ends; it tries at least once.
 // The error is a *task.Error with the disposition Fail: it is not a picture, or it is lost and must not be paid for again.
 func (d *Draft) Publish(ctx context.Context, taskID string, run int, waiting func(error)) (Picture, error) {
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
-		p, err := d.publish(taskID, run)
+		p, err := d.publish(ctx, taskID, run)
 		if err == nil {
 			return p, nil
 		}
@@ -154,7 +161,7 @@ func lostError(err error) error {
 }
 
 // publish is one try of Publish. A *task.Error is final.
-func (d *Draft) publish(taskID string, run int) (Picture, error) {
+func (d *Draft) publish(ctx context.Context, taskID string, run int) (Picture, error) {
 	if err := d.writeAll(); err != nil {
 		return Picture{}, err
 	}
@@ -162,7 +169,7 @@ func (d *Draft) publish(taskID string, run int) (Picture, error) {
 	if err != nil {
 		return Picture{}, err
 	}
-	if p, found, err := d.useExisting(taskID, run); found || err != nil {
+	if p, found, err := d.useExisting(ctx, taskID, run); found || err != nil {
 		return p, err
 	}
 	if err := d.makeDurable(); err != nil {
@@ -170,27 +177,27 @@ func (d *Draft) publish(taskID string, run int) (Picture, error) {
 		return Picture{}, err
 	}
 	p := d.store.picture(d.store.fileName(taskID, run, k.format), k, d.size)
-	err = d.store.files.link(d.file.Name(), p.Path)
+	err = d.put(ctx, p, false)
 	if errors.Is(err, fs.ErrExist) {
-		if other, found, err := d.useExisting(taskID, run); found || err != nil {
+		if other, found, err := d.useExisting(ctx, taskID, run); found || err != nil {
 			return other, err
 		}
-		// What is there is not a complete picture.
-		err = d.store.files.rename(d.file.Name(), p.Path)
-	} else if isUnsupported(err) {
-		err = d.store.files.rename(d.file.Name(), p.Path)
+		err = d.put(ctx, p, true) // what is there is not a complete picture
 	}
 	if err != nil {
-		d.damaged = errors.Is(err, fs.ErrNotExist) // the draft's name, or the directory, is gone
+		// The draft's name, or the directory, may be gone. What was published is found by the next try.
+		d.damaged = errors.Is(err, fs.ErrNotExist)
 		return Picture{}, err
-	}
-	if err := d.store.files.syncDir(d.store.dir); err != nil {
-		return Picture{}, err // the next try finds the picture
 	}
 	d.store.recent.add(d.size)
 	// The draft's own name goes last: until then a crash leaves a draft, which the next start removes.
 	d.finish()
 	return p, nil
+}
+
+// put publishes the draft's file.
+func (d *Draft) put(ctx context.Context, p Picture, replace bool) error {
+	return d.store.local.Put(ctx, p.Name, Source{ReaderAt: d.file, Path: d.file.Name(), Size: d.size, SHA256: d.sum.Sum(nil), Type: mediaType(p.Name)}, replace)
 }
 
 // makeDurable gives back what was reserved and not used, lets everybody read the file, and flushes it to the disk.
@@ -216,12 +223,12 @@ func (d *Draft) identify() (kind, error) {
 }
 
 // useExisting returns the picture that the run has, if there is one.
-func (d *Draft) useExisting(taskID string, run int) (Picture, bool, error) {
-	p, found, err := d.store.find(taskID, run)
+func (d *Draft) useExisting(ctx context.Context, taskID string, run int) (Picture, bool, error) {
+	p, found, err := d.store.find(ctx, d.store.local, taskID, run)
 	if !found || err != nil {
 		return p, false, err
 	}
-	if err := d.store.files.syncDir(d.store.dir); err != nil { // the process that published it may have crashed before this
+	if err := d.store.files.syncDir(d.store.local.dir); err != nil { // the process that published it may have crashed before this
 		return p, false, err
 	}
 	d.finish()
@@ -281,6 +288,29 @@ func (d *Draft) Discard() error {
 	return f.discard()
 }
 
+// Import stores a copy of a picture under its name, in the store and not in its spool. The content is what write writes; an incomplete picture is a
+// *task.Error. If there is an object of that name, it stays, and the error is fs.ErrExist.
+func (s *Store) Import(ctx context.Context, name string, write func(io.Writer) error) error {
+	d, err := s.create(minReserve)
+	if err != nil {
+		return err
+	}
+	defer d.finish()
+	if err := write(d); err != nil {
+		return err
+	}
+	if err := d.writeAll(); err != nil {
+		return err
+	}
+	if _, err := d.identify(); err != nil {
+		return err
+	}
+	if err := d.makeDurable(); err != nil {
+		return err
+	}
+	return s.backend().Put(ctx, name, Source{ReaderAt: d.file, Path: d.file.Name(), Size: d.size, SHA256: d.sum.Sum(nil), Type: mediaType(name)}, false)
+}
+
 // Save stores one picture outside of any store, as name in dir, with the extension of its format. The picture is what write writes;
 // a file of that name is replaced. An error of the picture is a *task.Error.
 func Save(dir, name string, maxBytes int64, write func(io.Writer) error) (Picture, error) {
@@ -336,8 +366,8 @@ type fileSystem struct {
 	syncDir      func(dir string) error
 }
 
-func systemFiles() fileSystem {
-	return fileSystem{createDraft: createDraft, link: os.Link, rename: os.Rename, syncDir: syncDir}
+func systemFiles() *fileSystem {
+	return &fileSystem{createDraft: createDraft, link: os.Link, rename: os.Rename, syncDir: syncDir}
 }
 
 type systemFile struct{ *os.File }

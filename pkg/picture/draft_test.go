@@ -36,12 +36,12 @@ func TestPublish_OncePerRun(t *testing.T) {
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []string{first.Name, next.Name}, names(t, s), "no draft remains")
 	for run, want := range map[int]picture.Picture{1: first, 2: next} {
-		found, ok, err := s.Find("t", run)
+		found, ok, err := s.Find(t.Context(), "t", run)
 		require.NoError(t, err)
 		assert.True(t, ok)
 		assert.Equal(t, want, found)
 	}
-	_, ok, err := s.Find("t", 3)
+	_, ok, err := s.Find(t.Context(), "t", 3)
 	require.NoError(t, err)
 	assert.False(t, ok)
 }
@@ -77,7 +77,7 @@ func TestPublish_Concurrent(t *testing.T) {
 		for _, p := range got {
 			assert.Equal(t, got[0].Name, p.Name)
 		}
-		found, ok, err := s.Find(id, 1)
+		found, ok, err := s.Find(t.Context(), id, 1)
 		require.NoError(t, err)
 		require.True(t, ok)
 		assert.Equal(t, got[0].Name, found.Name)
@@ -104,13 +104,13 @@ func TestPublish_ReplacesIncompletePicture(t *testing.T) {
 	path := filepath.Join(s.Dir(), s.FileName("t", 1, "png"))
 	for _, content := range [][]byte{{}, pngBytes(t)[:20]} {
 		require.NoError(t, os.WriteFile(path, content, 0o644))
-		_, found, err := s.Find("t", 1)
+		_, found, err := s.Find(t.Context(), "t", 1)
 		require.NoError(t, err)
 		assert.False(t, found)
 		p, err := publish(t, s, "t", 1, pngBytes(t))
 		require.NoError(t, err)
 		assert.Equal(t, path, p.Path)
-		_, found, err = s.Find("t", 1)
+		_, found, err = s.Find(t.Context(), "t", 1)
 		require.NoError(t, err)
 		assert.True(t, found)
 	}
@@ -129,7 +129,7 @@ func TestPublish_CrashBetweenSteps(t *testing.T) {
 	path := filepath.Join(s.Dir(), s.FileName("t", 1, "png"))
 
 	require.NoError(t, os.Link(draft, path)) // as Publish does, and then it crashed
-	found, ok, err := openIn(t, dir).Find("t", 1)
+	found, ok, err := openIn(t, dir).Find(t.Context(), "t", 1)
 	require.NoError(t, err)
 	require.True(t, ok)
 	assert.Equal(t, path, found.Path)
@@ -140,7 +140,7 @@ func TestPublish_CrashBetweenSteps(t *testing.T) {
 	_, err = d.Write(pngBytes(t))
 	require.NoError(t, err)
 	d.Crash() // before it
-	_, ok, err = openIn(t, dir).Find("u", 1)
+	_, ok, err = openIn(t, dir).Find(t.Context(), "u", 1)
 	require.NoError(t, err)
 	assert.False(t, ok)
 	assert.Equal(t, []string{found.Name}, names(t, s))
@@ -289,13 +289,13 @@ func TestFilesAndRemoveRuns_ExactNames(t *testing.T) {
 	}
 	other, err := publish(t, s, "t-1", 1, pngBytes(t))
 	require.NoError(t, err)
-	files, err := s.Files("t", 3)
+	files, err := s.Files(t.Context(), "t", 3)
 	require.NoError(t, err)
 	assert.Equal(t, all, files)
-	n, err := s.RemoveRuns("t", 2)
+	n, err := s.RemoveRuns(t.Context(), "t", 2)
 	require.NoError(t, err)
 	assert.Equal(t, 2, n)
-	n, err = s.RemoveRuns("t", 2)
+	n, err = s.RemoveRuns(t.Context(), "t", 2)
 	require.NoError(t, err)
 	assert.Zero(t, n)
 	assert.ElementsMatch(t, []string{all[2], other.Name}, names(t, s))

@@ -49,8 +49,8 @@ func (f *Faults) get(of func(*Faults) error) error {
 
 // Inject puts faults between a store and its file system.
 func (s *Store) Inject(f *Faults) {
-	system := s.files
-	s.files = fileSystem{
+	system := *s.files
+	*s.files = fileSystem{
 		createDraft: func(dir string) (draftFile, error) {
 			if err := f.get(func(f *Faults) error { return f.create }); err != nil {
 				return nil, err
@@ -153,3 +153,6 @@ func (s *Store) BlockDrafts(release <-chan struct{}) {
 		return create(dir)
 	}
 }
+
+// Local returns the backend of a store's directory.
+func (s *Store) Local() Backend { return s.local }

@@ -58,7 +58,7 @@ func TestPublish_FullFileSystem(t *testing.T) {
 	fill(t, filler)
 	_, err = s.Create()
 	assert.ErrorIs(t, err, syscall.ENOSPC)
-	_, found, err := s.Find("t", 1)
+	_, found, err := s.Find(t.Context(), "t", 1)
 	require.NoError(t, err)
 	assert.True(t, found, "what is stored is found on a full disk, too")
 	// A program can start on a full disk, and waits there for space.

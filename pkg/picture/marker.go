@@ -1,7 +1,7 @@
 package picture
 
 import (
-	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,19 +40,6 @@ type MarkerError struct {
 // Error implements error.
 func (e *MarkerError) Error() string {
 	return fmt.Sprintf("picture store: %s %s; %s", e.Dir, e.Reason, e.Fix)
-}
-
-func newStore(c Config) (*Store, error) {
-	id, err := uuid.Parse(c.Installation)
-	if err != nil {
-		return nil, errors.New("picture store: the installation's id is not a UUID")
-	}
-	if len(c.Secret) < minSecret {
-		return nil, fmt.Errorf("picture store: the installation's secret is shorter than %d bytes", minSecret)
-	}
-	prefix := strings.ReplaceAll(id.String(), "-", "")[:prefixDigits]
-	return &Store{dir: filepath.Join(c.Dir, prefix), prefix: prefix, baseURL: strings.TrimSuffix(c.BaseURL, "/"), maxBytes: c.MaxBytes,
-		secret: bytes.Clone(c.Secret), files: systemFiles()}, nil
 }
 
 // createDirectory creates the directory of an installation, with its marker file, unless it is there.
@@ -101,29 +88,44 @@ func (s *Store) readMarker(installation string) (m marker, exists bool, err erro
 	if err != nil {
 		return m, false, fmt.Errorf("picture store: %w", err)
 	}
+	return parseMarker(text, s.dir, installation)
+}
+
+// parseMarker parses the marker of a store. It returns a *MarkerError if it is not that of the installation.
+func parseMarker(text []byte, location, installation string) (m marker, exists bool, err error) {
 	if err := json.Unmarshal(text, &m); err != nil || m.Installation == "" {
-		return m, false, &MarkerError{s.dir, "has a file " + markerName + " that can't be read", restoreMarker(installation)}
+		return m, false, &MarkerError{location, "has a file " + markerName + " that can't be read", restoreMarker(installation)}
 	}
 	if m.Installation != installation {
-		return m, false, &MarkerError{s.dir, fmt.Sprintf("belongs to the installation %s, and the database of DATABASE_URL is the installation %s", m.Installation, installation),
+		return m, false, &MarkerError{location, fmt.Sprintf("belongs to the installation %s, and the database of DATABASE_URL is the installation %s", m.Installation, installation),
 			"set IMAGE_STORE to another directory, or correct DATABASE_URL"}
 	}
 	return m, true, nil
 }
 
-// checkMarker returns an error if the directory is no longer the one that was opened, as when it was unmounted: then nothing is known
+// checkMarker returns an error if the store is no longer the one that was opened, as when a directory was unmounted: then nothing is known
 // of the pictures in it.
-func (s *Store) checkMarker() error {
-	path := filepath.Join(s.dir, markerName)
-	text, err := readSmall(path)
+func (s *Store) checkMarker(ctx context.Context) error {
+	in := s.backend()
+	text, err := readObject(ctx, in, markerName)
 	if err != nil {
 		return err
 	}
 	var m marker
 	if err := json.Unmarshal(text, &m); err != nil || m.Store != s.id {
-		return fmt.Errorf("%s was replaced: the directory is another one than at the start of this program; restart it", path)
+		return fmt.Errorf("%s in %s was replaced: the store is another one than at the start of this program; restart it", markerName, in)
 	}
 	return nil
+}
+
+// readObject returns the content of a small object.
+func readObject(ctx context.Context, in Backend, name string) ([]byte, error) {
+	r, err := in.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.LimitReader(r, maxMarker))
 }
 
 // maxMarker is more than the size of a marker file.

@@ -69,13 +69,13 @@ func TestOpen_TwoInstallationsOnOneDirectory(t *testing.T) {
 	assert.NotEqual(t, s.Dir(), other.Dir())
 	p, err := publish(t, s, "t", 1, pngBytes(t))
 	require.NoError(t, err)
-	_, found, err := other.Find("t", 1)
+	_, found, err := other.Find(t.Context(), "t", 1)
 	require.NoError(t, err)
 	assert.False(t, found)
-	n, err := other.RemoveRuns("t", 3)
+	n, err := other.RemoveRuns(t.Context(), "t", 3)
 	require.NoError(t, err)
 	assert.Zero(t, n)
-	_, err = other.Remove(picture.Entry{Name: p.Name, TaskID: "t", Run: 1})
+	_, err = other.Remove(t.Context(), picture.Entry{Name: p.Name, TaskID: "t", Run: 1})
 	assert.ErrorContains(t, err, "not the name of a picture of this installation")
 	assert.FileExists(t, p.Path)
 }
@@ -121,7 +121,7 @@ func TestOpen_RestoredMarker(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(s.Dir(), markerName), []byte(`{"installation": "`+installation+`"}`), 0o644))
 	again := openIn(t, dir)
 	assert.NotEmpty(t, again.ID())
-	found, ok, err := again.Find("t", 1)
+	found, ok, err := again.Find(t.Context(), "t", 1)
 	require.NoError(t, err)
 	assert.True(t, ok)
 	assert.Equal(t, p, found)
@@ -164,11 +164,11 @@ func TestFind_DirectoryReplaced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := openIn(t, t.TempDir())
-			_, found, err := s.Find("t", 1)
+			_, found, err := s.Find(t.Context(), "t", 1)
 			require.NoError(t, err)
 			require.False(t, found)
 			require.NoError(t, replace(s.Dir()))
-			_, _, err = s.Find("t", 1)
+			_, _, err = s.Find(t.Context(), "t", 1)
 			require.Error(t, err)
 			e := task.AsError(err)
 			assert.Equal(t, task.CodePictureStore, e.Code)
@@ -191,7 +191,7 @@ func TestFind_NotAFile(t *testing.T) {
 		func(path string) error { return syscall.Mkfifo(path, 0o644) },
 	} {
 		require.NoError(t, create(filepath.Join(s.Dir(), s.FileName("t", i+1, "png"))))
-		_, _, err := s.Find("t", i+1)
+		_, _, err := s.Find(t.Context(), "t", i+1)
 		assert.ErrorContains(t, err, "not a regular file")
 	}
 }

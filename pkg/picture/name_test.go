@@ -39,7 +39,7 @@ func TestPublish_UnsafeTaskIDs(t *testing.T) {
 				want.TaskID = ""
 			}
 			assert.Equal(t, want, e)
-			found, ok, err := s.Find(id, run+1)
+			found, ok, err := s.Find(t.Context(), id, run+1)
 			require.NoError(t, err)
 			assert.True(t, ok && found == p, id)
 		}

@@ -218,7 +218,7 @@ func FuzzPublish(f *testing.F) {
 		p, err := publish(t, s, "x", 1, content)
 		if err == nil {
 			assert.Positive(t, p.Width*p.Height)
-			n, err := s.RemoveRuns("x", 1)
+			n, err := s.RemoveRuns(t.Context(), "x", 1)
 			assert.NoError(t, err)
 			assert.Equal(t, 1, n)
 		}

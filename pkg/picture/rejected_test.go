@@ -80,7 +80,7 @@ func TestReject(t *testing.T) {
 	require.NoError(t, err)
 	assert.Zero(t, others)
 	assert.Empty(t, names(t, s), "no draft is left")
-	_, found, err := s.Find("t", 2)
+	_, found, err := s.Find(t.Context(), "t", 2)
 	require.NoError(t, err)
 	assert.False(t, found)
 }

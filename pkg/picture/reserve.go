@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"sync"
 
@@ -48,22 +47,30 @@ func (s *Store) expected() int64 {
 	return min(max(minReserve, largest+largest/2), s.maxBytes)
 }
 
+// errEnough ends a listing.
+var errEnough = errors.New("enough was listed")
+
 // readSizes takes over the sizes of some of the pictures that the store has. What can't be read is left out.
-func (s *Store) readSizes() {
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return
-	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(maxRecent + 10)
-	for _, name := range names {
-		if _, ok := s.parseName(name); !ok {
-			continue
+func (s *Store) readSizes(ctx context.Context) {
+	in, read := s.backend(), 0
+	_ = in.List(ctx, func(found []Info) error {
+		for _, info := range found {
+			if _, ok := s.parseName(info.Name); !ok {
+				continue
+			}
+			if info.Bytes < 0 {
+				var err error
+				if info, err = in.Stat(ctx, info.Name); err != nil {
+					continue
+				}
+			}
+			s.recent.add(info.Bytes)
+			if read++; read == maxRecent {
+				return errEnough
+			}
 		}
-		if info, err := os.Lstat(filepath.Join(s.dir, name)); err == nil && info.Mode().IsRegular() {
-			s.recent.add(info.Size())
-		}
-	}
+		return nil
+	})
 }
 
 // writeZeros writes size zeros to a file.
@@ -82,7 +89,7 @@ func writeZeros(f io.WriterAt, size int64) error {
 const zeroBlock = 256 << 10
 
 // Probe reports whether the store can take a picture: it writes as much as Create reserves, flushes it to the disk and removes it. The
-// error is a *task.Error like that of Create. If the file system does not respond until ctx ends, Probe returns, and until it has responded
+// error is a *task.Error like that of Create. While a spool is full, Probe uploads what waits in it. If the file system does not respond until ctx ends, Probe returns, and until it has responded
 // the next calls fail at once.
 func (s *Store) Probe(ctx context.Context) error {
 	if !s.probing.CompareAndSwap(false, true) {
@@ -106,7 +113,10 @@ func (s *Store) Probe(ctx context.Context) error {
 }
 
 func (s *Store) probe(ctx context.Context) error {
-	if err := s.checkMarker(); err != nil {
+	if err := s.checkMarker(ctx); err != nil {
+		return err
+	}
+	if err := s.drain(ctx); err != nil {
 		return err
 	}
 	err := s.probeWrite(ctx)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -41,9 +40,16 @@ type Settings struct {
 	FirstByteTimeout time.Duration
 	Rate             int // requests for pictures per minute to the endpoint of the variables; 0: no limit
 
-	ImageDir      string
-	ImageBaseURL  string
+	ImageStore    ImageStore
+	ImageBaseURL  string // or a template
 	ImageMaxBytes int64
+	CacheControl  string // of pictures in an object store; empty: none
+	SpoolMax      int64
+
+	AccessKeyID     string
+	SecretAccessKey string
+	SessionToken    string
+	StoreProxy      StoreProxy
 
 	DownloadWindow time.Duration
 	DownloadDirect bool // without a proxy where all others fail
@@ -195,7 +201,7 @@ func (s *Settings) check() []error {
 	if s.HungAfter < 2*time.Second {
 		faults = append(faults, &Error{Name: "HUNG_AFTER", Value: s.HungAfter.String(), Reason: "must be 2s or more"})
 	}
-	return faults
+	return append(faults, s.checkStore()...)
 }
 
 // APIEndpoints returns the endpoints, at least one: those of imagetasks.toml, or else the one of the environment variables, whose key may be missing.
@@ -213,7 +219,7 @@ func (s *Settings) APIEndpoints() ([]endpoint.Endpoint, error) {
 
 // Secrets returns the values that are secret as a whole.
 func (s *Settings) Secrets() []string {
-	all := []string{s.APIKey}
+	all := []string{s.APIKey, s.SecretAccessKey, s.SessionToken}
 	for _, e := range s.Endpoints {
 		all = append(all, e.Key)
 	}
@@ -223,7 +229,7 @@ func (s *Settings) Secrets() []string {
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
 // proxies where nobody meant it. They are known even where Load returned an error.
 func (s *Settings) SecretURLs() []string {
-	all := append(slices.Clone(s.urls), s.Proxy.OpenAI...)
+	all := slices.Concat(s.urls, s.Proxy.OpenAI, s.StoreProxy.URLs)
 	for _, e := range s.Endpoints {
 		all = append(all, e.Proxies...)
 	}
@@ -393,27 +399,6 @@ func stream(s *Settings, v string) error {
 		return err
 	}
 	s.Stream = &on
-	return nil
-}
-
-func imageStore(s *Settings, v string) error {
-	if strings.HasPrefix(v, "s3://") {
-		return errors.New("s3 stores are not supported yet; use a directory")
-	}
-	if strings.Contains(v, "://") {
-		return errors.New("must be a directory")
-	}
-	dir, err := filepath.Abs(v)
-	s.ImageDir = dir
-	return err
-}
-
-func imageBaseURL(s *Settings, v string) error {
-	u, err := url.Parse(v)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return errors.New("must be an http or https URL")
-	}
-	s.ImageBaseURL = strings.TrimSuffix(v, "/")
 	return nil
 }
 

@@ -1,6 +1,9 @@
 package settings_test
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -91,19 +94,23 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1#a", "http://[::1"},
 		"OPENAI_API_MODE":  {"video", "chat/completions"},
 		"OPENAI_STREAM":    {"yes", "true"},
-		"IMAGE_STORE":      {"s3://bucket", "http://x"},
-		"IMAGE_BASE_URL":   {"/images", "ftp://x"},
-		"IMAGE_MAX_BYTES":  {"0", "10", "many", "99999999999"},
-		"DOWNLOAD_WINDOW":  {"0", "59s", "soon"},
-		"TASK_CONCURRENCY": {"0", "-1", "1.5", "three", "1001"},
-		"MAX_ATTEMPTS":     {"0", "101"},
-		"POLL_INTERVAL":    {"0", "5", "-1s"},
-		"TASK_LEASE":       {"10ms"},
-		"TASK_TIMEOUT":     {"20m", "1h"},
-		"STATUS_ADDR":      {"9464", "localhost", "127.0.0.1:http", "127.0.0.1:70000"},
-		"LOG_LEVEL":        {"loud", "4", "-1"},
-		"STATUS_HOSTS":     {"http://x", "*.example.com"},
-		"LOG_FORMAT":       {"xml"},
+		"IMAGE_STORE": {"s3://", "s3://b", "s3://Bucket", "http://x", "s3://u:p@bucket", "s3://bucket/a b", "s3://bucket/../x", "s3://bucket?endpoint=x",
+			"s3://bucket?endpoint=https://u:p@x", "s3://bucket?region=", "s3://bucket?path_style=maybe", "s3://bucket?regoin=x", "s3://bucket?region=a&region=b"},
+		"IMAGE_BASE_URL":      {"/images", "ftp://x", "https://x/{name}", "https://x/{bucket}", "https://x/{bucket}/{key}"},
+		"IMAGE_CACHE_CONTROL": {"a\nb", strings.Repeat("x", 201)},
+		"IMAGE_SPOOL_MAX":     {"0", "1GiB", "1000000", "-1"},
+		"IMAGE_STORE_PROXY":   {",", " "},
+		"IMAGE_MAX_BYTES":     {"0", "10", "many", "99999999999"},
+		"DOWNLOAD_WINDOW":     {"0", "59s", "soon"},
+		"TASK_CONCURRENCY":    {"0", "-1", "1.5", "three", "1001"},
+		"MAX_ATTEMPTS":        {"0", "101"},
+		"POLL_INTERVAL":       {"0", "5", "-1s"},
+		"TASK_LEASE":          {"10ms"},
+		"TASK_TIMEOUT":        {"20m", "1h"},
+		"STATUS_ADDR":         {"9464", "localhost", "127.0.0.1:http", "127.0.0.1:70000"},
+		"LOG_LEVEL":           {"loud", "4", "-1"},
+		"STATUS_HOSTS":        {"http://x", "*.example.com"},
+		"LOG_FORMAT":          {"xml"},
 
 		"IMAGE_DOWNLOAD_DIRECT": {"yes", "1"},
 		"IMAGE_DOWNLOAD_HTTP":   {"true", "maybe"},
@@ -139,6 +146,70 @@ func TestSecrets(t *testing.T) {
 	require.NoError(t, err)
 	for _, v := range values {
 		assert.Contains(t, append(s.Secrets(), s.SecretURLs()...), v)
+	}
+}
+
+func TestLoad_ImageStore(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]settings.ImageStore{
+		"s3://pictures": {Bucket: "pictures", Endpoint: "https://s3.us-east-1.amazonaws.com", Region: "us-east-1"},
+		"s3://pictures/a/b/?endpoint=http://127.0.0.1:9000/&region=auto": {Bucket: "pictures", Prefix: "a/b", Endpoint: "http://127.0.0.1:9000", Region: "auto", PathStyle: true},
+		"s3://pictures?endpoint=https://x.example&path_style=off":        {Bucket: "pictures", Endpoint: "https://x.example", Region: "us-east-1"},
+		"s3://pictures?region=cn-north-1&path_style=on":                  {Bucket: "pictures", Endpoint: "https://s3.cn-north-1.amazonaws.com", Region: "cn-north-1", PathStyle: true},
+	} {
+		s, err := settings.Load(from(map[string]string{"IMAGE_STORE": text}))
+		require.NoError(t, err, text)
+		assert.Equal(t, want, s.ImageStore, text)
+		assert.True(t, s.ImageStore.IsBucket() && s.PicturesHaveURLs())
+		require.ErrorContains(t, s.StoreLogin(), "must be set, because IMAGE_STORE is an object store")
+		s.AccessKeyID, s.SecretAccessKey = "id", "secret"
+		require.NoError(t, s.StoreLogin())
+	}
+	s, err := settings.Load(from(map[string]string{"IMAGE_STORE": "/srv/pictures"}))
+	require.NoError(t, err)
+	assert.Equal(t, settings.ImageStore{Dir: "/srv/pictures"}, s.ImageStore)
+	assert.Equal(t, "public, max-age=31536000, immutable", s.CacheControl)
+	assert.False(t, s.PicturesHaveURLs())
+	assert.NoError(t, s.StoreLogin())
+}
+
+func TestLoad_StoreProxy(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]settings.StoreProxy{"": {}, "off": {}, "ENV": {Env: true}, "http://a:1, socks5://u:p@b:2": {URLs: []string{"http://a:1", "socks5://u:p@b:2"}}} {
+		s, err := settings.Load(from(map[string]string{"IMAGE_STORE_PROXY": text}))
+		require.NoError(t, err)
+		assert.Equal(t, want, s.StoreProxy)
+	}
+	s, err := settings.Load(from(map[string]string{"IMAGE_CACHE_CONTROL": "off"}))
+	require.NoError(t, err)
+	assert.Empty(t, s.CacheControl)
+}
+
+// The examples of docs/storage.md are settings that can be used, and the services have their own form of URL.
+func TestStorageDoc_Examples(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "storage.md"))
+	require.NoError(t, err)
+	styles := map[string]bool{}
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		values, err := settings.ParseEnv([]byte(block[1]))
+		if err != nil || values["IMAGE_STORE"] == "" {
+			continue // commands
+		}
+		s, err := settings.Load(from(values))
+		require.NoError(t, err, block[1])
+		styles[s.ImageStore.Endpoint] = s.ImageStore.PathStyle
+	}
+	assert.Equal(t, map[string]bool{
+		"": false, "https://s3.example.com": true, "https://s3.eu-central-1.amazonaws.com": false,
+		"https://abcdefghijklmnop.storage.supabase.co/storage/v1/s3":        true,
+		"https://0123456789abcdef0123456789abcdef.r2.cloudflarestorage.com": true,
+		"http://minio.internal:9000":                                        true,
+		"https://s3.oss-cn-hangzhou.aliyuncs.com":                           false,
+	}, styles)
+	for _, setting := range []string{"IMAGE_STORE", "IMAGE_BASE_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "IMAGE_STORE_PROXY", "IMAGE_CACHE_CONTROL",
+		"IMAGE_SPOOL_MAX", "DOWNLOAD_WINDOW"} {
+		assert.Contains(t, string(text), "`"+setting+"`")
 	}
 }
 

@@ -431,6 +431,13 @@ func faultControl() map[string]faultScenario {
 				return len(tasks), err
 			}
 		},
+		"move_pictures": func(b *faultBench) faultCall {
+			ids := b.tasks("a", "b")
+			b.exec(`update imagetasks.tasks set status = 'completed', completed_at = now(), image_url = 'https://old.example/p/' || task_id || '.png'`)
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.MovePictures(ctx, []store.MovedPicture{{TaskID: ids[0], Name: ids[0] + ".png", URL: "https://new.example/" + ids[0] + ".png"}})
+			}
+		},
 		"record_heartbeat": reading(nil, beat),
 		"deregister":       reading(running, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Deregister(ctx, "w") }),
 		"processors": reading(running, func(ctx context.Context, s *store.Store) (any, error) {

@@ -32,3 +32,28 @@ func (s *Store) PictureTasks(ctx context.Context, ids []string, age time.Duratio
 	}, pq.Array(ids), age.Milliseconds())
 	return out, err
 }
+
+// MovedPicture is a picture that has another URL from now on.
+type MovedPicture struct {
+	TaskID string
+	Name   string // which the old URL contains
+	URL    string
+}
+
+// MovePictures gives completed tasks the new URLs of their pictures. It returns, by the id of each task that has it now, whether the application has
+// a row of the task, which is not changed.
+func (s *Store) MovePictures(ctx context.Context, pictures []MovedPicture) (bridged map[string]bool, err error) {
+	var ids, urls, names []string
+	for _, p := range pictures {
+		ids, urls, names = append(ids, p.TaskID), append(urls, p.URL), append(names, p.Name)
+	}
+	bridged = map[string]bool{}
+	err = s.query(ctx, s.sql.movePictures, func(rows *sql.Rows) error {
+		var id string
+		var isBridged bool
+		err := rows.Scan(&id, &isBridged)
+		bridged[id] = isBridged
+		return err
+	}, pq.Array(ids), pq.Array(urls), pq.Array(names))
+	return bridged, err
+}

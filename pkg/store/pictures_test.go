@@ -67,3 +67,31 @@ func TestPictureTasks_UsesPrimaryKey(t *testing.T) {
 	plan := b.explain(b.Statement("picture_tasks"), pq.Array(ids), 1000)
 	assert.True(t, strings.Contains(plan, "tasks_pkey") && !strings.Contains(plan, "Seq Scan"))
 }
+
+// Only a completed task whose URL names the picture gets the new one.
+func TestMovePictures(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(4), 4, 1)
+	own, other, failed, bridged := ids[0], ids[1], ids[2], ids[3]
+	b.exec(`update imagetasks.tasks set status = 'completed', completed_at = now(), image_url = 'p/' || task_id || '.png'`)
+	b.exec(`update imagetasks.tasks set image_url = 'https://app.example/x.png' where task_id = $1`, other)
+	b.exec(`update imagetasks.tasks set status = 'failed' where task_id = $1`, failed)
+	b.exec(`update imagetasks.tasks set bridge_state = 'applied' where task_id = $1`, bridged)
+	var moved []store.MovedPicture
+	for _, id := range append(ids, "no such task") {
+		moved = append(moved, store.MovedPicture{TaskID: id, Name: id + ".png", URL: "https://new.example/" + id + ".png"})
+	}
+	for range 2 { // a repeat returns the same
+		got, err := b.MovePictures(b.ctx, moved)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]bool{own: false, bridged: true}, got)
+	}
+	got, err := b.PictureTasks(b.ctx, ids, 0)
+	require.NoError(t, err)
+	urls := map[string]string{}
+	for _, p := range got {
+		urls[p.TaskID] = p.ImageURL
+	}
+	assert.Equal(t, map[string]string{own: "https://new.example/" + own + ".png", bridged: "https://new.example/" + bridged + ".png",
+		other: "https://app.example/x.png", failed: "p/" + failed + ".png"}, urls)
+}

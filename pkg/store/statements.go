@@ -59,7 +59,7 @@ type statements struct {
 
 	control, pause, resume, setLimits statement
 
-	installation, pictureTasks statement
+	installation, pictureTasks, movePictures statement
 
 	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
 
@@ -143,6 +143,7 @@ func (s *statements) files() map[string]map[string]*statement {
 		"pictures.sql": {
 			"installation":  &s.installation,
 			"picture_tasks": &s.pictureTasks,
+			"move_pictures": &s.movePictures,
 		},
 		"prune.sql": {
 			"prune_tasks":      &s.pruneTasks,

@@ -12,6 +12,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/finding"
@@ -19,6 +20,7 @@ import (
 	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
+	"imagetasks/pkg/picture"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -122,7 +124,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
-		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Dir: s.ImageDir, Tasks: st},
+		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Tasks: st,
+			Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
+				return picturestore.Existing(ctx, s, i)
+			}},
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}

@@ -36,7 +36,7 @@ func (a program) planAdoption(c *cli.Context) error {
 			case err == nil && len(plan.Steps) == 0:
 				a.Printf("-- The bridge is as described: there is nothing to do.\n")
 			}
-			if s.ImageBaseURL == "" {
+			if !s.PicturesHaveURLs() {
 				a.Printf("-- %s\n", textNoBaseURL.EN)
 			}
 			for _, line := range found.Lines {
@@ -64,7 +64,7 @@ func (a program) applyAdoption(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.ImageBaseURL == "" && !c.Bool("force") {
+		if !s.PicturesHaveURLs() && !c.Bool("force") {
 			return app.Usagef("%s", textNoBaseURL.In(l))
 		}
 		found := oldscripts.Find(ctx)

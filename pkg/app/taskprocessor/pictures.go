@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/inventory"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/picture"
@@ -17,13 +18,13 @@ import (
 
 func picturesCommand(a program) *cli.Command {
 	return &cli.Command{
-		Name: "pictures", Usage: "compare the picture store with the tasks",
+		Name: "pictures", Usage: "compare the picture store with the tasks, and move it",
 		Action: missingSubcommand("pictures orphans"),
 		Subcommands: []*cli.Command{{
 			Name: "orphans", Usage: "list the pictures of this host whose task is not in the database; removes nothing", Action: a.listOrphans,
 			Flags: append([]cli.Flag{
 				&cli.IntFlag{Name: "limit", Usage: "list at most `N` pictures; all are counted", Value: 1000},
-				app.JSONFlag()}, app.WorkerFlags()...)}},
+				app.JSONFlag()}, app.WorkerFlags()...)}, movePicturesCommand(a)},
 	}
 }
 
@@ -44,7 +45,7 @@ func (a program) listOrphans(c *cli.Context) error {
 	}
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		list := orphanList{Files: []inventory.Orphan{}}
-		list.Totals, err = inventory.Store{Dir: s.ImageDir, Tasks: st}.Orphans(ctx, func(o inventory.Orphan) {
+		list.Totals, err = inventory.Store{Open: existingPictures(s), Tasks: st}.Orphans(ctx, func(o inventory.Orphan) {
 			if len(list.Files) < limit {
 				list.Files = append(list.Files, o)
 			}
@@ -81,31 +82,33 @@ func (a program) printOrphans(list orphanList, l lang.Lang) {
 	}
 }
 
-// pictureConfig returns the configuration of the installation's picture store.
-func pictureConfig(s settings.Settings, i store.Installation) picture.Config {
-	return picture.Config{Dir: s.ImageDir, BaseURL: s.ImageBaseURL, MaxBytes: s.ImageMaxBytes, Installation: i.ID, Secret: i.Secret}
+// existingPictures returns the function that opens the picture store of some settings, if there is one.
+func existingPictures(s settings.Settings) func(context.Context, store.Installation) (*picture.Store, bool, error) {
+	return func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
+		return picturestore.Existing(ctx, s, i)
+	}
 }
 
 // openPictures opens the installation's picture store, and creates it if necessary.
-func openPictures(ctx context.Context, s settings.Settings, st *store.Store) (*picture.Store, error) {
+func openPictures(ctx context.Context, opener *picturestore.Opener, st *store.Store) (*picture.Store, error) {
 	installation, err := st.Installation(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return picture.Open(pictureConfig(s, installation))
+	return opener.Open(ctx, installation)
 }
 
-// pictureFiles returns the names of a task's files in this host's picture store; a store that does not exist has none.
+// pictureFiles returns the names of a task's files in the picture store; a store that does not exist has none.
 func pictureFiles(ctx context.Context, s settings.Settings, st *store.Store, t store.TaskRow) ([]string, error) {
 	installation, err := st.Installation(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pictures, exists, err := picture.OpenExisting(pictureConfig(s, installation))
+	pictures, exists, err := picturestore.Existing(ctx, s, installation)
 	if err != nil || !exists {
 		return []string{}, err
 	}
-	return pictures.Files(t.ID, t.Run)
+	return pictures.Files(ctx, t.ID, t.Run)
 }
 
 // removeBatch is how many tasks removePictures looks up at a time.
@@ -118,7 +121,7 @@ func removePictures(ctx context.Context, s settings.Settings, st *store.Store, t
 	if err != nil {
 		return 0, 0, err
 	}
-	pictures, exists, err := picture.OpenExisting(pictureConfig(s, installation))
+	pictures, exists, err := picturestore.Existing(ctx, s, installation)
 	if err != nil || !exists {
 		return 0, 0, err
 	}
@@ -132,14 +135,14 @@ func removePictures(ctx context.Context, s settings.Settings, st *store.Store, t
 		}
 		for _, t := range tasks {
 			if installation.Copied {
-				names, err := pictures.Files(t.TaskID, t.Run)
+				names, err := pictures.Files(ctx, t.TaskID, t.Run)
 				kept += len(names)
 				if err != nil {
 					return removed, kept, err
 				}
 				continue
 			}
-			n, err := pictures.RemoveRuns(t.TaskID, t.Run)
+			n, err := pictures.RemoveRuns(ctx, t.TaskID, t.Run)
 			removed += n
 			if err != nil {
 				return removed, kept, err

@@ -19,6 +19,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
@@ -92,6 +93,11 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer endpoints.CloseIdleConnections()
+	opener, err := picturestore.New(s)
+	if err != nil {
+		return err
+	}
+	defer opener.Close()
 	newLogger := a.Logger
 	if background {
 		newLogger = a.FileLogger
@@ -141,7 +147,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
 		SetAPI: endpoints.Update}, log)()
-	pictures, err := openPictures(ctx, s, st)
+	pictures, err := openPictures(ctx, opener, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
 		return nil

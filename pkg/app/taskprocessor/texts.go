@@ -141,11 +141,23 @@ var (
 	textNoPictureStore = lang.Text{EN: "this host has no pictures of this installation in %s", ZH: "本机的 %s 中没有该部署的图片"}
 	textOrphans        = lang.Text{EN: "%s: %d pictures; %d of them, %d bytes, have no task in the database. Nothing was removed.",
 		ZH: "%s：%d 张图片；其中 %d 张（%d 字节）在数据库中没有对应的任务。未删除任何文件。"}
-	textOrphansMore  = lang.Text{EN: "%d more are not listed; --limit lists them", ZH: "另有 %d 张未列出；请使用 --limit 列出"}
-	textUnidentified = lang.Text{EN: "%d pictures are of tasks whose id is too long for a file name; whether these exist is not known", ZH: "%d 张图片所属任务的 ID 过长，无法写入文件名；不确定这些任务是否存在"}
-	textOtherFiles   = lang.Text{EN: "%d other files are no pictures of this installation", ZH: "%d 个其他文件不是该部署的图片"}
-	textTaskCount    = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
-	textPictureCount = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
+	textMoveProgress = lang.Text{EN: "%d pictures so far, %d of them copied (%d bytes)", ZH: "已处理 %d 张图片，其中已复制 %d 张（%d 字节）"}
+	textMovePlan     = lang.Text{EN: "%s → %s: %d pictures; %d are to be copied (%d bytes), %d are there already. Nothing was changed.",
+		ZH: "%s → %s：%d 张图片；需要复制 %d 张（%d 字节），%d 张已存在。未做任何更改。"}
+	textMoved = lang.Text{EN: "%s → %s: %d pictures; %d were copied (%d bytes), %d were there already",
+		ZH: "%s → %s：%d 张图片；已复制 %d 张（%d 字节），%d 张已存在"}
+	textMovedLinks   = lang.Text{EN: "%d completed tasks have the new URL", ZH: "%d 个已完成任务使用新的 URL"}
+	textMovedBridged = lang.Text{EN: "%d of them have a row in the application's own tables, which keeps the old URL: keep that URL served, or change those rows",
+		ZH: "其中 %d 个任务在应用自己的表中有对应的行，这些行仍使用旧 URL：请继续提供旧 URL，或修改这些行"}
+	textMovedDifferent = lang.Text{EN: "! %d were not moved: the new store has another picture of that name", ZH: "! %d 张未迁移：新存储中已有同名但内容不同的图片"}
+	textMovedDamaged   = lang.Text{EN: "! %d were not moved: they are no complete pictures", ZH: "! %d 张未迁移：不是完整的图片"}
+	textMovedDeleted   = lang.Text{EN: "%d were deleted from the old store", ZH: "已从旧存储中删除 %d 张"}
+	textMovedKept      = lang.Text{EN: "%d were kept in the old store: their old URL may be in use", ZH: "旧存储中保留了 %d 张：其旧 URL 可能仍在使用"}
+	textOrphansMore    = lang.Text{EN: "%d more are not listed; --limit lists them", ZH: "另有 %d 张未列出；请使用 --limit 列出"}
+	textUnidentified   = lang.Text{EN: "%d pictures are of tasks whose id is too long for a file name; whether these exist is not known", ZH: "%d 张图片所属任务的 ID 过长，无法写入文件名；不确定这些任务是否存在"}
+	textOtherFiles     = lang.Text{EN: "%d other files are no pictures of this installation", ZH: "%d 个其他文件不是该部署的图片"}
+	textTaskCount      = lang.Text{EN: "%d tasks", One: "%d task", ZH: " %d 个任务"}
+	textPictureCount   = lang.Text{EN: "%d pictures", One: "%d picture", ZH: " %d 张图片"}
 
 	textRevoked       = lang.Text{EN: "revoked from %s: everything that default privileges granted", ZH: "已收回默认权限授予 %s 的全部权限"}
 	textAppRole       = lang.Text{EN: "the application's role %s may call the functions and read task_status", ZH: "应用角色 %s 可调用函数并读取 task_status"}

@@ -15,3 +15,25 @@ cross join lateral (
     where t.task_id = wanted.task_id
     limit 1
 ) t;
+
+-- name: move_pictures
+-- $1 tasks, $2 URLs, $3 names of pictures. The image_url of a completed task that names its picture becomes the URL. Returns those that have
+-- it now, and whether each is a task of the bridge; a repeat returns the same. Locks: the tasks, in order. Index: primary key.
+with given as (
+    select * from unnest($1::text[], $2::text[], $3::text[]) as g (task_id, url, name)
+),
+held as (
+    select t.task_id, given.url, t.bridge_state is not null as bridged
+    from {{.Schema}}.tasks t join given on given.task_id = t.task_id
+    where t.task_id = any ($1) and t.status = 'completed' and strpos(t.image_url, given.name) > 0
+    order by t.task_id
+    for update of t
+),
+moved as (
+    update {{.Schema}}.tasks t
+    set image_url = held.url
+    from held
+    where t.task_id = any ($1) and t.task_id = held.task_id and t.image_url <> held.url
+    returning t.task_id
+)
+select task_id, bridged from held;
