@@ -94,7 +94,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	for _, table := range unchanged {
 		want[table] = v.rows(table, "")
 	}
-	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 4")
+	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 5")
 
 	plan, err := v.Plan(v.ctx, store.Roles{})
 	require.NoError(t, err)
@@ -113,7 +113,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 
 	// What was there is there.
 	assert.JSONEq(t, want["tasks"], v.rows("tasks", "attempt_count leased_by lease_expires_at completed_at "+newColumns))
-	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at"))
+	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at completion_events"))
 	for _, table := range unchanged {
 		assert.JSONEq(t, want[table], v.rows(table, "external schema_version"), table)
 	}
