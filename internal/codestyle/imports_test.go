@@ -21,12 +21,12 @@ var layers = [][]string{
 	{"pkg/monitor", "pkg/diagnosis"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "internal/*"},
 	{"pkg/processor"},
-	{"pkg/bridgesync", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
+	{"pkg/bridgesync", "pkg/webhook", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
 	{"pkg/app/render"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
 	{"pkg/bridge"},
-	{"pkg/pgurl", "pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress"},
+	{"pkg/pgurl", "pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress", "pkg/netaddr"},
 	{"pkg/lang"},
 }
 

@@ -147,14 +147,23 @@ func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Setting
 	)
 	a.Redact.Add(s.Secrets()...)
 	a.Redact.AddURL(s.SecretURLs()...)
-	a.supabaseHint = settings.SupabaseHint(func(name string) (string, bool) {
+	a.variable = func(name string) (string, bool) {
 		if v, ok := a.Env(name); ok && v != "" {
 			return v, true
 		}
 		v, ok := file[name]
 		return v, ok
-	})
+	}
+	a.supabaseHint = settings.SupabaseHint(a.variable)
 	return s, err
+}
+
+// Variable looks up a variable that is no setting, in the environment and in the env file that Load has read.
+func (a *App) Variable(name string) (string, bool) {
+	if a.variable == nil {
+		return "", false
+	}
+	return a.variable(name)
 }
 
 func (a *App) warnOfNearMisses(path string, file map[string]string) {

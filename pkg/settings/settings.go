@@ -59,6 +59,14 @@ type Settings struct {
 
 	ShutdownGrace time.Duration
 
+	WebhookURL          string // of every completion event; empty: none
+	WebhookSecrets      string // as they were set
+	WebhookProxy        string // on, off or a URL
+	WebhookTemplate     string // a file, or the name of a built-in one; empty: none
+	WebhookAllowPrivate bool   // receivers may be on this host and in private networks
+	WebhookHosts        string // where tasks may have URLs of their own, as they were set
+	CompletionNotify    bool   // the ids of closed tasks are sent with NOTIFY
+
 	StatusAddr  string
 	StatusHosts []string
 	LogDir      string
@@ -96,12 +104,13 @@ type Group string
 
 // The groups.
 const (
-	GroupDatabase  Group = "database"
-	GroupAPI       Group = "image API"
-	GroupProxy     Group = "proxy"
-	GroupPictures  Group = "pictures"
-	GroupProcessor Group = "processor"
-	GroupReporting Group = "reporting"
+	GroupDatabase   Group = "database"
+	GroupAPI        Group = "image API"
+	GroupProxy      Group = "proxy"
+	GroupPictures   Group = "pictures"
+	GroupProcessor  Group = "processor"
+	GroupCompletion Group = "completion events"
+	GroupReporting  Group = "reporting"
 )
 
 // List returns every setting, grouped, in the order in which the documents have them.
@@ -112,7 +121,8 @@ func List() []Setting {
 		settings []Setting
 	}{
 		{GroupDatabase, databaseSettings()}, {GroupAPI, apiSettings()}, {GroupProxy, proxySettings()},
-		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()}, {GroupReporting, reportingSettings()},
+		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()},
+		{GroupCompletion, completionSettings()}, {GroupReporting, reportingSettings()},
 	} {
 		for _, s := range part.settings {
 			s.Group = part.group
@@ -191,7 +201,9 @@ func (s *Settings) check() []error {
 }
 
 // Secrets returns the values that are secret as a whole.
-func (s *Settings) Secrets() []string { return []string{s.APIKey} }
+func (s *Settings) Secrets() []string {
+	return append([]string{s.APIKey, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
+}
 
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
 // proxies where nobody meant it. They are known even where Load returned an error.
@@ -341,6 +353,20 @@ func baseURL(s *Settings, v string) error {
 		return errors.New("must not carry a login, a query or a fragment")
 	}
 	s.BaseURL = strings.TrimSuffix(v, "/")
+	return nil
+}
+
+// isSeparator reports whether r is between two values of a list.
+func isSeparator(r rune) bool { return r == ',' || unicode.IsSpace(r) }
+
+// webhookProxy accepts on, off and the URL of a proxy, which package proxy checks.
+func webhookProxy(s *Settings, v string) error {
+	s.WebhookProxy = v
+	for _, word := range []string{"on", "off"} {
+		if strings.EqualFold(v, word) {
+			s.WebhookProxy = word
+		}
+	}
 	return nil
 }
 

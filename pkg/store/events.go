@@ -105,6 +105,7 @@ type EventOutcome struct {
 	Event  Event
 	Result EventResult
 	Wait   time.Duration // before the next attempt
+	Asked  bool          // the receiver asked for Wait
 	Status int           // of the response; 0: there was none
 	Reason string        // without secrets
 }

@@ -56,7 +56,10 @@ func faultEvents() map[string]faultScenario {
 			c.Oldest = 0
 			return c, err
 		}),
-		"failing_receivers": reading(func(b *faultBench) { b.events("a"); b.exec(`update imagetasks.events set attempts = 1, first_at = now()`) },
+		"failing_receivers": reading(func(b *faultBench) {
+			b.events("a")
+			b.exec(`update imagetasks.events set attempts = 1, first_at = now()`)
+		},
 			func(ctx context.Context, s *store.Store) (any, error) { return s.FailingReceivers(ctx, 10) }),
 		"list_events": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.Events(ctx, "", 10) }),
 		"set_events": reading(undelivered, func(ctx context.Context, s *store.Store) (any, error) {
