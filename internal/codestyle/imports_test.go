@@ -14,7 +14,7 @@ import (
 var layers = [][]string{
 	{"cmd/*"},
 	{"pkg/app/taskprocessor", "pkg/app/monitortasks", "pkg/app/fixstucktasks", "pkg/app/simpletest"},
-	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload"},
+	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/webhooks"},
 	{"pkg/app"},
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},

@@ -14,8 +14,8 @@ const (
 	// failuresToPause is how often in a row a receiver fails before events to it wait, and only one at a time is tried. One event that it
 	// refuses does not hold up the others.
 	failuresToPause = 3
-	firstPause      = time.Second
-	longestPause    = 30 * time.Second
+	// Pauses are parts of the wait before the first retry of an event: 1s, then twice the time, up to 30s.
+	firstPause, longestPause = 1.0 / 5, 6
 	// longestAsked bounds a pause that the receiver asked for with Retry-After.
 	longestAsked = time.Hour
 )
@@ -63,21 +63,22 @@ func (r *receiver) worked() bool {
 }
 
 // failed notes a failure, and reports whether the receiver counts as failing from now on.
-func (r *receiver) failed(now time.Time, o store.EventOutcome) bool {
+func (r *receiver) failed(now time.Time, o store.EventOutcome, firstRetry time.Duration) bool {
 	r.failures++
 	if o.Status == 0 { // there was no response: others would have none either
 		begins := r.failures < failuresToPause
 		r.failures = max(r.failures, failuresToPause)
-		r.pause(now, o)
+		r.pause(now, o, firstRetry)
 		return begins
 	}
-	r.pause(now, o)
+	r.pause(now, o, firstRetry)
 	return r.failures == failuresToPause
 }
 
-func (r *receiver) pause(now time.Time, o store.EventOutcome) {
+func (r *receiver) pause(now time.Time, o store.EventOutcome, firstRetry time.Duration) {
 	if n := r.failures - failuresToPause; n >= 0 {
-		r.until = now.Add(jitter(min(firstPause<<min(n, 10), longestPause)))
+		unit := float64(firstRetry)
+		r.until = now.Add(jitter(time.Duration(min(firstPause*unit*float64(int(1)<<min(n, 10)), longestPause*unit))))
 	}
 	if o.Status == statusTooManyRequests || o.Status == statusUnavailable {
 		if asked := now.Add(min(o.Wait, longestAsked)); o.Asked && asked.After(r.until) {

@@ -29,7 +29,7 @@ type Store interface {
 
 // Config configures a Service. Zero values mean the documented defaults.
 type Config struct {
-	Store     Store
+	Store     Store             // Test needs none
 	Transport http.RoundTripper // it must follow no redirect
 
 	URL          string    // of every event; empty: only tasks with a URL of their own have a receiver
@@ -59,8 +59,8 @@ type Delivery struct {
 }
 
 func (c *Config) setDefaults() error {
-	if c.Store == nil || c.Transport == nil {
-		return errors.New("webhook: Config.Store or Config.Transport is missing")
+	if c.Transport == nil {
+		return errors.New("webhook: Config.Transport is missing")
 	}
 	setDefault(&c.Workers, 32)
 	setDefault(&c.PerHost, 4)
@@ -97,6 +97,9 @@ const (
 	notifyBatch   = 500
 )
 
+// lastClaim bounds the claim at a stop.
+const lastClaim = 2 * time.Second
+
 // claimGap is the least time between two claims while events keep coming.
 const claimGap = 20 * time.Millisecond
 
@@ -124,24 +127,34 @@ type Report struct {
 	Notified    int `json:"notified"`    // tasks whose id was sent with NOTIFY
 }
 
-// New returns a service, or an error if conf can't be used: then conf.URL is the reason, or a field is missing.
+// New returns a service, or an error if a field of conf is missing or its URL can't be used.
 func New(conf Config) (*Service, error) {
 	if err := conf.setDefaults(); err != nil {
 		return nil, err
 	}
 	s := &Service{conf: conf, wakeups: make(chan struct{}, 1), reports: reporter{log: conf.Log}, receivers: map[string]*receiver{},
 		results: make(chan Delivery, conf.Workers)}
-	if conf.URL != "" {
-		u, err := parseURL(conf.URL)
-		if err == nil {
-			err = conf.checkHost(u)
-		}
-		if err != nil {
-			return nil, err
-		}
-		s.url = u
+	var err error
+	s.url, err = conf.receiver()
+	return s, err
+}
+
+// Check returns an error if URL can't be used.
+func (c *Config) Check() error {
+	_, err := c.receiver()
+	return err
+}
+
+// receiver parses URL. It returns nil if there is none.
+func (c *Config) receiver() (*url.URL, error) {
+	if c.URL == "" {
+		return nil, nil
 	}
-	return s, nil
+	u, err := parseURL(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	return u, c.checkHost(u)
 }
 
 // Wake makes Run look for events soon. It never blocks, and is safe for concurrent use.
@@ -215,6 +228,12 @@ func (s *Service) loop(ctx context.Context, once bool) error {
 	}
 	stop := time.AfterFunc(s.conf.StopGrace, cut)
 	defer stop.Stop()
+	if !once && failed == nil {
+		// The events of tasks that ended last leave at once, not when a processor runs again.
+		last, cancel := context.WithTimeout(kept, lastClaim)
+		_, failed = s.step(last, kept, sending, &running)
+		cancel()
+	}
 	for s.inFlight > 0 {
 		s.ended(<-s.results)
 	}
@@ -306,7 +325,7 @@ func (s *Service) ended(d Delivery) {
 		log.Debug("completion event delivered")
 	case store.ResultRetry:
 		s.report.Failed++
-		if r.failed(time.Now(), d.Outcome) {
+		if r.failed(time.Now(), d.Outcome, s.conf.FirstRetry) {
 			log.Warnf("the receiver of completion events fails: %s; they are tried again for %s", d.Outcome.Reason, s.conf.RetryFor)
 		}
 	case store.ResultUndelivered:

@@ -14,6 +14,7 @@ import (
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
+	"imagetasks/pkg/app/webhooks"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/inventory"
@@ -24,6 +25,7 @@ import (
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/webhook"
 )
 
 // program is the application with the commands of this program.
@@ -119,10 +121,15 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
+	var deliver func(context.Context) (webhook.Report, error)
+	if len(webhooks.Receivers(s)) > 0 {
+		deliver = func(ctx context.Context) (webhook.Report, error) { return webhooks.Pass(ctx, a.App, s, st, log) }
+	}
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Dir: s.ImageDir, Tasks: st},
+		Deliver:   deliver,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
