@@ -92,7 +92,7 @@ func setDefault[T int | time.Duration](field *T, value T) {
 
 // The bounds of calls of the database.
 const (
-	claimTimeout  = 10 * time.Second
+	claimTimeout  = 5 * time.Second
 	recordTimeout = 10 * time.Second
 	notifyBatch   = 500
 )
@@ -188,7 +188,7 @@ func Pass(ctx context.Context, conf Config) (Report, error) {
 
 // loop claims events, starts their deliveries and records the outcomes, until ctx ends or, with once, until nothing is due.
 func (s *Service) loop(ctx context.Context, once bool) error {
-	// What was begun is recorded after the end of ctx.
+	// The end of ctx cuts nothing that was begun.
 	kept := context.WithoutCancel(ctx)
 	sending, cut := context.WithCancel(kept)
 	defer cut()
@@ -200,7 +200,7 @@ func (s *Service) loop(ctx context.Context, once bool) error {
 	fails := 0
 	for ctx.Err() == nil {
 		wait := s.conf.Interval
-		more, err := s.step(ctx, kept, sending, &running)
+		more, err := s.step(kept, claimTimeout, sending, &running)
 		switch {
 		case err != nil:
 			fails++
@@ -230,9 +230,7 @@ func (s *Service) loop(ctx context.Context, once bool) error {
 	defer stop.Stop()
 	if !once && failed == nil {
 		// The events of tasks that ended last leave at once, not when a processor runs again.
-		last, cancel := context.WithTimeout(kept, lastClaim)
-		_, failed = s.step(last, kept, sending, &running)
-		cancel()
+		_, failed = s.step(kept, lastClaim, sending, &running)
 	}
 	for s.inFlight > 0 {
 		s.ended(<-s.results)
@@ -243,13 +241,14 @@ func (s *Service) loop(ctx context.Context, once bool) error {
 	return failed
 }
 
-// step records what has ended, and claims as much as can be sent at once. more: another step may find more.
-func (s *Service) step(ctx, kept, sending context.Context, running *sync.WaitGroup) (more bool, err error) {
+// step records what has ended, and claims as much as can be sent at once. more: another step may find more. The end of the loop cuts no call of the
+// database, because what it has leased would wait for the end of the lease.
+func (s *Service) step(ctx context.Context, limit time.Duration, sending context.Context, running *sync.WaitGroup) (more bool, err error) {
 	s.collect()
-	if err := s.record(kept); err != nil {
+	if err := s.record(ctx); err != nil {
 		return false, err
 	}
-	notified, err := s.notify(ctx)
+	notified, err := s.notify(ctx, limit)
 	if err != nil {
 		return false, err
 	}
@@ -257,7 +256,7 @@ func (s *Service) step(ctx, kept, sending context.Context, running *sync.WaitGro
 	if free <= 0 {
 		return notified, nil
 	}
-	events, err := s.claim(ctx, free)
+	events, err := s.claim(ctx, limit, free)
 	if err != nil {
 		return false, err
 	}
@@ -275,8 +274,8 @@ func (s *Service) step(ctx, kept, sending context.Context, running *sync.WaitGro
 }
 
 // claim leases up to n events of receivers that may be asked now.
-func (s *Service) claim(ctx context.Context, n int) ([]store.Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+func (s *Service) claim(ctx context.Context, limit time.Duration, n int) ([]store.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	events, err := s.conf.Store.ClaimEvents(ctx, store.EventClaim{CallID: uuid.New(), Limit: n, PerHost: s.conf.PerHost, Hosts: s.limits(time.Now()),
 		Lease: 2*s.conf.Timeout + s.conf.StopGrace + recordTimeout})
@@ -287,8 +286,8 @@ func (s *Service) claim(ctx context.Context, n int) ([]store.Event, error) {
 }
 
 // notify sends the ids of closed tasks with NOTIFY. It reports whether there may be more.
-func (s *Service) notify(ctx context.Context) (more bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, claimTimeout)
+func (s *Service) notify(ctx context.Context, limit time.Duration) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	n, err := s.conf.Store.NotifyEvents(ctx, notifyBatch, uuid.New())
 	s.report.Notified += n
