@@ -236,8 +236,8 @@ func (d *demo) run(ctx context.Context) (before int64, err error) {
 				bar.Add(1)
 			}
 		},
-		Endpoint: d.api.Endpoint(), Check: d.api.Check, CheckStore: d.pictures.Probe,
-	}, d.store, imageworker.New(d.api, d.pictures, d.conf.Log))
+		Endpoints: []processor.Endpoint{{Name: d.api.Endpoint(), Check: d.api.Check}}, CheckStore: d.pictures.Probe,
+	}, d.store, imageworker.New(imageworker.Only(d.api), d.pictures, d.conf.Log))
 	stop := context.AfterFunc(ctx, p.StopNow)
 	defer stop()
 	if err := p.RunOnce(ctx); err != nil {

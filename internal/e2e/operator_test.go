@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/lib/pq"
 	"github.com/stretchr/testify/assert"
@@ -189,10 +190,21 @@ func TestTasks_ListAndShow(t *testing.T) {
 	assert.Contains(t, w.run("task-processor", "tasks", "show", "--lang", "zh", waiting).ok(), "等待")
 	var details struct {
 		Attempts []struct{ Outcome, Code, Endpoint string }
-		Ledger   []struct{ Kind string }
-		Files    []string
-		Prompt   *string
+		Results  []struct {
+			Run                      int
+			Outcome, Endpoint, Model string
+			Seconds                  float64
+		}
+		Ledger []struct{ Kind string }
+		Files  []string
+		Prompt *string
 	}
+	w.run("task-processor", "tasks", "show", "--json", good).json(&details)
+	require.Len(t, details.Results, 1)
+	assert.Equal(t, "completed", details.Results[0].Outcome)
+	assert.Equal(t, w.api.URL(), details.Results[0].Endpoint)
+	assert.NotEmpty(t, details.Results[0].Model)
+	assert.Positive(t, details.Results[0].Seconds)
 	w.run("task-processor", "tasks", "show", "--json", bad).json(&details)
 	require.Len(t, details.Attempts, 1)
 	assert.Equal(t, "failed", details.Attempts[0].Outcome)
@@ -201,6 +213,52 @@ func TestTasks_ListAndShow(t *testing.T) {
 	assert.Nil(t, details.Prompt)
 	assert.Contains(t, w.run("task-processor", "tasks", "show", "nothing").fails(1), "not found")
 	w.run("task-processor", "tasks", "show").is(2)
+}
+
+func TestCredits_Report(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.env["TZ"] = "Asia/Shanghai"
+	w.grant(5)
+	w.enqueue("fine", "--count", "2", "--cost", "2")
+	w.enqueue("[moderation]")
+	w.run("task-processor", "run", "--once").ok()
+	type sums struct {
+		Pictures int
+		Charged  int `json:"credits_charged"`
+		Refunded int `json:"credits_refunded"`
+		Income   int `json:"credits_income"`
+		Refunds  int
+	}
+	want := sums{Pictures: 2, Charged: 5, Refunded: 1, Income: 4, Refunds: 1}
+	var report struct {
+		Zone   string `json:"time_zone"`
+		Groups []struct {
+			Key string
+			sums
+		}
+		Total sums
+	}
+	shanghai, err := time.LoadLocation("Asia/Shanghai")
+	require.NoError(t, err)
+	for by, key := range map[string]string{"user": w.user, "day": time.Now().In(shanghai).Format(time.DateOnly)} {
+		report.Groups = nil
+		w.run("task-processor", "credits", "report", "--by", by, "--json").json(&report)
+		require.Len(t, report.Groups, 1)
+		assert.Equal(t, key, report.Groups[0].Key)
+		assert.Equal(t, want, report.Groups[0].sums)
+		assert.Equal(t, want, report.Total)
+		assert.Equal(t, "Asia/Shanghai", report.Zone)
+	}
+	text := w.run("task-processor", "credits", "report", "--by", "endpoint").ok()
+	assert.Regexp(t, `(?m)^total +2 +0 +\d+ +5 +1 +4 +1 +0$`, text)
+	assert.Contains(t, text, w.api.URL())
+	assert.Contains(t, w.run("task-processor", "credits", "report", "--lang", "zh").ok(), "合计")
+	empty := w.run("task-processor", "credits", "report", "--from", "2020-01-01", "--to", "2020-01-31", "--time-zone", "UTC").ok()
+	assert.Regexp(t, `(?m)^total( +0){8}$`, empty)
+	for _, wrong := range [][]string{{"--by", "month"}, {"--from", "yesterday"}, {"--from", "2026-02-02", "--to", "2026-02-01"}, {"--time-zone", "Here"}, {"--limit", "0"}} {
+		w.run("task-processor", append([]string{"credits", "report"}, wrong...)...).is(2)
+	}
 }
 
 func TestRedrive_Command(t *testing.T) {

@@ -62,6 +62,7 @@ func savePending(ctx context.Context, c processor.Call, p task.PendingResult) (s
 // download is the work on a picture that is paid for and has to be fetched.
 type download struct {
 	w       *Worker
+	from    Endpoint
 	task    task.Task
 	call    processor.Call
 	pending task.PendingResult
@@ -78,7 +79,7 @@ func (d *download) fetch(ctx context.Context, draft *picture.Draft) (picture.Pic
 			return published, nil
 		}
 		e := *task.AsError(err)
-		e.RequestID, e.Endpoint = d.pending.RequestID, d.pending.Endpoint
+		e.RequestID, e.Endpoint, e.Usage = d.pending.RequestID, d.pending.Endpoint, &d.pending.Usage
 		if d.saved || !d.mayBeLater(&e) || !sleep(ctx, wait) || draft.Reset() != nil {
 			return picture.Picture{}, d.outcome(ctx, &e)
 		}
@@ -97,7 +98,7 @@ func (d *download) try(ctx context.Context, draft *picture.Draft) (picture.Pictu
 			Message: "the API made the picture, and the claim ended before it was fetched"}
 	}
 	d.call.Progress(60, "fetching the picture")
-	if err := d.w.generator.Download(ctx, d.pending.Ref, d.tries, &progressWriter{w: draft, call: d.call}); err != nil {
+	if err := d.from.Download(ctx, d.pending.Ref, d.tries, &progressWriter{w: draft, call: d.call}); err != nil {
 		return picture.Picture{}, err
 	}
 	d.call.Progress(90, "storing the picture")

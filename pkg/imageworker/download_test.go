@@ -295,7 +295,7 @@ func TestWork_URLIsNotRecorded(t *testing.T) {
 				_, err := w.Write(simapi.Draw("x"))
 				return err
 			}}
-			worker := imageworker.New(api, f.pictures, f.logger).WithDownloads(imageworker.Downloads{MinWait: time.Millisecond})
+			worker := imageworker.New(imageworker.Only(api), f.pictures, f.logger).WithDownloads(imageworker.Downloads{MinWait: time.Millisecond})
 			_, err := worker.Work(ctx, newTask(1), call)
 			assert.Equal(t, c.saves, saves)
 			switch {
@@ -339,7 +339,7 @@ func TestWork_DownloadCannotBeStored(t *testing.T) {
 		_, err := w.Write(simapi.Draw("x"))
 		return errors.Join(err, os.Rename(f.pictures.Dir(), f.pictures.Dir()+".away"))
 	}}
-	_, err := imageworker.New(api, f.pictures, f.logger).Work(ctx, newTask(2), &fakeCall{pending: &task.PendingResult{Ref: pictureURL}})
+	_, err := imageworker.New(imageworker.Only(api), f.pictures, f.logger).Work(ctx, newTask(2), &fakeCall{pending: &task.PendingResult{Ref: pictureURL}})
 	e := task.AsError(err)
 	assert.Equal(t, []any{task.CodePictureStore, task.Pause, task.ScopeAll, false}, []any{e.Code, e.Disposition, e.Scope, e.Paid})
 	require.NoError(t, os.Rename(f.pictures.Dir()+".away", f.pictures.Dir()))
@@ -361,7 +361,7 @@ func TestWork_DatabaseAway(t *testing.T) {
 		_, err := w.Write(simapi.Draw("x"))
 		return errors.Join(err, ctx.Err())
 	}}
-	_, err := imageworker.New(api, f.pictures, f.logger).Work(ctx, newTask(1), call)
+	_, err := imageworker.New(imageworker.Only(api), f.pictures, f.logger).Work(ctx, newTask(1), call)
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, waited, 1400*time.Millisecond)
 	again, err := f.work(t, api, newTask(2), &fakeCall{refusal: errors.New("it makes no request")})

@@ -3,9 +3,11 @@
 package imageworker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -27,18 +29,52 @@ type Generator interface {
 	SizeNote(modelName string, o imageapi.Options) string
 }
 
+// Endpoint is an API that makes pictures.
+type Endpoint struct {
+	Generator
+	Name       string                    // as the claim chooses it and a task records it
+	ModelThere func(model string) string // returns the name that a task's model has there; nil: the same
+	// Cost returns the price of a picture in millionths of a currency; an empty currency means that none is set. nil: none is set.
+	Cost func(model string, o imageapi.Options) (micros int64, currency string)
+}
+
+// Endpoints returns the endpoint with a name, and false if there is none. With an empty name it returns the first.
+type Endpoints func(name string) (Endpoint, bool)
+
+// Only returns the endpoints of a worker that has one.
+func Only(g Generator) Endpoints {
+	e := Endpoint{Generator: g, Name: g.Endpoint()}
+	return func(string) (Endpoint, bool) { return e, true }
+}
+
+func (e Endpoint) modelThere(model string) string {
+	if e.ModelThere == nil {
+		return model
+	}
+	return e.ModelThere(model)
+}
+
+// usage returns what a request to the endpoint used, as far as it is known before the answer.
+func (e Endpoint) usage(model string, o imageapi.Options) task.Usage {
+	u := task.Usage{Endpoint: e.Name, Model: e.modelThere(model)}
+	if e.Cost != nil {
+		u.Cost, u.Currency = e.Cost(model, o)
+	}
+	return u
+}
+
 // Worker makes pictures. It implements processor.Worker and is safe for concurrent use.
 type Worker struct {
-	generator Generator
+	endpoints Endpoints
 	pictures  *picture.Store
 	log       logrus.FieldLogger
 	downloads Downloads
 }
 
-// New returns a worker that requests pictures from generator and keeps them in pictures. It logs drafts that could not be
+// New returns a worker that requests pictures from the endpoints of its tasks and keeps them in pictures. It logs drafts that could not be
 // removed, and pictures that can't be stored at once.
-func New(generator Generator, pictures *picture.Store, log logrus.FieldLogger) *Worker {
-	return (&Worker{generator: generator, pictures: pictures, log: log}).WithDownloads(Downloads{})
+func New(endpoints Endpoints, pictures *picture.Store, log logrus.FieldLogger) *Worker {
+	return (&Worker{endpoints: endpoints, pictures: pictures, log: log}).WithDownloads(Downloads{})
 }
 
 // WithDownloads returns a worker with other times for downloads.
@@ -66,7 +102,23 @@ func (w *Worker) note(t task.Task) string {
 	if err != nil {
 		return ""
 	}
-	return w.generator.SizeNote(t.Model, options)
+	e, err := w.endpoint(cmp.Or(t.Endpoint, t.SentTo))
+	if err != nil {
+		return ""
+	}
+	return e.SizeNote(e.modelThere(t.Model), options)
+}
+
+// endpoint returns the endpoint with a name; one of another name, if it is not configured any more, so that what is paid for can be fetched.
+func (w *Worker) endpoint(name string) (Endpoint, error) {
+	e, ok := w.endpoints(name)
+	if !ok {
+		e, ok = w.endpoints("")
+	}
+	if !ok {
+		return Endpoint{}, &task.Error{Code: task.CodeInternal, Disposition: task.Release, NotSent: true, Message: "no endpoint is configured"}
+	}
+	return e, nil
 }
 
 func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
@@ -75,11 +127,20 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 		return result, err
 	}
 	pending, paid := c.Pending()
+	name := t.Endpoint
+	if paid {
+		name = pending.Endpoint
+	}
+	endpoint, err := w.endpoint(name)
+	if err != nil {
+		return processor.Result{}, err
+	}
 	var request imageapi.Request
 	if !paid {
 		if request, err = newRequest(ctx, t, c); err != nil {
 			return processor.Result{}, err
 		}
+		request.Model = endpoint.modelThere(t.Model)
 	}
 	draft, err := w.pictures.Create()
 	if err != nil {
@@ -92,15 +153,16 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 		}
 	}()
 	if paid {
-		d := &download{w: w, task: t, call: c, pending: pending, saved: true, tries: 1, log: log}
+		d := &download{w: w, from: endpoint, task: t, call: c, pending: pending, saved: true, tries: 1, log: log}
 		published, err := d.fetch(ctx, draft)
 		if err != nil {
 			w.reject(t, draft, err, log)
 			return processor.Result{}, err
 		}
-		return processor.Result{URL: published.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Fields: fields(published), Recovered: true}, nil
+		return processor.Result{URL: published.URL, RequestID: pending.RequestID, Endpoint: pending.Endpoint, Usage: pending.Usage,
+			Fields: fields(published), Recovered: true}, nil
 	}
-	result, err = w.request(ctx, t, c, request, draft, log)
+	result, err = w.request(ctx, t, c, endpoint, request, draft, log)
 	if err != nil {
 		w.reject(t, draft, err, log)
 	}
@@ -108,27 +170,34 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 }
 
 // request makes a paid request for the picture, and fetches it where the API answers with its URL.
-func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, r imageapi.Request, draft *picture.Draft, log logrus.FieldLogger) (processor.Result, error) {
-	endpoint := w.generator.Endpoint()
+func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, endpoint Endpoint, r imageapi.Request, draft *picture.Draft, log logrus.FieldLogger) (processor.Result, error) {
+	usage := endpoint.usage(t.Model, r.Options)
+	var sent time.Time
 	r.BeforeSend = func(ctx context.Context) (string, error) {
-		key, err := c.BeforeRequest(ctx, endpoint)
+		key, err := c.BeforeRequest(ctx, endpoint.Name)
 		if err == nil {
 			c.Progress(10, "waiting for the API")
 		}
+		sent = time.Now()
 		return key, err
 	}
-	response, err := w.generator.Generate(ctx, r, &progressWriter{w: draft, call: c})
+	r.Progress = func(percent int, stage string) {
+		// The beginning and the end of an attempt have their own parts of it.
+		c.Progress(10+percent*8/10, stage)
+	}
+	response, err := endpoint.Generate(ctx, r, &progressWriter{w: draft, call: c})
+	usage.Took, usage.Counts = time.Since(sent), response.Usage
 	if err != nil {
-		return processor.Result{}, withEndpoint(err, endpoint)
+		return processor.Result{}, failed(err, usage)
 	}
 	var published picture.Picture
 	if response.URL != "" {
-		pending := task.PendingResult{Ref: response.URL, RequestID: response.RequestID, Endpoint: endpoint}
+		pending := task.PendingResult{Ref: response.URL, RequestID: response.RequestID, Endpoint: endpoint.Name, Usage: usage}
 		saved, err := savePending(ctx, c, pending)
 		if err != nil {
 			return processor.Result{}, err
 		}
-		d := &download{w: w, task: t, call: c, pending: pending, saved: saved, tries: quickTries, log: log}
+		d := &download{w: w, from: endpoint, task: t, call: c, pending: pending, saved: saved, tries: quickTries, log: log}
 		published, err = d.fetch(ctx, draft)
 		if err != nil {
 			return processor.Result{}, err
@@ -138,11 +207,11 @@ func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, r i
 		published, err = draft.Publish(ctx, t.ID, t.Run, logOnce(log))
 		if err != nil {
 			e := *task.AsError(err)
-			e.RequestID, e.Endpoint = response.RequestID, endpoint
-			return processor.Result{}, &e
+			e.RequestID = response.RequestID
+			return processor.Result{}, failed(&e, usage)
 		}
 	}
-	return processor.Result{URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint, Fields: fields(published)}, nil
+	return processor.Result{URL: published.URL, RequestID: response.RequestID, Endpoint: endpoint.Name, Usage: usage, Fields: fields(published)}, nil
 }
 
 // reject keeps for the operator what was received and can't be used, if there is something.
@@ -179,7 +248,13 @@ func (w *Worker) findPublished(t task.Task) (processor.Result, bool, error) {
 	}
 	f := fields(published)
 	f["recovered"] = true
-	return processor.Result{URL: published.URL, Fields: f, Recovered: true}, true, nil
+	result := processor.Result{URL: published.URL, Fields: f, Recovered: true}
+	if e, err := w.endpoint(t.SentTo); err == nil && t.SentTo != "" {
+		options, _ := imageapi.ParseOptions(t.Options)
+		result.Usage = e.usage(t.Model, options)
+		result.Usage.Endpoint = t.SentTo
+	}
+	return result, true, nil
 }
 
 func fields(p picture.Picture) map[string]any {
@@ -223,11 +298,14 @@ func newRequest(ctx context.Context, t task.Task, c processor.Call) (imageapi.Re
 	return request, nil
 }
 
-// withEndpoint adds the API that a request went to. A request that was not sent has none.
-func withEndpoint(err error, endpoint string) error {
+// failed adds to an error what is known of its request. One that was not sent has no endpoint.
+func failed(err error, usage task.Usage) error {
 	e := *task.AsError(err)
 	if !e.NotSent {
-		e.Endpoint = endpoint
+		e.Endpoint = usage.Endpoint
+	}
+	if e.Paid {
+		e.Usage = &usage
 	}
 	return &e
 }

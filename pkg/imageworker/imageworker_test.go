@@ -120,7 +120,7 @@ func newFixture(t *testing.T) *fixture {
 
 func (f *fixture) work(t *testing.T, generator imageworker.Generator, work task.Task, c *fakeCall) (processor.Result, error) {
 	t.Helper()
-	return imageworker.New(generator, f.pictures, f.logger).Work(t.Context(), work, c)
+	return imageworker.New(imageworker.Only(generator), f.pictures, f.logger).Work(t.Context(), work, c)
 }
 
 // files returns the pictures and the drafts, relative to the picture store.

@@ -142,13 +142,19 @@ func trimZeros(s string) string {
 	return s
 }
 
-// Pad pads a text with spaces to a width in terminal columns; a Chinese character takes two.
-func Pad(text string, width int) string {
+// Width returns the terminal columns that a text takes; a Chinese character takes two.
+func Width(text string) int {
+	width := 0
 	for _, r := range text {
-		width--
+		width++
 		if r > 0x2e80 {
-			width--
+			width++
 		}
 	}
-	return text + strings.Repeat(" ", max(width, 0))
+	return width
+}
+
+// Pad pads a text with spaces to a width in terminal columns.
+func Pad(text string, width int) string {
+	return text + strings.Repeat(" ", max(width-Width(text), 0))
 }

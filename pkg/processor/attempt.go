@@ -29,20 +29,34 @@ type attempt struct {
 	abort     context.CancelCauseFunc
 	log       logrus.FieldLogger
 
-	mu        sync.Mutex
-	progress  int
-	stage     string
-	requested bool                // a paid request was recorded
-	worked    bool                // Work has returned
-	saved     *task.PendingResult // by SavePending, in this claim
-	recorded  bool                // saved is in the database
-	closing   bool                // its outcome is being recorded: a lease that is gone is expected
+	mu       sync.Mutex
+	progress int
+	stage    string
+	// savedStage is the one that was written last apart from renewals.
+	savedStage string
+	requested  bool                // a paid request was recorded
+	worked     bool                // Work has returned
+	saved      *task.PendingResult // by SavePending, in this claim
+	recorded   bool                // saved is in the database
+	closing    bool                // its outcome is being recorded: a lease that is gone is expected
 }
 
-func (a *attempt) setProgress(percent int, stage string) {
+// setProgress reports whether the stage has changed.
+func (a *attempt) setProgress(percent int, stage string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	changed := a.stage != stage
 	a.progress, a.stage = percent, stage
+	return changed
+}
+
+// changedProgress returns how far the attempt is, and whether its stage has changed since the last call.
+func (a *attempt) changedProgress() (r store.LeaseRenewal, changed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed = a.stage != a.savedStage
+	a.savedStage = a.stage
+	return store.LeaseRenewal{Lease: a.task.Lease(), Progress: a.progress, Stage: a.stage}, changed
 }
 
 func (a *attempt) renewal() store.LeaseRenewal {
@@ -162,6 +176,19 @@ func (f *inFlight) alone() bool {
 	return false
 }
 
+// of returns how many attempts are for an endpoint.
+func (f *inFlight) of(endpoint string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, a := range f.attempts {
+		if a.task.Endpoint == endpoint {
+			n++
+		}
+	}
+	return n
+}
+
 // lost returns how many attempts began within that time on tasks whose last claim was lost.
 func (f *inFlight) lost(within time.Duration) int {
 	n := 0
@@ -206,6 +233,7 @@ func (f *inFlight) list() []*attempt {
 // attemptRunner works claimed tasks with a Worker.
 type attemptRunner struct {
 	worker        Worker
+	progress      *progressSaver
 	queue         Queue
 	timeout       time.Duration
 	retryUnknown  int // repeats of requests of unknown outcome in one run
@@ -223,7 +251,7 @@ type attemptRunner struct {
 // written until writes ends.
 func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 	ctx, abort := context.WithCancelCause(work)
-	a := &attempt{task: t, claimedAt: time.Now(), abort: abort, stage: "claimed",
+	a := &attempt{task: t, claimedAt: time.Now(), abort: abort, stage: "claimed", savedStage: "claimed",
 		log: r.log.WithFields(logrus.Fields{"task": t.ID, "user": t.UserID, "attempt": t.Attempt})}
 	r.inFlight.add(a)
 	r.events.record(Event{Kind: EventClaimed, Task: t.ID})
@@ -238,7 +266,7 @@ func (r *attemptRunner) start(work, writes context.Context, t task.Task) {
 			a.setClosing()
 			r.outcomes.record(work, writes, a, context.Cause(ctx), err)
 		}
-		r.outcomes.circuits.ended(a)
+		r.outcomes.circuits.of(a).ended(a)
 		r.inFlight.remove(a)
 		r.wake()
 	})
@@ -269,7 +297,11 @@ type call struct {
 }
 
 // Progress implements Call.
-func (c *call) Progress(percent int, stage string) { c.attempt.setProgress(percent, stage) }
+func (c *call) Progress(percent int, stage string) {
+	if c.attempt.setProgress(percent, stage) {
+		c.runner.progress.note()
+	}
+}
 
 // Inputs implements Call.
 func (c *call) Inputs(ctx context.Context) ([]task.Input, error) {
@@ -295,6 +327,11 @@ func (c *call) requestLimit() error {
 	case t.LostClaims >= r.maxLostClaims:
 		return refusedRequest(task.CodeWorkerLost, task.Fail,
 			fmt.Sprintf("its processor ended or lost the database in %d claims in a row (MAX_LOST_CLAIMS)", t.LostClaims))
+	case t.Endpoint == "" && t.UnknownOutcomes > 0:
+		return refusedRequest(task.CodeOutcomeUnknown, task.Fail, fmt.Sprintf(
+			"the outcome of a request to %s is unknown, and that endpoint is not configured any more: it is not repeated elsewhere", t.SentTo))
+	case t.Endpoint == "":
+		return refusedRequest(task.CodeModelRefused, task.Fail, fmt.Sprintf("no endpoint has the model %q", r.outcomes.circuits.modelName(t.Model)))
 	case t.UnknownOutcomes > r.retryUnknown:
 		return refusedRequest(task.CodeOutcomeUnknown, task.Fail, unknownLimit(t.UnknownOutcomes))
 	}
@@ -328,21 +365,38 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 	if err := c.requestLimit(); err != nil {
 		return "", err
 	}
-	if err := r.outcomes.circuits.refuse(c.attempt); err != nil {
+	if err := r.outcomes.circuits.of(c.attempt).refuse(c.attempt); err != nil {
 		return "", err
 	}
 	id := uuid.New()
-	key, err := bounded(ctx, func(ctx context.Context) (string, error) {
-		return r.queue.BeginRequest(ctx, t.Lease(), id, endpoint)
-	})
-	if err != nil {
-		return "", databaseError(err)
+	for {
+		var wait time.Duration
+		key, err := bounded(ctx, func(ctx context.Context) (key string, err error) {
+			key, wait, err = r.queue.BeginRequest(ctx, t.Lease(), id, endpoint, r.outcomes.circuits.of(c.attempt).conf.Rate)
+			return key, err
+		})
+		if err != nil {
+			return "", databaseError(err)
+		}
+		if wait == 0 {
+			idempotencyKey = key
+			break
+		}
+		// What comes before a request, such as loading inputs, took longer than the permit of the claim holds.
+		select {
+		case <-ctx.Done():
+			return "", refusedRequest(task.CodeTimeout, task.Release, "the attempt ended while it waited for the rate of its endpoint")
+		case <-time.After(wait):
+		}
+		if r.stopping.Load() {
+			return "", refusedRequest(task.CodeShutdown, task.Release, "the processor is stopping")
+		}
 	}
 	c.attempt.setRequested()
 	if r.stopping.Load() { // it may have been too late to count as in flight
 		return "", refusedRequest(task.CodeShutdown, task.Release, "the processor is stopping")
 	}
-	return key, nil
+	return idempotencyKey, nil
 }
 
 // SavePending implements Call.

@@ -51,6 +51,7 @@ func TestCheck_RefusedWhileRequestsWork(t *testing.T) {
 
 // A task whose processor ended twice, and whose model is refused now, does not hold up the others: it can't be claimed.
 func TestSuspect_OfRefusedModel(t *testing.T) {
+	t.Parallel()
 	const lease = 600 * time.Millisecond
 	f := newFixture(t)
 	api := newFakeAPI()

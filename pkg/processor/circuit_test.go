@@ -15,6 +15,7 @@ import (
 )
 
 func TestCircuit_OpensForSharedCauses(t *testing.T) {
+	t.Parallel()
 	refusal := func(r simapi.Refusal) func(f *fixture) func() {
 		return func(f *fixture) func() {
 			f.api.Refuse(&r)

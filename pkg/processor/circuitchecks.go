@@ -32,7 +32,7 @@ func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, unchec
 func (s *circuits) ask(ctx context.Context, model string) (cause *task.Error, uncheckable bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	err := s.check(ctx, model)
+	err := s.conf.Check(ctx, model)
 	switch {
 	case err == nil:
 		return nil, false
@@ -70,26 +70,8 @@ func (s *circuits) surelyFails(ctx context.Context) *task.Error {
 	return cause
 }
 
-// run checks what is open until ctx ends.
-func (s *circuits) run(ctx context.Context) {
-	var checks sync.WaitGroup
-	defer checks.Wait()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.changed:
-		case <-timer.C:
-		}
-		timer.Reset(s.startChecks(ctx, &checks))
-	}
-}
-
 // startChecks starts the checks that are due and returns the time until the next.
 func (s *circuits) startChecks(ctx context.Context, checks *sync.WaitGroup) time.Duration {
-	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := longestCheckSleep
@@ -101,45 +83,37 @@ func (s *circuits) startChecks(ctx context.Context, checks *sync.WaitGroup) time
 		s.confirm = confirmation{running: true}
 		checks.Go(func() { s.runConfirmation(ctx) })
 	}
-	start := func(c *circuit, may bool, check func(context.Context) (*task.Error, bool)) {
-		if !c.isOpen() {
-			return
-		}
-		if may && !now.Before(c.nextCheck) {
-			c.nextCheck = now.Add(c.times.maxCheck) // without an answer
-			c.running++
-			if c.scope == task.ScopeModel {
-				running++
-			}
-			opening := c.opening
-			checks.Go(func() { s.runCheck(ctx, c, opening, check) })
-		}
-		next = min(next, max(c.nextCheck.Sub(now), time.Millisecond))
-	}
-	start(&s.endpoint, s.endpoint.running < endpointChecks, s.checkEndpoint)
-	start(&s.store, s.store.running == 0, func(ctx context.Context) (*task.Error, bool) {
-		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-		defer cancel()
-		if err := s.checkStore(ctx); err != nil {
-			cause := s.sanitizer.sanitize(err)
-			cause.Code = task.CodePictureStore
-			return cause, false
-		}
-		return nil, false
-	})
+	next = min(next, s.startCheck(ctx, checks, &s.endpoint, s.endpoint.running < endpointChecks, s.checkEndpoint))
 	if s.endpoint.isOpen() {
 		return next // its answers would say nothing about a model
 	}
 	for _, m := range s.models {
-		start(m, running < modelChecks && m.running == 0, func(ctx context.Context) (*task.Error, bool) {
+		before := m.running
+		next = min(next, s.startCheck(ctx, checks, m, running < modelChecks && m.running == 0, func(ctx context.Context) (*task.Error, bool) {
 			cause, uncheckable := s.ask(ctx, m.name)
 			if cause != nil && cause.Scope != task.ScopeModel {
 				return nil, true // about something else
 			}
 			return cause, uncheckable
-		})
+		}))
+		running += m.running - before
 	}
 	return next
+}
+
+// startCheck starts a check of an open circuit if it is due and may run, and returns the time until the next. s.mu is held.
+func (s *circuits) startCheck(ctx context.Context, checks *sync.WaitGroup, c *circuit, may bool, check func(context.Context) (*task.Error, bool)) time.Duration {
+	if !c.isOpen() {
+		return longestCheckSleep
+	}
+	now := time.Now()
+	if may && !now.Before(c.nextCheck) {
+		c.nextCheck = now.Add(c.times.maxCheck) // without an answer
+		c.running++
+		opening := c.opening
+		checks.Go(func() { s.runCheck(ctx, c, opening, check) })
+	}
+	return max(c.nextCheck.Sub(now), time.Millisecond)
 }
 
 func (s *circuits) runCheck(ctx context.Context, c *circuit, opening int, check func(context.Context) (*task.Error, bool)) {

@@ -2,12 +2,10 @@ package processor
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"maps"
 	"math"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -26,52 +24,35 @@ const (
 	longestCheckSleep = time.Minute
 )
 
-// circuits are the circuit breakers of a processor: of the endpoint, of the picture store, and of each model that does not work. They decide
-// what may be claimed, check what is open, and log each change once. They are safe for concurrent use.
+// circuits are the circuit breakers of one endpoint: its own, and one of each of its models that does not work. They decide what may be claimed
+// for it, check what is open, and log each change once. They are safe for concurrent use.
 type circuits struct {
-	check        func(ctx context.Context, model string) error // Config.Check
-	checkStore   func(context.Context) error                   // Config.CheckStore
-	defaultModel string
-	sanitizer    sanitizer
-	log          logrus.FieldLogger
-	events       *eventRecorder
-	times        circuitTimes
-	wake         func()             // the claim loop
-	changed      chan struct{}      // holds one: run finds out again what is due
-	shared       singleflight.Group // of checks
+	*circuitSet
+	conf   Endpoint
+	shared singleflight.Group // of checks
 
-	mu          sync.Mutex
+	// circuitSet.mu is held for these.
 	endpoint    circuit
-	store       circuit
-	models      map[string]*circuit // by the name that is sent
+	models      map[string]*circuit // by the name of the tasks
 	respondedAt time.Time
 	confirm     confirmation
 }
 
-func newCircuits(conf *Config, redact sanitizer, events *eventRecorder) *circuits {
-	s := &circuits{check: conf.Check, checkStore: conf.CheckStore, defaultModel: conf.DefaultModel, sanitizer: redact, log: conf.Log,
-		events: events, times: conf.times, changed: make(chan struct{}, 1), models: map[string]*circuit{}}
-	s.endpoint = circuit{scope: task.ScopeEndpoint, name: conf.Endpoint, times: conf.times}
-	s.store = circuit{scope: task.ScopeAll, times: conf.times}
-	return s
-}
-
 // modelName returns the name of a task's model as it is sent.
-func (s *circuits) modelName(model string) string { return cmp.Or(model, s.defaultModel) }
+func (s *circuitSet) modelName(model string) string { return cmp.Or(model, s.defaultModel) }
 
 // namesOf returns the names that tasks with a model have.
-func (s *circuits) namesOf(model string) []string {
+func (s *circuitSet) namesOf(model string) []string {
 	if model != s.defaultModel || model == "" {
 		return []string{model}
 	}
 	return []string{"", model}
 }
 
-// claimPlan says what may be claimed.
+// claimPlan says what may be claimed for an endpoint.
 type claimPlan struct {
-	none        bool // nothing: the picture store's circuit is open
-	pendingOnly bool // only what is to be fetched
-	trial       *circuit
+	pendingOnly bool       // only what is to be fetched
+	trial       *circuit   // a task may be claimed to try it
 	limit       int        // of tasks in flight
 	quiet       bool       // the limit is there because the API has not answered for some time: see confirm
 	skip        []string   // models
@@ -94,8 +75,6 @@ func (s *circuits) plan(now time.Time) claimPlan {
 	until(e.trialAt())
 	until(e.pausedUntil)
 	switch {
-	case s.store.isOpen():
-		p.none = true
 	case e.isPaused(now), e.isOpen(), e.state == CircuitHalfOpen && e.trial != nil:
 		p.pendingOnly = true
 	case e.state == CircuitHalfOpen:
@@ -137,15 +116,15 @@ func (s *circuits) claimed(c *circuit, t task.Task) {
 func (s *circuits) ended(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.of(a.task.Model) {
+	for _, c := range s.needed(a.task.Model) {
 		if c.isTrial(a.task.Lease()) {
 			c.trial = nil
 		}
 	}
 }
 
-// of returns the circuits that a task with that model needs.
-func (s *circuits) of(model string) []*circuit {
+// needed returns the circuits that a task with that model needs.
+func (s *circuits) needed(model string) []*circuit {
 	all := []*circuit{&s.store, &s.endpoint}
 	if m := s.models[s.modelName(model)]; m != nil {
 		all = append(all, m)
@@ -163,7 +142,7 @@ const notTriedWait = time.Second
 func (s *circuits) refuse(a *attempt) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range s.of(a.task.Model) {
+	for _, c := range s.needed(a.task.Model) {
 		cause := c.cause
 		switch {
 		case cause == nil, c.isClosed(), c.isTrial(a.task.Lease()):
@@ -181,7 +160,7 @@ func (s *circuits) answered(a *attempt) {
 	s.mu.Lock()
 	s.respondedAt = now
 	var closed []*circuit
-	for _, c := range s.of(a.task.Model) {
+	for _, c := range s.needed(a.task.Model) {
 		if c.scope != task.ScopeAll && c.answered(now, a.task.Lease(), a.claimedAt) {
 			closed = append(closed, c)
 		}
@@ -230,8 +209,8 @@ func (s *circuits) noteResponse() {
 	s.respondedAt = time.Now()
 }
 
-// lastResponse returns when the API last responded, or the zero time.
-func (s *circuits) lastResponse() time.Time {
+// responded returns when the endpoint last responded, or the zero time.
+func (s *circuits) responded() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.respondedAt
@@ -242,31 +221,6 @@ func (s *circuits) endpointCause() *task.Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.endpoint.openCause()
-}
-
-// blocked returns why nothing can be claimed until something is repaired, or nil.
-func (s *circuits) blocked() *task.Error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cause := s.store.openCause(); cause != nil {
-		return cause
-	}
-	if e := &s.endpoint; !e.believe || e.checkedOnce { // otherwise a check is about to let a task try it
-		return e.openCause()
-	}
-	return nil
-}
-
-// skipped returns the models that are not claimed, and why not the first of them.
-func (s *circuits) skipped() (names []string, cause *task.Error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, m := range s.models {
-		if m.isOpen() {
-			names, cause = append(names, s.namesOf(name)...), m.cause
-		}
-	}
-	return names, cause
 }
 
 // openCause returns why the circuit is open, or nil.
@@ -398,27 +352,32 @@ func (s *circuits) open(c *circuit, cause *task.Error) {
 	}
 }
 
-// checkSoon makes run find out again what is due.
-func (s *circuits) checkSoon() {
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
-}
-
 // logOpened logs that a circuit opened. s.mu is held.
 func (s *circuits) logOpened(c *circuit) {
 	paused := "claiming is paused"
-	if c.scope == task.ScopeModel {
+	switch {
+	case c.scope == task.ScopeModel:
 		paused = "all others go on"
+	case c.scope == task.ScopeEndpoint && len(s.endpoints) > 1:
+		paused = "claiming for this endpoint is paused"
 	}
 	s.log.WithFields(s.fields(c)).Warnf("%s; %s: %s", s.whatFails(c), paused, c.cause.Message)
 }
 
 func (s *circuits) fields(c *circuit) logrus.Fields {
-	f := logrus.Fields{"code": string(c.cause.Code)}
+	f := s.about(c)
+	f["code"] = string(c.cause.Code)
+	return f
+}
+
+// about returns the fields of a log entry that say which circuit it is about.
+func (s *circuits) about(c *circuit) logrus.Fields {
+	f := logrus.Fields{}
 	if c.scope == task.ScopeModel {
 		f["model"] = c.name
+	}
+	if c.scope != task.ScopeAll && len(s.endpoints) > 1 {
+		f["endpoint"] = s.conf.Name
 	}
 	return f
 }
@@ -426,13 +385,13 @@ func (s *circuits) fields(c *circuit) logrus.Fields {
 // noteClosed logs that a circuit closed.
 func (s *circuits) noteClosed(c *circuit) {
 	s.mu.Lock()
-	log := s.log.WithField("after", c.closedAt.Sub(c.since).Round(time.Second))
+	log := s.log.WithFields(s.about(c)).WithField("after", c.closedAt.Sub(c.since).Round(time.Second))
 	s.mu.Unlock()
 	switch c.scope {
 	case task.ScopeAll:
 		log.Info("pictures can be stored again; claiming resumes")
 	case task.ScopeModel:
-		log.WithField("model", c.name).Info("the image API makes pictures with the model again; claiming its tasks resumes")
+		log.Info("the image API makes pictures with the model again; claiming its tasks resumes")
 	default:
 		log.Info("the image API is reachable again; claiming resumes")
 	}

@@ -158,6 +158,7 @@ func TestOutage_WebPageForAMinute(t *testing.T) {
 
 // A processor for many tasks at a time that meets an outage at its start, or after it had nothing to do, risks no more requests than one for a few.
 func TestOutage_ManyAtATime(t *testing.T) {
+	t.Parallel()
 	f, paid := testOutage{fails: webPage, check: seen, scale: 20, lasts: 2 * time.Second, tasks: 100, concurrency: 50}.during(t)
 	assert.LessOrEqual(t, paid, 5)
 	f.exec(`update imagetasks.tasks set run_after = now() where status = 'pending'`)
@@ -244,6 +245,7 @@ func TestOutage_FlakyAPI(t *testing.T) {
 
 // A model that is refused stops its own tasks only: they wait without using an attempt, and the others finish as fast as alone.
 func TestModel_RefusedStopsOnlyItself(t *testing.T) {
+	t.Parallel()
 	began := map[bool]time.Duration{}
 	for _, mixed := range []bool{false, true} {
 		f := newFixture(t)
@@ -312,7 +314,7 @@ func TestModel_NeverWorked(t *testing.T) {
 	f := newFixture(t)
 	api := newFakeAPI()
 	f.enqueueFor("worked", 1)
-	stop := f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m"; c.Endpoint = api.Endpoint() }), api)
+	stop := f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m" }), api)
 	f.seen(processor.EventCompleted, 1)
 	stop()
 	models, err := f.WorkedModels(t.Context())
@@ -321,7 +323,7 @@ func TestModel_NeverWorked(t *testing.T) {
 
 	api.set(always(noModel), nil)
 	wrong, worked := f.enqueueFor("wrong", 3), f.enqueueFor("worked", 3)
-	f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m"; c.Endpoint = api.Endpoint() }), api)
+	f.run(f.config(func(c *processor.Config) { c.DefaultModel = "m" }), api)
 	f.seen(processor.EventFailed, 3)
 	f.seen(processor.EventCircuitOpened, 1)
 	for _, id := range wrong {
@@ -360,6 +362,7 @@ func TestModel_RunOnceEnds(t *testing.T) {
 
 // While pictures can't be stored no paid request is made, and what waits goes on soon after.
 func TestPictureStore_Circuit(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	api := newFakeAPI()
 	full := &task.Error{Code: task.CodePictureStore, Disposition: task.Pause, Scope: task.ScopeAll, NotSent: true, Message: "no space left"}
@@ -404,6 +407,7 @@ func TestPictureStore_Circuit(t *testing.T) {
 
 // A key that may not list models, and a proxy that is restarted under 50 tasks: work goes on within 5 s of its return.
 func TestProxyRestart_WorkGoesOn(t *testing.T) {
+	t.Parallel()
 	for name, down := range map[string]time.Duration{"at once": 0, "after a while": 2 * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -436,6 +440,7 @@ func TestProxyRestart_WorkGoesOn(t *testing.T) {
 
 // A proxy that is restarted again and again makes no task be requested more often than RETRY_UNKNOWN allows.
 func TestProxyRestart_TenTimes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	api := f.api
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 20})
@@ -515,6 +520,7 @@ func TestPending_FetchedWhileTheEndpointIsOpen(t *testing.T) {
 
 // Answers without a picture may have been billed: their tasks fail, and after some in a row the rest waits.
 func TestOutage_AnswersWithoutAPicture(t *testing.T) {
+	t.Parallel()
 	nothing := &task.Error{Code: task.CodeBadAnswer, Disposition: task.Fail, Scope: task.ScopeEndpoint, Message: "no picture"}
 	f, paid := testOutage{fails: nothing, scale: 20, lasts: 3 * time.Second, tasks: 30}.during(t)
 	assert.LessOrEqual(t, paid, 10)

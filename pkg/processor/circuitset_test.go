@@ -21,11 +21,10 @@ func newTestCircuits(check func(context.Context, string) error) (*circuits, *byt
 	var log bytes.Buffer
 	logger := logrus.New()
 	logger.SetOutput(&log)
-	conf := Config{Log: logger, Check: check, DefaultModel: "default"}
+	conf := Config{Log: logger, Endpoints: []Endpoint{{Name: "e", Check: check}}, DefaultModel: "default"}
 	conf.setDefaults()
-	s := newCircuits(&conf, func(text string) string { return strings.ReplaceAll(text, "secret", "[redacted]") }, &eventRecorder{})
-	s.wake = func() {}
-	return s, &log
+	s := newCircuitSet(&conf, func(text string) string { return strings.ReplaceAll(text, "secret", "[redacted]") }, &eventRecorder{})
+	return s.endpoints[0], &log
 }
 
 func attemptOf(id, model string) *attempt {
@@ -161,7 +160,7 @@ func TestCircuits_ManyModels(t *testing.T) {
 			assert.Len(t, s.models, maxModelCircuits)
 			assert.LessOrEqual(t, most.Load(), int64(modelChecks))
 			var status Status
-			s.report(&status, time.Now())
+			s.report(&status, time.Now(), func(string) int { return 0 })
 			assert.Len(t, status.Circuits, 2+shownModels)
 			assert.Equal(t, maxModelCircuits-shownModels, status.MoreModels)
 			assert.Len(t, s.plan(time.Now()).skip, maxModelCircuits)

@@ -18,7 +18,7 @@ var (
 
 	before  = start.Add(-time.Minute)
 	someone = task.Lease{TaskID: "other", Epoch: 1}
-	trial   = task.Lease{TaskID: "trial", Epoch: 1}
+	triedBy = task.Lease{TaskID: "trial", Epoch: 1}
 )
 
 func newCircuit() *circuit {
@@ -55,10 +55,10 @@ func TestCircuit_CheckSeesTheCause(t *testing.T) {
 	now := start.Add(time.Second)
 	assert.True(t, c.checked(now, c.opening, nil, false))
 	assert.Equal(t, CircuitHalfOpen, c.state)
-	c.tryWith(trial)
+	c.tryWith(triedBy)
 	assert.True(t, c.fromBefore(someone, before))
 	assert.False(t, c.answered(now, someone, before))
-	assert.True(t, c.answered(now, trial, now))
+	assert.True(t, c.answered(now, triedBy, now))
 	assert.True(t, c.isClosed())
 }
 
@@ -80,7 +80,7 @@ func TestCircuit_FlappingWaitsLonger(t *testing.T) {
 		if i == 0 {
 			assert.True(t, c.open(now, unsent, opening{checkFailed: true}))
 		} else {
-			c.tryWith(trial)
+			c.tryWith(triedBy)
 			if c.isClosed() {
 				c.open(now, unsent, opening{checkFailed: true})
 			} else {
@@ -95,8 +95,8 @@ func TestCircuit_FlappingWaitsLonger(t *testing.T) {
 		assert.True(t, c.checked(now, c.opening, nil, false), i)
 		assert.Equal(t, i == 0, c.isClosed(), i)
 	}
-	c.tryWith(trial)
-	assert.True(t, c.answered(now, trial, now))
+	c.tryWith(triedBy)
+	assert.True(t, c.answered(now, triedBy, now))
 	c.open(now, unsent, opening{checkFailed: true})
 	assert.True(t, c.checked(now, c.opening, nil, false), "an answer ends the series")
 }
@@ -110,7 +110,7 @@ func trials(c *circuit, from, end time.Time, cause *task.Error, o opening) (at [
 		c.tryDue(now)
 		if c.state == CircuitHalfOpen {
 			at = append(at, now.Sub(from))
-			c.tryWith(trial)
+			c.tryWith(triedBy)
 			c.tryFailed(now, cause, o)
 		}
 	}

@@ -31,8 +31,7 @@ type claimLoop struct {
 	leases       *leaseRenewer
 	wakeups      chan struct{} // holds one
 	inFlight     *inFlight
-	circuits     *circuits
-	rate         *rateLimiter
+	circuits     *circuitSet
 	sweeper      *sweeper
 	watch        *loopWatch
 	database     *databaseState
@@ -88,69 +87,80 @@ func (e *pausedError) Unwrap() error { return e.kind }
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
 	c.sweeper.sweep(ctx)
-	plan := c.circuits.plan(time.Now())
-	poll := max(min(c.pollInterval, plan.next), time.Millisecond)
 	inFlight := c.inFlight.count()
 	free := c.concurrency - inFlight
+	plan := c.circuits.plan(time.Now(), c.inFlight.of, free)
+	poll := max(min(c.pollInterval, plan.next), time.Millisecond)
 	if plan.none || free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
 		return poll
 	}
-	limit, wait := c.rate.allow(time.Now(), free)
-	if limit == 0 {
-		return wait
-	}
-	wait = min(wait, poll)
-	request := store.ClaimRequest{Limit: limit, SkipModels: plan.skip, Alone: inFlight == 0}
-	if plan.trial != nil {
-		request.Limit = 1
-	}
-	plan.quiet = plan.quiet && c.concurrency > plan.limit
-	if inFlight >= plan.limit {
-		plan.pendingOnly = true
-		if plan.quiet {
-			c.circuits.askToConfirm()
-		}
-	} else {
-		request.Limit = min(request.Limit, plan.limit-inFlight)
-	}
-	request.PendingOnly = plan.pendingOnly
+	request := store.ClaimRequest{Limit: free, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: inFlight == 0}
 	var tasks []task.Task
 	var err error
-	if plan.trial != nil {
-		tasks, err = c.claimTrial(ctx, request, plan.trial, start)
-	} else {
-		tasks, err = c.claimTasks(ctx, request, nil, start)
+	if !plan.pendingOnly || len(plan.trials) == 0 {
+		if tasks, err = c.claimTasks(ctx, request, nil, start); err != nil {
+			return c.database.failed(ctx, "claim tasks", err)
+		}
 	}
-	if err != nil {
-		return c.database.failed(ctx, "claim tasks", err)
+	full := len(tasks) == free
+	left := free - len(tasks)
+	tried := 0
+	for _, t := range plan.trials {
+		if left <= 0 || c.inFlight.alone() {
+			break
+		}
+		claimed, err := c.claimTrial(ctx, store.ClaimRequest{Limit: 1, Endpoints: plan.only(t), Alone: c.inFlight.count() == 0, Trial: true}, t, start)
+		if err != nil {
+			return c.database.failed(ctx, "claim tasks", err)
+		}
+		left -= len(claimed)
+		tried += len(claimed)
+		tasks = append(tasks, claimed...)
 	}
 	if inFlight == 0 {
 		c.sweeper.triedSuspect(slices.ContainsFunc(tasks, store.Suspect))
 	}
-	if plan.quiet && len(tasks) == request.Limit {
-		c.circuits.askToConfirm() // there may be more
-	}
-	left := limit - len(tasks)
-	for _, m := range plan.models {
-		if plan.pendingOnly || left <= 0 || c.inFlight.alone() {
-			break
+	for _, e := range plan.quiet {
+		if c.inFlight.of(e.conf.Name) >= unknownRow {
+			e.askToConfirm() // there may be more
 		}
-		tried, err := c.claimTasks(ctx, store.ClaimRequest{Limit: 1, OnlyModels: c.circuits.namesOf(m.name)}, m, start)
-		if err != nil {
-			return c.database.failed(ctx, "claim tasks", err)
-		}
-		left -= len(tried)
 	}
 	switch {
-	case plan.trial != nil && len(tasks) > 0:
+	case plan.pendingOnly && tried > 0:
 		return minClaimWait // what is to be fetched is claimed next
-	case len(tasks) == request.Limit:
-		return wait
-	case plan.pendingOnly, plan.trial != nil, len(plan.skip) > 0:
-		// The next task that is due may be one that is not claimed now.
-		return min(poll, max(c.untilNextDue(ctx), restrictedClaimWait))
+	case full:
+		return poll
 	}
-	return min(poll, c.untilNextDue(ctx))
+	return min(poll, c.untilNextClaim(ctx, plan))
+}
+
+// untilNextClaim returns how long to wait where a claim has found fewer tasks than there may be in flight.
+func (c *claimLoop) untilNextClaim(ctx context.Context, plan plan) time.Duration {
+	restricted := plan.pendingOnly || len(plan.trials) > 0
+	var rated []string
+	for _, e := range plan.endpoints {
+		restricted = restricted || len(e.Skip) > 0 || e.Max != nil || e.Concurrent > 0 || e.Models != nil
+		if e.Rate > 0 && (e.Max == nil || *e.Max > 0) {
+			rated = append(rated, e.Name)
+		}
+	}
+	if len(rated) > 0 {
+		wait, err := bounded(ctx, func(ctx context.Context) (time.Duration, error) { return c.queue.PermitWait(ctx, rated) })
+		if err != nil {
+			return c.database.failed(ctx, "look for the rate of an endpoint", err)
+		}
+		if wait > 0 && len(plan.endpoints) == 1 {
+			return wait
+		}
+		if wait > 0 {
+			return min(wait, max(c.untilNextDue(ctx), restrictedClaimWait))
+		}
+	}
+	if restricted {
+		// The next task that is due may be one that is not claimed now.
+		return max(c.untilNextDue(ctx), restrictedClaimWait)
+	}
+	return c.untilNextDue(ctx)
 }
 
 // restrictedClaimWait is the least time between two claims while not all tasks may be claimed.
@@ -159,28 +169,36 @@ const restrictedClaimWait = time.Second
 // trialCandidates is how many tasks are looked at for a trial.
 const trialCandidates = 20
 
-// claimTrial claims a task that tries the endpoint: if possible one without a request of unknown outcome, because it fails if it has another. The
-// candidates that are left are started, too: they may have a picture already; a request of theirs is refused.
-func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
+// claimTrial claims a task that tries a circuit, and returns the tasks that it has started. If possible it is one without a request of unknown
+// outcome, because that one fails if it has another. The candidates that are left are started, too: they may have a picture already; a request of
+// theirs is refused.
+func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start func(task.Task)) ([]task.Task, error) {
+	if trial.circuit.scope == task.ScopeModel {
+		r.OnlyModels = c.circuits.namesOf(trial.circuit.name)
+		return c.claimTasks(ctx, r, &trial, start)
+	}
 	var candidates []task.Task
-	chosen := 0
+	chosen := -1
 	collect := func(t task.Task) { candidates = append(candidates, t) }
 	var err error
 	for len(candidates) < trialCandidates {
 		var claimed []task.Task
 		claimed, err = c.claimTasks(ctx, r, nil, collect)
-		if err != nil || len(claimed) == 0 || store.Suspect(claimed[0]) {
+		if err != nil || len(claimed) == 0 {
 			break
 		}
 		r.Alone = false
-		if t := claimed[0]; t.UnknownOutcomes == 0 || t.Pending != nil {
+		t := claimed[0]
+		if t.Pending == nil && t.Endpoint == trial.of.conf.Name && (chosen < 0 || t.UnknownOutcomes == 0) {
 			chosen = len(candidates) - 1
+		}
+		if store.Suspect(t) || t.Pending != nil || chosen >= 0 && candidates[chosen].UnknownOutcomes == 0 {
 			break
 		}
 	}
 	for i, t := range candidates {
 		if i == chosen {
-			c.circuits.claimed(trial, t)
+			trial.of.claimed(trial.circuit, t)
 		}
 		start(t)
 	}
@@ -191,7 +209,7 @@ func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial 
 }
 
 // claimTasks claims tasks and starts them. One of them tries the circuit that is given.
-func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *circuit, start func(task.Task)) ([]task.Task, error) {
+func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *trial, start func(task.Task)) ([]task.Task, error) {
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
@@ -208,10 +226,9 @@ func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial 
 	}
 	c.callID = uuid.Nil
 	c.database.succeeded()
-	c.rate.use(time.Now(), len(tasks))
 	for _, t := range tasks {
 		if trial != nil {
-			c.circuits.claimed(trial, t)
+			trial.of.claimed(trial.circuit, t)
 		}
 		start(t)
 	}
@@ -275,7 +292,7 @@ const scheduledLater = time.Hour
 
 // finished reports whether a run with once is done, and why it ends although tasks are left.
 func (c *claimLoop) finished(ctx context.Context) (bool, error) {
-	if c.inFlight.count() > 0 || c.circuits.endpointCause() != nil {
+	if c.inFlight.count() > 0 || c.circuits.unreachable() != nil {
 		return false, nil
 	}
 	pending, err := bounded(ctx, c.queue.HasPending)
@@ -297,14 +314,18 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 		}
 		return true, nil
 	}
-	if skipped, cause := c.circuits.skipped(); cause != nil {
-		besides, err := bounded(ctx, func(ctx context.Context) (bool, error) { return c.queue.HasPendingBesides(ctx, skipped) })
+	if endpoints, cause := c.circuits.waiting(); cause != nil {
+		besides, err := bounded(ctx, func(ctx context.Context) (bool, error) { return c.queue.HasPendingFor(ctx, endpoints) })
 		if err != nil {
 			c.database.failed(ctx, "look for tasks of other models", err)
 			return false, nil
 		}
 		if !besides {
-			return true, fmt.Errorf("%w: %w", &pausedError{whatFails(task.CodeModelRefused) + " of the tasks that are left", ErrAPIUnavailable}, cause)
+			what := whatFails(cause.Code) + " of the tasks that are left"
+			if cause.Code != task.CodeModelRefused {
+				what = whatFails(cause.Code) + ", and no other endpoint has the models of the tasks that are left"
+			}
+			return true, fmt.Errorf("%w: %w", &pausedError{what, ErrAPIUnavailable}, cause)
 		}
 	}
 	control, err := bounded(ctx, c.queue.Control)

@@ -20,6 +20,7 @@ import (
 
 // 1,000 claims whose answers are lost use no attempt, and no task fails.
 func TestClaim_ThousandAnswersLost(t *testing.T) {
+	t.Parallel()
 	f, proxy := newFaultFixture(t)
 	const tasks, lost = 400, 1000
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: tasks})
@@ -99,6 +100,7 @@ func TestLeases_CannotBeRenewed(t *testing.T) {
 // Processors that come back after a database was away for longer than STUCK_AFTER finish what they have: a sweep at its return takes nothing that is
 // paid for.
 func TestSweep_AfterLongOutage(t *testing.T) {
+	t.Parallel()
 	cluster := ownCluster(t)
 	f := newFixtureOn(t, cluster.URL("postgres"))
 	release := f.api.BlockResponses()
@@ -133,6 +135,7 @@ func TestSweep_AfterLongOutage(t *testing.T) {
 
 // Requests of three leases' length, and 20 planned restarts under load: as many paid requests as pictures.
 func TestShutdown_TwentyRestartsUnderLoad(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const tasks, lease = 60, time.Second
 	api, err := simapi.Start(simapi.Config{Key: key, Delay: 3 * lease})
@@ -161,6 +164,7 @@ func TestShutdown_TwentyRestartsUnderLoad(t *testing.T) {
 
 // Rows with hostile values: those that the schema accepts complete, or are set aside, failed and refunded. All others complete.
 func TestHostileRows_OthersComplete(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	refused := map[string]string{
 		"a prompt of 1 MB":     `update imagetasks.tasks set prompt = repeat('x', 1000000) where task_id = $1`,

@@ -231,8 +231,16 @@ func (f *fixture) processor(conf processor.Config, client generator) *processor.
 }
 
 func (f *fixture) processorOn(queue processor.Queue, conf processor.Config, client generator) *processor.Processor {
-	conf.Check = client.Check
-	return processor.New(conf, queue, imageworker.New(client, f.pictures, f.logger))
+	useEndpoint(&conf, client)
+	return processor.New(conf, queue, imageworker.New(imageworker.Only(client), f.pictures, f.logger))
+}
+
+// useEndpoint makes a processor use the API of client, with the limits that it has so far.
+func useEndpoint(conf *processor.Config, client generator) {
+	if len(conf.Endpoints) == 0 {
+		conf.Endpoints = make([]processor.Endpoint, 1)
+	}
+	conf.Endpoints[0].Name, conf.Endpoints[0].Check = client.Endpoint(), client.Check
 }
 
 // run starts a processor. stop stops it and waits.

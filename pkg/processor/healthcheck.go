@@ -18,7 +18,7 @@ const (
 // healthChecks checks the database and the API at intervals and keeps the last results.
 type healthChecks struct {
 	queue         Queue
-	circuits      *circuits
+	circuits      *circuitSet
 	database      *databaseState
 	events        *eventRecorder
 	sanitizer     sanitizer
@@ -31,7 +31,13 @@ type healthChecks struct {
 func (h *healthChecks) run(ctx context.Context, checked func()) {
 	every(ctx, h.interval, func() {
 		h.record("database", func() (string, string, bool) { return h.checkDatabase(ctx) })
-		h.record("api", func() (string, string, bool) { return h.checkAPI(ctx) })
+		for _, e := range h.circuits.endpoints {
+			name := "api"
+			if len(h.circuits.endpoints) > 1 {
+				name += " " + e.conf.Name
+			}
+			h.record(name, func() (string, string, bool) { return h.checkAPI(ctx, e) })
+		}
 		checked()
 	})
 }
@@ -52,23 +58,23 @@ func (h *healthChecks) checkDatabase(ctx context.Context) (result, action string
 	return "responds", "", true
 }
 
-// checkAPI asks the API, unless it responded recently or is known to be unreachable.
-func (h *healthChecks) checkAPI(ctx context.Context) (result, action string, ok bool) {
-	if cause := h.circuits.endpointCause(); cause != nil {
+// checkAPI asks an endpoint, unless it responded recently or is known to be unreachable.
+func (h *healthChecks) checkAPI(ctx context.Context, of *circuits) (result, action string, ok bool) {
+	if cause := of.endpointCause(); cause != nil {
 		return cause.Message, actionPaused, false
 	}
-	last := h.circuits.lastResponse()
+	last := of.responded()
 	if !last.IsZero() && time.Since(last) < h.probeInterval {
 		return fmt.Sprintf("responded %s ago", time.Since(last).Round(time.Second)), "", true
 	}
-	e, uncheckable := h.circuits.checkEndpoint(ctx)
+	e, uncheckable := of.checkEndpoint(ctx)
 	switch {
 	case uncheckable && e == nil:
 		return "can be asked only with a paid request", "", true
 	case e == nil:
 		return "responds", "", true
 	case ctx.Err() == nil && e.Disposition == task.Pause && !uncheckable:
-		h.circuits.open(&h.circuits.endpoint, e)
+		of.open(&of.endpoint, e)
 		return e.Message, actionPaused, false
 	}
 	return e.Message, "", false

@@ -100,6 +100,7 @@ func (k *killer) Complete(ctx context.Context, completions ...store.Completion) 
 // SIGKILL between the publication of a picture and the completion of its task: the next claim finds the picture, with MAX_ATTEMPTS=1
 // too. In the long form a hundred times, in the short form ten times with ten tasks each.
 func TestKilledBeforeCompletion(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const tasks = 100
 	concurrency := 10
@@ -146,6 +147,7 @@ func (f *fixture) killUntilDone(env ...string) (kills int) {
 // A task with which the processor is killed again and again, as if for memory, ends as worker_lost. The others complete: it is
 // soon worked on with nothing else in flight.
 func TestWorkerKilled(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const others = 100
 	killer := f.enqueue("kill")[0]
@@ -210,10 +212,10 @@ func TestHelperProcess(t *testing.T) {
 		queue = &killer{Queue: s, batch: int64(conf.Concurrency)}
 		client, err := imageapi.New(imageapi.Config{BaseURL: api, Key: key, Model: "m", MaxBytes: 1 << 20})
 		require.NoError(t, err)
-		require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+		require.NoError(t, processor.New(conf, queue, imageworker.New(imageworker.Only(client), pictures, log)).RunOnce(t.Context()))
 		return
 	}
-	require.NoError(t, processor.New(conf, queue, imageworker.New(client, pictures, log)).RunOnce(t.Context()))
+	require.NoError(t, processor.New(conf, queue, imageworker.New(imageworker.Only(client), pictures, log)).RunOnce(t.Context()))
 }
 
 // workerFunc is a Worker.

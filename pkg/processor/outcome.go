@@ -19,7 +19,7 @@ const writeTimeout = FinalWriteTimeout / 2
 type outcomes struct {
 	queue         Queue
 	users         *userLimit
-	circuits      *circuits
+	circuits      *circuitSet
 	models        *workedModels
 	inFlight      *inFlight
 	database      *databaseState
@@ -40,12 +40,12 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
 	if !r.Recovered && a.hasRequested() {
 		o.answered(a)
 	}
-	o.circuits.stored(a)
+	o.circuits.of(a).stored(a)
 	a.setClosing()
 	var accepted []task.Lease
 	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
 		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint,
-			Note: r.Note})
+			Note: r.Note, Usage: r.Usage})
 		return err
 	})
 	if err == nil && len(accepted) == 0 {
@@ -89,12 +89,12 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 	if repeats := a.task.RequestsSent - a.task.UnknownOutcomes; e.InProgress && a.task.UnknownOutcomes > 0 && repeats < maxInProgress {
 		// The outcome of the request before is still open: this one says so, and is not another that may be billed.
 		e.Unknown = false
-		o.circuits.answered(a)
+		o.circuits.of(a).answered(a)
 		o.release(writes, a, task.Backoff(repeats+1, e.RetryAfter), e)
 		return
 	}
 	if e.Code == task.CodePictureStore && e.Disposition == task.Pause {
-		o.circuits.failed(&o.circuits.store, a, e, &opening{})
+		o.circuits.of(a).failed(&o.circuits.store, a, e, &opening{})
 		if !e.Paid && !e.Unknown {
 			o.release(writes, a, 0, e)
 			return
@@ -114,7 +114,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 	case task.Release:
 		wait := e.RetryAfter
 		if e.Code == task.CodeRateLimited && !errors.Is(e.Err, errNotTried) {
-			wait = o.circuits.pause(e, a.task.Model)
+			wait = o.circuits.of(a).pause(e, a.task.Model)
 		} else if e.Scope == task.ScopeEndpoint && !e.NotSent {
 			wait = max(o.shared(work, a, e).wait, task.Backoff(1, e.RetryAfter))
 		}
@@ -135,7 +135,7 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 		case e.Scope == task.ScopeEndpoint:
 			o.failing(a, e)
 		default:
-			o.circuits.answered(a)
+			o.circuits.of(a).answered(a)
 		}
 		o.fail(writes, a, e, a.hasRequested())
 	}
@@ -146,15 +146,15 @@ const maxInProgress = 20
 
 // answered records that the API answered an attempt with a picture, or with what is to be fetched.
 func (o *outcomes) answered(a *attempt) {
-	o.circuits.answered(a)
-	o.models.completed(o.circuits.modelName(a.task.Model))
+	o.circuits.of(a).answered(a)
+	o.models.completed(o.circuits.of(a).conf.Name, o.circuits.modelName(a.task.Model))
 }
 
 // paid records that the API has answered with a picture that could not be fetched or stored. That says nothing about the API now, unless it was
 // requested in this claim.
 func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 	if a.hasRequested() {
-		o.circuits.answered(a)
+		o.circuits.of(a).answered(a)
 	}
 	if _, toFetch := a.pending(); toFetch && e.Disposition != task.Fail {
 		if !a.isRecorded() {
@@ -195,7 +195,7 @@ func (o *outcomes) savePending(ctx context.Context, a *attempt) error {
 func (o *outcomes) failing(a *attempt, e *task.Error) {
 	billed := *e
 	billed.Unknown = true // for the waits of the circuit
-	if c := &o.circuits.endpoint; !o.circuits.failed(c, a, &billed, nil).opened {
+	if c := &o.circuits.of(a).endpoint; !o.circuits.of(a).failed(c, a, &billed, nil).opened {
 		o.inARow(c, a, e)
 	}
 }
@@ -206,24 +206,24 @@ func (o *outcomes) refused(work, writes context.Context, a *attempt, e *task.Err
 		o.refusedModel(writes, a, e)
 		return
 	}
-	if o.isolatedDialFailure(work, e) {
+	if o.isolatedDialFailure(work, a, e) {
 		o.release(writes, a, isolatedFailureWait, e)
 		return
 	}
-	failed := o.circuits.failed(&o.circuits.endpoint, a, e, &opening{})
+	failed := o.circuits.of(a).failed(&o.circuits.of(a).endpoint, a, e, &opening{})
 	o.release(writes, a, o.trialWait(failed), e)
 }
 
 // refusedModel records that the API makes no pictures with the task's model. The task waits if the model may work again, otherwise it fails.
 func (o *outcomes) refusedModel(writes context.Context, a *attempt, e *task.Error) {
-	o.circuits.endpointAnswered(a)
-	if !o.models.mayWork(o.circuits.modelName(a.task.Model)) {
+	o.circuits.of(a).endpointAnswered(a)
+	if !o.models.mayWork(o.circuits.of(a).conf.Name, o.circuits.modelName(a.task.Model)) {
 		o.fail(writes, a, e, false)
 		return
 	}
 	wait := refusedModelWait
-	if c := o.circuits.forModel(a.task.Model); c != nil {
-		wait = o.trialWait(o.circuits.failed(c, a, e, &opening{}))
+	if c := o.circuits.of(a).forModel(a.task.Model); c != nil {
+		wait = o.trialWait(o.circuits.of(a).failed(c, a, e, &opening{}))
 	}
 	o.release(writes, a, wait, e)
 }
@@ -244,32 +244,32 @@ func (o *outcomes) trialWait(f failure) time.Duration {
 func (o *outcomes) definite(work context.Context, a *attempt, e *task.Error) failure {
 	switch scopeOf(e) {
 	case task.ScopeModel:
-		o.circuits.endpointAnswered(a)
-		return o.inARow(o.circuits.forModel(a.task.Model), a, e)
+		o.circuits.of(a).endpointAnswered(a)
+		return o.inARow(o.circuits.of(a).forModel(a.task.Model), a, e)
 	case task.ScopeEndpoint:
 		return o.shared(work, a, e)
 	}
 	if !e.NotSent && a.hasRequested() {
-		o.circuits.answered(a)
+		o.circuits.of(a).answered(a)
 	}
 	return failure{}
 }
 
 // shared finds out whether a failure has a cause that other tasks share: the circuit is open, a check fails, or there were several in a row.
 func (o *outcomes) shared(work context.Context, a *attempt, e *task.Error) failure {
-	c := &o.circuits.endpoint
+	c := &o.circuits.of(a).endpoint
 	if !e.NotSent && !e.Unknown {
-		o.circuits.noteResponse()
+		o.circuits.of(a).noteResponse()
 	}
-	if failed := o.circuits.failed(c, a, e, nil); failed.opened {
+	if failed := o.circuits.of(a).failed(c, a, e, nil); failed.opened {
 		return failed
 	}
-	cause := o.circuits.sharedCheck(work)
+	cause := o.circuits.of(a).sharedCheck(work)
 	if work.Err() != nil {
 		return failure{} // at a stop the cause can't be found any more
 	}
 	if cause != nil {
-		return o.circuits.failed(c, a, cause, &opening{checkFailed: true, paid: e.Unknown})
+		return o.circuits.of(a).failed(c, a, cause, &opening{checkFailed: true, paid: e.Unknown})
 	}
 	return o.inARow(c, a, e)
 }
@@ -279,7 +279,7 @@ func (o *outcomes) inARow(c *circuit, a *attempt, e *task.Error) failure {
 	if c == nil {
 		return failure{}
 	}
-	return o.circuits.failed(c, a, e, o.circuits.failedInARow(c, a, e))
+	return o.circuits.of(a).failed(c, a, e, o.circuits.of(a).failedInARow(c, a, e))
 }
 
 // unknown records that a paid request was sent and that its outcome is unknown. It is repeated, or the task fails when no other request may
@@ -291,14 +291,14 @@ func (o *outcomes) unknown(work, writes context.Context, a *attempt, e *task.Err
 	if e.Code != task.CodeShutdown && scopeOf(e) == task.ScopeEndpoint {
 		var failed failure
 		if e.Disposition == task.Pause {
-			failed = o.circuits.failed(&o.circuits.endpoint, a, e, &opening{paid: true})
+			failed = o.circuits.of(a).failed(&o.circuits.of(a).endpoint, a, e, &opening{paid: true})
 		} else {
 			failed = o.shared(work, a, e)
 		}
 		// Other tasks go first, so that one task does not meet the same fault again.
 		wait = max(failed.wait, task.Backoff(unknown, e.RetryAfter))
 	} else if e.Code != task.CodeShutdown {
-		o.circuits.answered(a)
+		o.circuits.of(a).answered(a)
 		wait = task.Backoff(unknown, e.RetryAfter)
 	}
 	if unknown > o.retryUnknown {
@@ -328,8 +328,8 @@ const isolatedFailureWait = time.Second
 
 // isolatedDialFailure reports whether a connection could not be made although the API is reachable: on a bad network one
 // fails, and the next succeeds.
-func (o *outcomes) isolatedDialFailure(work context.Context, e *task.Error) bool {
-	return e.NotSent && o.circuits.endpointCause() == nil && o.circuits.sharedCheck(work) == nil
+func (o *outcomes) isolatedDialFailure(work context.Context, a *attempt, e *task.Error) bool {
+	return e.NotSent && o.circuits.of(a).endpointCause() == nil && o.circuits.of(a).sharedCheck(work) == nil
 }
 
 func (o *outcomes) lost(a *attempt) {

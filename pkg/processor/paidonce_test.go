@@ -114,6 +114,7 @@ func TestPaidURL_StopDuringDownload(t *testing.T) {
 
 // An answer with a URL is one of the API's, whatever becomes of the download: it closes the circuit, and shows that the model works.
 func TestPaidURL_ShowsThatTheAPIWorks(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var there, works atomic.Bool
 	api, paid := urlAPI(t, ownPicture, lateBy(&there))
@@ -123,7 +124,7 @@ func TestPaidURL_ShowsThatTheAPIWorks(t *testing.T) {
 		}
 		return unauthorized
 	}}
-	p := f.downloading(client, imageworker.Downloads{}, func(c *processor.Config) { c.DefaultModel, c.Endpoint = "m", client.Endpoint() })
+	p := f.downloading(client, imageworker.Downloads{}, func(c *processor.Config) { c.DefaultModel = "m" })
 	f.start(p)
 	f.seen(processor.EventCircuitOpened, 1)
 	f.enqueueFor("other", 6)
@@ -262,6 +263,7 @@ func TestPaidURL_CancelAndRedrive(t *testing.T) {
 
 // A run that ends by itself waits for pictures that have to be fetched.
 func TestPaidURL_RunOnceWaits(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var there atomic.Bool
 	api, paid := urlAPI(t, ownPicture, lateBy(&there))

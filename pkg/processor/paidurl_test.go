@@ -68,8 +68,8 @@ func (f *fixture) clientAt(api *httptest.Server) *imageapi.Client {
 func (f *fixture) downloading(client generator, d imageworker.Downloads, change ...func(*processor.Config)) *processor.Processor {
 	d.MinWait, d.MaxWait = 20*time.Millisecond, 100*time.Millisecond
 	conf := f.config(change...)
-	conf.Check = client.Check
-	return processor.New(conf, f.Store, imageworker.New(client, f.pictures, f.logger).WithDownloads(d))
+	useEndpoint(&conf, client)
+	return processor.New(conf, f.Store, imageworker.New(imageworker.Only(client), f.pictures, f.logger).WithDownloads(d))
 }
 
 // A picture that can't be fetched is lost after the window, or when its host has said three times that it does not have it. Its task fails and
@@ -321,6 +321,7 @@ func (q *forgetfulQueue) SavePending(ctx context.Context, l task.Lease, p task.P
 
 // While the database is away, or its answers are lost, recording the URL is repeated, and nothing is fetched before it is known to be recorded.
 func TestPaidURL_RecordIsRepeated(t *testing.T) {
+	t.Parallel()
 	for name, after := range map[string]bool{"calls are lost": false, "answers are lost": true} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,9 @@ type Queue interface {
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error)
-	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error)
+	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (key string, wait time.Duration, err error)
+	PermitWait(ctx context.Context, endpoints []string) (time.Duration, error)
+	SaveProgress(ctx context.Context, progress []store.LeaseRenewal) error
 	SavePending(ctx context.Context, l task.Lease, p task.PendingResult) error
 	RecordModel(ctx context.Context, m store.Model) error
 	WorkedModels(ctx context.Context) ([]store.Model, error)
@@ -43,7 +46,7 @@ type Queue interface {
 	Control(ctx context.Context) (store.Control, error)
 	NextDue(ctx context.Context, takeExpired bool) (time.Duration, bool, error)
 	HasPending(ctx context.Context) (bool, error)
-	HasPendingBesides(ctx context.Context, models []string) (bool, error)
+	HasPendingFor(ctx context.Context, endpoints []store.ClaimEndpoint) (bool, error)
 	Listen(ctx context.Context, wake func(), lost func(error))
 	RecordHeartbeat(ctx context.Context, p store.Processor) error
 	Deregister(ctx context.Context, worker string) error
@@ -67,15 +70,10 @@ type Config struct {
 	CheckInterval     time.Duration // between health checks; 5m
 	StallTimeout      time.Duration // no heartbeat is recorded when the claim loop makes no progress for so long; 2m
 	ProbeInterval     time.Duration // the API is asked when it did not respond for so long; 30m
-	RateLimit         int           // attempts a minute; 0: no limit
 	PendingTimeout    time.Duration // a task that is due for longer fails; 0: never
 
-	Endpoint     string // the API's address, without secrets; for the record of models that worked, and for people
-	DefaultModel string // of tasks without a model
-	// Check asks the endpoint that makes pictures, at no cost, whether it works with a model ("": the default). It returns nil, an error
-	// that is task.ErrUncheckable, or a *task.Error. It is used by health checks, while a circuit is open, and to find out
-	// whether failures have a common cause. nil: nothing can be found out.
-	Check func(ctx context.Context, model string) error
+	Endpoints    []Endpoint // none: one without limits and checks, named default
+	DefaultModel string     // of tasks without a model
 	// CheckStore checks whether pictures can be stored. nil: they can.
 	CheckStore func(context.Context) error
 	// Details returns the document that a heartbeat stores in the database, as JSON; nil: the Status itself.
@@ -86,6 +84,21 @@ type Config struct {
 	Observe func(Event)         // called at each step, from many goroutines; optional
 
 	times circuitTimes // zero: defaultCircuitTimes
+}
+
+// Endpoint is an API that results can be requested from.
+type Endpoint struct {
+	Name    string   // of Task.Endpoint, and in the record of a task
+	Address string   // under which requests may have been recorded before it had its name; may be empty
+	Models  []string // of tasks that it can work; nil: any
+	// Of the endpoints that can work a task, one with the lowest Preference is chosen, among these by Weight (0: 1).
+	Preference, Weight int
+	// Rate is how many paid requests a minute it may get, and Concurrency how many at a time, from all processors. 0: any number.
+	Rate, Concurrency int
+	// Check asks the endpoint, at no cost, whether it works with a model ("": the default). It returns nil, an error
+	// that is task.ErrUncheckable, or a *task.Error. It is used by health checks, while a circuit is open, and to find out
+	// whether failures have a common cause. nil: nothing can be found out.
+	Check func(ctx context.Context, model string) error
 }
 
 func (c *Config) setDefaults() {
@@ -108,8 +121,14 @@ func (c *Config) setDefaults() {
 	if c.Redact == nil {
 		c.Redact = func(s string) string { return s }
 	}
-	if c.Check == nil {
-		c.Check = func(context.Context, string) error { return task.ErrUncheckable }
+	c.Endpoints = slices.Clone(c.Endpoints)
+	if len(c.Endpoints) == 0 {
+		c.Endpoints = []Endpoint{{Name: "default"}}
+	}
+	for i := range c.Endpoints {
+		if c.Endpoints[i].Check == nil {
+			c.Endpoints[i].Check = func(context.Context, string) error { return task.ErrUncheckable }
+		}
 	}
 	if c.CheckStore == nil {
 		c.CheckStore = func(context.Context) error { return nil }
@@ -149,7 +168,7 @@ type Processor struct {
 	conf       Config
 	queue      Queue
 	inFlight   *inFlight
-	circuits   *circuits
+	circuits   *circuitSet
 	models     *workedModels
 	database   *databaseState
 	events     *eventRecorder
@@ -157,6 +176,7 @@ type Processor struct {
 	claims     *claimLoop
 	attempts   *attemptRunner
 	leases     *leaseRenewer
+	progress   *progressSaver
 	heartbeats *heartbeats
 	checks     *healthChecks
 	stopping   atomic.Bool   // no paid request may be started any more
@@ -175,12 +195,12 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	attempts := newInFlight()
 	database := &databaseState{log: log, events: events, pollInterval: conf.PollInterval, lease: conf.Lease}
 	loop := &loopWatch{timeout: conf.PollInterval + conf.StallTimeout}
-	breakers, models := newCircuits(&conf, redact, events), newWorkedModels(&conf, queue)
+	breakers, models := newCircuitSet(&conf, redact, events), newWorkedModels(&conf, queue)
 	users := &userLimit{queue: queue, database: database}
 	leases := &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events}
 	claims := &claimLoop{queue: queue, worker: conf.Worker, concurrency: conf.Concurrency, lease: conf.Lease,
 		maxAttempts: conf.MaxAttempts, maxLost: conf.MaxLostClaims, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
-		leases: leases, circuits: breakers, rate: newRateLimiter(conf.RateLimit, conf.PollInterval), watch: loop, database: database,
+		leases: leases, circuits: breakers, watch: loop, database: database,
 		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxLost: conf.MaxLostClaims, pendingTimeout: conf.PendingTimeout,
 			users: users, loop: loop, database: database, events: events, log: log}}
 	breakers.wake = claims.wake
@@ -190,7 +210,8 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 		checks: &healthChecks{queue: queue, circuits: breakers, database: database, events: events, sanitizer: redact,
 			interval: conf.CheckInterval, probeInterval: conf.ProbeInterval},
 	}
-	p.attempts = &attemptRunner{worker: worker, queue: queue, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
+	p.progress = &progressSaver{queue: queue, inFlight: attempts, changed: make(chan struct{}, 1), log: log}
+	p.attempts = &attemptRunner{worker: worker, progress: p.progress, queue: queue, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
 		maxLostClaims: conf.MaxLostClaims, leases: leases, stopping: &p.stopping,
 		inFlight: attempts, events: events, log: log, wake: claims.wake,
 		outcomes: &outcomes{queue: queue, users: users, circuits: breakers, models: models, inFlight: attempts, database: database, events: events,
@@ -238,6 +259,7 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	helpers.Go(func() { p.queue.Listen(helping, p.claims.wake, p.database.listenerLost) })
 	helpers.Go(func() { p.leases.run(helping) })
 	helpers.Go(func() { p.circuits.run(helping) })
+	helpers.Go(func() { p.progress.run(helping) })
 	p.models.load(ctx)
 	helpers.Go(func() { p.models.run(helping) })
 	if !once {

@@ -22,15 +22,16 @@ type refusingQueue struct {
 	refuse atomic.Int64
 }
 
-func (q *refusingQueue) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (string, error) {
+func (q *refusingQueue) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (string, time.Duration, error) {
 	if q.refuse.Add(-1) >= 0 {
-		return "", errors.New("the disk is full")
+		return "", 0, errors.New("the disk is full")
 	}
-	return q.Store.BeginRequest(ctx, l, call, endpoint)
+	return q.Store.BeginRequest(ctx, l, call, endpoint, rate)
 }
 
 // A task whose request could not be recorded waits: else it would be claimed and released many times a second.
 func TestBeforeRequest_RefusedWaits(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	id := f.enqueue("a cat")[0]
 	q := &refusingQueue{Store: f.Store}

@@ -15,6 +15,7 @@ import (
 )
 
 func TestRunOnce_CompletesAndRefunds(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var prompts []string
 	for i := range 10 {

@@ -17,6 +17,7 @@ import (
 // A proxy that is restarted breaks all requests through it, and works again before the API is checked. One task tries it then, and the others
 // follow. No task fails, not even with a single attempt.
 func TestSharedFailure_ProxyRestart(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	_, err := f.Enqueue(t.Context(), store.EnqueueRequest{UserID: f.user, Prompt: "x", Cost: 1, Count: 60, Options: json.RawMessage(`{"max_attempts": 1}`)})
 	require.NoError(t, err)
@@ -41,6 +42,7 @@ func TestSharedFailure_ProxyRestart(t *testing.T) {
 
 // With a second proxy claiming goes on as soon as one task has shown that it works.
 func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	second, err := simproxy.Start(simproxy.Config{})
 	require.NoError(t, err)
@@ -67,6 +69,7 @@ func TestSharedFailure_OneOfTwoProxiesDown(t *testing.T) {
 // A proxy that cuts off every long request looks the same as one that was restarted. Each request may be billed, so that the
 // number of repeats is bounded.
 func TestSharedFailure_EveryRequestCutOff(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ids := f.enqueue("[break] a", "[break] b", "[break] c")
 	f.run(f.config(), f.client())

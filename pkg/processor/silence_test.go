@@ -33,6 +33,7 @@ const (
 
 // A task of three leases' length is worked once, although connections fall silent under each statement of the processor.
 func TestSilence_TaskWorkedOnce(t *testing.T) {
+	t.Parallel()
 	f, proxy := newFaultFixture(t)
 	injections := map[string]*pgfault.Injection{}
 	for _, rule := range []pgfault.Rule{

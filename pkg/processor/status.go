@@ -28,6 +28,9 @@ type Status struct {
 	APIError            string    `json:"api_error,omitempty"`
 	APIRespondedAt      time.Time `json:"api_responded_at,omitzero"`
 
+	// Endpoints are in the order of the settings. APIUnreachableSince and RateLimited are set where they hold for all of them.
+	Endpoints []EndpointStatus `json:"endpoints"`
+
 	// PicturesFailingSince is set while pictures can't be stored, with the reason.
 	PicturesFailingSince time.Time `json:"pictures_failing_since,omitzero"`
 	PicturesError        string    `json:"pictures_error,omitempty"`
@@ -36,16 +39,25 @@ type Status struct {
 	Circuits   []Circuit `json:"circuits"`
 	MoreModels int       `json:"more_models,omitempty"`
 
-	RateLimit   int       `json:"api_rate,omitempty"` // attempts a minute; 0: no limit
 	RateLimited time.Time `json:"rate_limited_until,omitzero"`
 
 	Checks []health.Check `json:"health_checks"` // the latest first
 }
 
+// EndpointStatus is the state of an endpoint.
+type EndpointStatus struct {
+	Name        string    `json:"name"`
+	InFlight    int       `json:"in_flight"`
+	Rate        int       `json:"rate,omitempty"`        // paid requests a minute, over all processors; 0: no limit
+	Concurrency int       `json:"concurrency,omitempty"` // tasks at a time, over all processors; 0: no limit
+	RateLimited time.Time `json:"rate_limited_until,omitzero"`
+}
+
 // Circuit is the state of a circuit breaker. Since, Code and Reason are set while it is not closed.
 type Circuit struct {
-	Scope     string       `json:"scope"`          // endpoint, picture_store, or model
-	Name      string       `json:"name,omitempty"` // of the endpoint or the model
+	Scope     string       `json:"scope"`              // endpoint, picture_store, or model
+	Name      string       `json:"name,omitempty"`     // of the endpoint or the model
+	Endpoint  string       `json:"endpoint,omitempty"` // of a model, where there are several
 	State     CircuitState `json:"state"`
 	Since     time.Time    `json:"since,omitzero"`
 	Code      task.Code    `json:"code,omitempty"`
@@ -59,14 +71,14 @@ func (p *Processor) Status() Status {
 	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
 		PaidRequests: p.inFlight.awaitRequests(), DatabaseLostAt: p.database.unavailableSince(),
-		APIRespondedAt: p.circuits.lastResponse(), Stalled: p.loop.stalled(), RateLimit: p.conf.RateLimit, Checks: p.checks.history.Recent()}
+		APIRespondedAt: p.circuits.lastResponse(), Stalled: p.loop.stalled(), Checks: p.checks.history.Recent()}
 	if p.leases.failing() {
 		s.LeasesFailingSince = p.leases.failingSince()
 	}
 	if !startedAt.IsZero() {
 		s.SilentSeconds = time.Since(latest(startedAt, heartbeat)).Seconds()
 	}
-	p.circuits.report(&s, time.Now())
+	p.circuits.report(&s, time.Now(), p.inFlight.of)
 	return s
 }
 
@@ -89,26 +101,50 @@ func latest(a, b time.Time) time.Time {
 }
 
 // report sets what a Status says about circuits.
-func (s *circuits) report(to *Status, now time.Time) {
+func (s *circuitSet) report(to *Status, now time.Time, inFlight func(endpoint string) int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.endpoint.isPaused(now) {
-		to.RateLimited = s.endpoint.pausedUntil
-	}
-	// A check that succeeds is a sign that the API works, a trial is none.
-	if e := &s.endpoint; e.isOpen() || e.state == CircuitHalfOpen && !e.afterCheck {
-		to.APIUnreachableSince, to.APIErrorCode, to.APIError = e.since, e.cause.Code, e.cause.Message
-	}
 	if s.store.isOpen() {
 		to.PicturesFailingSince, to.PicturesError = s.store.since, s.store.cause.Message
 	}
-	to.Circuits = []Circuit{s.endpoint.report(), s.store.report()}
 	var models []Circuit
-	for _, m := range s.models {
-		if !m.isClosed() {
-			models = append(models, m.report())
+	failing, paused := 0, 0
+	for _, e := range s.endpoints {
+		c := &e.endpoint
+		of := EndpointStatus{Name: e.conf.Name, InFlight: inFlight(e.conf.Name), Rate: e.conf.Rate, Concurrency: e.conf.Concurrency}
+		if c.isPaused(now) {
+			of.RateLimited = c.pausedUntil
+			paused++
+			if to.RateLimited.IsZero() || c.pausedUntil.Before(to.RateLimited) {
+				to.RateLimited = c.pausedUntil
+			}
+		}
+		// A check that succeeds is a sign that the API works, a trial is none.
+		if c.isOpen() || c.state == CircuitHalfOpen && !c.afterCheck {
+			if failing++; failing == 1 {
+				to.APIUnreachableSince, to.APIErrorCode, to.APIError = c.since, c.cause.Code, c.cause.Message
+			}
+			to.APIUnreachableSince = latest(to.APIUnreachableSince, c.since)
+		}
+		to.Endpoints = append(to.Endpoints, of)
+		to.Circuits = append(to.Circuits, c.report())
+		for _, m := range e.models {
+			if !m.isClosed() {
+				of := m.report()
+				if len(s.endpoints) > 1 {
+					of.Endpoint = e.conf.Name
+				}
+				models = append(models, of)
+			}
 		}
 	}
+	if failing < len(s.endpoints) {
+		to.APIUnreachableSince, to.APIErrorCode, to.APIError = time.Time{}, "", ""
+	}
+	if paused < len(s.endpoints) {
+		to.RateLimited = time.Time{}
+	}
+	to.Circuits = append(to.Circuits, s.store.report())
 	slices.SortFunc(models, func(a, b Circuit) int { return a.Since.Compare(b.Since) })
 	shown := min(len(models), shownModels)
 	to.Circuits = append(to.Circuits, models[:shown]...)

@@ -40,6 +40,7 @@ func TestSweep_OverdueTasks(t *testing.T) {
 }
 
 func TestSweep_AbandonedTasks(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ids := f.enqueue("a", "b")
 	claimed, err := f.Claim(t.Context(), store.ClaimRequest{Worker: "killed", Limit: 2, Lease: time.Millisecond, MaxAttempts: 3})

@@ -13,6 +13,7 @@ import (
 )
 
 func TestDatabase_Outage(t *testing.T) {
+	t.Parallel()
 	cluster, err := postgres.Start(t.Context(), postgres.Config{})
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, cluster.Stop()) })

@@ -20,6 +20,7 @@ import (
 
 // Eight processors never send a third request of one user at the same time, while some requests fail, and work everything.
 func TestUserConcurrency_EightProcessors(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	const allowed, users, each = 2, 4, 40
 	err := f.SetLimits(t.Context(), allowed, 0)

@@ -11,46 +11,47 @@ import (
 	"imagetasks/pkg/store"
 )
 
-// workedModels are the models that have made a picture at the endpoint: the tasks of one that is refused later wait, because it may work again.
+// workedModels are the models that have made a picture at an endpoint: the tasks of one that is refused later wait, because it may work again.
 // It is safe for concurrent use.
 type workedModels struct {
 	queue        Queue
-	endpoint     string
+	endpoints    []Endpoint
 	defaultModel string
 	log          logrus.FieldLogger
 	news         chan struct{} // holds one: there is something to record
 
 	mu       sync.Mutex
 	loaded   bool
-	worked   map[string]bool
-	unsaved  []string
+	worked   map[store.Model]bool
+	unsaved  []store.Model
 	reported bool // an error was logged
 }
 
 func newWorkedModels(conf *Config, queue Queue) *workedModels {
-	return &workedModels{queue: queue, endpoint: conf.Endpoint, defaultModel: conf.DefaultModel, log: conf.Log, news: make(chan struct{}, 1),
-		worked: map[string]bool{}}
+	return &workedModels{queue: queue, endpoints: conf.Endpoints, defaultModel: conf.DefaultModel, log: conf.Log, news: make(chan struct{}, 1),
+		worked: map[store.Model]bool{}}
 }
 
 // mayWork reports whether the tasks of a model that is refused wait: it is the default, it has worked, or that can't be read.
-func (w *workedModels) mayWork(name string) bool {
+func (w *workedModels) mayWork(endpoint, name string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return name == w.defaultModel || !w.loaded || w.worked[name]
+	return name == w.defaultModel || !w.loaded || w.worked[store.Model{Endpoint: endpoint, Name: name}]
 }
 
 // maxWorkedModels bounds the models that are known to have worked: a relay may take any name that users think of.
 const maxWorkedModels = 10000
 
 // completed records that a model made a picture. It does not wait for the database.
-func (w *workedModels) completed(name string) {
+func (w *workedModels) completed(endpoint, name string) {
+	m := store.Model{Endpoint: endpoint, Name: name}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if name == "" || w.worked[name] || len(w.worked) >= maxWorkedModels {
+	if name == "" || w.worked[m] || len(w.worked) >= maxWorkedModels {
 		return
 	}
-	w.worked[name] = true
-	w.unsaved = append(w.unsaved, name)
+	w.worked[m] = true
+	w.unsaved = append(w.unsaved, m)
 	select {
 	case w.news <- struct{}{}:
 	default:
@@ -75,9 +76,12 @@ func (w *workedModels) load(ctx context.Context) {
 	}
 	w.loaded = true
 	for _, m := range models {
-		if m.Endpoint == w.endpoint {
-			w.worked[m.Name] = true
-			w.unsaved = slices.DeleteFunc(w.unsaved, func(name string) bool { return name == m.Name })
+		for _, e := range w.endpoints {
+			if m.Endpoint == e.Name || m.Endpoint == e.Address {
+				known := store.Model{Endpoint: e.Name, Name: m.Name}
+				w.worked[known] = true
+				w.unsaved = slices.DeleteFunc(w.unsaved, func(m store.Model) bool { return m == known })
+			}
 		}
 	}
 }
@@ -121,10 +125,10 @@ func (w *workedModels) save(ctx context.Context) {
 			w.mu.Unlock()
 			return
 		}
-		name := w.unsaved[0]
+		next := w.unsaved[0]
 		w.mu.Unlock()
 		_, err := boundedBy(ctx, modelsTimeout, func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, w.queue.RecordModel(ctx, store.Model{Endpoint: w.endpoint, Name: name})
+			return struct{}{}, w.queue.RecordModel(ctx, next)
 		})
 		w.mu.Lock()
 		if err != nil {
@@ -132,7 +136,7 @@ func (w *workedModels) save(ctx context.Context) {
 			w.mu.Unlock()
 			return
 		}
-		w.unsaved = slices.DeleteFunc(w.unsaved, func(n string) bool { return n == name })
+		w.unsaved = slices.DeleteFunc(w.unsaved, func(m store.Model) bool { return m == next })
 		w.mu.Unlock()
 	}
 }

@@ -17,7 +17,8 @@ type Worker interface {
 
 // Call is what the engine offers a Worker for one claim. It is valid until Work returns, and safe for concurrent use.
 type Call interface {
-	// Progress records how far the work is. It reaches the database with the next renewal of the lease.
+	// Progress records how far the work is. It reaches the database soon after a change of the stage, and else with the next renewal
+	// of the lease.
 	Progress(percent int, stage string)
 	// Inputs returns the task's input pictures, the mask included. The error is the one that Work returns.
 	Inputs(ctx context.Context) ([]task.Input, error)

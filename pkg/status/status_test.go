@@ -38,7 +38,7 @@ func TestHandler_Pages(t *testing.T) {
 		Circuits: []processor.Circuit{{Scope: processor.CircuitEndpoint, Name: "https://api.example/v1", State: processor.CircuitClosed},
 			{Scope: processor.CircuitPictureStore, State: processor.CircuitClosed},
 			{Scope: processor.CircuitModel, Name: "<m>", State: processor.CircuitOpen, Since: time.Unix(2500, 0), Reason: "no access", NextTrial: time.Unix(2600, 0)}},
-		MoreModels: 3, RateLimit: 60, RateLimited: time.Unix(3000, 0)},
+		MoreModels: 3, Endpoints: []processor.EndpointStatus{{Name: "e", Rate: 60}}, RateLimited: time.Unix(3000, 0)},
 		APIRateLimits: imageapi.RateLimits{At: time.Unix(3000, 0), Headers: map[string]string{"remaining-requests": "59", "reset-requests": "1s"}},
 		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}

@@ -59,7 +59,7 @@ func TestAdopt_WholeWay(t *testing.T) {
 			for _, c := range claimed {
 				_, err := worker.WriteBridgeProgress(b.ctx, store.BridgeProgress{TaskID: c.ID, Epoch: c.Epoch, Percent: 10, Stage: "requesting"})
 				require.NoError(t, err)
-				_, err = worker.BeginRequest(b.ctx, c.Lease(), uuid.New(), "https://api.example")
+				_, _, err = worker.BeginRequest(b.ctx, c.Lease(), uuid.New(), "https://api.example", 0)
 				require.NoError(t, err)
 			}
 			b.exec(`update imagetasks.control set paused_at = now()`)

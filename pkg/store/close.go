@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ type Completion struct {
 	RequestID string
 	Endpoint  string // of the API that made the picture; may be empty
 	Note      string // what differs from what was asked for; may be empty
+	Usage     task.Usage
 }
 
 // Complete closes tasks as completed and returns the leases it accepted. The other leases were lost, and their
@@ -32,12 +34,13 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 	}
 	leases := make([]task.Lease, len(completions))
 	n := len(completions)
-	urls, requests, endpoints, notes := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	urls, requests, endpoints, notes, usages := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, c := range completions {
+		usages[i] = usageText(c.Usage)
 		leases[i], urls[i], requests[i], endpoints[i], notes[i] = c.Lease, c.ImageURL, c.RequestID, c.Endpoint, c.Note
 	}
 	ids, epochs := leaseColumns(leases)
-	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests), pq.Array(endpoints), pq.Array(notes))
+	accepted, err := s.queryLeases(ctx, s.sql.complete, ids, epochs, pq.Array(urls), pq.Array(requests), pq.Array(endpoints), pq.Array(notes), pq.Array(usages))
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +51,28 @@ func (s *Store) Complete(ctx context.Context, completions ...Completion) ([]task
 	return accepted, nil
 }
 
+// usageText returns what a request used as JSON, or "" where nothing is known.
+func usageText(u task.Usage) string {
+	if u.Endpoint == "" && u.Model == "" && u.Took == 0 && u.Counts == nil && u.Currency == "" {
+		return ""
+	}
+	if u.Counts != nil && !json.Valid(u.Counts) {
+		u.Counts = nil
+	}
+	text, err := json.Marshal(u)
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
+func failedUsage(cause *task.Error) string {
+	if !cause.Paid || cause.Usage == nil {
+		return ""
+	}
+	return usageText(*cause.Usage)
+}
+
 // Fail closes a leased task as failed and refunds it. usesAttempt says whether the attempt counts. It returns task.ErrLeaseLost if the
 // lease is not held. A repeat after a lost answer returns the first result.
 func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error) {
@@ -56,7 +81,7 @@ func (s *Store) Fail(ctx context.Context, l task.Lease, cause *task.Error, usesA
 		used = 1
 	}
 	closed, _, err := s.queryRefunds(ctx, s.sql.fail, l.TaskID, l.Epoch, string(cause.Code), cause.Error(), cause.RequestID, cause.Endpoint,
-		answer(cause), used)
+		answer(cause), used, failedUsage(cause))
 	if err == nil && len(closed) == 0 {
 		closed, _, err = s.queryRefunds(ctx, s.sql.recordedFailure, l.TaskID, l.Epoch)
 	}

@@ -245,7 +245,8 @@ func TestClaim_BuffersStayBounded(t *testing.T) {
 	b.exec(`update imagetasks.tasks set status = 'processing', lease_expires_at = now() + interval '1 hour', processing_started_at = now() where task_id in ('held-1', 'held-2')`)
 	b.exec(`vacuum analyze imagetasks.tasks`)
 	explain := func() (string, int) {
-		plan := b.explainWith("explain (analyze, buffers) ", b.Statement("claim"), uuid.NewString(), "w", 10, 60000, 3, 5, 10, 0, true, nil, pq.Array([]string{}), nil, false)
+		plan := b.explainWith("explain (analyze, buffers) ", b.Statement("claim"), uuid.NewString(), "w", 10, 60000, 3, 5, 10, 0, true, nil, pq.Array([]string{}), nil, false,
+			`[{"name": "e", "preference": 1}]`, true)
 		return plan, pagesOf(plan)
 	}
 	_, _ = explain() // the first call of a session reads catalogs

@@ -161,7 +161,17 @@ func faultLeases() map[string]faultScenario {
 		"begin_request": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
 			return func(ctx context.Context, s *store.Store) (any, error) {
-				return s.BeginRequest(ctx, lease, faultCallID, "e")
+				key, _, err := s.BeginRequest(ctx, lease, faultCallID, "e", 60)
+				return key, err
+			}
+		},
+		"permit_wait": reading(func(b *faultBench) {}, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.PermitWait(ctx, []string{"e"})
+		}),
+		"save_progress": func(b *faultBench) faultCall {
+			lease := b.claimed("a")[0]
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return nil, s.SaveProgress(ctx, []store.LeaseRenewal{{Lease: lease, Progress: 40, Stage: "generating"}})
 			}
 		},
 		"recorded_outcomes": func(b *faultBench) faultCall {
@@ -174,7 +184,7 @@ func faultLeases() map[string]faultScenario {
 		},
 		"save_pending": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
-			_, err := b.BeginRequest(b.ctx, lease, faultCallID, "e")
+			_, _, err := b.BeginRequest(b.ctx, lease, faultCallID, "e", 0)
 			require.NoError(b.tb, err)
 			return func(ctx context.Context, s *store.Store) (any, error) {
 				return nil, s.SavePending(ctx, lease, task.PendingResult{Ref: "https://pictures.example/a.png", RequestID: "r", Endpoint: "e"})
@@ -473,14 +483,19 @@ func faultControl() map[string]faultScenario {
 
 func faultStats() map[string]faultScenario {
 	some := func(b *faultBench) { b.failed("a"); b.exec("delete from imagetasks.calls"); b.more("b") }
+	byDay := func(ctx context.Context, s *store.Store) (any, error) {
+		return s.Report(ctx, store.ReportRequest{By: store.ByDay, Zone: time.UTC, Limit: 10})
+	}
 	return map[string]faultScenario{
 		"next_due": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
 			wait, found, err := s.NextDue(ctx, true)
 			return found && wait <= 0, err
 		}),
-		"has_pending_besides": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPendingBesides(ctx, []string{"a"}) }),
-		"has_pending":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
-		"queue_stats":         reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
+		"has_pending_for": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.HasPendingFor(ctx, []store.ClaimEndpoint{{Name: "e", Skip: []string{"a"}}})
+		}),
+		"has_pending": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.HasPending(ctx) }),
+		"queue_stats": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.QueueStats(ctx, time.Minute) }),
 		"count_by_state": reading(some, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.CountByState(ctx)
 		}),
@@ -490,6 +505,9 @@ func faultStats() map[string]faultScenario {
 			n, credits, err := s.RefundsToday(ctx)
 			return map[string]any{"n": n, "credits": credits}, err
 		}),
+		"results_within": reading(some, func(ctx context.Context, s *store.Store) (any, error) { return s.ResultsWithin(ctx, time.Hour) }),
+		"report_since":   reading(some, byDay),
+		"report":         reading(some, byDay),
 	}
 }
 
@@ -516,6 +534,7 @@ func faultTasks() map[string]faultScenario {
 		"task":         one(func(ctx context.Context, s *store.Store, id string) (any, error) { return s.Task(ctx, id) }),
 		"task_details": details,
 		"task_ledger":  details,
+		"task_results": details,
 		"list_tasks": reading(func(b *faultBench) { b.tasks("a") }, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.ListTasks(ctx, store.TaskFilter{Limit: 10})
 		}),

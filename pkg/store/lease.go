@@ -3,7 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
+	"encoding/json"
+	"fmt"
 	"math"
 	"time"
 
@@ -35,7 +36,25 @@ type ClaimRequest struct {
 	OnlyModels []string
 	// PendingOnly: only tasks with a Pending result are claimed.
 	PendingOnly bool
-	CallID      uuid.UUID // of this call, the same for its repeats; zero: a new one
+	// Endpoints are all endpoints that are configured. Task.Endpoint of the result is the name of the one that was chosen for a paid request; a task
+	// whose model none of them has gets none. nil: none is chosen.
+	Endpoints []ClaimEndpoint
+	// Trial: tasks that can't be claimed because of their models stay where they are, for the next claim without it.
+	Trial  bool
+	CallID uuid.UUID // of this call, the same for its repeats; zero: a new one
+}
+
+// ClaimEndpoint is an endpoint that a claim may choose. Its rate and concurrency hold over all processors: the claim takes a permit for each task.
+type ClaimEndpoint struct {
+	Name       string   `json:"name"`
+	Address    string   `json:"address,omitempty"` // under which requests may have been recorded, too
+	Models     []string `json:"models,omitempty"`  // of tasks; nil: all
+	Skip       []string `json:"skip,omitempty"`    // models that are not claimed for it now
+	Max        *int     `json:"max,omitempty"`     // how many tasks the claim may choose it for; nil: any number
+	Rate       int      `json:"rate,omitempty"`    // paid requests a minute; 0: no limit
+	Concurrent int      `json:"concurrency,omitempty"`
+	Preference int      `json:"preference"` // the lowest that has a free permit and the model is chosen
+	Weight     int      `json:"weight,omitempty"`
 }
 
 // Suspect reports whether a task's processor may have ended because of the task, so that nothing else may be in flight with it.
@@ -81,13 +100,26 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 	if maxLost <= 0 {
 		maxLost = math.MaxInt32
 	}
+	var endpoints any
+	if r.Endpoints != nil {
+		list, err := json.Marshal(r.Endpoints)
+		if err != nil {
+			return nil, fmt.Errorf("claim: %w", err)
+		}
+		endpoints = string(list)
+	}
 	var tasks []task.Task
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
 		var p task.PendingResult
 		var age, gone int64
+		var usage string
 		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch,
-			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims, &p.Ref, &p.RequestID, &p.Endpoint, &age, &p.Gone, &gone)
+			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims, &p.Ref, &p.RequestID, &p.Endpoint, &age, &p.Gone, &gone,
+			&usage, &t.Endpoint, &t.SentTo)
+		if usage != "" && err == nil {
+			err = json.Unmarshal([]byte(usage), &p.Usage)
+		}
 		if p.Ref != "" {
 			p.Age, p.GoneFor = time.Duration(age)*time.Millisecond, time.Duration(gone)*time.Millisecond
 			t.Pending = &p
@@ -95,7 +127,7 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 		tasks = append(tasks, t)
 		return err
 	}, callID(r.CallID), r.Worker, r.Limit, r.Lease.Milliseconds(), r.MaxAttempts, maxLost, r.Expired, r.AfterStart.Milliseconds(), r.Alone, pq.Array(only),
-		pq.Array(r.SkipModels), pq.Array(r.OnlyModels), r.PendingOnly)
+		pq.Array(r.SkipModels), pq.Array(r.OnlyModels), r.PendingOnly, endpoints, !r.Trial)
 	return tasks, err
 }
 
@@ -107,14 +139,36 @@ func (s *Store) HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
 }
 
 // BeginRequest records that a paid request is about to be sent to the endpoint, and returns its idempotency key: that of the run's last
-// request while its outcome is unknown, else a new one. A repeat with the same call id records nothing more. It returns
-// task.ErrLeaseLost if the lease is not held.
-func (s *Store) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string) (key string, err error) {
-	err = s.queryRow(ctx, s.sql.beginRequest, []any{l.TaskID, l.Epoch, call.String(), endpoint}, &key)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", task.ErrLeaseLost
+// request while its outcome is unknown, else a new one. A repeat with the same call id records nothing more. With a wait nothing is recorded: the permit
+// of the claim is too old by the endpoint's rate (paid requests a minute; 0: no limit), and the call is to be repeated after the wait. It returns task.ErrLeaseLost if the lease is
+// not held.
+func (s *Store) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (key string, wait time.Duration, err error) {
+	var recorded sql.NullString
+	var ms sql.NullInt64
+	err = s.queryRow(ctx, s.sql.beginRequest, []any{l.TaskID, l.Epoch, call.String(), endpoint, rate}, &recorded, &ms)
+	switch {
+	case err != nil:
+		return "", 0, err
+	case ms.Valid:
+		return "", max(time.Duration(ms.Int64)*time.Millisecond, time.Millisecond), nil
+	case !recorded.Valid:
+		return "", 0, task.ErrLeaseLost
 	}
-	return key, err
+	return recorded.String, 0, nil
+}
+
+// PermitWait returns the time until a claim may choose one of the endpoints by its rate; 0: now.
+func (s *Store) PermitWait(ctx context.Context, names []string) (time.Duration, error) {
+	var ms int64
+	err := s.queryRow(ctx, s.sql.permitWait, []any{pq.Array(names)}, &ms)
+	return time.Duration(ms) * time.Millisecond, err
+}
+
+// SaveProgress records how far leased tasks are. Leases that are lost, and rows that somebody else has locked, are left out.
+func (s *Store) SaveProgress(ctx context.Context, progress []LeaseRenewal) error {
+	ids, epochs, percents, stages := renewalColumns(progress)
+	_, err := s.queryTextsOn(ctx, s.heartbeats, s.sql.saveProgress, ids, epochs, percents, stages)
+	return err
 }
 
 // callID returns the id of a call.
@@ -228,12 +282,7 @@ func (s *Store) RenewLeases(ctx context.Context, lease time.Duration, renewals [
 }
 
 func (s *Store) renewLeases(ctx context.Context, lease time.Duration, renewals []LeaseRenewal) (held []task.Lease, locked int, err error) {
-	leases := make([]task.Lease, len(renewals))
-	progress, stages := make([]int64, len(renewals)), make([]string, len(renewals))
-	for i, r := range renewals {
-		leases[i], progress[i], stages[i] = r.Lease, int64(min(max(r.Progress, 0), 100)), r.Stage
-	}
-	ids, epochs := leaseColumns(leases)
+	ids, epochs, progress, stages := renewalColumns(renewals)
 	err = s.queryOn(ctx, s.heartbeats, s.sql.renewLeases, func(rows *sql.Rows) error {
 		var l task.Lease
 		var renewed bool
@@ -243,8 +292,19 @@ func (s *Store) renewLeases(ctx context.Context, lease time.Duration, renewals [
 			locked++
 		}
 		return err
-	}, ids, epochs, pq.Array(progress), pq.Array(stages), lease.Milliseconds())
+	}, ids, epochs, progress, stages, lease.Milliseconds())
 	return held, locked, err
+}
+
+// renewalColumns returns renewals as four array parameters.
+func renewalColumns(renewals []LeaseRenewal) (ids, epochs, percents, stages any) {
+	leases := make([]task.Lease, len(renewals))
+	percent, stage := make([]int64, len(renewals)), make([]string, len(renewals))
+	for i, r := range renewals {
+		leases[i], percent[i], stage[i] = r.Lease, int64(min(max(r.Progress, 0), 100)), r.Stage
+	}
+	ids, epochs = leaseColumns(leases)
+	return ids, epochs, pq.Array(percent), pq.Array(stage)
 }
 
 // Retry returns a task to the queue, due after wait. The attempt is used. It returns task.ErrLeaseLost if the lease is

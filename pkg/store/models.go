@@ -42,7 +42,7 @@ func (s *Store) WorkedModels(ctx context.Context) ([]Model, error) {
 // SavePending records a result of a leased task that is paid for and still has to be fetched. Until the run is closed, Claim returns it with
 // the task. Its Age, Gone and GoneFor are not used. A repeat changes nothing. It returns task.ErrLeaseLost if the lease is not held.
 func (s *Store) SavePending(ctx context.Context, l task.Lease, p task.PendingResult) error {
-	ids, err := s.queryTexts(ctx, s.sql.savePending, l.TaskID, l.Epoch, p.Ref, p.RequestID, p.Endpoint)
+	ids, err := s.queryTexts(ctx, s.sql.savePending, l.TaskID, l.Epoch, p.Ref, p.RequestID, p.Endpoint, usageText(p.Usage))
 	if err == nil && len(ids) == 0 {
 		return task.ErrLeaseLost
 	}

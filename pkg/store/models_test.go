@@ -52,7 +52,7 @@ func TestSavePending_KeptUntilClosed(t *testing.T) {
 	b := fresh(t)
 	held := b.claimOne(2)
 	assert.Nil(t, held.Pending)
-	_, err := b.BeginRequest(b.ctx, held.Lease(), uuid.New(), "https://api.example/v1")
+	_, _, err := b.BeginRequest(b.ctx, held.Lease(), uuid.New(), "https://api.example/v1", 0)
 	require.NoError(t, err)
 	saved := task.PendingResult{Ref: pictureURL, RequestID: "r-1", Endpoint: "https://api.example/v1"}
 	require.NoError(t, b.SavePending(b.ctx, held.Lease(), saved))

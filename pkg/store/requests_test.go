@@ -22,7 +22,7 @@ func (b *testStore) requests(id string) (sent, unknown int, open bool, key strin
 
 func (b *testStore) begin(t task.Task) string {
 	b.tb.Helper()
-	key, err := b.BeginRequest(b.ctx, t.Lease(), uuid.New(), "https://api.example/v1")
+	key, _, err := b.BeginRequest(b.ctx, t.Lease(), uuid.New(), "https://api.example/v1", 0)
 	require.NoError(b.tb, err)
 	return key
 }
@@ -33,7 +33,7 @@ func TestBeginRequest_RecordedOncePerCall(t *testing.T) {
 	call := uuid.New()
 	var keys []string
 	for range 3 {
-		key, err := b.BeginRequest(b.ctx, held.Lease(), call, "https://api.example/v1")
+		key, _, err := b.BeginRequest(b.ctx, held.Lease(), call, "https://api.example/v1", 0)
 		require.NoError(t, err)
 		keys = append(keys, key)
 	}
@@ -45,7 +45,7 @@ func TestBeginRequest_RecordedOncePerCall(t *testing.T) {
 
 	b.expireLeases()
 	require.Len(t, b.claim(1), 1)
-	_, err := b.BeginRequest(b.ctx, held.Lease(), uuid.New(), "")
+	_, _, err := b.BeginRequest(b.ctx, held.Lease(), uuid.New(), "", 0)
 	assert.ErrorIs(t, err, task.ErrLeaseLost, "the epoch is another one")
 	_, unknown, open, _ := b.requests(held.ID)
 	assert.Equal(t, 1, unknown, "nobody recorded what became of it")

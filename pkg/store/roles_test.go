@@ -212,7 +212,8 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	err = s.AdmitAll(ctx)
 	must(err)
 	claim := func(n int) []task.Task {
-		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3, Expired: 1000, Alone: true})
+		tasks, err := s.Claim(ctx, store.ClaimRequest{Worker: user, Limit: n, Lease: time.Hour, MaxAttempts: 3, Expired: 1000, Alone: true,
+			Endpoints: []store.ClaimEndpoint{{Name: "e", Preference: 1, Skip: []string{"bad"}}, {Name: "limited", Preference: 2, Rate: 60, Concurrent: 1}}})
 		must(err)
 		return tasks
 	}
@@ -241,7 +242,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	}
 	_, err = s.Inputs(ctx, tasks[0].Lease())
 	must(err)
-	_, err = s.BeginRequest(ctx, tasks[0].Lease(), uuid.New(), "")
+	_, _, err = s.BeginRequest(ctx, tasks[0].Lease(), uuid.New(), "limited", 6000)
 	must(err)
 	for range 2 {
 		must(s.PutAside(ctx, tasks[9].ID))
@@ -262,6 +263,11 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	_, err = s.Cancel(ctx, tasks[4].ID, user)
 	must(err)
 	_, err = s.Fail(ctx, tasks[5].Lease(), errServer, true)
+	must(err)
+	must(s.SaveProgress(ctx, []store.LeaseRenewal{{Lease: tasks[9].Lease(), Progress: 1, Stage: "x"}}))
+	_, err = s.PermitWait(ctx, []string{"e"})
+	must(err)
+	_, err = s.HasPendingFor(ctx, []store.ClaimEndpoint{{Name: "e"}})
 	must(err)
 	time.Sleep(2 * time.Millisecond) // the statements below select what is older than a millisecond
 	_, err = s.Sweep(ctx, store.Sweep{OlderThan: time.Millisecond, Limit: 1})

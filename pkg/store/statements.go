@@ -22,7 +22,7 @@ type statement struct {
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text string, n names) bool {
-	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check"} {
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "has_endpoint"} {
 		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {
@@ -42,6 +42,7 @@ type statements struct {
 	enqueue statement
 
 	claim, claimable, hasSuspect, beginRequest statement
+	permitWait, saveProgress                   statement
 	savePending, recordModel, workedModels     statement
 	admit, heldUsers, inputs, renewLeases      statement
 	retry, release, recordedOutcomes           statement
@@ -62,7 +63,9 @@ type statements struct {
 
 	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
 
-	nextDue, hasPending, hasPendingBesides, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+	nextDue, hasPending, hasPendingFor, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
+
+	taskResults, resultsWithin, reportSince, report statement
 
 	task, listTasks, taskDetails, taskLedger, liveTasksOf, forget, forgotten, unsettled statement
 
@@ -89,6 +92,8 @@ func (s *statements) files() map[string]map[string]*statement {
 			"claimable":         &s.claimable,
 			"has_suspect":       &s.hasSuspect,
 			"begin_request":     &s.beginRequest,
+			"permit_wait":       &s.permitWait,
+			"save_progress":     &s.saveProgress,
 			"save_pending":      &s.savePending,
 			"record_model":      &s.recordModel,
 			"worked_models":     &s.workedModels,
@@ -154,12 +159,18 @@ func (s *statements) files() map[string]map[string]*statement {
 		},
 		"stats.sql": {
 			"next_due":    &s.nextDue,
-			"has_pending": &s.hasPending, "has_pending_besides": &s.hasPendingBesides,
+			"has_pending": &s.hasPending, "has_pending_for": &s.hasPendingFor,
 			"queue_stats":     &s.queueStats,
 			"count_by_state":  &s.countByState,
 			"closed_within":   &s.closedWithin,
 			"failures_within": &s.failuresWithin,
 			"refunds_today":   &s.refundsToday,
+		},
+		"report.sql": {
+			"task_results":   &s.taskResults,
+			"results_within": &s.resultsWithin,
+			"report_since":   &s.reportSince,
+			"report":         &s.report,
 		},
 		"tasks.sql": {
 			"task":          &s.task,
@@ -326,6 +337,10 @@ func fill(name, text string, n names) (string, error) {
       and not exists (select from %s.pending_results p
                       where p.task_id = tasks.task_id and p.run = tasks.run and p.saved_at > now() - interval '1 day')`, ms, n.Schema)
 		},
+		// When the requests of unknown outcome of the row t were sent, about.
+		"unknownAt": func(t string) string {
+			return fmt.Sprintf("coalesce(%s.completed_at, %[1]s.processing_started_at, %[1]s.updated_at)", t)
+		},
 		// A time more than ms milliseconds ago.
 		"older": func(column, ms string) string {
 			return fmt.Sprintf("%s < now() - %s * interval '1 millisecond'", column, ms)
@@ -376,6 +391,14 @@ select count(*) from %[3]s`, n.Schema, call, counted)
 		},
 		"outcomeBy": func(by, outcome, code, message, request, endpoint string) string {
 			return outcomeBy(by, outcome, code, message, request, endpoint, "null")
+		},
+		// An insert into results of what a request used, from a text that is JSON or empty.
+		"result": func(outcome, keys, usage, from string) string {
+			return fmt.Sprintf(`insert into %[1]s.results (task_id, run, user_id, outcome, endpoint, model, took_ms, usage, cost, currency)
+    select %[2]s, '%[3]s', u.usage ->> 'endpoint', left(u.usage ->> 'model', 1000), (u.usage ->> 'took')::bigint / 1000000, u.usage -> 'counts',
+           coalesce((u.usage ->> 'cost')::bigint, 0), u.usage ->> 'currency'
+    %[4]s cross join lateral (select nullif(%[5]s, '')::jsonb as usage) u
+    where u.usage is not null`, n.Schema, keys, outcome, from, usage)
 		},
 		// outcome of a success, with a note.
 		"noted": func(outcome, request, endpoint, note string) string {

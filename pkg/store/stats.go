@@ -3,10 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"time"
-
-	"github.com/lib/pq"
 
 	"imagetasks/pkg/task"
 )
@@ -30,10 +30,26 @@ func (s *Store) HasPending(ctx context.Context) (bool, error) {
 	return pending, err
 }
 
-// HasPendingBesides is HasPending without pending tasks of some models, unless they have something to fetch. "" is the model of a task without one.
-func (s *Store) HasPendingBesides(ctx context.Context, models []string) (bool, error) {
+// HasPendingFor is HasPending without tasks that none of the endpoints can be chosen for now: those of models that each of them that has the model
+// skips, or has a Max of 0 for.
+func (s *Store) HasPendingFor(ctx context.Context, endpoints []ClaimEndpoint) (bool, error) {
+	type free struct {
+		ClaimEndpoint
+		Free int `json:"free"`
+	}
+	list := make([]free, len(endpoints))
+	for i, e := range endpoints {
+		list[i] = free{e, 1}
+		if e.Max != nil {
+			list[i].Free = *e.Max
+		}
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return false, fmt.Errorf("look for pending tasks: %w", err)
+	}
 	var pending bool
-	err := s.queryRow(ctx, s.sql.hasPendingBesides, []any{pq.Array(models)}, &pending)
+	err = s.queryRow(ctx, s.sql.hasPendingFor, []any{string(text)}, &pending)
 	return pending, err
 }
 

@@ -39,7 +39,7 @@ func TestQueueStats_AndCountByState(t *testing.T) {
 }
 
 // Tasks of a model that is out of order don't count, unless their picture only has to be fetched.
-func TestHasPendingBesides(t *testing.T) {
+func TestHasPendingFor(t *testing.T) {
 	b := fresh(t)
 	user := b.user(2)
 	for _, options := range []string{`{"model": "bad"}`, `{}`} {
@@ -48,7 +48,7 @@ func TestHasPendingBesides(t *testing.T) {
 	}
 	besides := func(models ...string) bool {
 		t.Helper()
-		some, err := b.HasPendingBesides(b.ctx, models)
+		some, err := b.HasPendingFor(b.ctx, []store.ClaimEndpoint{{Name: "e", Skip: models}})
 		require.NoError(t, err)
 		return some
 	}

@@ -129,6 +129,7 @@ type TaskDetails struct {
 	Prompt              string          `json:"prompt,omitempty"`
 	Options             json.RawMessage `json:"options"`
 	Model               string          `json:"model,omitempty"`
+	Endpoint            string          `json:"endpoint,omitempty"`     // that the last claim chose
 	MaxAttempts         int             `json:"max_attempts,omitempty"` // 0: the processor's
 	Outcomes            []Outcome       `json:"attempts"`               // the oldest first
 	Inputs              []StoredInput   `json:"inputs"`                 // those that are still stored
@@ -139,7 +140,8 @@ type TaskDetails struct {
 	SetAside            string          `json:"set_aside,omitempty"`    // why the database refuses to change it
 	QueuePosition       int             `json:"queue_position,omitempty"`
 	ExpectedWaitSeconds float64         `json:"expected_wait_seconds,omitempty"`
-	Ledger              []LedgerEntry   `json:"ledger"` // the oldest first
+	Results             []TaskResult    `json:"results"` // what the API made, by run
+	Ledger              []LedgerEntry   `json:"ledger"`  // the oldest first
 }
 
 // TaskDetails returns all that is known of a task, or task.ErrNotFound.
@@ -153,7 +155,7 @@ func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error)
 	var position sql.NullInt64
 	var wait sql.NullFloat64
 	var saved sql.NullTime
-	err = s.queryRow(ctx, s.sql.taskDetails, []any{id}, &t.Prompt, &t.Options, &t.Model, &t.MaxAttempts, &outcomes, &t.InputCount,
+	err = s.queryRow(ctx, s.sql.taskDetails, []any{id}, &t.Prompt, &t.Options, &t.Model, &t.Endpoint, &t.MaxAttempts, &outcomes, &t.InputCount,
 		&t.Forgotten, &inputs, &position, &wait, &t.SetAside, &saved, &t.Gone)
 	if err != nil {
 		return t, err
@@ -172,7 +174,11 @@ func (s *Store) TaskDetails(ctx context.Context, id string) (TaskDetails, error)
 		t.Outcomes = append(t.Outcomes, o)
 	}
 	ledger, err := s.queryLedger(ctx, s.sql.taskLedger, id)
+	if err != nil {
+		return t, err
+	}
 	t.Ledger = append(t.Ledger, ledger...)
+	t.Results, err = s.taskResults(ctx, id)
 	return t, err
 }
 

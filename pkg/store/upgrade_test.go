@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"testing"
 	"time"
 
@@ -82,7 +83,7 @@ func (v version1) rows(table, without string) string {
 	return text
 }
 
-const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state bridge_refunds bridge_deleted"
+const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state bridge_refunds bridge_deleted endpoint permit_at"
 
 func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	v := newVersion1(t)
@@ -94,7 +95,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	for _, table := range unchanged {
 		want[table] = v.rows(table, "")
 	}
-	require.ErrorContains(t, v.CheckAccess(v.ctx), "its version is 1, this program needs 5")
+	require.ErrorContains(t, v.CheckAccess(v.ctx), fmt.Sprintf("its version is 1, this program needs %d", store.Migrations))
 
 	plan, err := v.Plan(v.ctx, store.Roles{})
 	require.NoError(t, err)
@@ -158,7 +159,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	attempts := map[string]int{}
 	for _, c := range tasks {
 		attempts[c.ID] = c.Attempt
-		_, err := worker.BeginRequest(v.ctx, c.Lease(), uuid.New(), "https://api.example")
+		_, _, err := worker.BeginRequest(v.ctx, c.Lease(), uuid.New(), "https://api.example", 0)
 		require.NoError(t, err)
 		_, err = worker.Complete(v.ctx, store.Completion{Lease: c.Lease(), ImageURL: "p/" + c.ID + ".png"})
 		require.NoError(t, err)
@@ -229,10 +230,10 @@ func TestMigrate_UpgradesVersion2AtWork(t *testing.T) {
 	var held task.Lease
 	const oldClaim = `select task_id, lease_epoch from imagetasks.claim(gen_random_uuid(), 'old', 1, 60000, 3, 5, 1, 0, true, null)`
 	require.NoError(t, b.raw.QueryRowContext(b.ctx, oldClaim).Scan(&held.TaskID, &held.Epoch))
-	_, err := b.BeginRequest(b.ctx, held, uuid.New(), "e")
-	require.NoError(t, err)
+	b.exec(`update imagetasks.tasks set requests_sent = requests_sent + 1, request_key = 'key', request_open = true, request_endpoint = 'e'
+		where task_id = $1 and lease_epoch = $2`, held.TaskID, held.Epoch)
 
-	_, err = b.Migrate(b.ctx, store.Roles{})
+	_, err := b.Migrate(b.ctx, store.Roles{})
 	require.NoError(t, err)
 	_, err = b.raw.ExecContext(b.ctx, oldClaim)
 	require.ErrorContains(t, err, "does not exist")

@@ -94,7 +94,7 @@ type Error struct {
 	Endpoint string
 	// Usage is what a request used that is paid for and has no result that can be kept; nil: nothing is known.
 	Usage *Usage
-	Err      error
+	Err   error
 }
 
 // Error returns the message for people.

@@ -37,6 +37,8 @@ type Task struct {
 	// Endpoint is the name of the endpoint that the claim chose for a paid request. It is empty where there is none to choose from, where only a
 	// pending result is to be fetched, and where no endpoint has the model.
 	Endpoint string
+	// SentTo is the name of the endpoint that the last paid request of the task was sent to; empty: none was sent.
+	SentTo string
 
 	RequestsSent    int // paid requests of this run that were recorded
 	UnknownOutcomes int // of them, those without an answer of the API that was read whole

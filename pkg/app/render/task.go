@@ -46,6 +46,9 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	if t.Model != "" {
 		line(titleModel, "%s", t.Model)
 	}
+	if t.Endpoint != "" {
+		line(titleEndpoint, "%s", t.Endpoint)
+	}
 	if options := strings.TrimSpace(string(t.Options)); options != "" && options != "{}" {
 		line(titleOptions, "%s", options)
 	}
@@ -69,6 +72,9 @@ func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	}
 	for i, o := range t.Outcomes {
 		line(titleOf(titleAttempts, i), "%s", outcome(o))
+	}
+	for i, r := range t.Results {
+		line(titleOf(titleResults, i), "%s", result(r))
 	}
 	if t.Error != "" {
 		line(titleError, "%s: %s", t.ErrorCode, t.Error)
@@ -98,6 +104,23 @@ func outcome(o store.Outcome) string {
 		if part != "" {
 			parts = append(parts, part)
 		}
+	}
+	return strings.Join(parts, "  ")
+}
+
+// result returns what the API made for one run as text; its words are those of the database.
+func result(r store.TaskResult) string {
+	parts := []string{DateTime(r.At), fmt.Sprint(r.Run), r.Outcome, fmt.Sprintf("%.1fs", r.Seconds)}
+	for _, part := range []string{r.Endpoint, r.Model} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	if r.Cost != nil {
+		parts = append(parts, r.Cost.String())
+	}
+	if usage := string(r.Usage); usage != "" && usage != "null" {
+		parts = append(parts, usage)
 	}
 	return strings.Join(parts, "  ")
 }
@@ -132,6 +155,7 @@ var (
 	titleWait      = lang.Text{EN: "wait", ZH: "预计等待"}
 	titleCredits   = lang.Text{EN: "credits", ZH: "积分"}
 	titleModel     = lang.Text{EN: "model", ZH: "模型"}
+	titleEndpoint  = lang.Text{EN: "endpoint", ZH: "端点"}
 	titleOptions   = lang.Text{EN: "options", ZH: "选项"}
 	titlePrompt    = lang.Text{EN: "prompt", ZH: "提示词"}
 	titleInputs    = lang.Text{EN: "inputs", ZH: "输入图片"}
@@ -142,6 +166,7 @@ var (
 	textRequests   = lang.Text{EN: "%d paid requests in this run, %d of them of unknown outcome", One: "%d paid request in this run, %d of unknown outcome", ZH: "本次执行已发送 %d 个付费请求，其中 %d 个结果未知"}
 	textLostClaims = lang.Text{EN: "the processor ended %d times in a row while it had the task", One: "the processor ended %d time while it had the task", ZH: "处理该任务期间，处理器连续 %d 次异常退出"}
 	titleAttempts  = lang.Text{EN: "attempts", ZH: "尝试"}
+	titleResults   = lang.Text{EN: "results", ZH: "结果"}
 	titleError     = lang.Text{EN: "error", ZH: "错误"}
 	titleLedger    = lang.Text{EN: "ledger", ZH: "账本"}
 	titlePicture   = lang.Text{EN: "picture", ZH: "图片"}

@@ -14,14 +14,15 @@ import (
 func creditsCommand(a program) *cli.Command {
 	user := &cli.StringFlag{Name: "user", Usage: "the user's `ID`"}
 	return &cli.Command{
-		Name: "credits", Usage: "grant credits to a user, or show them",
-		Action: missingSubcommand("credits grant", "credits show"),
+		Name: "credits", Usage: "grant credits to a user, show them, or report what was made, charged and paid",
+		Action: missingSubcommand("credits grant", "credits show", "credits report"),
 		Subcommands: []*cli.Command{
 			{Name: "grant", Usage: "grant credits", Action: a.grant, Flags: append([]cli.Flag{user,
 				&cli.Int64Flag{Name: "credits", Usage: "number of credits"},
 				&cli.StringFlag{Name: "reason", Usage: "reason, for the ledger", Value: "granted by an operator"}, keyFlag(), app.JSONFlag()}, app.CommonFlags()...)},
 			{Name: "show", Usage: "show the balance and the latest ledger entries", Action: a.show, Flags: append([]cli.Flag{user,
 				&cli.IntFlag{Name: "limit", Usage: "number of ledger entries", Value: 20}, app.JSONFlag()}, app.CommonFlags()...)},
+			reportCommand(a),
 		},
 	}
 }

@@ -69,6 +69,9 @@ func (s screen) print(r statusReport, now time.Time) {
 		s.line(titleLastHour, textLastHour.In(s.Lang, c.Count, name, seconds(c.Median), seconds(c.P95)))
 	}
 	s.line(titleRefunds, textRefunds.In(s.Lang, r.Refunds.Count, lang.NewMessage(textCredits, r.Refunds.Credits)))
+	for i, e := range r.Results {
+		s.line(titleOf(titleResults, i), s.results(e))
+	}
 	if r.Bridge != nil {
 		s.line(titleBridge, s.bridge(*r.Bridge))
 	}
@@ -176,8 +179,8 @@ func (s screen) upstreams(r statusReport) {
 	}
 	s.circuits(report)
 	var parts []string
-	if report.RateLimit > 0 {
-		parts = append(parts, textOwnRate.In(s.Lang, report.RateLimit))
+	if len(report.Endpoints) == 1 && report.Endpoints[0].Rate > 0 {
+		parts = append(parts, textOwnRate.In(s.Lang, report.Endpoints[0].Rate))
 	}
 	if !report.RateLimited.IsZero() {
 		parts = append(parts, textRateLimited.In(s.Lang, report.RateLimited.Local().Format(time.TimeOnly)))
@@ -275,4 +278,24 @@ var cronTexts = map[crontab.Status]lang.Text{
 	crontab.CronIsMissing: {EN: "cron is not installed", ZH: "未安装 cron"},
 	crontab.NoCrontab:     {EN: "not installed; install with scripts/monitoring-setup.sh", ZH: "未安装；请用 scripts/monitoring-setup.sh 安装"},
 	crontab.NotInstalled:  {EN: "not in this user's crontab; install with scripts/monitoring-setup.sh", ZH: "不在当前用户的 crontab 中；请用 scripts/monitoring-setup.sh 安装"},
+}
+
+// results describes what an endpoint made.
+func (s screen) results(e endpointResults) string {
+	text := textResults.In(s.Lang, nameOr(e.Endpoint, textUnknownName.In(s.Lang)), e.Pictures, seconds(e.Median), seconds(e.P95))
+	if e.Lost > 0 {
+		text += textComma.In(s.Lang) + textLost.In(s.Lang, e.Lost)
+	}
+	for _, c := range e.Costs {
+		text += textComma.In(s.Lang) + c.String()
+	}
+	return text
+}
+
+// titleOf returns the title for the first line of several, and none for the others.
+func titleOf(title lang.Text, i int) lang.Text {
+	if i > 0 {
+		return titleNone
+	}
+	return title
 }

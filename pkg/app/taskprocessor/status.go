@@ -41,7 +41,8 @@ type statusReport struct {
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
 	Refunds    refundStats            `json:"refunds_today"`
-	Checks     []health.Check         `json:"health_checks"` // of this host's processor, the most recent first
+	Results    []endpointResults      `json:"last_day_results"` // by endpoint
+	Checks     []health.Check         `json:"health_checks"`    // of this host's processor, the most recent first
 	Route      lang.Message           `json:"api_route"`
 	Monitor    *monitorPass           `json:"monitor"` // null: the monitor has never run on this host
 	Crontab    crontab.State          `json:"cron"`
@@ -57,6 +58,13 @@ type closedStats struct {
 type refundStats struct {
 	Count   int   `json:"count"`
 	Credits int64 `json:"credits"`
+}
+
+// endpointResults are results of the last 24 hours.
+type endpointResults struct {
+	store.EndpointResults
+	Median float64 `json:"median_seconds"`
+	P95    float64 `json:"p95_seconds"`
 }
 
 // monitorPass is the last pass of the monitor on this host.
@@ -91,7 +99,7 @@ func (a program) status(c *cli.Context) error {
 
 func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.Settings, st *store.Store) (statusReport, error) {
 	r := statusReport{Version: app.BuildVersion(), Host: app.Hostname(), LastHour: map[string]closedStats{}, Checks: []health.Check{},
-		Failures: []store.FailureCount{}}
+		Failures: []store.FailureCount{}, Results: []endpointResults{}}
 	if err := r.readDatabase(ctx, s, st); err != nil {
 		return r, err
 	}
@@ -155,7 +163,13 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	r.Failures = append(r.Failures, failures...)
-	r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx)
+	if r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx); err != nil {
+		return err
+	}
+	results, err := st.ResultsWithin(ctx, 24*time.Hour)
+	for _, e := range results {
+		r.Results = append(r.Results, endpointResults{e, e.Median.Seconds(), e.P95.Seconds()})
+	}
 	return err
 }
 

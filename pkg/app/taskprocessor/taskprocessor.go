@@ -186,10 +186,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		RateLimit: s.Rate, PendingTimeout: s.PendingTimeout,
-		Endpoint: client.Endpoint(), DefaultModel: s.Model, Check: client.Check, CheckStore: pictures.Probe,
-		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
-	}, st, imageworker.New(client, pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe,
+		Endpoints: []processor.Endpoint{{Name: client.Endpoint(), Rate: s.Rate, Check: client.Check}},
+		Details:   func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
+	}, st, imageworker.New(imageworker.Only(client), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {

@@ -3,6 +3,7 @@ package taskprocessor
 import (
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/processor"
+	"imagetasks/pkg/store"
 	"imagetasks/pkg/task"
 )
 
@@ -14,6 +15,7 @@ var (
 	titleQueue     = lang.Text{EN: "queue", ZH: "队列"}
 	titleLastHour  = lang.Text{EN: "last hour", ZH: "最近一小时"}
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
+	titleResults   = lang.Text{EN: "last day", ZH: "最近一天"}
 	titleBridge    = lang.Text{EN: "bridge", ZH: "桥接"}
 	titleWebhooks  = lang.Text{EN: "webhooks", ZH: "回调"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
@@ -49,6 +51,8 @@ var (
 	textStuckCount = lang.Text{EN: "%d stuck", ZH: "%d 个卡住"}
 	textLastHour   = lang.Text{EN: "%d %s, median %s, p95 %s", ZH: "%d 个%s，中位数 %s，p95 %s"}
 	textRefunds    = lang.Text{EN: "%d today, %s", ZH: "今天 %d 笔，%s"}
+	textResults    = lang.Text{EN: "%s: %d pictures, median %s, p95 %s", ZH: "%s：%d 张图片，中位数 %s，p95 %s"}
+	textLost       = lang.Text{EN: "%d paid for without a picture", ZH: "%d 个已付费但没有图片"}
 	textCredits    = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
 
 	textBridge         = lang.Text{EN: "%s; changes of the application to read: %d, ends of tasks to write: %d, failing: %d", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
@@ -169,4 +173,21 @@ var (
 	textRedelivered   = lang.Text{EN: "%d events are delivered again", One: "%d event is delivered again", ZH: "%d 个事件将重新发送"}
 	textDiscarded     = lang.Text{EN: "%d events were discarded", One: "%d event was discarded", ZH: "已放弃 %d 个事件"}
 	textWebhookTested = lang.Text{EN: "the receiver accepted the test event %s: HTTP %d, %s", ZH: "接收方已接受测试事件 %s：HTTP %d，%s"}
+)
+
+// Texts of credits report.
+var (
+	textUnknownName   = lang.Text{EN: "(unknown)", ZH: "（未知）"}
+	textReportTotal   = lang.Text{EN: "total", ZH: "合计"}
+	textReportZone    = lang.Text{EN: "Time zone of the days: %s", ZH: "日期所用时区：%s"}
+	textReportMore    = lang.Text{EN: "%d more are not shown (--limit); the total has all of them", ZH: "另有 %d 项未显示（--limit），合计包含全部"}
+	textReportUnknown = lang.Text{EN: "Unknown outcomes are those of the last run of tasks that were not pruned (RETENTION).", ZH: "结果未知的请求仅统计未被清理（RETENTION）的任务的最近一次执行。"}
+	reportColumns     = []lang.Text{
+		{EN: "pictures", ZH: "图片"}, {EN: "no picture", ZH: "无图片"}, {EN: "seconds", ZH: "秒数"}, {EN: "charged", ZH: "扣费"},
+		{EN: "refunded", ZH: "退款"}, {EN: "income", ZH: "收入"}, {EN: "refunds", ZH: "退款笔数"}, {EN: "unknown", ZH: "结果未知"}, {EN: "cost", ZH: "成本"},
+	}
+	reportKeys = map[store.GroupBy]lang.Text{
+		store.ByDay: {EN: "day", ZH: "日期"}, store.ByModel: {EN: "model", ZH: "模型"},
+		store.ByEndpoint: {EN: "endpoint", ZH: "端点"}, store.ByUser: {EN: "user", ZH: "用户"},
+	}
 )

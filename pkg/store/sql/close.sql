@@ -93,17 +93,24 @@ from (select distinct payer from found where amount is not null and task_id not 
 {{- end}}
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints, $6 notes. Returns the leases that were completed. A task that was requeued, and that
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints, $6 notes, $7 usages. Returns the leases that were completed. A task that was requeued, and that
 -- nobody has claimed since, is completed as well: its picture is there. Input pictures are
 -- deleted. Locks: as renew_leases. Index: primary key.
 with held as (
-    select t.task_id, t.input_count, given.image_url, given.request_id, given.endpoint, given.note
-    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[]) as given (task_id, epoch, image_url, request_id, endpoint, note)
+    select t.task_id, t.run, t.user_id, t.input_count, given.image_url, given.request_id, given.endpoint, given.note,
+           -- A picture that was found has no usage; it was paid for all the same.
+           coalesce(nullif(given.usage, ''), case when t.requests_sent > 0 then jsonb_build_object('endpoint', t.request_endpoint)::text end, '') as usage
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+         as given (task_id, epoch, image_url, request_id, endpoint, note, usage)
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') in ('processing', 'pending')
     order by t.task_id
     for update of t
 ), freed as (
     delete from {{.Schema}}.inputs where task_id = any (array(select task_id from held where input_count > 0))
+), recorded as (
+    {{result "completed" "held.task_id, held.run, held.user_id" "held.usage" "from held"}}
+    -- What was recorded when its URL was known is as good, apart from the outcome.
+    on conflict (task_id, run) do update set outcome = 'completed'
 )
 update {{.Schema}}.tasks t
 set status = 'completed',
@@ -132,13 +139,17 @@ from unnest($1::text[], $2::bigint[]) as given (task_id, epoch)
 join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and t.status = 'completed';
 
 -- name: fail
--- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id, $6 endpoint, $7 answer, $8 attempts used (0 or 1).
+-- $1 task, $2 epoch, $3 error code, $4 error message, $5 request id, $6 endpoint, $7 answer, $8 attempts used (0 or 1), $9 usage of what is paid
+-- for.
 -- Locks: the task, its user. Index: primary key, the ledger's unique index.
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
     for update
+), paid as (
+    {{result "paid" "target.task_id, target.run, target.user_id" "$9::text" "from target"}}
+    on conflict (task_id, run) do nothing
 ), {{closeHeld "failed" "$3" "$4" "nullif($5::text, '')" "nullif($6::text, '')" "$7::text" "$8::int"}};
 
 -- name: recorded_failure

@@ -8,12 +8,19 @@
 -- name: claim
 -- $1 call, $2 worker, $3 limit, $4 lease in ms, $5 max_attempts for tasks without their own, $6 MAX_LOST_CLAIMS, $7 maximum of tasks with an
 -- expired lease, $8 which are taken so many ms after a start of the server, $9 whether nothing else is in flight, $10 only these tasks (null: all), $11 not these
--- models, $12 only these models (null: all), $13 only tasks with a pending result. The function is in the schema, so that one round trip promotes
+-- models, $12 only these models (null: all), $13 only tasks with a pending result, $14 endpoints (null: none is chosen), $15 whether tasks that can't be
+-- claimed are moved out of the way. The function is in the schema, so that one round trip promotes
 -- tasks whose time has come, claims, and records the call.
--- Locks: the claimed rows; rows locked by others are skipped. Index: "scheduled", "lease", "ready", "model".
+-- Locks: the rows of endpoints with limits, the claimed rows; rows of tasks locked by others are skipped. Index: "scheduled", "lease", "ready", "model".
 select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims,
-       coalesce(pending_ref, ''), coalesce(pending_request, ''), coalesce(pending_endpoint, ''), coalesce(pending_ms, 0), coalesce(gone, 0), coalesce(gone_ms, 0)
-from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13);
+       coalesce(pending_ref, ''), coalesce(pending_request, ''), coalesce(pending_endpoint, ''), coalesce(pending_ms, 0), coalesce(gone, 0), coalesce(gone_ms, 0),
+       coalesce(pending_usage, ''), coalesce(endpoint, ''), coalesce(sent_to, '')
+from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
+
+-- name: permit_wait
+-- $1 endpoints. Milliseconds until the next request may be sent to one of them by its rate. Locks: none. Index: primary key.
+select coalesce(min(extract(epoch from greatest(next_at, clock_timestamp()) - clock_timestamp()) * 1000), 0)::bigint
+from {{.Schema}}.endpoints where name = any ($1);
 
 -- name: claimable
 -- $1 limit. The tasks that the next claims would take or promote, in no particular order, to find the one that makes a claim fail. Locks: none.
@@ -41,22 +48,12 @@ select count(*) > 0 from (
     for share skip locked) suspect;
 
 -- name: begin_request
--- $1 task, $2 epoch, $3 id of this call, $4 endpoint. Records a paid request before it is sent, and returns its idempotency key: that of
--- the last request as long as its outcome is unknown, else a new one. A repeat of the call records nothing more. Locks: the task.
--- Index: primary key.
-update {{.Schema}}.tasks
-set requests_sent = requests_sent + case when request_call is distinct from $3::uuid or not request_open then 1 else 0 end,
-    request_key = case when request_call = $3::uuid and request_open then request_key
-                       when request_open then $3::text -- the worker goes on after an answer within the same claim
-                       else coalesce(request_key, $3::text) end,
-    request_open = true,
-    request_call = $3::uuid,
-    request_endpoint = nullif($4, '')
-where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
-returning request_key;
+-- $1 task, $2 epoch, $3 id of this call, $4 endpoint, $5 its rate (0: no limit). Records a paid request before it is
+-- sent. Locks: the task, the row of an endpoint with a rate. Index: primary keys.
+select request_key, wait_ms from {{.Schema}}.begin_request($1, $2, $3, $4, $5);
 
 -- name: save_pending
--- $1 task, $2 epoch, $3 what is to be fetched, $4 request id, $5 endpoint. Records a result that is paid for and still has to be fetched; the API
+-- $1 task, $2 epoch, $3 what is to be fetched, $4 request id, $5 endpoint, $6 usage. Records a result that is paid for and still has to be fetched; the API
 -- has answered the request that is open. A repeat changes nothing. Locks: the task. Index: primary keys.
 with answered as (
     update {{.Schema}}.tasks t
@@ -65,12 +62,15 @@ with answered as (
         request_id = nullif($4, ''),
         updated_at = now()
     where task_id = $1 and lease_epoch = $2 and coalesce(status, '') = 'processing'
-    returning task_id, run
+    returning task_id, run, user_id
+), paid as (
+    {{result "paid" "answered.task_id, answered.run, answered.user_id" "$6::text" "from answered"}}
+    on conflict (task_id, run) do nothing
 )
-insert into {{.Schema}}.pending_results as p (task_id, run, ref, request_id, endpoint)
-select task_id, run, $3, nullif($4, ''), nullif($5, '') from answered
+insert into {{.Schema}}.pending_results as p (task_id, run, ref, request_id, endpoint, usage)
+select task_id, run, $3, nullif($4, ''), nullif($5, ''), nullif($6::text, '')::jsonb from answered
 on conflict (task_id) do update
-set run = excluded.run, ref = excluded.ref, request_id = excluded.request_id, endpoint = excluded.endpoint,
+set run = excluded.run, ref = excluded.ref, request_id = excluded.request_id, endpoint = excluded.endpoint, usage = excluded.usage,
     saved_at = case when p.run = excluded.run then p.saved_at else now() end,
     gone = case when p.run = excluded.run then p.gone else 0 end,
     gone_since = case when p.run = excluded.run then p.gone_since end
@@ -144,6 +144,20 @@ select t.task_id, t.lease_epoch, false
 from given
 join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
 where not exists (select from renewed where renewed.task_id = t.task_id);
+
+-- name: save_progress
+-- $1 tasks, $2 epochs, $3 progress, $4 stages. Locks: the rows of the named leases; skips rows locked by others. Index: primary key.
+with held as (
+    select t.task_id, given.progress, given.stage
+    from unnest($1::text[], $2::bigint[], $3::int[], $4::text[]) as given (task_id, epoch, progress, stage)
+    join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+    for update of t skip locked
+)
+update {{.Schema}}.tasks t
+set progress_percentage = held.progress, current_stage = held.stage, updated_at = now()
+from held
+where t.task_id = held.task_id
+returning t.task_id;
 
 -- name: retry
 -- $1 task, $2 epoch, $3 wait in ms, $4 error code, $5 error message, $6 request id, $7 endpoint, $8 answer. The attempt is used.

@@ -21,11 +21,11 @@ select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_
     or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
     or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
--- name: has_pending_besides
--- $1 models. As has_pending, without pending tasks of these models that have nothing to fetch. Index: "scheduled", "due", "model", "lease".
+-- name: has_pending_for
+-- $1 endpoints, each with "free". As has_pending, without pending tasks of models that no endpoint can be chosen for and that have nothing to fetch. Index: "scheduled", "due", "model", "lease".
 select exists (select from {{.Schema}}.tasks t
                where status = 'pending' and task_id <> all ({{.Schema}}.tasks_set_aside())
-                 and (coalesce(model, '') <> all ($1::text[])
+                 and ({{.Schema}}.has_endpoint($1, coalesce(model, ''))
                       or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
     or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 

@@ -27,7 +27,7 @@ limit $6;
 
 -- name: task_details
 -- $1 task. What "task" leaves out. Index: primary key.
-select t.prompt, t.options, coalesce(t.model, ''), coalesce(t.max_attempts, 0), t.attempts, t.input_count, t.forgotten_at is not null,
+select t.prompt, t.options, coalesce(t.model, ''), coalesce(t.endpoint, ''), coalesce(t.max_attempts, 0), t.attempts, t.input_count, t.forgotten_at is not null,
        (select coalesce(jsonb_agg(jsonb_build_object('position', i.position, 'mask', i.mask, 'bytes', octet_length(i.content),
                                                      'url', i.url) order by i.position), '[]')
         from {{.Schema}}.inputs i where i.task_id = t.task_id),

@@ -1,4 +1,4 @@
--- compatible with: 4
+-- compatible with: 5
 --
 -- Completion events: who is to hear that a task was closed. The statement that closes a task writes its events, whichever that is, so that none is
 -- sent of a transaction that was rolled back and none is lost. Processors deliver them (pkg/webhook).
