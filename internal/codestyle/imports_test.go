@@ -27,7 +27,8 @@ var layers = [][]string{
 	{"pkg/pgdial"},
 	{"pkg/bridge"},
 	{"pkg/pgurl", "pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress", "pkg/netaddr"},
-	{"pkg/lang"},
+	{"pkg/endpoint"},
+	{"pkg/lang", "pkg/suggest"},
 }
 
 // layer returns the layer of a package, 0 being the top, and -1 for a package that the list lacks.

@@ -133,8 +133,15 @@ func envFile(c *cli.Context) (path string, given bool) {
 	return path, given
 }
 
-// loadFrom reads the settings with this content of the env file, and adds their secrets to Redact.
+// loadFrom reads the settings with this content of the env file, and the endpoints, and adds their secrets to Redact.
 func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Settings, error) {
+	variable := func(name string) (string, bool) {
+		if v, ok := a.Env(name); ok && v != "" {
+			return v, true
+		}
+		v, ok := file[name]
+		return v, ok
+	}
 	s, err := settings.Load(
 		func(s settings.Setting) (string, bool) {
 			if s.Flag == "" {
@@ -145,16 +152,11 @@ func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Setting
 		anyCase(a.Env),
 		anyCase(func(name string) (string, bool) { v, ok := file[name]; return v, ok }),
 	)
+	s.Endpoints, s.EndpointsError = readEndpoints(TablesFile(c), variable)
 	a.Redact.Add(s.Secrets()...)
 	a.Redact.AddURL(s.SecretURLs()...)
-	a.variable = func(name string) (string, bool) {
-		if v, ok := a.Env(name); ok && v != "" {
-			return v, true
-		}
-		v, ok := file[name]
-		return v, ok
-	}
-	a.supabaseHint = settings.SupabaseHint(a.variable)
+	a.variable = variable
+	a.supabaseHint = settings.SupabaseHint(variable)
 	return s, err
 }
 

@@ -15,7 +15,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"imagetasks/pkg/settings"
+	"imagetasks/pkg/suggest"
 )
 
 // ErrNoBridge means that a file has no part [bridge].
@@ -411,7 +411,7 @@ func (c *shapeCheck) value(path string, value any, want reflect.Type) {
 		for _, key := range slices.Sorted(maps.Keys(table)) {
 			field, ok := known[key]
 			if !ok {
-				c.fault(path+"."+key, "[%s] has no key %s%s", path, key, didYouMean(key, slices.Sorted(maps.Keys(known))))
+				c.fault(path+"."+key, "[%s] has no key %s%s", path, key, suggest.DidYouMean(key, slices.Sorted(maps.Keys(known))))
 				continue
 			}
 			c.value(path+"."+key, table[key], field)
@@ -461,20 +461,6 @@ func asWord(value any, want reflect.Type) any {
 		}
 	}
 	return value
-}
-
-// didYouMean names the known word that is nearest to another one.
-func didYouMean(word string, known []string) string {
-	best, least := "", 1+max(2, len(word)/3)
-	for _, k := range known {
-		if d := settings.EditDistance(word, k); d < least {
-			best, least = k, d
-		}
-	}
-	if best == "" {
-		return "; known keys: " + strings.Join(known, ", ")
-	}
-	return "; did you mean " + best + "?"
 }
 
 // ReplaceBridge returns a file with another part [bridge], which it appends where the file has none. Everything else stays as it is, byte for

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"imagetasks/pkg/settings"
+	"imagetasks/pkg/suggest"
 	"imagetasks/pkg/task"
 )
 
@@ -87,7 +87,7 @@ func nearTables(c Catalog, name Table) string {
 		out = append(out, t.Table)
 	}
 	slices.SortStableFunc(out, func(a, b Table) int {
-		return settings.EditDistance(a.String(), name.String()) - settings.EditDistance(b.String(), name.String())
+		return suggest.EditDistance(a.String(), name.String()) - suggest.EditDistance(b.String(), name.String())
 	})
 	var texts []string
 	for _, t := range out[:min(len(out), 5)] {

@@ -16,10 +16,13 @@ type Code string
 // The kinds of problems.
 const (
 	DatabaseUnavailable   Code = "database_unavailable"
-	APIUnreachable        Code = "api_unreachable"       // or it refuses all requests
-	PicturesUnstorable    Code = "pictures_not_storable" // on a host: the disk is full, for example
-	ModelsRefused         Code = "models_refused"        // the API makes no pictures with some models; the others go on
-	PicturesNotFetched    Code = "pictures_not_fetched"  // they are paid for; new ones are still requested
+	APIUnreachable        Code = "api_unreachable"         // or it refuses all requests
+	PicturesUnstorable    Code = "pictures_not_storable"   // on a host: the disk is full, for example
+	ModelsRefused         Code = "models_refused"          // the API makes no pictures with some models; the others go on
+	PicturesNotFetched    Code = "pictures_not_fetched"    // they are paid for; new ones are still requested
+	EndpointFailing       Code = "endpoint_failing"        // one endpoint of several is unreachable or refuses all requests
+	EndpointRefusesModels Code = "endpoint_refuses_models" // one endpoint of several; others make pictures with them
+	EndpointsDiffer       Code = "endpoints_differ"        // processors of one database have different endpoints
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone
 	ProcessorHung         Code = "processor_hung"

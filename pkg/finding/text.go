@@ -29,6 +29,12 @@ func (f Finding) message() lang.Message {
 		return msg(textModelsRefused, f.Count, f.Subject, since, f.Reason)
 	case PicturesNotFetched:
 		return msg(textNotFetched, f.Count, f.Duration(), f.Reason)
+	case EndpointFailing:
+		return msg(textEndpoint, f.Subject, since, f.Reason)
+	case EndpointRefusesModels:
+		return msg(textEndpointModels, f.Count, f.Subject, since, f.Reason)
+	case EndpointsDiffer:
+		return msg(textEndpoints, f.Count, f.Subject)
 	case ProxyEjected:
 		return msg(textProxy, f.Subject, since, f.Reason)
 	case ProcessorNotRunning:
@@ -109,7 +115,9 @@ func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 // Next returns the command to run next; the zero Command where no command helps.
 func (f Finding) Next() Command {
 	switch f.Code {
-	case APIUnreachable, ProxyEjected, ModelsRefused:
+	case EndpointFailing:
+		return Command{Program: "simple-test", Args: []string{"--endpoint", f.Subject}}
+	case APIUnreachable, ProxyEjected, ModelsRefused, EndpointRefusesModels:
 		return Command{Program: "simple-test"}
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
@@ -118,7 +126,7 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"restart", "--now"}}
 	case TasksStuck:
 		return Command{Program: "fix-stuck-tasks"}
-	case PictureStoresDiffer:
+	case PictureStoresDiffer, EndpointsDiffer:
 		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
 	case PictureCleaningFailed:
 		return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}}
@@ -176,6 +184,15 @@ var (
 			"Until this is fixed, task-processor pause avoids the cost of more. The last error: %s",
 		ZH: "%d 张已付费的图片无法下载，最早的已持续%s；处理器仍在请求新的图片。超过 DOWNLOAD_WINDOW 后，相应任务将失败并退款。" +
 			"问题解决之前，可运行 task-processor pause 避免继续产生费用。最近的错误：%s"}
+	textEndpoint = lang.Text{EN: "the endpoint %s has failed since %s; what other endpoints can do goes on there: %s",
+		ZH: "端点 %s 自 %s 起无法使用，其他端点能处理的任务改由它们处理：%s"}
+	textEndpointModels = lang.Text{
+		EN:  "endpoints make no pictures with %d models (%s), the first since %s; other endpoints do: %s",
+		One: "an endpoint makes no pictures with %d model (%s) since %s; other endpoints do: %s",
+		ZH:  "有端点无法使用 %d 个模型（%s）生成图片，最早始于 %s；这些任务由其他端点处理：%s"}
+	textEndpoints = lang.Text{
+		EN: "the processors have %d different sets of endpoints (%s): a task may wait for one that only some of them have, and limits are not kept; use one imagetasks.toml on every host",
+		ZH: "各处理器使用 %d 套不同的端点配置（%s）：任务可能等待只有部分处理器才有的端点，限额也无法准确执行；请在每台主机上使用相同的 imagetasks.toml"}
 	textProxy = lang.Text{EN: "proxy %s has been ejected since %s; another proxy serves: %s", ZH: "代理 %s 自 %s 起停用，请求改由其他代理转发：%s"}
 
 	textNotRunning     = lang.Text{EN: "the processor is not running: its process ended without a stop command", ZH: "处理器未运行：进程在没有停止命令的情况下退出"}

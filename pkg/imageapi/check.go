@@ -27,6 +27,9 @@ func (c *Client) Check(ctx context.Context, model string) error {
 	if c.uncheckable.Load() {
 		return task.ErrUncheckable
 	}
+	if err := c.findBase(ctx, model); err != nil {
+		return asked(task.AsError(err))
+	}
 	err := c.check(ctx, model)
 	if broken, ok := errors.AsType[*task.Error](err); ok && (broken.Code == task.CodeNetwork || broken.Code == task.CodeCutOff) && ctx.Err() == nil {
 		err = c.check(ctx, model)

@@ -21,7 +21,8 @@ import (
 
 // Config configures a Client.
 type Config struct {
-	BaseURL   string // with its /v1
+	BaseURL   string // its query, if any, is part of every request
+	FindV1    bool   // a BaseURL without a path may lack its /v1: see findBase
 	Key       string
 	Model     string            // for requests without a model
 	Transport http.RoundTripper // nil: http.DefaultTransport
@@ -40,6 +41,7 @@ type Client struct {
 	conf      Config
 	transport http.RoundTripper
 	http      *http.Client // over transport
+	base      *base
 	key       atomic.Pointer[string]
 	limits    limits
 	// uncheckable: the API has answered an incomplete request as if it was a complete one.
@@ -74,6 +76,7 @@ func New(conf Config) (*Client, error) {
 		// A redirect would turn a POST into a GET, or send the key to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+	c.base = newBase(conf)
 	c.key.Store(&conf.Key)
 	c.SetDownloadRules(conf.Download)
 	return c, nil
@@ -156,6 +159,9 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 	}
 	path, b, err := r.encode(r.Model, pictures, mask)
 	if err != nil {
+		return Result{}, err
+	}
+	if err := c.findBase(ctx, r.Model); err != nil {
 		return Result{}, err
 	}
 	key := ""
@@ -285,6 +291,9 @@ const maxModels = 4 << 20
 // pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
 // address the API refuses.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {
+	if err := c.findBase(ctx, ""); err != nil {
+		return nil, err
+	}
 	response, err := c.send(ctx, http.MethodGet, "/models", "", body{})
 	if err != nil {
 		return nil, err

@@ -217,7 +217,7 @@ func (f *form) body() (body, error) {
 // send sends a request to a path under the base URL and returns the response whatever its status. Its error is a
 // *task.Error. The body can be read again: the transport repeats a request on another proxy while no byte was sent.
 func (c *Client) send(ctx context.Context, method, path, idempotencyKey string, b body) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, c.conf.BaseURL+path, nil)
+	request, err := http.NewRequestWithContext(ctx, method, c.address(path), nil)
 	if err != nil {
 		return nil, task.AsError(err)
 	}

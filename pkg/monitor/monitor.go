@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -71,11 +72,12 @@ const apiTimeout = time.Minute
 type Config struct {
 	Store      Store
 	Supervisor Supervisor
-	Host       string                           // this host's name in the database
-	Check      func(ctx context.Context) error  // asks the endpoint that makes pictures, through the proxy
-	Live       func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
-	Dir        string                           // directory of the state file and the lock
-	Pictures   PictureCleaner                   // optional
+	Host       string // this host's name in the database
+	// Check asks the endpoints for pictures, through their proxies, and returns at least one result.
+	Check    func(ctx context.Context) []EndpointResult
+	Live     func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
+	Dir      string                           // directory of the state file and the lock
+	Pictures PictureCleaner                   // optional
 	// Deliver delivers the completion events that are due, while no processor does; optional.
 	Deliver func(ctx context.Context) (webhook.Report, error)
 
@@ -90,6 +92,13 @@ type Config struct {
 
 	Log    logrus.FieldLogger
 	Redact func(string) string
+}
+
+// EndpointResult is the result of checking an endpoint.
+type EndpointResult struct {
+	Name string
+	Err  error // as imageapi.Client.Check returns it
+	Took time.Duration
 }
 
 // Monitor runs passes. Pass is for one goroutine; Checks may be called from any.
@@ -467,31 +476,53 @@ func (m *Monitor) checkAPI(ctx context.Context, r *Report, state *State, s *over
 	}
 	s.APICheck, state.API = r.Summary.API, r.Summary.API
 	age := r.At.Sub(r.Summary.API.At)
-	due := age < 0 || age >= APICheckInterval || !r.Summary.API.OK || len(r.Repair.Tasks) >= APICheckStuckCount
+	failing := slices.ContainsFunc(r.Summary.API.Endpoints, func(e overview.EndpointCheck) bool { return !e.OK })
+	due := failing || age < 0 || age >= APICheckInterval || !r.Summary.API.OK || len(r.Repair.Tasks) >= APICheckStuckCount
 	if !due || m.conf.DryRun {
 		return
 	}
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	err := m.conf.Check(ctx)
-	result := "responds"
-	failed, isTask := errors.AsType[*task.Error](err)
-	switch {
-	case errors.Is(err, task.ErrUncheckable) && !isTask:
-		err, result = nil, "can be asked only with a paid request"
-	case errors.Is(err, task.ErrUncheckable):
-		err, result = nil, m.conf.Redact("responds, and may do so to incomplete requests only: "+failed.Error())
-	case isTask && failed.Scope == task.ScopeModel:
-		err, result = nil, m.conf.Redact("responds, and refuses the default model: "+failed.Error())
+	results := m.conf.Check(ctx)
+	check := overview.APICheck{At: began, Millis: time.Since(began).Milliseconds()}
+	for _, result := range results {
+		ok, text := m.endpointText(result.Err)
+		name := "api"
+		if len(results) > 1 {
+			name += " " + result.Name
+			e := overview.EndpointCheck{Name: result.Name, OK: ok, Millis: result.Took.Milliseconds()}
+			if !ok {
+				e.Error = text
+			}
+			check.Endpoints = append(check.Endpoints, e)
+		}
+		if !ok && check.Error == "" {
+			check.Error = text
+		}
+		check.OK = check.OK || ok
+		m.record(name, began, ok, text, "")
 	}
-	check := overview.APICheck{At: began, OK: err == nil, Millis: time.Since(began).Milliseconds()}
-	if err != nil {
-		check.Error = m.conf.Redact(err.Error())
-		result = check.Error
+	if check.OK {
+		check.Error = ""
 	}
 	r.Summary.API, state.API, s.APICheck = check, check, check
-	m.record("api", began, err == nil, result, "")
+}
+
+// endpointText reports whether an endpoint can be used, and describes the result of its check.
+func (m *Monitor) endpointText(err error) (ok bool, text string) {
+	failed, isTask := errors.AsType[*task.Error](err)
+	switch {
+	case err == nil:
+		return true, "responds"
+	case errors.Is(err, task.ErrUncheckable) && !isTask:
+		return true, "can be asked only with a paid request"
+	case errors.Is(err, task.ErrUncheckable):
+		return true, m.conf.Redact("responds, and may do so to incomplete requests only: " + failed.Error())
+	case isTask && failed.Scope == task.ScopeModel:
+		return true, m.conf.Redact("responds, and refuses the default model: " + failed.Error())
+	}
+	return false, m.conf.Redact(err.Error())
 }
 
 func (m *Monitor) record(name string, began time.Time, ok bool, result, action string) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -135,7 +136,7 @@ func newMonitor(dir string, failing ...string) (*Monitor, *fakeStore, *fakeSuper
 	for _, name := range failing {
 		s.failing[name] = true
 	}
-	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Check: func(context.Context) error { return nil }, StuckAfter: time.Minute,
+	return New(Config{Store: s, Supervisor: supervisor, Dir: dir, Check: func(context.Context) []EndpointResult { return []EndpointResult{{}} }, StuckAfter: time.Minute,
 		PendingTimeout: time.Hour, Lease: time.Minute, Log: log, Redact: func(text string) string { return text }}), s, supervisor
 }
 
@@ -206,7 +207,7 @@ func apiPass(t *testing.T, dir string, report *overview.ProcessorReport, check e
 	m, s, _ := newMonitor(dir)
 	s.report = report
 	m.conf.HungAfter = time.Minute
-	m.conf.Check = func(context.Context) error { calls++; return check }
+	m.conf.Check = func(context.Context) []EndpointResult { calls++; return []EndpointResult{{Err: check}} }
 	r, err := m.Pass(t.Context())
 	require.NoError(t, err)
 	for _, f := range r.Findings {
@@ -234,6 +235,40 @@ func TestPass_APIWithoutProcessor(t *testing.T) {
 	assert.True(t, r.Summary.API.OK)
 	calls, _, _ = apiPass(t, dir, nil, down("not asked"))
 	assert.Zero(t, calls, "an API that works is checked seldom")
+}
+
+// One endpoint of several that fails is no outage of the API. It is named, and checked again in the next pass.
+func TestPass_OneEndpointOfSeveral(t *testing.T) {
+	dir := t.TempDir()
+	calls := 0
+	pass := func(first, second error) Report {
+		m, _, _ := newMonitor(dir)
+		m.conf.Check = func(context.Context) []EndpointResult {
+			calls++
+			return []EndpointResult{{Name: "relay-a", Err: first}, {Name: "relay-b", Err: second}}
+		}
+		r, err := m.Pass(t.Context())
+		require.NoError(t, err)
+		return r
+	}
+	r := pass(errRefused, nil)
+	assert.True(t, r.Summary.API.OK)
+	assert.Empty(t, r.Summary.API.Error)
+	require.Len(t, r.Summary.API.Endpoints, 2)
+	assert.Equal(t, overview.EndpointCheck{Name: "relay-a", Error: errRefused.Error()}, r.Summary.API.Endpoints[0])
+	assert.Equal(t, overview.EndpointCheck{Name: "relay-b", OK: true}, r.Summary.API.Endpoints[1])
+	i := slices.IndexFunc(r.Findings, func(f finding.Finding) bool { return f.Code == finding.EndpointFailing })
+	require.GreaterOrEqual(t, i, 0)
+	assert.Equal(t, "relay-a", r.Findings[i].Subject)
+
+	r = pass(nil, nil)
+	assert.Equal(t, 2, calls, "what failed is checked in every pass")
+	assert.False(t, slices.ContainsFunc(r.Findings, func(f finding.Finding) bool { return f.Code == finding.EndpointFailing }))
+	pass(nil, nil)
+	assert.Equal(t, 2, calls)
+	r = pass(errRefused, errRefused)
+	assert.Equal(t, 2, calls, "what works is checked seldom")
+	assert.True(t, r.Summary.API.OK)
 }
 
 // A running processor knows better than an earlier check.

@@ -19,6 +19,16 @@ type APICheck struct {
 	OK     bool      `json:"ok"`
 	Millis int64     `json:"ms"`
 	Error  string    `json:"error,omitempty"`
+	// Endpoints are the results of each of several endpoints. OK means that one of them works.
+	Endpoints []EndpointCheck `json:"endpoints,omitempty"`
+}
+
+// EndpointCheck is the check of one endpoint of several.
+type EndpointCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Millis int64  `json:"ms"`
+	Error  string `json:"error,omitempty"`
 }
 
 // Supervision is what keeps this host's processor running.
@@ -68,11 +78,13 @@ func Assess(s Snapshot) []finding.Finding {
 	}
 	add(s.api())
 	out = append(out, s.unstorable()...)
-	add(s.models())
+	out = append(out, s.endpoints()...)
+	out = append(out, s.models()...)
 	add(s.unfetched())
 	out = append(out, s.proxies()...)
 	add(s.processor())
 	add(s.pictureStores())
+	add(s.endpointSets())
 	if s.Queue.Stuck > 0 && !s.Control.Copied { // in a copy nothing is closed
 		add(&finding.Finding{Code: finding.TasksStuck, Count: s.Queue.Stuck})
 	}
@@ -150,6 +162,37 @@ func (s Snapshot) api() *finding.Finding {
 	return nil
 }
 
+// endpoints reports each endpoint of several that does not work. If none works, api reports it. A running processor knows better than an earlier
+// check of the monitor.
+func (s Snapshot) endpoints() []finding.Finding {
+	var out []finding.Finding
+	several := false
+	for _, p := range s.Processors {
+		if !p.Alive {
+			continue
+		}
+		if !p.Report.APIUnreachableSince.IsZero() {
+			return nil
+		}
+		several = several || len(p.Report.Endpoints) > 1
+		for _, e := range p.Report.Endpoints {
+			known := slices.ContainsFunc(out, func(f finding.Finding) bool { return f.Subject == e.Name })
+			if len(p.Report.Endpoints) > 1 && !e.FailingSince.IsZero() && !known {
+				out = append(out, finding.Finding{Code: finding.EndpointFailing, Subject: e.Name, Since: e.FailingSince, Cause: e.ErrorCode, Reason: e.Error})
+			}
+		}
+	}
+	if several || !s.APICheck.OK {
+		return out
+	}
+	for _, e := range s.APICheck.Endpoints {
+		if !e.OK {
+			out = append(out, finding.Finding{Code: finding.EndpointFailing, Subject: e.Name, Since: s.APICheck.At, Reason: e.Error})
+		}
+	}
+	return out
+}
+
 // unstorable reports hosts on which no pictures can be stored.
 func (s Snapshot) unstorable() []finding.Finding {
 	var out []finding.Finding
@@ -162,10 +205,10 @@ func (s Snapshot) unstorable() []finding.Finding {
 	return out
 }
 
-// models reports models that the API makes no pictures with: their tasks wait, and all others go on.
-func (s Snapshot) models() *finding.Finding {
-	var names []string
-	var f finding.Finding
+// models reports models that no endpoint makes pictures with: their tasks wait, and all others go on. Those that another endpoint makes pictures with
+// are a finding of their own.
+func (s Snapshot) models() []finding.Finding {
+	var none, some refusals
 	more := 0
 	for _, p := range s.Processors {
 		if !p.Alive {
@@ -173,20 +216,57 @@ func (s Snapshot) models() *finding.Finding {
 		}
 		more = max(more, p.Report.MoreModels)
 		for _, c := range p.Report.Circuits {
-			if c.Scope != processor.CircuitModel || c.State == processor.CircuitClosed || slices.Contains(names, c.Name) {
+			if c.Scope != processor.CircuitModel || c.State == processor.CircuitClosed {
 				continue
 			}
-			names = append(names, c.Name)
-			if f.Since.IsZero() || c.Since.Before(f.Since) {
-				f.Since, f.Cause, f.Reason = c.Since, c.Code, c.Reason
+			if c.Endpoint != "" && p.Report.isServed(c.Name) {
+				some.add(c.Name+" at "+c.Endpoint, c)
+			} else {
+				none.add(c.Name, c)
 			}
 		}
 	}
-	if len(names) == 0 {
+	if len(none.names) == 0 {
+		return append(none.finding(finding.ModelsRefused, 0), some.finding(finding.EndpointRefusesModels, more)...)
+	}
+	return append(none.finding(finding.ModelsRefused, more), some.finding(finding.EndpointRefusesModels, 0)...)
+}
+
+// isServed reports whether one of several endpoints makes pictures with a model.
+func (r ProcessorReport) isServed(model string) bool {
+	return slices.ContainsFunc(r.APIEndpoints, func(e EndpointReport) bool {
+		if len(e.Models) > 0 && !slices.Contains(e.Models, model) {
+			return false
+		}
+		fails := slices.ContainsFunc(r.Endpoints, func(s processor.EndpointStatus) bool { return s.Name == e.Name && !s.FailingSince.IsZero() })
+		return !fails && !slices.ContainsFunc(r.Circuits, func(c processor.Circuit) bool {
+			return c.Scope == processor.CircuitModel && c.Endpoint == e.Name && c.Name == model && c.State != processor.CircuitClosed
+		})
+	})
+}
+
+// refusals are the circuits of models that are not closed, each once.
+type refusals struct {
+	names []string
+	first processor.Circuit
+}
+
+func (r *refusals) add(name string, c processor.Circuit) {
+	if slices.Contains(r.names, name) {
+		return
+	}
+	if len(r.names) == 0 || c.Since.Before(r.first.Since) {
+		r.first = c
+	}
+	r.names = append(r.names, name)
+}
+
+// finding returns the finding about them; none if there are none.
+func (r *refusals) finding(code finding.Code, more int) []finding.Finding {
+	if len(r.names) == 0 {
 		return nil
 	}
-	f.Code, f.Count, f.Subject = finding.ModelsRefused, len(names)+more, firstFew(names)
-	return &f
+	return []finding.Finding{{Code: code, Count: len(r.names) + more, Subject: firstFew(r.names), Since: r.first.Since, Cause: r.first.Code, Reason: r.first.Reason}}
 }
 
 // unfetched reports pictures that were paid for and can't be fetched. They open no circuit, because the API works; if the cause is a
@@ -217,8 +297,8 @@ func (s Snapshot) proxies() []finding.Finding {
 		if !p.Alive || !p.Report.APIUnreachableSince.IsZero() {
 			continue
 		}
-		for _, u := range p.Report.Upstreams {
-			if u.Ejected && s.Now.Sub(u.Since) > proxyGrace {
+		for _, u := range p.Report.AllUpstreams() {
+			if u.Ejected && s.Now.Sub(u.Since) > proxyGrace && !slices.ContainsFunc(out, func(f finding.Finding) bool { return f.Subject == u.Proxy }) {
 				out = append(out, finding.Finding{Code: finding.ProxyEjected, Subject: u.Proxy, Since: u.Since, Cause: u.Code, Reason: u.Reason})
 			}
 		}
@@ -256,30 +336,41 @@ func (s Snapshot) processor() *finding.Finding {
 // pictureStores reports that processors keep their pictures in different stores: then none of them finds what another one has published
 // and not completed, and it is paid for again.
 func (s Snapshot) pictureStores() *finding.Finding {
-	hosts := map[string][]string{} // by store
-	var stores []string
+	return s.differing(finding.PictureStoresDiffer, func(r ProcessorReport) string { return r.PictureStore })
+}
+
+// endpointSets reports that processors have different endpoints: then a task can wait for one that only some of them have, and the limits of an
+// endpoint are not the same everywhere.
+func (s Snapshot) endpointSets() *finding.Finding {
+	return s.differing(finding.EndpointsDiffer, func(r ProcessorReport) string { return r.EndpointsDigest })
+}
+
+// differing reports that the live processors do not have the same of something. Those that do not say what they have don't count.
+func (s Snapshot) differing(code finding.Code, of func(ProcessorReport) string) *finding.Finding {
+	hosts := map[string][]string{} // by what they have
+	var found []string
 	for _, p := range s.Processors {
-		id := p.Report.PictureStore
+		id := of(p.Report)
 		if !p.Alive || id == "" {
 			continue
 		}
 		if hosts[id] == nil {
-			stores = append(stores, id)
+			found = append(found, id)
 		}
 		if !slices.Contains(hosts[id], p.Host) {
 			hosts[id] = append(hosts[id], p.Host)
 		}
 	}
-	if len(stores) < 2 {
+	if len(found) < 2 {
 		return nil
 	}
 	var groups []string
-	for _, id := range stores {
+	for _, id := range found {
 		slices.Sort(hosts[id])
 		groups = append(groups, strings.Join(hosts[id], ", "))
 	}
 	slices.Sort(groups)
-	return &finding.Finding{Code: finding.PictureStoresDiffer, Count: len(stores), Subject: strings.Join(groups, " | ")}
+	return &finding.Finding{Code: code, Count: len(found), Subject: strings.Join(groups, " | ")}
 }
 
 // failing reports that most tasks of the last hour failed for one cause. Moderation refuses single prompts; it counts as

@@ -98,6 +98,42 @@ func TestAssess(t *testing.T) {
 			s.Processors = append(s.Processors, overview.Processor{Alive: true, Report: overview.ProcessorReport{PictureStore: "a"}},
 				overview.Processor{Report: overview.ProcessorReport{PictureStore: "b"}}, overview.Processor{Alive: true})
 		}), nil},
+		"two sets of endpoints": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.EndpointsDigest = "a"
+			s.Processors = append(s.Processors, overview.Processor{Processor: store.Processor{Host: "h2"}, Alive: true, Report: overview.ProcessorReport{EndpointsDigest: "b"}})
+		}), []finding.Code{finding.EndpointsDiffer}},
+		"one endpoint of several fails, on two hosts": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.Endpoints = []processor.EndpointStatus{{Name: "a", FailingSince: now}, {Name: "b"}}
+			s.Processors = append(s.Processors, s.Processors[0])
+		}), []finding.Code{finding.EndpointFailing}},
+		"all endpoints fail": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIUnreachableSince = now.Add(-time.Minute)
+			s.Processors[0].Report.Endpoints = []processor.EndpointStatus{{Name: "a", FailingSince: now}, {Name: "b", FailingSince: now}}
+		}), []finding.Code{finding.APIUnreachable}},
+		"the monitor found that one endpoint of several fails": {with(stopped(supervise.StoppedByOperator), func(s *overview.Snapshot) {
+			s.APICheck = overview.APICheck{At: now, OK: true, Endpoints: []overview.EndpointCheck{{Name: "a"}, {Name: "b", OK: true}}}
+		}), []finding.Code{finding.EndpointFailing}},
+		"the monitor found so, and a processor knows better": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.Endpoints = []processor.EndpointStatus{{Name: "a"}, {Name: "b"}}
+			s.APICheck = overview.APICheck{At: now, OK: true, Endpoints: []overview.EndpointCheck{{Name: "a"}, {Name: "b", OK: true}}}
+		}), nil},
+		"a model is refused by one endpoint of several": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b", Models: []string{"m"}}}
+			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitModel, Name: "m", Endpoint: "a", State: processor.CircuitOpen}}
+		}), []finding.Code{finding.EndpointRefusesModels}},
+		"a model is refused by the only endpoint of several that has it": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b", Models: []string{"other"}}}
+			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitModel, Name: "m", Endpoint: "a", State: processor.CircuitOpen}}
+		}), []finding.Code{finding.ModelsRefused}},
+		"a model is refused by one endpoint, and the other one is down": {with(running(), func(s *overview.Snapshot) {
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
+			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitModel, Name: "m", Endpoint: "a", State: processor.CircuitOpen}}
+			s.Processors[0].Report.Endpoints = []processor.EndpointStatus{{Name: "a"}, {Name: "b", FailingSince: now}}
+		}), []finding.Code{finding.EndpointFailing, finding.ModelsRefused}},
+		"a proxy that several endpoints use": {with(running(), func(s *overview.Snapshot) {
+			ejected := []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)}, {Proxy: "b"}}
+			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a", Upstreams: ejected}, {Name: "b", Upstreams: ejected}}
+		}), []finding.Code{finding.ProxyEjected}},
 		"pictures can't be stored": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.PicturesFailingSince = now.Add(-time.Minute)
 		}), []finding.Code{finding.PicturesUnstorable}},

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -18,13 +19,46 @@ import (
 // its queue engine, and of the route to the API.
 type ProcessorReport struct {
 	processor.Status
+	// Upstreams and APIRateLimits are those of the only endpoint. Of several, each is in APIEndpoints.
 	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
 	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+	APIEndpoints  []EndpointReport      `json:"api_endpoints,omitempty"`
+	// EndpointsDigest identifies the names, addresses and models of the endpoints.
+	EndpointsDigest string `json:"endpoints_digest,omitempty"`
 	// LogDir is the directory (LOG_DIR) whose pid file it holds; empty: it runs beside another processor, or with --once.
 	LogDir string  `json:"log_dir,omitempty"`
 	Reload *Reload `json:"reload,omitempty"` // the last time that it read its settings again; null: never
 	// PictureStore is the id of the picture store that it uses.
 	PictureStore string `json:"picture_store,omitempty"`
+}
+
+// EndpointReport is how a processor uses an endpoint, and the routes to it. Limits and circuits are in the Status.
+type EndpointReport struct {
+	Name          string                `json:"name"`
+	Address       string                `json:"address"` // without its query
+	Mode          endpoint.Mode         `json:"mode"`
+	Models        []string              `json:"models,omitempty"` // that tasks may name; none: every model
+	Preference    int                   `json:"preference"`
+	Weight        int                   `json:"weight"`
+	Upstreams     []proxy.UpstreamState `json:"upstreams,omitempty"` // in order of preference
+	APIRateLimits imageapi.RateLimits   `json:"api_rate_limits,omitzero"`
+}
+
+// Routes returns APIEndpoints, or one without a name where there are none.
+func (r ProcessorReport) Routes() []EndpointReport {
+	if len(r.APIEndpoints) > 0 {
+		return r.APIEndpoints
+	}
+	return []EndpointReport{{Upstreams: r.Upstreams, APIRateLimits: r.APIRateLimits}}
+}
+
+// AllUpstreams returns the state of the proxies of all endpoints.
+func (r ProcessorReport) AllUpstreams() []proxy.UpstreamState {
+	var all []proxy.UpstreamState
+	for _, e := range r.Routes() {
+		all = append(all, e.Upstreams...)
+	}
+	return all
 }
 
 // Reload is the result of reading the settings again.

@@ -52,6 +52,25 @@ func (s *circuitSet) named(endpoint string) *circuits {
 	return s.endpoints[0]
 }
 
+// haveModel reports whether the model of an attempt, which its endpoint has just refused, may work: it is not known to be refused by another endpoint
+// that has it, or mayWork says so of one of them.
+func (s *circuitSet) haveModel(a *attempt, mayWork func(endpoint, model string) bool) bool {
+	model := s.modelName(a.task.Model)
+	refusing := s.of(a)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.endpoints {
+		if e.conf.Models != nil && !slices.Contains(e.conf.Models, model) {
+			continue
+		}
+		m := e.models[model]
+		if mayWork(e.conf.Name, model) || e != refusing && (m == nil || m.isClosed()) {
+			return true
+		}
+	}
+	return false
+}
+
 // trial is a claim of a task that tries a circuit.
 type trial struct {
 	of      *circuits

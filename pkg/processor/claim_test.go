@@ -83,7 +83,9 @@ func TestClaim_FourProcessorsWorkEachTaskOnce(t *testing.T) {
 func TestClaim_RateLimit(t *testing.T) {
 	f := newFixture(t)
 	f.enqueue("a", "b", "c", "d", "e", "f")
-	stop := f.run(f.config(func(c *processor.Config) { c.Endpoints, c.Concurrency, c.Lease = []processor.Endpoint{{Rate: 1}}, 5, 300*time.Millisecond }), f.client())
+	stop := f.run(f.config(func(c *processor.Config) {
+		c.Endpoints, c.Concurrency, c.Lease = []processor.Endpoint{{Rate: 1}}, 5, 300*time.Millisecond
+	}), f.client())
 	f.seen(processor.EventCompleted, 1)
 	f.seen(processor.EventLeasesRenewed, f.count(processor.EventLeasesRenewed)+10)
 	assert.Equal(t, 1, f.count(processor.EventClaimed), "the next comes in a minute")

@@ -214,10 +214,11 @@ func (o *outcomes) refused(work, writes context.Context, a *attempt, e *task.Err
 	o.release(writes, a, o.trialWait(failed), e)
 }
 
-// refusedModel records that the API makes no pictures with the task's model. The task waits if the model may work again, otherwise it fails.
+// refusedModel records that the endpoint makes no pictures with the task's model. The task waits if the model may work again or elsewhere, otherwise
+// it fails.
 func (o *outcomes) refusedModel(writes context.Context, a *attempt, e *task.Error) {
 	o.circuits.of(a).endpointAnswered(a)
-	if !o.models.mayWork(o.circuits.of(a).conf.Name, o.circuits.modelName(a.task.Model)) {
+	if !o.circuits.haveModel(a, o.models.mayWork) {
 		o.fail(writes, a, e, false)
 		return
 	}

@@ -51,6 +51,10 @@ type EndpointStatus struct {
 	Rate        int       `json:"rate,omitempty"`        // paid requests a minute, over all processors; 0: no limit
 	Concurrency int       `json:"concurrency,omitempty"` // tasks at a time, over all processors; 0: no limit
 	RateLimited time.Time `json:"rate_limited_until,omitzero"`
+	// FailingSince is set while no task is claimed for it because it is unreachable or refuses all requests, with the reason.
+	FailingSince time.Time `json:"failing_since,omitzero"`
+	ErrorCode    task.Code `json:"error_code,omitempty"`
+	Error        string    `json:"error,omitempty"`
 }
 
 // Circuit is the state of a circuit breaker. Since, Code and Reason are set while it is not closed.
@@ -121,6 +125,7 @@ func (s *circuitSet) report(to *Status, now time.Time, inFlight func(endpoint st
 		}
 		// A check that succeeds is a sign that the API works, a trial is none.
 		if c.isOpen() || c.state == CircuitHalfOpen && !c.afterCheck {
+			of.FailingSince, of.ErrorCode, of.Error = c.since, c.cause.Code, c.cause.Message
 			if failing++; failing == 1 {
 				to.APIUnreachableSince, to.APIErrorCode, to.APIError = c.since, c.cause.Code, c.cause.Message
 			}

@@ -3,6 +3,8 @@ package settings
 import (
 	"slices"
 	"strings"
+
+	"imagetasks/pkg/suggest"
 )
 
 // NearMiss is a name that is nearly a setting's.
@@ -58,26 +60,5 @@ func nameDistance(name, setting string) int {
 	if strings.TrimSuffix(a, "URL") == b {
 		return 1
 	}
-	return EditDistance(a, b)
-}
-
-// EditDistance is the Levenshtein distance of two names, in bytes.
-func EditDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			change := diagonal
-			if a[i-1] != b[j-1] {
-				change++
-			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
-		}
-	}
-	return row[len(b)]
+	return suggest.EditDistance(a, b)
 }

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"imagetasks/pkg/endpoint"
 )
 
 // Settings are the values of all settings, checked.
@@ -24,14 +26,20 @@ type Settings struct {
 	APIKey  string
 	BaseURL string
 	Model   string
-	APIMode string
+	APIMode endpoint.Mode
+	Stream  *bool // nil: as endpoint.Endpoint.IsStreamed
+
+	// Endpoints are the parts [[endpoint]] of imagetasks.toml, which Load does not read; none: see APIEndpoints.
+	Endpoints []endpoint.Endpoint
+	// EndpointsError says why they can't be used, with an *Error for each fault. Only what needs the API fails then.
+	EndpointsError error
 
 	Proxy            Proxy
 	DialTimeout      time.Duration
 	ConnectTimeout   time.Duration
 	TLSTimeout       time.Duration
 	FirstByteTimeout time.Duration
-	Rate             int // requests for pictures per minute; 0: no limit
+	Rate             int // requests for pictures per minute to the endpoint of the variables; 0: no limit
 
 	ImageDir      string
 	ImageBaseURL  string
@@ -200,14 +208,37 @@ func (s *Settings) check() []error {
 	return faults
 }
 
+// APIEndpoints returns the endpoints, at least one: those of imagetasks.toml, or else the one of the environment variables, whose key may be missing.
+func (s *Settings) APIEndpoints() ([]endpoint.Endpoint, error) {
+	switch {
+	case s.EndpointsError != nil:
+		return nil, s.EndpointsError
+	case len(s.Endpoints) > 0:
+		return s.Endpoints, nil
+	}
+	e := endpoint.Endpoint{BaseURL: s.BaseURL, KeyEnv: "OPENAI_API_KEY", Key: s.APIKey, Mode: s.APIMode, Stream: s.Stream, Rate: s.Rate, Preference: 1, Weight: 1}
+	e.Name = e.Address()
+	return []endpoint.Endpoint{e}, nil
+}
+
 // Secrets returns the values that are secret as a whole.
 func (s *Settings) Secrets() []string {
-	return append([]string{s.APIKey, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
+	all := append([]string{s.APIKey, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
+	for _, e := range s.Endpoints {
+		all = append(all, e.Key)
+	}
+	return all
 }
 
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of
 // proxies where nobody meant it. They are known even where Load returned an error.
-func (s *Settings) SecretURLs() []string { return append(slices.Clone(s.urls), s.Proxy.OpenAI...) }
+func (s *Settings) SecretURLs() []string {
+	all := append(slices.Clone(s.urls), s.Proxy.OpenAI...)
+	for _, e := range s.Endpoints {
+		all = append(all, e.Proxies...)
+	}
+	return all
+}
 
 // Changed returns the names of the settings whose values differ in other.
 func (s *Settings) Changed(other *Settings) []string {
@@ -344,16 +375,9 @@ func schema(s *Settings, v string) error {
 	return nil
 }
 
-func baseURL(s *Settings, v string) error {
-	u, err := url.Parse(v)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return errors.New("must be an http or https URL such as https://api.openai.com/v1")
-	}
-	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
-		return errors.New("must not carry a login, a query or a fragment")
-	}
-	s.BaseURL = strings.TrimSuffix(v, "/")
-	return nil
+func baseURL(s *Settings, v string) (err error) {
+	s.BaseURL, err = endpoint.NormaliseURL(v)
+	return err
 }
 
 // isSeparator reports whether r is between two values of a list.
@@ -379,14 +403,21 @@ func proxies(s *Settings, v string) error {
 }
 
 func apiMode(s *Settings, v string) error {
-	switch v {
-	case "images":
-		s.APIMode = v
+	switch mode := endpoint.Mode(strings.ToLower(v)); mode {
+	case endpoint.Images, endpoint.Chat:
+		s.APIMode = mode
 		return nil
-	case "chat":
-		return errors.New("chat is not supported yet; use images")
 	}
-	return errors.New("must be images")
+	return errors.New("must be images or chat")
+}
+
+func stream(s *Settings, v string) error {
+	on := false
+	if err := onOff(func(*Settings) *bool { return &on })(s, v); err != nil {
+		return err
+	}
+	s.Stream = &on
+	return nil
 }
 
 func imageStore(s *Settings, v string) error {

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/settings"
 )
 
@@ -33,7 +34,8 @@ func TestLoad_Defaults(t *testing.T) {
 	assert.Equal(t, 20*time.Minute, s.StuckAfter)
 	assert.Equal(t, 30*time.Second, s.ShutdownGrace)
 	assert.Equal(t, "127.0.0.1:9464", s.StatusAddr)
-	assert.Equal(t, "images", s.APIMode)
+	assert.Equal(t, endpoint.Images, s.APIMode)
+	assert.Nil(t, s.Stream)
 }
 
 func TestLoad_FirstSourceWins(t *testing.T) {
@@ -86,8 +88,9 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 		"DATABASE_SCHEMA":  {"public", "pg_x", "a\nb", strings.Repeat("x", 60)},
 		"USER_CONCURRENCY": {"0", "-1", "many"},
 		"RETENTION":        {"0", "0d", "-1d", "1.5d", "90 days", "99999d"},
-		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1?a=b", "http://[::1"},
-		"OPENAI_API_MODE":  {"chat", "video"},
+		"OPENAI_BASE_URL":  {"api.openai.com", "ftp://x", "https://u:p@x/v1", "https://x/v1#a", "http://[::1"},
+		"OPENAI_API_MODE":  {"video", "chat/completions"},
+		"OPENAI_STREAM":    {"yes", "true"},
 		"IMAGE_STORE":      {"s3://bucket", "http://x"},
 		"IMAGE_BASE_URL":   {"/images", "ftp://x"},
 		"IMAGE_MAX_BYTES":  {"0", "10", "many", "99999999999"},
@@ -137,4 +140,27 @@ func TestSecrets(t *testing.T) {
 	for _, v := range values {
 		assert.Contains(t, append(s.Secrets(), s.SecretURLs()...), v)
 	}
+}
+
+// The variables of the environment are one endpoint where imagetasks.toml has none.
+func TestAPIEndpoints(t *testing.T) {
+	s, err := settings.Load(from(map[string]string{"OPENAI_API_KEY": "sk-a", "OPENAI_BASE_URL": "https://a.example/v1/images/edits/?api-version=1", "OPENAI_API_MODE": "Chat",
+		"OPENAI_STREAM": "OFF", "API_RATE": "60"}))
+	require.NoError(t, err)
+	off := false
+	all, err := s.APIEndpoints()
+	require.NoError(t, err)
+	assert.Equal(t, []endpoint.Endpoint{{Name: "https://a.example/v1", BaseURL: "https://a.example/v1?api-version=1", KeyEnv: "OPENAI_API_KEY", Key: "sk-a",
+		Mode: endpoint.Chat, Stream: &off, Rate: 60, Preference: 1, Weight: 1}}, all)
+
+	s.Endpoints = []endpoint.Endpoint{{Name: "b", Key: "sk-b", Proxies: []string{"http://u:p@b"}}}
+	all, err = s.APIEndpoints()
+	require.NoError(t, err)
+	assert.Equal(t, s.Endpoints, all)
+	assert.Contains(t, s.Secrets(), "sk-b")
+	assert.Contains(t, s.SecretURLs(), "http://u:p@b")
+
+	s.EndpointsError = &settings.Error{Name: "imagetasks.toml", Reason: "bad"}
+	_, err = s.APIEndpoints()
+	assert.ErrorIs(t, err, s.EndpointsError)
 }

@@ -15,12 +15,13 @@ var (
 	paidDesc      = prometheus.NewDesc("imagetasks_paid_requests_in_flight", "Tasks that wait for the answer to a paid request.", nil, nil)
 	leasesDesc    = prometheus.NewDesc("imagetasks_leases_renewable", "1 while the leases can be renewed; otherwise nothing is started.", nil, nil)
 	apiDesc       = prometheus.NewDesc("imagetasks_api_up", "1 while the image API is reachable.", nil, nil)
-	circuitDesc   = prometheus.NewDesc("imagetasks_circuit_open", "0 closed, 1 open, 0.5 half-open: being tried. Of models only those that do not work, at most 20.", []string{"scope", "name"}, nil)
+	circuitDesc   = prometheus.NewDesc("imagetasks_circuit_open", "0 closed, 1 open, 0.5 half-open: being tried. Of models only those that do not work, at most 20; endpoint is set where there are several.", []string{"scope", "name", "endpoint"}, nil)
 	modelsDesc    = prometheus.NewDesc("imagetasks_models_refused", "Models that the image API makes no pictures with; their tasks wait.", nil, nil)
 	unknownDesc   = prometheus.NewDesc("imagetasks_unknown_outcomes_total", "Paid requests without an answer of the API that was read whole, since the processor started.", nil, nil)
 	proxyDesc     = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not ejected.", []string{"proxy"}, nil)
 	responsesDesc = prometheus.NewDesc("imagetasks_proxy_responses_total", "Responses received through the proxy.", []string{"proxy"}, nil)
-	limitDesc     = prometheus.NewDesc("imagetasks_api_rate_limit", "Numeric values of the last x-ratelimit-* headers of the API.", []string{"header"}, nil)
+	endpointDesc  = prometheus.NewDesc("imagetasks_endpoint_tasks_in_flight", "Tasks of this processor that the endpoint was chosen for.", []string{"endpoint"}, nil)
+	limitDesc     = prometheus.NewDesc("imagetasks_api_rate_limit", "Numeric values of the last x-ratelimit-* headers of the API.", []string{"endpoint", "header"}, nil)
 	dbDesc        = prometheus.NewDesc("imagetasks_database_up", "1 while the database responds.", nil, nil)
 	queueDesc     = prometheus.NewDesc("imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}, nil)
 	oldestDesc    = prometheus.NewDesc("imagetasks_queue_oldest_due_seconds", "How long the oldest due task has been waiting.", nil, nil)
@@ -42,7 +43,7 @@ var steps = []processor.EventKind{processor.EventClaimed, processor.EventComplet
 type collector struct{ s Source }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc,
+	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, endpointDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc,
 		bridgeDesc, inboxDesc, inboxAgeDesc, outboxDesc, outboxAgeDesc, bridgeBadDesc, lostDesc} {
 		ch <- d
 	}
@@ -62,7 +63,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(apiDesc, boolValue(r.Processor.APIUnreachableSince.IsZero()))
 	refused := r.Processor.MoreModels
 	for _, c := range r.Processor.Circuits {
-		gauge(circuitDesc, circuitValue(c.State), c.Scope, c.Name)
+		gauge(circuitDesc, circuitValue(c.State), c.Scope, c.Name, c.Endpoint)
 		if c.Scope == processor.CircuitModel {
 			refused++
 		}
@@ -71,7 +72,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(unknownDesc, prometheus.CounterValue, float64(r.Processor.Counts[processor.EventOutcomeUnknown]))
 	// One address may be listed several times, with different logins.
 	up, responses := map[string]bool{}, map[string]int{}
-	for _, w := range r.Processor.Upstreams {
+	for _, w := range r.Processor.AllUpstreams() {
 		if w.Proxy != "" {
 			up[w.Proxy] = up[w.Proxy] || !w.Ejected
 			responses[w.Proxy] += w.Served
@@ -81,9 +82,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(proxyDesc, boolValue(up[proxy]), proxy)
 		ch <- prometheus.MustNewConstMetric(responsesDesc, prometheus.CounterValue, float64(served), proxy)
 	}
-	for header, value := range r.Processor.APIRateLimits.Headers {
-		if n, err := strconv.ParseFloat(value, 64); err == nil {
-			gauge(limitDesc, n, header)
+	for _, e := range r.Processor.Endpoints {
+		gauge(endpointDesc, float64(e.InFlight), e.Name)
+	}
+	for _, e := range r.Processor.Routes() {
+		for header, value := range e.APIRateLimits.Headers {
+			if n, err := strconv.ParseFloat(value, 64); err == nil {
+				gauge(limitDesc, n, e.Name, header)
+			}
 		}
 	}
 	gauge(dbDesc, boolValue(r.Queue != nil))

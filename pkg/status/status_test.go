@@ -67,13 +67,14 @@ func TestHandler_Pages(t *testing.T) {
 	_, body = get(t, root+"/metrics")
 	for _, line := range []string{`imagetasks_tasks_total{step="completed"} 7`, `imagetasks_tasks_total{step="failed"} 0`,
 		"imagetasks_tasks_in_flight 2", "imagetasks_api_up 1", "imagetasks_database_up 1",
-		`imagetasks_circuit_open{name="https://api.example/v1",scope="endpoint"} 0`, `imagetasks_circuit_open{name="",scope="picture_store"} 0`,
-		`imagetasks_circuit_open{name="<m>",scope="model"} 1`, "imagetasks_models_refused 4", "imagetasks_unknown_outcomes_total 2",
+		`imagetasks_circuit_open{endpoint="",name="https://api.example/v1",scope="endpoint"} 0`, `imagetasks_circuit_open{endpoint="",name="",scope="picture_store"} 0`,
+		`imagetasks_circuit_open{endpoint="",name="<m>",scope="model"} 1`, "imagetasks_models_refused 4", "imagetasks_unknown_outcomes_total 2",
 		"imagetasks_bridge_active 1", "imagetasks_bridge_inbox 6", "imagetasks_bridge_inbox_oldest_seconds 2", "imagetasks_bridge_outbox 8",
 		"imagetasks_bridge_outbox_oldest_seconds 3", "imagetasks_bridge_failures 2", "imagetasks_bridge_lost_updates 0",
 		`imagetasks_queue_tasks{state="stuck"} 1`, "imagetasks_queue_oldest_due_seconds 90", "imagetasks_start_time_seconds 1000",
 		`imagetasks_proxy_up{proxy="http://one:1"} 1`, `imagetasks_proxy_up{proxy="http://two:2"} 0`,
-		`imagetasks_proxy_responses_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{header="remaining-requests"} 59`} {
+		`imagetasks_proxy_responses_total{proxy="http://one:1"} 5`, `imagetasks_api_rate_limit{endpoint="",header="remaining-requests"} 59`,
+		`imagetasks_endpoint_tasks_in_flight{endpoint="e"} 0`} {
 		assert.Contains(t, body, line)
 	}
 	code, body = get(t, root+"/")

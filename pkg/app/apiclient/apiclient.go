@@ -1,22 +1,63 @@
-// Package apiclient wires the image API's client from the settings.
+// Package apiclient wires the clients of the image APIs from the settings.
 package apiclient
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 )
 
-// newTransport returns a transport for requests to the API, with the timeouts of the settings.
+// Endpoint is an endpoint of the settings with its client.
+type Endpoint struct {
+	endpoint.Endpoint
+	Model     string // its name there, for requests that name none
+	Client    *imageapi.Client
+	Transport *proxy.Transport
+}
+
+// Set is all endpoints, in their order in the settings; at least one.
+type Set []*Endpoint
+
+// New returns the endpoints of the settings. If one of them can't be used, the error is a *settings.Error, or several.
+func New(s settings.Settings) (Set, error) {
+	all, err := s.APIEndpoints()
+	if err != nil {
+		return nil, err
+	}
+	var set Set
+	for _, e := range all {
+		transport, err := newTransport(s, proxyEnv(s, e))
+		if err != nil {
+			return nil, proxyError(e, err)
+		}
+		client, err := NewClient(s, e, transport)
+		if err != nil {
+			return nil, err
+		}
+		set = append(set, &Endpoint{e, defaultModel(s, e), client, transport})
+	}
+	return set, nil
+}
+
+// newTransport returns a transport for requests to an API, with the timeouts of the settings.
 func newTransport(s settings.Settings, env proxy.Env) (*proxy.Transport, error) {
 	return proxy.New(proxy.Config{
 		Env:         env,
@@ -25,36 +66,108 @@ func newTransport(s settings.Settings, env proxy.Env) (*proxy.Transport, error) 
 	})
 }
 
-// New returns the image API's client and the transport under it.
-func New(s settings.Settings) (*imageapi.Client, *proxy.Transport, error) {
-	transport, err := newTransport(s, proxy.Env(s.Proxy))
-	if err != nil {
-		return nil, nil, err
+// proxyEnv returns the proxy settings of an endpoint.
+func proxyEnv(s settings.Settings, e endpoint.Endpoint) proxy.Env {
+	switch {
+	case e.Proxies == nil:
+		return proxy.Env(s.Proxy)
+	case slices.Equal(e.Proxies, []string{endpoint.Direct}):
+		return proxy.Env{}
 	}
-	client, err := NewWithTransport(s, transport)
-	return client, transport, err
+	return proxy.Env{OpenAI: e.Proxies}
 }
 
-// NewWithTransport returns the image API's client over a transport.
-func NewWithTransport(s settings.Settings, transport *proxy.Transport) (*imageapi.Client, error) {
-	client, err := imageapi.New(imageapi.Config{BaseURL: s.BaseURL, Key: s.APIKey, Model: s.Model,
+// proxyError returns an error about the proxies of an endpoint that says where they are set.
+func proxyError(e endpoint.Endpoint, err error) error {
+	fault, ok := errors.AsType[*settings.Error](err)
+	if !ok || e.Proxies == nil {
+		return err
+	}
+	return &settings.Error{Name: fmt.Sprintf("%s: endpoint %q: proxies", app.TablesName, e.Name), Reason: fault.Reason}
+}
+
+// NewClient returns the client of an endpoint over a transport.
+func NewClient(s settings.Settings, e endpoint.Endpoint, transport *proxy.Transport) (*imageapi.Client, error) {
+	client, err := imageapi.New(imageapi.Config{BaseURL: e.BaseURL, FindV1: true, Key: e.Key, Model: defaultModel(s, e),
 		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s)})
 	if err != nil {
-		return nil, &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
+		return nil, clientError(e, err)
 	}
 	return client, nil
+}
+
+// clientError returns an error of a client that names the setting.
+func clientError(e endpoint.Endpoint, err error) error {
+	if imageapi.CheckKey(e.Key) != nil {
+		return &settings.Error{Name: e.KeyEnv, Reason: err.Error()}
+	}
+	return &settings.Error{Name: fmt.Sprintf("endpoint %q", e.Name), Reason: err.Error()}
+}
+
+// defaultModel returns the model, as the endpoint calls it, of requests that name none: the one of the settings, or else the first that the
+// endpoint has.
+func defaultModel(s settings.Settings, e endpoint.Endpoint) string {
+	if e.Serves(s.Model) {
+		return e.ModelThere(s.Model)
+	}
+	return e.ModelThere(slices.Sorted(maps.Keys(e.Models))[0])
 }
 
 func downloadRules(s settings.Settings) imageapi.DownloadRules {
 	return imageapi.DownloadRules{Direct: s.DownloadDirect, HTTP: s.DownloadHTTP}
 }
 
+// Named returns the endpoint of that name; "" is the first one.
+func (set Set) Named(name string) (*Endpoint, bool) {
+	for _, e := range set {
+		if name == "" || e.Name == name {
+			return e, true
+		}
+	}
+	return nil, false
+}
+
+// Names returns the names of the endpoints.
+func (set Set) Names() []string {
+	var names []string
+	for _, e := range set {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
+// CloseIdleConnections closes the connections that carry no request.
+func (set Set) CloseIdleConnections() {
+	for _, e := range set {
+		e.Transport.CloseIdleConnections()
+	}
+}
+
+// Digest identifies what the processors of one database must have in common: the names, addresses and models of the endpoints.
+func (set Set) Digest() string {
+	type common struct {
+		Name, Address string
+		Models        map[string]string // in the order of their keys
+	}
+	var all []common
+	for _, e := range set {
+		all = append(all, common{e.Name, e.Address(), e.Models})
+	}
+	slices.SortFunc(all, func(a, b common) int { return strings.Compare(a.Name, b.Name) })
+	text, err := json.Marshal(all)
+	if err != nil {
+		return "" // texts can always be written
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
 // localProxy is where the common local proxies (Clash and its like) listen.
 const localProxy = "127.0.0.1:7890"
 
-// AlternativeRoutes returns the route to the API without a proxy and, if the settings use no proxy, a route through one: a
-// proxy that NO_PROXY bypasses, or one on the usual port of local proxies. other is nil if there is none.
-func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy.Transport, err error) {
+// AlternativeRoutes returns the route to an endpoint without a proxy and, if it uses no proxy, a route through one: a proxy that NO_PROXY bypasses,
+// or one on the usual port of local proxies. other is nil if there is none.
+func AlternativeRoutes(s settings.Settings, e endpoint.Endpoint, base *url.URL) (direct, other *proxy.Transport, err error) {
 	if direct, err = newTransport(s, proxy.Env{}); err != nil {
 		return nil, nil, err
 	}
@@ -64,6 +177,9 @@ func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy
 	}
 	if kept == "" {
 		kept = s.Proxy.All
+	}
+	if kept == "" && e.Proxies != nil && len(s.Proxy.OpenAI) > 0 {
+		kept = s.Proxy.OpenAI[0]
 	}
 	if kept == "" {
 		if conn, err := net.DialTimeout("tcp", localProxy, time.Second); err == nil {
@@ -77,108 +193,95 @@ func AlternativeRoutes(s settings.Settings, base *url.URL) (direct, other *proxy
 	return direct, other, err
 }
 
-// Check returns an error for a key or a proxy that can't be used.
+// Check returns an error for endpoints, keys or proxies that can't be used.
 func Check(s settings.Settings) error {
-	if err := proxy.CheckEnv(proxy.Env(s.Proxy)); err != nil {
+	all, err := s.APIEndpoints()
+	if err != nil {
 		return err
 	}
-	if err := imageapi.CheckKey(s.APIKey); err != nil {
-		return &settings.Error{Name: "OPENAI_API_KEY", Reason: err.Error()}
+	for _, e := range all {
+		if err := proxy.CheckEnv(proxyEnv(s, e)); err != nil {
+			return proxyError(e, err)
+		}
+		if err := imageapi.CheckKey(e.Key); err != nil {
+			return clientError(e, err)
+		}
 	}
 	return nil
 }
 
-// Update makes requests that begin from now on use the key, the proxies and the rules of downloads of the settings. If Check refuses them, it changes
-// nothing.
-func Update(client *imageapi.Client, transport *proxy.Transport, s settings.Settings) error {
+// Update makes requests that begin from now on use the keys, the proxies and the rules of downloads of the settings. If Check refuses them, it
+// changes nothing. Endpoints that the settings do not have stay as they are.
+func (set Set) Update(s settings.Settings) error {
 	if err := Check(s); err != nil {
 		return err
 	}
-	if err := transport.SetEnv(proxy.Env(s.Proxy)); err != nil {
-		return err
-	}
-	client.SetDownloadRules(downloadRules(s))
-	return client.SetKey(s.APIKey)
-}
-
-// Prober checks the API. If the settings of the API are invalid, the check returns the reason: the rest of a program must not
-// depend on them. It is safe for concurrent use.
-type Prober struct {
-	mu        sync.Mutex
-	client    *imageapi.Client
-	transport *proxy.Transport
-	err       error
-}
-
-// NewProber returns a Prober for the settings.
-func NewProber(s settings.Settings) *Prober {
-	p := &Prober{}
-	p.client, p.transport, p.err = New(s)
-	return p
-}
-
-// Check asks the endpoint that makes pictures, free of charge, as imageapi.Client.Check.
-func (p *Prober) Check(ctx context.Context) error {
-	p.mu.Lock()
-	client, err := p.client, p.err
-	p.mu.Unlock()
+	all, err := s.APIEndpoints()
 	if err != nil {
 		return err
 	}
-	return client.Check(ctx, "")
-}
-
-// Set makes later checks use these settings. It changes nothing if they are invalid.
-func (p *Prober) Set(s settings.Settings) error {
-	client, transport, err := New(s)
-	if err != nil {
-		return err
+	for _, next := range all {
+		i := slices.IndexFunc(set, func(e *Endpoint) bool { return e.Name == next.Name })
+		if i < 0 {
+			continue
+		}
+		if err := set[i].Transport.SetEnv(proxyEnv(s, next)); err != nil {
+			return err
+		}
+		set[i].Client.SetDownloadRules(downloadRules(s))
+		if err := set[i].Client.SetKey(next.Key); err != nil {
+			return err
+		}
 	}
-	p.Close()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.client, p.transport, p.err = client, transport, nil
 	return nil
 }
 
-// Close closes the connections that carry no request.
-func (p *Prober) Close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err == nil {
-		p.transport.CloseIdleConnections()
-	}
-}
-
-// retryTimeout bounds the retry of all ejected proxies.
+// retryTimeout bounds the retry of all ejected proxies of an endpoint.
 const retryTimeout = time.Minute
 
-// RetryEjected retries the ejected proxies that are due, each with a request that is free of charge. Upstreams shows the
-// result.
-func RetryEjected(ctx context.Context, t *proxy.Transport, s settings.Settings) {
+// RetryEjected retries the ejected proxies that are due, each with a request that is free of charge, of all endpoints at the same time. Upstreams
+// shows the result. s are the settings in use.
+func (set Set) RetryEjected(ctx context.Context, s settings.Settings) {
 	ctx, cancel := context.WithTimeout(ctx, retryTimeout)
 	defer cancel()
-	for _, due := range t.RetryableUpstreams() {
-		if client, err := NewWithTransport(s, due); err == nil {
-			_ = client.Check(ctx, "")
-		}
+	all, err := s.APIEndpoints()
+	if err != nil {
+		return
 	}
+	var running sync.WaitGroup
+	for _, now := range all {
+		e, ok := set.Named(now.Name)
+		if !ok {
+			continue
+		}
+		running.Go(func() {
+			for _, due := range e.Transport.RetryableUpstreams() {
+				if client, err := NewClient(s, now, due); err == nil {
+					_ = client.Check(ctx, "")
+				}
+			}
+		})
+	}
+	running.Wait()
 }
 
 // Upstreams returns the state of each upstream, in order of preference.
-func Upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
-	u, err := url.Parse(s.BaseURL)
+func (e *Endpoint) Upstreams() []proxy.UpstreamState {
+	u, err := url.Parse(e.BaseURL)
 	if err != nil {
 		return nil
 	}
-	return t.States(u)
+	return e.Transport.States(u)
 }
 
-// Route describes the route to the API, without logins.
-func Route(t *proxy.Transport, s settings.Settings) lang.Message {
-	u, err := url.Parse(s.BaseURL)
+// Via returns the proxies to the endpoint, without logins; none: it is connected to directly.
+func (e *Endpoint) Via() []string {
+	u, err := url.Parse(e.BaseURL)
 	if err != nil {
-		u = &url.URL{} // settings.Load refuses such a URL
+		u = &url.URL{} // NormaliseURL refuses such a URL
 	}
-	return render.Route(t.Via(u))
+	return e.Transport.Via(u)
 }
+
+// Route describes the route to the endpoint, without logins.
+func (e *Endpoint) Route() lang.Message { return render.Route(e.Via()) }

@@ -3,8 +3,10 @@ package reload
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
@@ -67,8 +70,8 @@ func (r *Reloader) Last() *overview.Reload { return r.last.Load() }
 // Targets are what a Reloader changes.
 type Targets struct {
 	Store *store.Store
-	// CheckAPI returns an error for settings of the API that can't be used, and SetAPI takes them over: the key and the
-	// proxies.
+	// CheckAPI returns an error for settings of the API that can't be used, and SetAPI takes them over: the keys and the
+	// proxies of the endpoints.
 	CheckAPI func(settings.Settings) error
 	SetAPI   func(settings.Settings) error
 	// Processor: the program uses the settings that only a processor reads.
@@ -132,9 +135,55 @@ func (r *Reloader) reload(targets Targets, log logrus.FieldLogger) {
 var apiSettings = []string{"OPENAI_API_KEY", "OPENAI_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY",
 	"IMAGE_DOWNLOAD_DIRECT", "IMAGE_DOWNLOAD_HTTP"}
 
-// hasProxy reports whether settings name a proxy.
-func hasProxy(s settings.Settings) bool {
-	return len(s.Proxy.OpenAI) > 0 || s.Proxy.HTTPS != "" || s.Proxy.HTTP != "" || s.Proxy.All != ""
+// keepsProxies returns an error where a proxy was set and none is set any more, unless an endpoint says that it needs none: the file may have been
+// read while it was being written, and a direct connection must not come about by mistake.
+func keepsProxies(now, next settings.Settings) error {
+	has := func(s settings.Settings, own []string) bool {
+		if own != nil {
+			return !slices.Equal(own, []string{endpoint.Direct})
+		}
+		return len(s.Proxy.OpenAI) > 0 || s.Proxy.HTTPS != "" || s.Proxy.HTTP != "" || s.Proxy.All != ""
+	}
+	if len(next.Endpoints) == 0 && has(now, nil) && !has(next, nil) {
+		return &settings.Error{Name: "OPENAI_PROXY", Reason: "no proxy is set any more; to go on without one, restart the program"}
+	}
+	for i, e := range next.Endpoints { // in the same order
+		if has(now, now.Endpoints[i].Proxies) && e.Proxies == nil && !has(next, nil) {
+			return &settings.Error{Name: fmt.Sprintf("endpoint %q: proxies", e.Name), Reason: "no proxy is set any more; to go on without one, set proxies = [\"direct\"], or restart the program"}
+		}
+	}
+	return nil
+}
+
+// mergeEndpoints returns the endpoints in use with the keys and proxies of the new ones, and the names of what was changed, and of what was changed
+// and can't be used without a restart.
+func mergeEndpoints(now, fresh []endpoint.Endpoint) (merged []endpoint.Endpoint, changed, needRestart []string) {
+	merged = slices.Clone(now)
+	for i := range merged {
+		e := &merged[i]
+		j := slices.IndexFunc(fresh, func(f endpoint.Endpoint) bool { return f.Name == e.Name })
+		if j < 0 {
+			needRestart = append(needRestart, "endpoint "+e.Name)
+			continue
+		}
+		f := fresh[j]
+		if e.Key != f.Key {
+			changed = append(changed, fmt.Sprintf("endpoint %s (its key)", e.Name))
+		}
+		if !slices.Equal(e.Proxies, f.Proxies) || (e.Proxies == nil) != (f.Proxies == nil) {
+			changed = append(changed, fmt.Sprintf("endpoint %s (its proxies)", e.Name))
+		}
+		e.KeyEnv, e.Key, e.Proxies = f.KeyEnv, f.Key, f.Proxies
+		if !reflect.DeepEqual(*e, f) {
+			needRestart = append(needRestart, "endpoint "+e.Name)
+		}
+	}
+	for _, f := range fresh {
+		if !slices.ContainsFunc(now, func(e endpoint.Endpoint) bool { return e.Name == f.Name }) {
+			needRestart = append(needRestart, "endpoint "+f.Name)
+		}
+	}
+	return merged, changed, needRestart
 }
 
 const databaseURL = "DATABASE_URL"
@@ -142,6 +191,9 @@ const databaseURL = "DATABASE_URL"
 // apply takes over all that may be changed, or returns an error and changes nothing.
 func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overview.Reload) error {
 	now := r.Settings()
+	if fresh.EndpointsError != nil {
+		return fresh.EndpointsError
+	}
 	api := false
 	for _, name := range now.Changed(&fresh) {
 		switch {
@@ -161,16 +213,20 @@ func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overv
 			result.NeedsRestart = append(result.NeedsRestart, name)
 		}
 	}
+	endpoints, changed, needRestart := mergeEndpoints(now.Endpoints, fresh.Endpoints)
+	api = api || len(changed) > 0
+	result.Changed, result.NeedsRestart = append(result.Changed, changed...), append(result.NeedsRestart, needRestart...)
+	next := now
 	if api {
-		if hasProxy(now) && !hasProxy(fresh) {
-			// The file may have been read while it was being written, and a direct connection must not come about by mistake.
-			return &settings.Error{Name: "OPENAI_PROXY", Reason: "no proxy is set any more; to go on without one, restart the program"}
+		next = next.With(fresh, apiSettings...)
+		next.Endpoints = endpoints
+		if err := keepsProxies(now, next); err != nil {
+			return err
 		}
-		if err := targets.CheckAPI(fresh); err != nil {
+		if err := targets.CheckAPI(next); err != nil {
 			return err
 		}
 	}
-	next := now
 	if !slices.Contains(result.NeedsRestart, databaseURL) {
 		if err := targets.Store.SetURL(fresh.DatabaseURL); err != nil {
 			return &settings.Error{Name: databaseURL, Reason: err.Error()}
@@ -178,10 +234,9 @@ func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overv
 		next = next.With(fresh, databaseURL)
 	}
 	if api {
-		if err := targets.SetAPI(fresh); err != nil {
+		if err := targets.SetAPI(next); err != nil {
 			return err
 		}
-		next = next.With(fresh, apiSettings...)
 	}
 	r.settings.Store(&next)
 	return nil

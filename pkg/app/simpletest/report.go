@@ -8,11 +8,19 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// document is a diagnosis as --json prints it, in English.
+// endpointReport is the diagnosis of one endpoint.
+type endpointReport struct {
+	Endpoint string // its name; empty: the settings can't be used
+	diagnosis.Report
+}
+
+// document is a diagnosis as --json prints it, in English. That of several endpoints has only OK, and one document for each.
 type document struct {
-	OK    bool           `json:"ok"`
-	Steps []stepDocument `json:"steps"`
-	Note  string         `json:"note,omitempty"` // what another route showed, after a step failed
+	OK        bool           `json:"ok"`
+	Endpoint  string         `json:"endpoint,omitempty"`
+	Steps     []stepDocument `json:"steps,omitempty"`
+	Note      string         `json:"note,omitempty"` // what another route showed, after a step failed
+	Endpoints []document     `json:"endpoints,omitempty"`
 }
 
 // stepDocument is a step of a document.
@@ -27,9 +35,21 @@ type stepDocument struct {
 	Fix    string    `json:"fix,omitempty"`
 }
 
-// newDocument returns the document for a report.
-func newDocument(r diagnosis.Report) document {
-	d := document{OK: r.OK, Steps: make([]stepDocument, 0, len(r.Steps))}
+// newDocument returns the document for the reports, at least one.
+func newDocument(reports []endpointReport) document {
+	if len(reports) == 1 {
+		return reports[0].document()
+	}
+	all := document{OK: true}
+	for _, r := range reports {
+		all.OK = all.OK && r.OK
+		all.Endpoints = append(all.Endpoints, r.document())
+	}
+	return all
+}
+
+func (r endpointReport) document() document {
+	d := document{OK: r.OK, Endpoint: r.Endpoint}
 	for _, s := range r.Steps {
 		step := stepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: detail(s.Detail, lang.EN), Code: s.Code}
 		if hint, ok := finding.HintFor(s.Code); ok {
@@ -120,7 +140,7 @@ var detailTexts = map[diagnosis.DetailCode]lang.Text{
 	diagnosis.DetailCertificate: {EN: "%s; the certificate was issued by: %s", ZH: "%s；证书签发者：%s"},
 
 	diagnosis.NoteServes: {EN: "The API works through %s, which serves all requests meanwhile.", ZH: "经由 %s 可以使用 API；目前请求由它转发。"},
-	diagnosis.NoteV1:     {EN: "An API responds at %s: set OPENAI_BASE_URL to this URL.", ZH: "%s 上有 API 响应：请将 OPENAI_BASE_URL 设为该地址。"},
+	diagnosis.NoteV1:     {EN: "An API responds at %s: set OPENAI_BASE_URL, or base_url in imagetasks.toml, to this URL.", ZH: "%s 上有 API 响应：请将 OPENAI_BASE_URL（或 imagetasks.toml 中的 base_url）设为该地址。"},
 	diagnosis.NoteNotDirect: {EN: "No direct connection was tried, because a proxy is set. To compare with one, use --direct.",
 		ZH: "已设置代理，因此未尝试直连。如需与直连比较，请使用 --direct。"},
 	diagnosis.NoteDirectWorks: {EN: "Without the proxy the API can be reached from here: the proxy is the problem.",

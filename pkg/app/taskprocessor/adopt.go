@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -22,16 +21,13 @@ import (
 	"imagetasks/pkg/supervise"
 )
 
-// bridgeFile is the name of the file that holds the part [bridge].
-const bridgeFile = "imagetasks.toml"
-
 // adoptSteps are the flags of adopt that do something else than to inspect and propose.
 var adoptSteps = []string{"plan", "apply", "check", "remove"}
 
 func adoptCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "adopt", Usage: "bridge an application's own tables of tasks and credits", Action: a.adopt,
-		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + bridgeFile + ", with\n" +
+		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + app.TablesName + ", with\n" +
 			"questions where it could not decide. Answer them in the file, then: adopt --plan, adopt --apply, adopt --check.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that --apply would run in this database, and change nothing"},
@@ -39,7 +35,7 @@ func adoptCommand(a program) *cli.Command {
 			&cli.BoolFlag{Name: "check", Usage: "compare both sides; exits 3 if something differs"},
 			&cli.BoolFlag{Name: "acknowledge", Usage: "with --check: report the lost updates that it shows no more"},
 			&cli.BoolFlag{Name: "remove", Usage: "take the bridge out; the application's schema is as it was before"},
-			&cli.StringFlag{Name: "file", Usage: "`FILE` with the part [bridge]", DefaultText: bridgeFile + " beside the env file"},
+			&cli.StringFlag{Name: "file", Usage: "`FILE` with the part [bridge]", DefaultText: app.TablesName + " beside the env file"},
 			&cli.StringFlag{Name: "tasks", Usage: "`SCHEMA.TABLE` of tasks, where adopt does not find it or takes another one"},
 			&cli.StringFlag{Name: "balances", Usage: "`SCHEMA.TABLE` of the users' credits, likewise"},
 			&cli.BoolFlag{Name: "force", Usage: "replace a part [bridge] that was edited; with --apply: although old scripts run, or IMAGE_BASE_URL is not set; with --remove: give up what is still owed"},
@@ -84,11 +80,7 @@ func bridgePath(c *cli.Context) string {
 	if file := c.String("file"); file != "" {
 		return file
 	}
-	env, given := app.FlagValue(c, "env-file")
-	if !given {
-		env = ".env"
-	}
-	return filepath.Join(filepath.Dir(env), bridgeFile)
+	return app.TablesFile(c)
 }
 
 // proposal is the document of adopt.

@@ -42,13 +42,13 @@ func (a program) demo(c *cli.Context) error {
 		return err
 	}
 	conf := demo.Config{Lang: l, Dir: dir, Out: a.Stdout, Terminal: app.IsTerminal(a.Stdout), Redact: a.Redact, LogFile: filepath.Join(dir, processorLog)}
-	if s.APIKey != "" {
-		client, transport, err := apiclient.New(s)
+	if s.APIKey != "" || len(s.Endpoints) > 0 {
+		endpoints, err := apiclient.New(s)
 		if err != nil {
 			return err
 		}
-		defer transport.CloseIdleConnections()
-		conf.API, conf.APIRoute = client, apiclient.Route(transport, s)
+		defer endpoints.CloseIdleConnections()
+		conf.API, conf.APIRoute = endpoints[0].Client, endpoints[0].Route()
 	}
 	log, closer, err := a.demoLog(s, conf.LogFile)
 	if err != nil {

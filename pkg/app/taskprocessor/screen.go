@@ -78,7 +78,12 @@ func (s screen) print(r statusReport, now time.Time) {
 	if w := r.Webhooks; w != nil && w.Waiting+w.Held+w.Undelivered > 0 {
 		s.line(titleWebhooks, s.webhooks(*w))
 	}
-	s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
+	if len(r.Endpoints) > 1 {
+		s.line(titleAPI, textEndpointCount.In(s.Lang, len(r.Endpoints))+s.apiState(r))
+		s.endpoints(r)
+	} else {
+		s.line(titleAPI, r.Route.In(s.Lang)+s.apiState(r))
+	}
 	s.upstreams(r)
 	if r.Monitor == nil {
 		s.line(titleMonitor, textNoPass.In(s.Lang))
@@ -164,16 +169,59 @@ func local(r statusReport) *overview.ProcessorReport {
 	return nil
 }
 
+// endpoints shows several endpoints: how they are reached, and what this host's processor reports about them.
+func (s screen) endpoints(r statusReport) {
+	report := local(r)
+	for _, e := range r.Endpoints {
+		mark, text := " ", e.Name+"  "+e.Route.In(s.Lang)
+		if report != nil {
+			mark = s.color(green, "✓")
+			for _, of := range report.Endpoints {
+				if of.Name != e.Name {
+					continue
+				}
+				text += s.endpointFigures(of)
+				if !of.FailingSince.IsZero() {
+					mark = s.color(red, "✗")
+				}
+			}
+		}
+		s.line(titleNone, mark+" "+text)
+	}
+}
+
+// endpointFigures describes what is in flight for an endpoint, and its limits.
+func (s screen) endpointFigures(e processor.EndpointStatus) string {
+	parts := []string{"", textEndpointInFlight.In(s.Lang, e.InFlight)}
+	if e.Concurrency > 0 {
+		parts = append(parts, textEndpointConcurrency.In(s.Lang, e.Concurrency))
+	}
+	if e.Rate > 0 {
+		parts = append(parts, textEndpointRate.In(s.Lang, e.Rate))
+	}
+	if !e.RateLimited.IsZero() {
+		parts = append(parts, s.color(red, textEndpointLimited.In(s.Lang, e.RateLimited.Local().Format(time.TimeOnly))))
+	}
+	return strings.Join(parts, textComma.In(s.Lang))
+}
+
 // upstreams shows the state of several proxies, and rate limits, as this host's processor reports them.
 func (s screen) upstreams(r statusReport) {
 	report := local(r)
 	if report == nil {
 		return
 	}
-	if len(report.Upstreams) > 1 {
-		title := titleProxies
-		for _, u := range report.Upstreams {
-			s.line(title, s.upstream(u))
+	title := titleProxies
+	for _, e := range report.Routes() {
+		if len(e.Upstreams) < 2 {
+			continue
+		}
+		for _, u := range e.Upstreams {
+			text := s.upstream(u)
+			if len(report.APIEndpoints) > 1 {
+				text = e.Name + "  " + text
+			}
+			s.line(title, text)
 			title = titleNone
 		}
 	}
@@ -185,8 +233,15 @@ func (s screen) upstreams(r statusReport) {
 	if !report.RateLimited.IsZero() {
 		parts = append(parts, textRateLimited.In(s.Lang, report.RateLimited.Local().Format(time.TimeOnly)))
 	}
-	if !report.APIRateLimits.IsZero() {
-		parts = append(parts, textAPILimits.In(s.Lang, report.APIRateLimits.At.Local().Format(time.TimeOnly), report.APIRateLimits))
+	for _, e := range report.Routes() {
+		if e.APIRateLimits.IsZero() {
+			continue
+		}
+		text := textAPILimits.In(s.Lang, e.APIRateLimits.At.Local().Format(time.TimeOnly), e.APIRateLimits)
+		if len(report.APIEndpoints) > 1 {
+			text = e.Name + ": " + text
+		}
+		parts = append(parts, text)
 	}
 	if len(parts) > 0 {
 		s.line(titleRate, strings.Join(parts, textSemicolon.In(s.Lang)))
@@ -202,6 +257,11 @@ func (s screen) circuits(report *overview.ProcessorReport) {
 		}
 		name := circuitNames[c.Scope].In(s.Lang)
 		if c.Scope == processor.CircuitModel {
+			name += " " + c.Name
+		}
+		if c.Endpoint != "" {
+			name = textAtEndpoint.In(s.Lang, name, c.Endpoint)
+		} else if c.Scope == processor.CircuitEndpoint && len(report.Endpoints) > 1 {
 			name += " " + c.Name
 		}
 		state := textCircuitOpen

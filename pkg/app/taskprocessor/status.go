@@ -43,8 +43,9 @@ type statusReport struct {
 	Refunds    refundStats            `json:"refunds_today"`
 	Results    []endpointResults      `json:"last_day_results"` // by endpoint
 	Checks     []health.Check         `json:"health_checks"`    // of this host's processor, the most recent first
-	Route      lang.Message           `json:"api_route"`
-	Monitor    *monitorPass           `json:"monitor"` // null: the monitor has never run on this host
+	Route      lang.Message           `json:"api_route"`        // to the first endpoint
+	Endpoints  []endpointRoute        `json:"api_endpoints"`    // as the settings have them; empty: they can't be used
+	Monitor    *monitorPass           `json:"monitor"`          // null: the monitor has never run on this host
 	Crontab    crontab.State          `json:"cron"`
 	Problems   []finding.Document     `json:"problems"`
 }
@@ -106,7 +107,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	if err := a.readProcessors(ctx, c, s, st, &r); err != nil {
 		return r, err
 	}
-	r.Route = a.route(s)
+	r.Route, r.Endpoints = a.routes(s)
 	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
 		Bridge: r.Bridge, Webhooks: r.Webhooks,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
@@ -192,14 +193,25 @@ func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.
 	return nil
 }
 
-// route describes the route to the API as the settings have it.
-func (a program) route(s settings.Settings) lang.Message {
-	_, transport, err := apiclient.New(s)
+// endpointRoute is an endpoint of the settings.
+type endpointRoute struct {
+	Name    string       `json:"name"`
+	Address string       `json:"address"`
+	Route   lang.Message `json:"route"`
+}
+
+// routes describes the routes to the endpoints as the settings have them.
+func (a program) routes(s settings.Settings) (first lang.Message, all []endpointRoute) {
+	all = []endpointRoute{}
+	endpoints, err := apiclient.New(s)
 	if err != nil {
-		return lang.NewMessage(textNoRoute, a.Redact.String(err.Error()))
+		return lang.NewMessage(textNoRoute, a.Redact.String(err.Error())), all
 	}
-	defer transport.CloseIdleConnections()
-	return apiclient.Route(transport, s)
+	defer endpoints.CloseIdleConnections()
+	for _, e := range endpoints {
+		all = append(all, endpointRoute{e.Name, e.Address(), e.Route()})
+	}
+	return all[0].Route, all
 }
 
 // projectDir returns the project's directory: the programs are in its bin/.

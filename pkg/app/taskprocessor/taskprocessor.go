@@ -87,11 +87,11 @@ func (a program) run(c *cli.Context) error {
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
 func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
-	client, transport, err := apiclient.New(s)
+	endpoints, err := apiclient.New(s)
 	if err != nil {
 		return err
 	}
-	defer transport.CloseIdleConnections()
+	defer endpoints.CloseIdleConnections()
 	newLogger := a.Logger
 	if background {
 		newLogger = a.FileLogger
@@ -109,7 +109,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			log.Error(err.Error())
 		}
 	}()
-	transport.OnChange(logProxyChanges(log))
+	for _, e := range endpoints {
+		e.Transport.OnChange(logProxyChanges(log))
+	}
 	pid := &pidLock{settings: s, background: background, log: log}
 	if !once {
 		if err := pid.acquire(); err != nil {
@@ -138,7 +140,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
-		SetAPI: func(s settings.Settings) error { return apiclient.Update(client, transport, s) }}, log)()
+		SetAPI: endpoints.Update}, log)()
 	pictures, err := openPictures(ctx, s, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
@@ -169,8 +171,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer hooks.close()
 	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
-		return overview.ProcessorReport{Status: st, Upstreams: a.upstreams(transport, s), APIRateLimits: client.RateLimits(),
+		r := overview.ProcessorReport{Status: st, APIEndpoints: a.endpointReports(endpoints), EndpointsDigest: endpoints.Digest(),
 			LogDir: logDir, Reload: reloader.Last(), PictureStore: pictures.ID()}
+		if len(r.APIEndpoints) == 1 {
+			r.Upstreams, r.APIRateLimits = r.APIEndpoints[0].Upstreams, r.APIEndpoints[0].APIRateLimits
+		}
+		return r
 	}
 	bridge, err := newBridge(st, func() []store.BridgeProgress {
 		if p := running.Load(); p != nil {
@@ -186,10 +192,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe,
-		Endpoints: []processor.Endpoint{{Name: client.Endpoint(), Rate: s.Rate, Check: client.Check}},
-		Details:   func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
-	}, st, imageworker.New(imageworker.Only(client), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
+		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
+	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
@@ -203,8 +208,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		defer func() { err = errors.Join(err, server.Close()) }()
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
-	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; the image API is reached %s", app.BuildVersion(), apiclient.Route(transport, s))
-	stopRetries := retryEjected(ctx, transport, reloader.Settings)
+	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; %s", app.BuildVersion(), routes(endpoints))
+	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
 	err = hooks.beside(ctx, func() error {
@@ -229,14 +234,14 @@ const retryInterval = time.Second
 
 // retryEjected retries the ejected proxies that are due, every retryInterval, until stop is called; stop waits for it. It does
 // not end with ctx, because tasks in flight at a stop need a proxy, too.
-func retryEjected(ctx context.Context, t *proxy.Transport, current func() settings.Settings) (stop func()) {
+func retryEjected(ctx context.Context, endpoints apiclient.Set, current func() settings.Settings) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
 	running.Go(func() {
 		tick := time.NewTicker(retryInterval)
 		defer tick.Stop()
 		for {
-			apiclient.RetryEjected(ctx, t, current())
+			endpoints.RetryEjected(ctx, current())
 			select {
 			case <-ctx.Done():
 				return
@@ -248,15 +253,6 @@ func retryEjected(ctx context.Context, t *proxy.Transport, current func() settin
 		cancel()
 		running.Wait()
 	}
-}
-
-// upstreams returns the state of the routes to the API, without secrets.
-func (a program) upstreams(t *proxy.Transport, s settings.Settings) []proxy.UpstreamState {
-	states := apiclient.Upstreams(t, s)
-	for i := range states {
-		states[i].Reason = a.Redact.String(states[i].Reason)
-	}
-	return states
 }
 
 // logProxyChanges logs when a proxy of several is ejected, and when it serves again.

@@ -66,12 +66,18 @@ var (
 	textRespondedAt      = lang.Text{EN: "; last response at %s", ZH: "；最近于 %s 有响应"}
 	textCheckFailedAt    = lang.Text{EN: "; check failed at %s", ZH: "；%s 检查失败"}
 
-	textServing     = lang.Text{EN: "%s  %d responses", ZH: "%s  %d 次响应"}
-	textEjected     = lang.Text{EN: "%s  ejected since %s, next retry at %s: %s", ZH: "%s  自 %s 起停用，%s 重试：%s"}
-	textCircuitOpen = lang.Text{EN: "%s: open since %s: %s", ZH: "%s：自 %s 起熔断：%s"}
-	textOwnRate     = lang.Text{EN: "API_RATE allows %d requests per minute", ZH: "API_RATE 限制每分钟 %d 个请求"}
-	textRateLimited = lang.Text{EN: "rate limited by the API: claiming is paused until %s", ZH: "已达到 API 的速率限制：%s 之前暂停领取任务"}
-	textAPILimits   = lang.Text{EN: "limits reported by the API at %s: %s", ZH: "API 于 %s 报告的限制：%s"}
+	textServing             = lang.Text{EN: "%s  %d responses", ZH: "%s  %d 次响应"}
+	textEjected             = lang.Text{EN: "%s  ejected since %s, next retry at %s: %s", ZH: "%s  自 %s 起停用，%s 重试：%s"}
+	textCircuitOpen         = lang.Text{EN: "%s: open since %s: %s", ZH: "%s：自 %s 起熔断：%s"}
+	textOwnRate             = lang.Text{EN: "API_RATE allows %d requests per minute over all processors", ZH: "API_RATE 限制所有处理器合计每分钟 %d 个请求"}
+	textEndpointCount       = lang.Text{EN: "%d endpoints", ZH: "%d 个端点"}
+	textEndpointInFlight    = lang.Text{EN: "%d in flight here", ZH: "本机正在处理 %d 个"}
+	textEndpointConcurrency = lang.Text{EN: "at most %d over all processors", ZH: "所有处理器合计最多 %d 个"}
+	textEndpointRate        = lang.Text{EN: "%d requests per minute over all processors", ZH: "所有处理器合计每分钟 %d 个请求"}
+	textEndpointLimited     = lang.Text{EN: "rate limited by the API until %s", ZH: "已达到 API 的速率限制，%s 恢复"}
+	textAtEndpoint          = lang.Text{EN: "%s at %s", ZH: "%s（端点 %s）"}
+	textRateLimited         = lang.Text{EN: "rate limited by the API: claiming is paused until %s", ZH: "已达到 API 的速率限制：%s 之前暂停领取任务"}
+	textAPILimits           = lang.Text{EN: "limits reported by the API at %s: %s", ZH: "API 于 %s 报告的限制：%s"}
 
 	textNoPass   = lang.Text{EN: "has never run on this host", ZH: "从未在本机运行"}
 	textNoChecks = lang.Text{EN: "none: no processor is running on this host", ZH: "无：本机没有处理器在运行"}
