@@ -221,9 +221,7 @@ func (s *Service) loop(ctx context.Context, once bool) error {
 		case d := <-s.results:
 			s.ended(d)
 		case <-s.wakeups:
-			if !pause(ctx, claimGap) { // several tasks may end at about the same time
-				break
-			}
+			pause(ctx, claimGap) // several tasks may end at about the same time
 		}
 	}
 	stop := time.AfterFunc(s.conf.StopGrace, cut)
@@ -368,15 +366,13 @@ func receiverName(e store.Event) string {
 	return e.Host
 }
 
-// pause waits, and reports false if ctx ends before.
-func pause(ctx context.Context, d time.Duration) bool {
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
 	case <-timer.C:
-		return ctx.Err() == nil
 	}
 }
 

@@ -351,7 +351,7 @@ func TestService_Statuses(t *testing.T) {
 		tries   int
 	}{
 		"gone":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, map[string]int{"undelivered": 1}, "410 (Gone)", 1},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", 307) }, map[string]int{"undelivered": 1}, "not followed", 2},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) }, map[string]int{"undelivered": 1}, "not followed", 2},
 		"server":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, map[string]int{"undelivered": 1}, "500 Internal Server Error", 2},
 		"retry-after": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
