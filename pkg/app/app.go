@@ -74,11 +74,12 @@ type App struct {
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
 
-	supabaseHint string      // what to do where DATABASE_URL is missing
-	quiet        bool        // --quiet is set: cron would mail warnings at each pass
-	warnedOfURL  atomic.Bool // warnOfURL has printed
-	interrupted  atomic.Bool // a signal has come
-	printedJSON  bool        // PrintJSON was called
+	variable     func(name string) (string, bool) // see Variable
+	supabaseHint string                           // what to do where DATABASE_URL is missing
+	quiet        bool                             // --quiet is set: cron would mail warnings at each pass
+	warnedOfURL  atomic.Bool                      // warnOfURL has printed
+	interrupted  atomic.Bool                      // a signal has come
+	printedJSON  bool                             // PrintJSON was called
 }
 
 // hangups returns a channel that delivers SIGHUP, which ends a program that does not call it. One is enough: reading the

@@ -155,8 +155,17 @@ func (a *App) loadFrom(c *cli.Context, file map[string]string) (settings.Setting
 	s.Endpoints, s.EndpointsError = readEndpoints(TablesFile(c), variable)
 	a.Redact.Add(s.Secrets()...)
 	a.Redact.AddURL(s.SecretURLs()...)
+	a.variable = variable
 	a.supabaseHint = settings.SupabaseHint(variable)
 	return s, err
+}
+
+// Variable looks up a variable that is no setting, in the environment and in the env file that Load has read.
+func (a *App) Variable(name string) (string, bool) {
+	if a.variable == nil {
+		return "", false
+	}
+	return a.variable(name)
 }
 
 func (a *App) warnOfNearMisses(path string, file map[string]string) {

@@ -77,6 +77,10 @@ func (f Finding) message() lang.Message {
 		return msg(textBridgeBehind, f.Count, f.Total, f.Duration())
 	case LostUpdates:
 		return msg(textLostUpdates, f.Count)
+	case WebhooksUndelivered:
+		return msg(textUndelivered, f.Count, f.Reason)
+	case WebhookFailing:
+		return msg(textWebhookFailing, f.Subject, since, f.Count, f.Reason)
 	case NotSupervised:
 		return msg(textNotSupervised)
 	case MonitorOverdue:
@@ -138,6 +142,10 @@ func (f Finding) Next() Command {
 		return nextForCause(f.Cause)
 	case BridgeFailing, BridgeBehind, LostUpdates:
 		return Command{Program: "task-processor", Args: []string{"adopt", "--check"}}
+	case WebhooksUndelivered:
+		return Command{Program: "task-processor", Args: []string{"webhooks", "list", "--undelivered"}}
+	case WebhookFailing:
+		return Command{Program: "task-processor", Args: []string{"webhooks", "list"}}
 	case NotSupervised:
 		return Command{Program: "scripts/monitoring-setup.sh"}
 	case MonitorOverdue, MonitorPassIncomplete:
@@ -237,6 +245,14 @@ var (
 		EN:  "%d balances were set by the application within a week, soon after a change by the bridge, to values that no task explains: refunds may have been overwritten",
 		One: "%d balance was set by the application within a week, soon after a change by the bridge, to a value that no task explains: a refund may have been overwritten",
 		ZH:  "最近一周内，应用在同步修改余额后不久写入了 %d 个无法由任务解释的余额：退款可能已被覆盖"}
+
+	textUndelivered = lang.Text{
+		EN:  "%d completion events could not be delivered and are not tried again (%s); deliver them with task-processor webhooks redeliver --all, or give them up with webhooks discard --all",
+		One: "%d completion event could not be delivered and is not tried again (%s); deliver it with task-processor webhooks redeliver --all, or give it up with webhooks discard --all",
+		ZH:  "%d 个完成事件未能送达，且不再重试（%s）；可用 task-processor webhooks redeliver --all 重新发送，或用 webhooks discard --all 放弃"}
+	textWebhookFailing = lang.Text{
+		EN: "the receiver of completion events %s has failed since %s; events that are tried again: %d; the latest reason: %s",
+		ZH: "完成事件的接收方 %s 自 %s 起失败；等待重试的事件：%d 个；最近一次的原因：%s"}
 
 	textNotSupervised = lang.Text{
 		EN: "no processor is running, and nothing would start one: the crontab entries are not installed and the monitor has never run here",

@@ -9,13 +9,13 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
 	"golang.org/x/net/idna"
 
+	"imagetasks/pkg/netaddr"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
@@ -163,7 +163,7 @@ func (c *Client) refusesPictureURL(u *url.URL) string {
 		return "it has no host"
 	case strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return "its host has characters that no host has"
-	case isPrivateHost(host) && !c.reachesPrivate(host):
+	case netaddr.IsPrivateHost(host) && !c.reachesPrivate(host):
 		return "its host is not on the public Internet, and the API is"
 	}
 	return ""
@@ -178,26 +178,7 @@ func (c *Client) reachesPrivate(host string) bool {
 		return false
 	}
 	api := plainHost(base)
-	return host == api || isPrivateHost(api)
-}
-
-// fakeNetwork has the addresses that Clash and its like answer DNS queries with: a connection to one goes to the host that was asked for.
-var fakeNetwork = netip.MustParsePrefix("198.18.0.0/15")
-
-// translatedNetwork has the addresses that stand for IPv4 addresses where there is only IPv6 (RFC 6052).
-var translatedNetwork = netip.MustParsePrefix("64:ff9b::/96")
-
-// checkResolved returns an error for an address that a public name must not be resolved to.
-func checkResolved(addr netip.Addr) error {
-	addr = addr.Unmap().WithZone("")
-	if translatedNetwork.Contains(addr) {
-		whole := addr.As16()
-		addr = netip.AddrFrom4([4]byte(whole[12:]))
-	}
-	if !fakeNetwork.Contains(addr) && isPrivateHost(addr.String()) {
-		return errors.New("its name was resolved to an address that is not on the public Internet")
-	}
-	return nil
+	return host == api || netaddr.IsPrivateHost(api)
 }
 
 func (c *Client) allowsHTTP() bool {
@@ -277,7 +258,7 @@ func (a *arrivalLimit) Read(p []byte) (int, error) {
 func (c *Client) getFrom(ctx context.Context, u *url.URL) (*http.Response, error) {
 	d := proxy.Download{Direct: c.downloadRules.Load().Direct, Stall: downloadStall}
 	if !c.reachesPrivate(plainHost(u)) {
-		d.CheckAddr = checkResolved
+		d.CheckAddr = netaddr.CheckResolved
 	}
 	request, err := http.NewRequestWithContext(proxy.WithDownload(ctx, d), http.MethodGet, u.String(), nil)
 	if err != nil {

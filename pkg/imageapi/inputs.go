@@ -9,13 +9,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"regexp"
-	"slices"
 	"strings"
 	"time"
 
+	"imagetasks/pkg/netaddr"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
@@ -257,44 +255,8 @@ func (c *Client) refusesURL(u *url.URL) string {
 		return "it has no host"
 	case strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
 		return "its host must be in ASCII" // net/http maps some other characters to ASCII
-	case !c.conf.AllowPrivateInputs && isPrivateHost(host):
+	case !c.conf.AllowPrivateInputs && netaddr.IsPrivateHost(host):
 		return "its host is not on the public Internet"
 	}
 	return ""
-}
-
-// numericLabel is the last label of a host that resolvers may read as an IPv4 address, such as 127.1 or 0x7f000001.
-var numericLabel = regexp.MustCompile(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
-
-// privateNames are parents of names for a host itself and for private networks.
-var privateNames = []string{"localhost", "local", "internal", "lan", "arpa", "localdomain", "localdomain6"}
-
-// privateNetworks are the networks that netip.Addr has no method for, among them those that embed an IPv4 address.
-var privateNetworks = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"),
-	netip.MustParsePrefix("64:ff9b::/96"),
-	netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("2002::/16"),
-	netip.MustParsePrefix("fec0::/10"),
-}
-
-// isPrivateHost reports whether a host, in lower case, is an address or a name that is not on the public Internet.
-func isPrivateHost(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		dot := strings.LastIndexByte(host, '.')
-		if dot < 0 {
-			return true // such as ip6-localhost, or that of a container; a proxy may resolve it
-		}
-		last := host[dot+1:]
-		return numericLabel.MatchString(host) || slices.Contains(privateNames, last)
-	}
-	addr = addr.Unmap().WithZone("")
-	return !addr.IsGlobalUnicast() || addr.IsPrivate() ||
-		slices.ContainsFunc(privateNetworks, func(network netip.Prefix) bool { return network.Contains(addr) })
 }

@@ -46,6 +46,9 @@ const (
 	nameExtra       = "extra"
 )
 
+// nameWebhook is an option of the queue, which is not sent to the API.
+const nameWebhook = "webhook_url"
+
 // textOption is an option that is a string.
 type textOption struct {
 	name  string
@@ -70,7 +73,7 @@ func (o *Options) texts() []textOption {
 
 // optionNames are the names that ParseOptions knows, sorted.
 var optionNames = func() []string {
-	names := []string{nameCompression, nameExtra}
+	names := []string{nameCompression, nameExtra, nameWebhook}
 	for _, text := range new(Options).texts() {
 		names = append(names, text.name)
 	}
@@ -103,6 +106,9 @@ func ParseOptions(raw json.RawMessage) (Options, error) {
 		if value, ok := values[text.name]; ok && json.Unmarshal(value, text.value) != nil {
 			return o, badOptions("option %s must be a string", text.name)
 		}
+	}
+	if value, ok := values[nameWebhook]; ok && json.Unmarshal(value, new(string)) != nil {
+		return o, badOptions("option %s must be a string", nameWebhook)
 	}
 	if value, ok := values[nameCompression]; ok {
 		if err := json.Unmarshal(value, &o.OutputCompression); err != nil {

@@ -28,7 +28,7 @@ func TestParseOptions_KnownNames(t *testing.T) {
 	got, err := imageapi.ParseOptions([]byte(` {
 		"quality": "high", "size": "1024x1024", "background": "opaque", "output_format": "webp", "output_compression": 0,
 		"moderation": "low", "user": "u-1", "style": "ink", "aspect_ratio": "1:1", "input_fidelity": "high",
-		"extra": {"seed": 7, "more": {"a": [1]}}} `))
+		"webhook_url": "https://hooks.example/a", "extra": {"seed": 7, "more": {"a": [1]}}} `))
 	require.NoError(t, err)
 	assert.Equal(t, imageapi.Options{Quality: "high", Size: "1024x1024", Background: "opaque", OutputFormat: "webp",
 		OutputCompression: compression(0), Moderation: "low", User: "u-1", Style: "ink", AspectRatio: "1:1", InputFidelity: "high",
@@ -51,6 +51,7 @@ func TestParseOptions_NamesTheOption(t *testing.T) {
 		`{"` + long + `": 1}`:              `there is no option "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"`,
 		`{"qualty": null}`:                 `there is no option "qualty"`,
 		`{"quality": 1}`:                   "option quality must be a string",
+		`{"webhook_url": 1}`:               "option webhook_url must be a string",
 		`{"user": ["a"]}`:                  "option user must be a string",
 		`{"user": "` + long + `"}`:         "option user has 201 characters; at most 200 are allowed",
 		`{"style": "` + long + `"}`:        "option style has 201 characters",

@@ -20,6 +20,7 @@ import (
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/task"
+	"imagetasks/pkg/webhook"
 )
 
 // Store is what a pass needs of the store.
@@ -34,6 +35,7 @@ type Store interface {
 	Unsettled(ctx context.Context, window time.Duration, limit int) (store.Unsettled, error)
 	bridgesync.Store
 	overview.BridgeReader
+	overview.WebhookReader
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -76,6 +78,8 @@ type Config struct {
 	Live     func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
 	Dir      string                           // directory of the state file and the lock
 	Pictures PictureCleaner                   // optional
+	// Deliver delivers the completion events that are due, while no processor does; optional.
+	Deliver func(ctx context.Context) (webhook.Report, error)
 
 	StuckAfter     time.Duration
 	Lease          time.Duration // after an outage of the database nothing is closed for so long, so that the owners of leases can come back
@@ -141,7 +145,8 @@ type Summary struct {
 	Due              int               `json:"due"`
 	OldestDueSeconds float64           `json:"oldest_due_seconds"`
 	Processing       int               `json:"processing"`
-	Bridge           bridgesync.Report `json:"bridge"` // what the pass did for the application's tables
+	Bridge           bridgesync.Report `json:"bridge"`   // what the pass did for the application's tables
+	Webhooks         webhook.Report    `json:"webhooks"` // what the pass did, if no processor runs
 	Pruned           store.Pruned      `json:"pruned"`
 	Pictures         inventory.Cleaned `json:"pictures"`            // once a day
 	PausedBy         string            `json:"paused_by,omitempty"` // claiming is paused
@@ -257,6 +262,13 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 	r.Summary.PausedBy, r.Summary.PausedAt = snapshot.Control.PausedBy, snapshot.Control.PausedAt
 	ctx = wholePass
 	step("processor", func() error { return m.checkProcessor(ctx, r, &snapshot) })
+	if !m.conf.DryRun && m.conf.Deliver != nil && snapshot.Running() == 0 {
+		step("completion events", func() error { return m.deliver(ctx, r) })
+	}
+	step("the state of completion events", func() (err error) {
+		snapshot.Webhooks, err = overview.ReadWebhooks(ctx, m.conf.Store)
+		return err
+	})
 	m.checkAPI(ctx, r, state, &snapshot)
 	for _, f := range overview.Assess(snapshot) {
 		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.
@@ -290,6 +302,22 @@ func (m *Monitor) workBridge(ctx context.Context, r *Report) error {
 		action = fmt.Sprintf("refunded %d credits in the application's table", done.Refunded)
 	}
 	m.record("bridge", began, err == nil, result, action)
+	return err
+}
+
+// deliver does once what processors do all the time, so that completion events leave while none runs.
+func (m *Monitor) deliver(ctx context.Context, r *Report) error {
+	began := time.Now()
+	done, err := m.conf.Deliver(ctx)
+	r.Summary.Webhooks = done
+	if err == nil && done == (webhook.Report{}) {
+		return nil
+	}
+	result := fmt.Sprintf("%d delivered, %d attempts failed, %d given up", done.Delivered, done.Failed, done.Undelivered)
+	if err != nil {
+		result = m.conf.Redact(err.Error())
+	}
+	m.record("webhooks", began, err == nil, result, "")
 	return err
 }
 

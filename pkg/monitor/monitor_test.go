@@ -82,6 +82,15 @@ func (s *fakeStore) Bridge(context.Context) (store.BridgeState, error) {
 func (s *fakeStore) BridgeProblems(context.Context, int) ([]store.BridgeProblem, error) {
 	return []store.BridgeProblem{{Part: "take", Key: "k", Reason: "the row has no user"}}, s.call("bridge problems")
 }
+func (s *fakeStore) EventCounts(context.Context) (store.EventCounts, error) {
+	return store.EventCounts{}, s.call("event counts")
+}
+func (s *fakeStore) FailingReceivers(context.Context, int) ([]store.FailingReceiver, error) {
+	return nil, s.call("failing receivers")
+}
+func (s *fakeStore) Events(context.Context, store.EventState, int) ([]store.EventRow, error) {
+	return nil, s.call("events")
+}
 func (s *fakeStore) SyncBridge(context.Context, int) (store.BridgeSync, error) {
 	return store.BridgeSync{Active: true}, s.call("sync bridge")
 }

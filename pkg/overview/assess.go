@@ -46,9 +46,10 @@ type Snapshot struct {
 	Processors []Processor
 	Queue      store.QueueStats
 	Control    store.Control
-	Unsettled  store.Unsettled      // of the last day
-	SetAside   []store.AsideTask    // tasks that the database refuses to change
-	Bridge     *Bridge              // nil: there is none
+	Unsettled  store.Unsettled   // of the last day
+	SetAside   []store.AsideTask // tasks that the database refuses to change
+	Bridge     *Bridge           // nil: there is none
+	Webhooks   *Webhooks
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck
@@ -109,6 +110,7 @@ func Assess(s Snapshot) []finding.Finding {
 		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
 	}
 	out = append(out, s.bridge()...)
+	out = append(out, s.webhooks()...)
 	add(s.failing())
 	add(s.supervision())
 	return out

@@ -41,8 +41,19 @@ func downloadOf(ctx context.Context) (Download, bool) {
 	return d, ok
 }
 
+type checkAddrKey struct{}
+
+// WithCheckAddr returns a context for requests that are no downloads, whose targets are checked as Download.CheckAddr says. Connections are
+// reused: all requests of a Transport to one host need the same check.
+func WithCheckAddr(ctx context.Context, check func(netip.Addr) error) context.Context {
+	return context.WithValue(ctx, checkAddrKey{}, check)
+}
+
 // checkAddr returns the check of the addresses of a target, or nil.
 func checkAddr(ctx context.Context) func(netip.Addr) error {
+	if check, ok := ctx.Value(checkAddrKey{}).(func(netip.Addr) error); ok {
+		return check
+	}
 	d, _ := downloadOf(ctx)
 	return d.CheckAddr
 }

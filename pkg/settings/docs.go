@@ -20,6 +20,8 @@ func groupTitle(g Group) lang.Text {
 		return lang.Text{EN: "Pictures", ZH: "图片"}
 	case GroupProcessor:
 		return lang.Text{EN: "Processor", ZH: "处理器"}
+	case GroupCompletion:
+		return lang.Text{EN: "Completion events", ZH: "完成事件"}
 	}
 	return lang.Text{EN: "Status and logs", ZH: "状态与日志"}
 }

@@ -203,6 +203,39 @@ func processorSettings() []Setting {
 	}
 }
 
+func completionSettings() []Setting {
+	return []Setting{
+		{Env: "COMPLETION_WEBHOOK_URL", Secret: true, Login: true,
+			Usage:   "URL that is told when a task was closed, by a POST of JSON (docs/webhooks.md)",
+			UsageZH: "任务结束时接收通知的地址，以 POST 发送 JSON（见 docs/webhooks.md）",
+			set:     text(func(s *Settings) *string { return &s.WebhookURL })},
+		{Env: "COMPLETION_WEBHOOK_SECRET", Secret: true,
+			Usage:   "secret that events are signed with: whsec_ and 24 to 64 bytes in base64; several, separated by commas, while receivers change from one to the other; required unless the template sends an Authorization header and COMPLETION_WEBHOOK_HOSTS is empty",
+			UsageZH: "事件的签名密钥：whsec_ 加上 24 到 64 字节的 base64；轮换期间可用逗号分隔多个；除非模板发送 Authorization 请求头且未设置 COMPLETION_WEBHOOK_HOSTS，否则必填",
+			set:     text(func(s *Settings) *string { return &s.WebhookSecrets })},
+		{Env: "COMPLETION_WEBHOOK_PROXY", Secret: true, Login: true, Default: "off",
+			Usage:   "proxy for webhooks: on: OPENAI_PROXY and the others of the environment; off: none; or the URL of a proxy",
+			UsageZH: "发送 webhook 使用的代理：on：使用 OPENAI_PROXY 等环境变量中的代理；off：不使用；或代理地址",
+			set:     webhookProxy},
+		{Env: "COMPLETION_WEBHOOK_TEMPLATE",
+			Usage:   "file with a Go template for the body and the Authorization header of webhooks to COMPLETION_WEBHOOK_URL, or builtin:taskid for {taskId, status, imageUrl, error} with the Bearer key TASK_PROCESS_SECRET_KEY",
+			UsageZH: "发往 COMPLETION_WEBHOOK_URL 的请求体和 Authorization 请求头的 Go 模板文件；builtin:taskid 表示 {taskId, status, imageUrl, error}，以 TASK_PROCESS_SECRET_KEY 作为 Bearer 密钥",
+			set:     text(func(s *Settings) *string { return &s.WebhookTemplate })},
+		{Env: "COMPLETION_WEBHOOK_ALLOW_PRIVATE", Default: "off",
+			Usage:   "on: webhooks may go to this host and to private networks",
+			UsageZH: "on：允许将 webhook 发送到本机和内网地址",
+			set:     onOff(func(s *Settings) *bool { return &s.WebhookAllowPrivate })},
+		{Env: "COMPLETION_WEBHOOK_HOSTS",
+			Usage:   "hosts that options.webhook_url of a task may name, separated by commas: hooks.example.com, hooks.example.com:8443, or *.example.com for each subdomain; empty: none",
+			UsageZH: "任务的 options.webhook_url 允许使用的主机，用逗号分隔：hooks.example.com、hooks.example.com:8443，或以 *.example.com 表示所有子域名；留空：不允许",
+			set:     text(func(s *Settings) *string { return &s.WebhookHosts })},
+		{Env: "COMPLETION_NOTIFY", Default: "off",
+			Usage:   "on: the id of each closed task is sent with NOTIFY on the channel imagetasks_events (the name of the schema and _events)",
+			UsageZH: "on：通过 NOTIFY 在频道 imagetasks_events（schema 名加 _events）上发送每个已结束任务的 ID",
+			set:     onOff(func(s *Settings) *bool { return &s.CompletionNotify })},
+	}
+}
+
 func reportingSettings() []Setting {
 	return []Setting{
 		{Env: "STATUS_ADDR", Flag: "status-addr", Worker: true, Default: "127.0.0.1:9464",

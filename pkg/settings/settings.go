@@ -73,6 +73,14 @@ type Settings struct {
 
 	ShutdownGrace time.Duration
 
+	WebhookURL          string // of every completion event; empty: none
+	WebhookSecrets      string // as they were set
+	WebhookProxy        string // on, off or a URL
+	WebhookTemplate     string // a file, or the name of a built-in one; empty: none
+	WebhookAllowPrivate bool   // receivers may be on this host and in private networks
+	WebhookHosts        string // where tasks may have URLs of their own, as they were set
+	CompletionNotify    bool   // the ids of closed tasks are sent with NOTIFY
+
 	StatusAddr  string
 	StatusHosts []string
 	LogDir      string
@@ -110,12 +118,13 @@ type Group string
 
 // The groups.
 const (
-	GroupDatabase  Group = "database"
-	GroupAPI       Group = "image API"
-	GroupProxy     Group = "proxy"
-	GroupPictures  Group = "pictures"
-	GroupProcessor Group = "processor"
-	GroupReporting Group = "reporting"
+	GroupDatabase   Group = "database"
+	GroupAPI        Group = "image API"
+	GroupProxy      Group = "proxy"
+	GroupPictures   Group = "pictures"
+	GroupProcessor  Group = "processor"
+	GroupCompletion Group = "completion events"
+	GroupReporting  Group = "reporting"
 )
 
 // List returns every setting, grouped, in the order in which the documents have them.
@@ -126,7 +135,8 @@ func List() []Setting {
 		settings []Setting
 	}{
 		{GroupDatabase, databaseSettings()}, {GroupAPI, apiSettings()}, {GroupProxy, proxySettings()},
-		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()}, {GroupReporting, reportingSettings()},
+		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()},
+		{GroupCompletion, completionSettings()}, {GroupReporting, reportingSettings()},
 	} {
 		for _, s := range part.settings {
 			s.Group = part.group
@@ -219,7 +229,7 @@ func (s *Settings) APIEndpoints() ([]endpoint.Endpoint, error) {
 
 // Secrets returns the values that are secret as a whole.
 func (s *Settings) Secrets() []string {
-	all := []string{s.APIKey, s.SecretAccessKey, s.SessionToken}
+	all := append([]string{s.APIKey, s.SecretAccessKey, s.SessionToken, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
 	for _, e := range s.Endpoints {
 		all = append(all, e.Key)
 	}
@@ -374,6 +384,20 @@ func schema(s *Settings, v string) error {
 func baseURL(s *Settings, v string) (err error) {
 	s.BaseURL, err = endpoint.NormaliseURL(v)
 	return err
+}
+
+// isSeparator reports whether r is between two values of a list.
+func isSeparator(r rune) bool { return r == ',' || unicode.IsSpace(r) }
+
+// webhookProxy accepts on, off and the URL of a proxy, which package proxy checks.
+func webhookProxy(s *Settings, v string) error {
+	s.WebhookProxy = v
+	for _, word := range []string{"on", "off"} {
+		if strings.EqualFold(v, word) {
+			s.WebhookProxy = word
+		}
+	}
+	return nil
 }
 
 func proxies(s *Settings, v string) error {

@@ -66,6 +66,7 @@ func (m *migrator) compare(ctx context.Context) ([]string, error) {
 	reference := migrator{tx: m.tx, names: m.names, result: MigrateResult{Schema: m.result.Schema + referenceSuffix}}
 	reference.names.Schema = pq.QuoteIdentifier(reference.result.Schema)
 	reference.names.Channel = reference.result.Schema + channelSuffix
+	reference.names.EventChannel = reference.result.Schema + eventChannelSuffix
 	if _, err := m.tx.ExecContext(ctx, "create schema "+reference.names.Schema); err != nil {
 		return nil, nil // not allowed: it can't be compared
 	}

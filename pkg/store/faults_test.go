@@ -44,7 +44,7 @@ func newFaultBench(t *testing.T) *faultBench {
 func (b *faultBench) reset() {
 	b.tb.Helper()
 	statement := "begin; set local session_replication_role = replica;"
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "events"} {
 		statement += "delete from imagetasks." + table + ";"
 	}
 	statement += "insert into imagetasks.control (database_identity) values (imagetasks.database_identity());"
@@ -61,6 +61,7 @@ var (
 	faultTime  = regexp.MustCompile(`"\d{4}-\d\d-\d\d[T ][^"]*"`)
 	faultUUID  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	faultAge   = regexp.MustCompile(`"(age|seconds|age_seconds|expected_wait_seconds|Median|P95)": ?-?[0-9.e-]+`)
+	faultEvent = regexp.MustCompile(`evt_[0-9a-f]{32}`)
 	faultBytea = regexp.MustCompile(`\\\\x[0-9a-f]{64}`)
 )
 
@@ -77,6 +78,7 @@ func (b *faultBench) plain(text string) string {
 	}
 	require.NoError(b.tb, rows.Err())
 	text = faultTime.ReplaceAllString(text, `"TIME"`)
+	text = faultEvent.ReplaceAllString(text, "EVENT")
 	text = faultAge.ReplaceAllString(text, `"$1": AGE`)
 	return faultBytea.ReplaceAllString(faultUUID.ReplaceAllString(text, "UUID"), "HASH")
 }
@@ -85,7 +87,7 @@ func (b *faultBench) plain(text string) string {
 func (b *faultBench) state() string {
 	b.tb.Helper()
 	var lines []string
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models"} {
+	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "events"} {
 		var text string
 		// A statement that was rolled back uses up an id; installation and secret are new in each run.
 		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]

@@ -26,18 +26,23 @@ const (
 // maxSchema bounds a schema's name: PostgreSQL's limit of 63 bytes, less the longest suffix that is added to it.
 const maxSchema = 52
 
-const channelSuffix = "_tasks"
+const (
+	channelSuffix      = "_tasks"
+	eventChannelSuffix = "_events"
+)
 
 // names is the data of the SQL templates.
 type names struct {
-	Schema    string // a quoted identifier
-	Channel   string // of NOTIFY, for tasks that are due
-	StartedAt string // when processing started; the index "started" is on this expression
+	Schema  string // a quoted identifier
+	Channel string // of NOTIFY, for tasks that are due
+	// EventChannel is the channel of NOTIFY for tasks that were closed.
+	EventChannel string
+	StartedAt    string // when processing started; the index "started" is on this expression
 }
 
 // tables are the tables of an installation. schema_versions belongs to migrate.
 var tables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models",
-	"bridge", "inbox", "outbox", "bridged_users", "bridge_writes", "bridge_explained", "bridge_failures", "lost_updates", "endpoints", "results"}
+	"bridge", "inbox", "outbox", "bridged_users", "bridge_writes", "bridge_explained", "bridge_failures", "lost_updates", "endpoints", "results", "events"}
 
 func newNames(schema string) (names, error) {
 	if schema == "" {
@@ -54,8 +59,9 @@ func newNames(schema string) (names, error) {
 		return names{}, errors.New("the schema public belongs to the application; name a schema of its own, for example imagetasks")
 	}
 	return names{
-		Schema:    pq.QuoteIdentifier(schema),
-		Channel:   schema + channelSuffix,
-		StartedAt: "coalesce(processing_started_at, updated_at, created_at)",
+		Schema:       pq.QuoteIdentifier(schema),
+		Channel:      schema + channelSuffix,
+		EventChannel: schema + eventChannelSuffix,
+		StartedAt:    "coalesce(processing_started_at, updated_at, created_at)",
 	}, nil
 }

@@ -14,6 +14,7 @@ const (
 	keepKeys       = 90 * 24 * time.Hour
 	keepCalls      = time.Hour
 	keepProcessors = 24 * time.Hour
+	keepEvents     = 3 * 24 * time.Hour
 )
 
 // PruneConfig says what is pruned.
@@ -33,6 +34,7 @@ type Pruned struct {
 	Processors int `json:"processors"`
 	SetAside   int `json:"set_aside"` // notes on tasks that were set aside and are closed now
 	Pending    int `json:"pending"`   // results to be fetched of runs that are closed now
+	Events     int `json:"events"`    // completion events
 }
 
 // Add adds another result.
@@ -44,11 +46,12 @@ func (p *Pruned) Add(q Pruned) {
 	p.Processors += q.Processors
 	p.SetAside += q.SetAside
 	p.Pending += q.Pending
+	p.Events += q.Events
 }
 
 // More reports whether one of the kinds was limited by the size of the batch, so that another call may find more.
 func (p Pruned) More(batch int) bool {
-	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors, p.SetAside, p.Pending) >= batch
+	return max(p.Tasks, p.Inputs, p.Keys, p.Calls, p.Processors, p.SetAside, p.Pending, p.Events) >= batch
 }
 
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
@@ -72,6 +75,7 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		{s.sql.pruneProcessors, keepProcessors, &p.Processors, false},
 		{s.sql.pruneSetAside, 0, &p.SetAside, false},
 		{s.sql.prunePending, 0, &p.Pending, false},
+		{s.sql.pruneEvents, keepEvents, &p.Events, false},
 	} {
 		if step.skip {
 			continue
@@ -86,11 +90,16 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 	return p, errors.Join(errs...)
 }
 
-// pruneBatch runs a statement that deletes rows and records how many under the id of the call, for a repeat after a lost answer.
+// pruneBatch runs a statement that deletes rows.
 func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int, id uuid.UUID) (n int, err error) {
+	return s.recordedCall(ctx, st, id, age.Milliseconds(), limit)
+}
+
+// recordedCall runs a statement that records the number of its rows under the id of the call, its last argument, for a repeat after a lost answer.
+func (s *Store) recordedCall(ctx context.Context, st statement, id uuid.UUID, args ...any) (n int, err error) {
 	call := callID(id)
-	err = s.queryRow(ctx, st, []any{age.Milliseconds(), limit, call}, &n)
-	// Where the first call deleted all there was, a repeat deletes nothing.
+	err = s.queryRow(ctx, st, append(args, call), &n)
+	// Where the first call changed all there was, a repeat changes nothing.
 	if isRecorded(err) || err == nil && n == 0 {
 		err = s.queryRow(ctx, s.sql.recordedCount, []any{call}, &n)
 	}

@@ -228,6 +228,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 			must(err)
 		}
 	}
+	must(s.SetCompletionEvents(ctx, store.ReceiverWebhook, store.ReceiverNotify))
 	for range 2 {
 		must(s.RecordModel(ctx, store.Model{Endpoint: "e", Name: user}))
 	}
@@ -324,6 +325,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(s.AcknowledgeLostUpdates(ctx, 1))
 	_, err = s.OweRefunds(ctx, 10)
 	must(err)
+	must(deliverEverything(ctx, s))
 	must(s.Deregister(ctx, user))
 	return errors.Join(all...)
 }

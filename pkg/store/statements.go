@@ -73,6 +73,8 @@ type statements struct {
 
 	bridgeSync, bridgeDue, bridgeApply, bridgeProgress, bridgeReconcile, bridgeState, bridgeProblems, bridgeCheck, acknowledgeLostUpdates statement
 
+	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
+
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
 
@@ -153,6 +155,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"prune_processors": &s.pruneProcessors,
 			"prune_set_aside":  &s.pruneSetAside,
 			"prune_pending":    &s.prunePending,
+			"prune_events":     &s.pruneEvents,
 			"recorded_count":   &s.recordedCount,
 		},
 		"stats.sql": {
@@ -197,6 +200,16 @@ func (s *statements) files() map[string]map[string]*statement {
 			"bridge_check":     &s.bridgeCheck,
 
 			"acknowledge_lost_updates": &s.acknowledgeLostUpdates,
+		},
+		"events.sql": {
+			"set_completion_events": &s.setCompletionEvents,
+			"claim_events":          &s.claimEvents,
+			"record_events":         &s.recordEvents,
+			"notify_events":         &s.notifyEvents,
+			"event_counts":          &s.eventCounts,
+			"failing_receivers":     &s.failingReceivers,
+			"list_events":           &s.listEvents,
+			"set_events":            &s.setEvents,
 		},
 	}
 }

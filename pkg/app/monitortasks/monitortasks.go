@@ -15,6 +15,7 @@ import (
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
+	"imagetasks/pkg/app/webhooks"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/inventory"
@@ -26,6 +27,7 @@ import (
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
+	"imagetasks/pkg/webhook"
 )
 
 // program is the application with the commands of this program.
@@ -121,6 +123,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
+	var deliver func(context.Context) (webhook.Report, error)
+	if len(webhooks.Receivers(s)) > 0 {
+		deliver = func(ctx context.Context) (webhook.Report, error) { return webhooks.Pass(ctx, a.App, s, st, log) }
+	}
 	m := monitor.New(monitor.Config{
 		Store: st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
@@ -128,6 +134,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 			Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
 				return picturestore.Existing(ctx, s, i)
 			}},
+		Deliver: deliver,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}

@@ -75,6 +75,9 @@ func (s screen) print(r statusReport, now time.Time) {
 	if r.Bridge != nil {
 		s.line(titleBridge, s.bridge(*r.Bridge))
 	}
+	if w := r.Webhooks; w != nil && w.Waiting+w.Held+w.Undelivered > 0 {
+		s.line(titleWebhooks, s.webhooks(*w))
+	}
 	if len(r.Endpoints) > 1 {
 		s.line(titleAPI, textEndpointCount.In(s.Lang, len(r.Endpoints))+s.apiState(r))
 		s.endpoints(r)
@@ -109,6 +112,15 @@ func (s screen) bridge(b overview.Bridge) string {
 	}
 	text := textBridge.In(s.Lang, lang.NewMessage(since, render.DateTime(b.AppliedAt)), b.Inbox, b.Owed, b.Failing+b.Failures)
 	if b.Failing+b.Failures > 0 {
+		return s.color(red, text)
+	}
+	return text
+}
+
+// webhooks describes the completion events that wait.
+func (s screen) webhooks(w overview.Webhooks) string {
+	text := textWebhooks.In(s.Lang, w.Waiting+w.Held, w.Failing, w.Undelivered)
+	if w.Undelivered > 0 {
 		return s.color(red, text)
 	}
 	return text

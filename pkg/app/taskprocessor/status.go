@@ -35,7 +35,8 @@ type statusReport struct {
 	Control    store.Control           `json:"control"`
 	SetAside   []store.AsideTask       `json:"set_aside"` // tasks that the database refuses to change
 	unsettled  store.Unsettled
-	Bridge     *overview.Bridge       `json:"bridge"` // null: there is none
+	Bridge     *overview.Bridge       `json:"bridge"`   // null: there is none
+	Webhooks   *overview.Webhooks     `json:"webhooks"` // completion events
 	OldestDue  float64                `json:"oldest_due_seconds"`
 	LastHour   map[string]closedStats `json:"last_hour"` // completed and failed
 	Failures   []store.FailureCount   `json:"last_hour_failures"`
@@ -108,7 +109,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	}
 	r.Route, r.Endpoints = a.routes(s)
 	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
-		Bridge: r.Bridge,
+		Bridge: r.Bridge, Webhooks: r.Webhooks,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
@@ -144,6 +145,9 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 		return err
 	}
 	if r.Bridge, err = overview.ReadBridge(ctx, st); err != nil {
+		return err
+	}
+	if r.Webhooks, err = overview.ReadWebhooks(ctx, st); err != nil {
 		return err
 	}
 	r.OldestDue = r.Queue.OldestDue.Seconds()

@@ -62,7 +62,7 @@ func New(core *app.App) *cli.App {
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
 			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
@@ -166,6 +166,15 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			return err
 		}
 	}
+	hooks, err := a.newHooks(ctx, s, st, once, log)
+	if err != nil && ctx.Err() != nil && !once {
+		log.Info("interrupted before the first claim")
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer hooks.close()
 	logDir := pid.dir()
 	details := func(st processor.Status) overview.ProcessorReport {
 		r := overview.ProcessorReport{Status: st, APIEndpoints: a.endpointReports(endpoints), EndpointsDigest: endpoints.Digest(),
@@ -190,10 +199,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
-		Details: func(st processor.Status) any { return details(st) }, Observe: bridge.observe,
+		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
 	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)
-	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() })()
+	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
 		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
@@ -209,11 +218,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
-	if once {
-		err = bridge.runOnce(ctx, p)
-	} else {
-		err = bridge.run(ctx, p)
-	}
+	err = hooks.beside(ctx, func() error {
+		if once {
+			return bridge.runOnce(ctx, p)
+		}
+		return bridge.run(ctx, p)
+	})
 	counts := p.Status().Counts
 	log.Infof("task-processor stopped: %d completed, %d failed, %d retried, %d released",
 		counts[processor.EventCompleted], counts[processor.EventFailed], counts[processor.EventRetried], counts[processor.EventReleased])

@@ -17,6 +17,7 @@ var (
 	titleRefunds   = lang.Text{EN: "refunds", ZH: "退款"}
 	titleResults   = lang.Text{EN: "last day", ZH: "最近一天"}
 	titleBridge    = lang.Text{EN: "bridge", ZH: "桥接"}
+	titleWebhooks  = lang.Text{EN: "webhooks", ZH: "回调"}
 	titleAPI       = lang.Text{EN: "api", ZH: "API"}
 	titleProxies   = lang.Text{EN: "proxies", ZH: "代理"}
 	titleCircuits  = lang.Text{EN: "circuits", ZH: "熔断"}
@@ -57,6 +58,8 @@ var (
 	textBridge         = lang.Text{EN: "%s; changes of the application to read: %d, ends of tasks to write: %d, failing: %d", ZH: "%s；待读取的应用变更 %d 个，待写入的任务结果 %d 个，失败 %d 个"}
 	textBridgeActive   = lang.Text{EN: "active since %s", ZH: "自 %s 起启用"}
 	textBridgeInactive = lang.Text{EN: "not active, applied at %s", ZH: "未启用，设置于 %s"}
+
+	textWebhooks = lang.Text{EN: "completion events waiting: %d, failing: %d, given up: %d", ZH: "等待发送的完成事件 %d 个，失败 %d 个，已放弃 %d 个"}
 
 	textNoRoute          = lang.Text{EN: "not usable: %s", ZH: "无法使用：%s"}
 	textUnreachableSince = lang.Text{EN: "; unreachable since %s", ZH: "；自 %s 起不可达"}
@@ -181,6 +184,14 @@ var circuitNames = map[string]lang.Text{
 	processor.CircuitPictureStore: {EN: "the picture store", ZH: "图片存储"},
 	processor.CircuitModel:        {EN: "model", ZH: "模型"},
 }
+
+// The commands of webhooks.
+var (
+	textNoEvents      = lang.Text{EN: "there are no completion events", ZH: "没有完成事件"}
+	textRedelivered   = lang.Text{EN: "%d events are delivered again", One: "%d event is delivered again", ZH: "%d 个事件将重新发送"}
+	textDiscarded     = lang.Text{EN: "%d events were discarded", One: "%d event was discarded", ZH: "已放弃 %d 个事件"}
+	textWebhookTested = lang.Text{EN: "the receiver accepted the test event %s: HTTP %d, %s", ZH: "接收方已接受测试事件 %s：HTTP %d，%s"}
+)
 
 // Texts of credits report.
 var (

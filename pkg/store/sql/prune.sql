@@ -82,6 +82,17 @@ with old as (
     delete from {{.Schema}}.set_aside where task_id = any (array(select task_id from old)) returning 1
 ), {{recordedCount "deleted" "$3"}};
 
+-- name: prune_events
+-- $1 age in ms, $2 limit, $3 call. Completion events that were delivered, and after 30 days all others. Index: "events_time".
+with old as (
+    select event_id, receiver from {{.Schema}}.events
+    where {{older "created_at" "$1"}} and (state = 'delivered' or created_at < now() - interval '30 days')
+    order by created_at limit $2
+    for update skip locked
+), deleted as (
+    delete from {{.Schema}}.events e using old where e.event_id = old.event_id and e.receiver = old.receiver returning 1
+), {{recordedCount "deleted" "$3"}};
+
 -- name: recorded_count
 -- $1 call. What a statement above recorded. Index: primary key.
 select (result ->> 'count')::int from {{.Schema}}.calls where call_id = $1;
