@@ -350,9 +350,11 @@ func TestService_Statuses(t *testing.T) {
 		reason  string
 		tries   int
 	}{
-		"gone":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, map[string]int{"undelivered": 1}, "410 (Gone)", 1},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) }, map[string]int{"undelivered": 1}, "not followed", 2},
-		"server":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, map[string]int{"undelivered": 1}, "500 Internal Server Error", 2},
+		"gone": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, map[string]int{"undelivered": 1}, "410 (Gone)", 1},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		}, map[string]int{"undelivered": 1}, "not followed", 2},
+		"server": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, map[string]int{"undelivered": 1}, "500 Internal Server Error", 2},
 		"retry-after": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
 			w.WriteHeader(429)

@@ -134,7 +134,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 			Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
 				return picturestore.Existing(ctx, s, i)
 			}},
-		Deliver: deliver,
+		Deliver:   deliver,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
 	})
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
