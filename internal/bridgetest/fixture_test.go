@@ -187,7 +187,7 @@ func picture(taskID string, run int) string {
 
 // Work implements processor.Worker.
 func (p plan) Work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	if _, err := c.BeforeRequest(ctx, "https://api.example.com/v1"); err != nil {
+	if _, err := c.BeforeRequest(ctx); err != nil {
 		return processor.Result{}, err
 	}
 	if p.began != nil {

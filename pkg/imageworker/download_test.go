@@ -118,7 +118,7 @@ func TestWork_FetchesURL(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, []string{result.URL}, f.files(t))
 	assert.Equal(t, []any{"req-1", "https://api.example/v1", true}, []any{result.RequestID, result.Endpoint, result.Recovered})
-	assert.Empty(t, again.requests)
+	assert.Zero(t, again.requests)
 	assert.Equal(t, 1, api.requests)
 	assert.Equal(t, []int{3, 1}, api.tries, "a later claim does not keep others waiting")
 	assert.NotContains(t, f.log.String(), "secret")

@@ -173,7 +173,7 @@ func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, end
 	usage := endpoint.usage(t.Model, r.Options)
 	var sent time.Time
 	r.BeforeSend = func(ctx context.Context) (string, error) {
-		key, err := c.BeforeRequest(ctx, endpoint.Name)
+		key, err := c.BeforeRequest(ctx)
 		if err == nil {
 			c.Progress(10, "waiting for the API")
 		}

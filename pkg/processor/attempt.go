@@ -354,7 +354,7 @@ func databaseError(err error) error {
 }
 
 // BeforeRequest implements Call.
-func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error) {
+func (c *call) BeforeRequest(ctx context.Context) (idempotencyKey string, err error) {
 	r, t := c.runner, c.attempt.task
 	switch {
 	case r.stopping.Load():
@@ -372,7 +372,7 @@ func (c *call) BeforeRequest(ctx context.Context, endpoint string) (idempotencyK
 	for {
 		var wait time.Duration
 		key, err := bounded(ctx, func(ctx context.Context) (key string, err error) {
-			key, wait, err = r.queue.BeginRequest(ctx, t.Lease(), id, endpoint, r.outcomes.circuits.of(c.attempt).conf.Rate)
+			key, wait, err = r.queue.BeginRequest(ctx, t.Lease(), id, t.Endpoint, r.outcomes.circuits.of(c.attempt).conf.Rate)
 			return key, err
 		})
 		if err != nil {

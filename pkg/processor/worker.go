@@ -22,9 +22,9 @@ type Call interface {
 	Progress(percent int, stage string)
 	// Inputs returns the task's input pictures, the mask included. The error is the one that Work returns.
 	Inputs(ctx context.Context) ([]task.Input, error)
-	// BeforeRequest records that a paid request is about to be sent to the endpoint, and returns the idempotency key to send with it. A Worker
+	// BeforeRequest records that a paid request is about to be sent to the endpoint of the task, and returns the idempotency key to send with it. A Worker
 	// calls it right before each such request. Without a nil error no request may be sent, and the error is the one that Work returns.
-	BeforeRequest(ctx context.Context, endpoint string) (idempotencyKey string, err error)
+	BeforeRequest(ctx context.Context) (idempotencyKey string, err error)
 	// SavePending records what the API has answered with and what is still to be fetched (its Age, Gone and GoneFor are not used). From then
 	// on no paid request is made for the run. It is repeated while the database is unavailable, until ctx ends; the Worker may go on
 	// after an error, and must not send another request. If Work ends with an error that is Paid and does not fail the task, it is recorded after

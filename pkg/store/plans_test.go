@@ -53,7 +53,7 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		{"begin_request", []any{id, epoch, call, "e"}, []string{primary}},
 		{"queue_stats", []any{stuck}, []string{pending, started}},
 		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
-		{"save_pending", []any{id, epoch, "u", "r", "e"}, []string{primary}},
+		{"save_pending", []any{id, epoch, "u", "r", "e", ""}, []string{primary}},
 		{"complete", []any{ids, epochs, texts, texts, texts, texts}, []string{primary}},
 		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts, texts, pq.Array([]bool{false}), pq.Array([]bool{true})}, []string{primary}},
 		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e", "answered"}, []string{primary}},
