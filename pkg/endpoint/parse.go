@@ -142,7 +142,7 @@ func (r *reader) read() Endpoint {
 		switch {
 		case slices.Contains(known, name):
 		case slices.Contains([]string{"key", "api_key", "apikey", "token", "secret"}, strings.ToLower(name)):
-			r.fault(name, "the key does not stand in this file; set it in the environment or the env file, and name that variable in key_env")
+			r.fault(name, "the key must not be in this file; set it in the environment or the env file, and name that variable in key_env")
 		default:
 			r.fault(name, "there is no such key%s", suggest.DidYouMean(name, known))
 		}
@@ -335,7 +335,7 @@ func (r *reader) proxies(value any) error {
 		case text == "":
 			return errors.New("must be a list of texts in quotation marks")
 		case strings.Contains(text, "@"):
-			return errors.New("a password does not stand in this file; set the proxies in the environment or the env file, and name that variable in proxies_env")
+			return errors.New("a password must not be in this file; set the proxies in the environment or the env file, and name that variable in proxies_env")
 		case text != Direct && slices.Contains([]string{Direct, "none", "off", "no"}, strings.ToLower(text)):
 			return errors.New(`must be ["direct"] for none`)
 		case strings.ContainsFunc(text, func(c rune) bool { return c == ',' || unicode.IsSpace(c) }):
