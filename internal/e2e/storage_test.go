@@ -193,6 +193,12 @@ func TestStorage_TwoHosts(t *testing.T) {
 		return w.number(`select count(*) from imagetasks.pending_results where ref like 'spool:%'`) == 4
 	})
 	p.stop(syscall.SIGTERM).ok()
+	// A task is shown without the store, and the report on pictures that wait names their cause.
+	var id string
+	require.NoError(t, w.db.QueryRowContext(t.Context(), `select task_id from imagetasks.tasks limit 1`).Scan(&id))
+	shown := w.run("task-processor", "tasks", "show", id)
+	assert.Contains(t, shown.ok(), "error      picture_store")
+	assert.Contains(t, shown.stderr, "warning: the task's pictures are not listed: picture store: ")
 	s.Restart()
 	second := w.start("task-processor", "run", "--log-dir", other)
 	w.waitFor("a claim of the other host", func() bool {

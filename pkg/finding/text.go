@@ -28,6 +28,9 @@ func (f Finding) message() lang.Message {
 	case ModelsRefused:
 		return msg(textModelsRefused, f.Count, f.Subject, since, f.Reason)
 	case PicturesNotFetched:
+		if f.Cause == task.CodePictureStore {
+			return msg(textNotUploaded, f.Count, f.Duration(), f.Reason)
+		}
 		return msg(textNotFetched, f.Count, f.Duration(), f.Reason)
 	case EndpointFailing:
 		return msg(textEndpoint, f.Subject, since, f.Reason)
@@ -141,6 +144,9 @@ func (f Finding) Next() Command {
 	case ClaimingPaused, DatabaseCopied:
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case PicturesNotFetched, TasksFailing:
+		if f.Code == PicturesNotFetched && f.Cause == task.CodePictureStore {
+			return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}} // it opens the store, and costs nothing
+		}
 		return nextForCause(f.Cause)
 	case BridgeFailing, BridgeBehind, LostUpdates:
 		return Command{Program: "task-processor", Args: []string{"adopt", "--check"}}
@@ -179,6 +185,12 @@ var (
 		EN:  "the image API makes no pictures with %d models (%s), the first since %s; their tasks wait, and all others go on: %s",
 		One: "the image API makes no pictures with %d model (%s) since %s; its tasks wait, and all others go on: %s",
 		ZH:  "图像 API 无法使用 %d 个模型（%s）生成图片，最早始于 %s；使用这些模型的任务等待处理，其他任务不受影响：%s"}
+	textNotUploaded = lang.Text{
+		EN: "%d pictures that are paid for can't be stored, the first for %s; they wait on the host that made them and are uploaded when the picture store works again. " +
+			"After DOWNLOAD_WINDOW their tasks fail and are refunded. The last error: %s",
+		One: "%d picture that is paid for can't be stored for %s; it waits on the host that made it and is uploaded when the picture store works again. " +
+			"After DOWNLOAD_WINDOW its task fails and is refunded. The last error: %s",
+		ZH: "%d 张已付费的图片无法保存，最早的已持续%s；图片暂存在生成它的主机上，图片存储恢复后自动上传。超过 DOWNLOAD_WINDOW 后，相应任务将失败并退款。最近的错误：%s"}
 	textNotFetched = lang.Text{
 		EN: "%d pictures that are paid for can't be fetched, the first for %s; more are requested. After DOWNLOAD_WINDOW their tasks fail and are refunded. " +
 			"Until this is fixed, task-processor pause avoids the cost of more. The last error: %s",

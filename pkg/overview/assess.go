@@ -282,8 +282,12 @@ func (s Snapshot) unfetched() *finding.Finding {
 	if q.Unfetched == 0 || q.UnfetchedFor <= fetchGrace || !tried {
 		return nil
 	}
+	cause := task.CodeDownload
+	if q.UnfetchedCode == task.CodePictureStore {
+		cause = task.CodePictureStore
+	}
 	return &finding.Finding{Code: finding.PicturesNotFetched, Count: q.Unfetched, Seconds: q.UnfetchedFor.Seconds(),
-		Cause: task.CodeDownload, Reason: q.UnfetchedReason}
+		Cause: cause, Reason: q.UnfetchedReason}
 }
 
 // leases reports a processor that can't renew its leases.

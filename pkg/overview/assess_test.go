@@ -240,6 +240,11 @@ func TestAssess_FailingNamesCauseAndFigures(t *testing.T) {
 
 func TestAssess_NotFetchedNamesErrorAndNextCommand(t *testing.T) {
 	s := running()
+	s.Queue = store.QueueStats{Unfetched: 2, UnfetchedFor: 5 * time.Minute, UnfetchedReason: "away", UnfetchedCode: task.CodePictureStore}
+	waiting := overview.Assess(s)
+	require.Len(t, waiting, 1)
+	assert.Contains(t, waiting[0].Text("en"), "can't be stored, the first for 5m; they wait on the host that made them")
+	assert.Equal(t, finding.Command{Program: "task-processor", Args: []string{"pictures", "orphans"}}, waiting[0].Next(), "simple-test --image would cost a picture and show nothing")
 	s.Queue = store.QueueStats{Unfetched: 2, UnfetchedFor: 5 * time.Minute, UnfetchedReason: "its URL begins with http://"}
 	found := overview.Assess(s)
 	require.Len(t, found, 1)

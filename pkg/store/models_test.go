@@ -121,6 +121,7 @@ func TestQueueStats_PicturesNotFetched(t *testing.T) {
 	assert.Equal(t, 2, q.Unfetched)
 	assert.InDelta(t, 5*time.Minute, q.UnfetchedFor, float64(time.Minute))
 	assert.Contains(t, q.UnfetchedReason, "its host responded 404")
+	assert.Equal(t, task.CodeDownload, q.UnfetchedCode)
 
 	// That of a closed task counts no more, and that of an earlier run is none.
 	again := b.claim(2)

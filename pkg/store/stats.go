@@ -66,6 +66,7 @@ type QueueStats struct {
 	Unfetched       int           `json:"pictures_not_fetched"`
 	UnfetchedFor    time.Duration `json:"-"` // since the first of them was made
 	UnfetchedReason string        `json:"-"` // why it could not be fetched when that was tried last
+	UnfetchedCode   task.Code     `json:"-"` // of this error; CodePictureStore: it was fetched, and can't be uploaded
 }
 
 // QueueStats returns the state of the queue. A task is stuck if it has been processing for longer than stuckAfter.
@@ -73,7 +74,7 @@ func (s *Store) QueueStats(ctx context.Context, stuckAfter time.Duration) (Queue
 	var q QueueStats
 	var oldest, unfetched int64
 	err := s.queryRow(ctx, s.sql.queueStats, []any{stuckAfter.Milliseconds()},
-		&q.Pending, &q.Due, &q.Held, &q.OutOfOrder, &oldest, &q.Processing, &q.Stuck, &q.Unfetched, &unfetched, &q.UnfetchedReason)
+		&q.Pending, &q.Due, &q.Held, &q.OutOfOrder, &oldest, &q.Processing, &q.Stuck, &q.Unfetched, &unfetched, &q.UnfetchedReason, &q.UnfetchedCode)
 	q.OldestDue, q.UnfetchedFor = time.Duration(oldest)*time.Millisecond, time.Duration(unfetched)*time.Millisecond
 	return q, err
 }

@@ -348,7 +348,7 @@ var cronTexts = map[crontab.Status]lang.Text{
 
 // results describes what an endpoint made.
 func (s screen) results(e endpointResults) string {
-	text := textResults.In(s.Lang, nameOr(e.Endpoint, textUnknownName.In(s.Lang)), e.Pictures, seconds(e.Median), seconds(e.P95))
+	text := textResults.In(s.Lang, nameOr(e.Endpoint, textUnknownName.In(s.Lang)), lang.NewMessage(textPictures, e.Pictures), seconds(e.Median), seconds(e.P95))
 	if e.Lost > 0 {
 		text += textComma.In(s.Lang) + textLost.In(s.Lang, e.Lost)
 	}

@@ -280,6 +280,9 @@ func (a program) printTasks(rows []store.TaskRow, l lang.Lang) {
 	}
 }
 
+// pictureFilesTimeout bounds the search for a task's pictures.
+const pictureFilesTimeout = 10 * time.Second
+
 func (a program) showTask(c *cli.Context) error {
 	if c.NArg() != 1 {
 		for _, argument := range c.Args().Slice() {
@@ -302,9 +305,13 @@ func (a program) showTask(c *cli.Context) error {
 		if !c.Bool("prompt") {
 			details.Prompt = ""
 		}
-		files, err := pictureFiles(ctx, s, st, details.TaskRow)
-		if err != nil {
-			return err
+		// The task is shown also while the picture store is unavailable: then somebody wants to know about it.
+		filesCtx, cancel := context.WithTimeout(ctx, pictureFilesTimeout)
+		defer cancel()
+		files, filesErr := pictureFiles(filesCtx, s, st, details.TaskRow)
+		if filesErr != nil {
+			files = []string{}
+			fmt.Fprintf(a.Stderr, "warning: the task's pictures are not listed: %s\n", a.Redact.String(filesErr.Error()))
 		}
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {

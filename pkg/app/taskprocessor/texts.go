@@ -51,7 +51,8 @@ var (
 	textStuckCount = lang.Text{EN: "%d stuck", ZH: "%d 个卡住"}
 	textLastHour   = lang.Text{EN: "%d %s, median %s, p95 %s", ZH: "%d 个%s，中位数 %s，p95 %s"}
 	textRefunds    = lang.Text{EN: "%d today, %s", ZH: "今天 %d 笔，%s"}
-	textResults    = lang.Text{EN: "%s: %d pictures, median %s, p95 %s", ZH: "%s：%d 张图片，中位数 %s，p95 %s"}
+	textResults    = lang.Text{EN: "%s: %s, median %s, p95 %s", ZH: "%s：%s，中位数 %s，p95 %s"}
+	textPictures   = lang.Text{EN: "%d pictures", One: "%d picture", ZH: "%d 张图片"}
 	textLost       = lang.Text{EN: "%d paid for without a picture", ZH: "%d 个已付费但没有图片"}
 	textCredits    = lang.Text{EN: "%d credits", One: "%d credit", ZH: "%d 个积分"}
 

@@ -31,7 +31,7 @@ select exists (select from {{.Schema}}.tasks t
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, and because their model is out of order, age of the oldest due task in ms, processing,
--- stuck; pictures that were made and not fetched for a minute, of them the longest time in ms, and its last error. A task that is not promoted yet is due as well.
+-- stuck; pictures that were made and not fetched for a minute, of them the longest time in ms, and its last error with its code. A task that is not promoted yet is due as well.
 -- Index: "scheduled", "due", "held", "model", "started"; pending_results is short.
 select due.tasks + scheduled.tasks, due.tasks + scheduled.due,
        (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user'),
@@ -39,14 +39,15 @@ select due.tasks + scheduled.tasks, due.tasks + scheduled.due,
        coalesce(extract(epoch from now() - least(due.oldest, scheduled.oldest)) * 1000, 0)::bigint,
        (select count(*) from {{.Schema}}.tasks where status = 'processing'),
        (select count(*) from {{.Schema}}.tasks where {{stuck "$1"}}),
-       unfetched.pictures, coalesce(extract(epoch from now() - unfetched.oldest) * 1000, 0)::bigint, coalesce(unfetched.error, '')
+       unfetched.pictures, coalesce(extract(epoch from now() - unfetched.oldest) * 1000, 0)::bigint, coalesce(unfetched.error, ''), coalesce(unfetched.code, '')
 from (
     select count(*) as tasks, min(run_after) as oldest from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time'
 ) due, (
     select count(*) as tasks, count(*) filter (where run_after <= now()) as due, min(run_after) filter (where run_after <= now()) as oldest
     from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time'
 ) scheduled, (
-    select count(*) as pictures, min(p.saved_at) as oldest, (array_agg(t.error_message order by p.saved_at) filter (where t.error_message <> ''))[1] as error
+    select count(*) as pictures, min(p.saved_at) as oldest, (array_agg(t.error_message order by p.saved_at) filter (where t.error_message <> ''))[1] as error,
+        (array_agg(t.error_code order by p.saved_at) filter (where t.error_message <> ''))[1] as code
     from {{.Schema}}.pending_results p join {{.Schema}}.tasks t on t.task_id = p.task_id and t.run = p.run
     where p.saved_at < now() - interval '1 minute' and t.status in ('pending', 'processing')
 ) unfetched;
