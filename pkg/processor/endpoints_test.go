@@ -190,7 +190,7 @@ func TestEndpoints_UnknownOutcomeIsNotRepeatedElsewhere(t *testing.T) {
 	f.requireAudit()
 }
 
-// A run with once ends when what is left waits for an endpoint that is unreachable, although another one has the model: the outcome of a request is
+// A run with once ends when what is left waits for an endpoint that is out of order, although another one has the model: the outcome of a request is
 // unknown, and it is not repeated elsewhere.
 func TestEndpoints_OnceWithUnknownOutcomeElsewhere(t *testing.T) {
 	f := newFixture(t)
@@ -202,7 +202,8 @@ func TestEndpoints_OnceWithUnknownOutcomeElsewhere(t *testing.T) {
 	stop := f.start(f.processorFor(conf, e...))
 	f.seen(processor.EventOutcomeUnknown, 1)
 	stop()
-	require.NoError(t, e[0].api.Close())
+	e[0].api.SetBehaviour("")
+	e[0].api.Refuse(simapi.Failure("user quota"))
 	f.enqueueModel("b", 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
