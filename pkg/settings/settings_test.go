@@ -165,6 +165,10 @@ func TestLoad_ImageStore(t *testing.T) {
 		s.AccessKeyID, s.SecretAccessKey = "id", "secret"
 		require.NoError(t, s.StoreLogin())
 	}
+	for _, text := range []string{"s3:/pictures/app", "S3:pictures", "arn:aws:s3:::pictures", "https:/s3.example.com/pictures", "oss://pictures"} {
+		_, err := settings.Load(from(map[string]string{"IMAGE_STORE": text}))
+		require.ErrorContains(t, err, "must be a directory, or s3://bucket/prefix?endpoint=https://host&region=name", text)
+	}
 	s, err := settings.Load(from(map[string]string{"IMAGE_STORE": "/srv/pictures"}))
 	require.NoError(t, err)
 	assert.Equal(t, settings.ImageStore{Dir: "/srv/pictures"}, s.ImageStore)
