@@ -299,6 +299,7 @@ func TestGenerate_UsageHasNoTexts(t *testing.T) {
 		`{}`:                                                                                    ``,
 		`null`:                                                                                  ``,
 		`[1]`:                                                                                   ``,
+		`{"n":1e999999,"m":1e-999999,"l":1E+100,"k":2e10}`:      `{"k":2e10}`,
 		`{"n":` + strings.Repeat("1", 400) + `,"m":2}`:          `{"m":2}`,
 		`{` + strings.Repeat(`"aaaaaaaaaa":1,`, 500) + `"b":1}`: ``,
 	} {

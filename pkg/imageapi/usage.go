@@ -14,6 +14,9 @@ const (
 // usageName is the form of the names that are kept.
 var usageName = regexp.MustCompile(`^[A-Za-z0-9_]{1,48}$`)
 
+// longExponent is that of a number that a database may refuse.
+var longExponent = regexp.MustCompile(`[eE][-+]?[0-9]{3}`)
+
 // usageValue reads the value of a key for what a request used. What is no object, or has no numbers, is left out.
 func (f *finder) usageValue(p *parser, c byte) error {
 	if c != '{' {
@@ -66,7 +69,7 @@ func usageObject(p *parser, b *bytes.Buffer, depth int) (kept bool, err error) {
 // usageNumber copies a number, unless it is longer than any number that means something.
 func usageNumber(p *parser, b *bytes.Buffer) (copied bool, err error) {
 	text, err := p.numberText()
-	if err != nil || len(text) > 30 {
+	if err != nil || len(text) > 30 || longExponent.MatchString(text) {
 		return false, err
 	}
 	number := newParser(bytes.NewReader([]byte(text)))

@@ -322,6 +322,25 @@ func TestWork_UsesPublishedPicture(t *testing.T) {
 	assert.ElementsMatch(t, []string{first.URL, second.URL}, f.files(t))
 }
 
+// A picture that an earlier claim left behind has the price of the endpoint that made it, and none of another if that one is not configured any more.
+func TestWork_PublishedPictureHasThePriceOfItsEndpoint(t *testing.T) {
+	f := newFixture(t)
+	endpoints := func(name string) (imageworker.Endpoint, bool) {
+		return imageworker.Endpoint{Generator: f.client, Name: "e", Cost: func(string, imageapi.Options) (int64, string) { return 40_000, "USD" }}, name == "" || name == "e"
+	}
+	w := imageworker.New(endpoints, f.pictures, f.logger)
+	_, err := w.Work(t.Context(), newTask(1), &fakeCall{})
+	require.NoError(t, err)
+	for sentTo, want := range map[string]task.Usage{"e": {Endpoint: "e", Model: newTask(1).Model, Cost: 40_000, Currency: "USD"}, "removed": {Endpoint: "removed"}} {
+		again := newTask(2)
+		again.RequestsSent, again.SentTo, again.UnknownOutcomes = 1, sentTo, 1
+		result, err := w.Work(t.Context(), again, &fakeCall{})
+		require.NoError(t, err)
+		assert.True(t, result.Recovered)
+		assert.Equal(t, want, result.Usage)
+	}
+}
+
 // Two claims of one run, of which the first lost its lease: both know the same picture.
 func TestWork_LateAttemptUsesTheOtherPicture(t *testing.T) {
 	f := newFixture(t)

@@ -88,9 +88,9 @@ func (w *Worker) usageOf(t task.Task, pending task.PendingResult) task.Usage {
 	if pending.Ref != "" || t.SentTo == "" {
 		return pending.Usage
 	}
-	e, err := w.endpoint(t.SentTo)
-	if err != nil {
-		return task.Usage{}
+	e, ok := w.endpoints(t.SentTo)
+	if !ok { // it is not configured any more: another has other models and prices
+		return task.Usage{Endpoint: t.SentTo}
 	}
 	options, _ := imageapi.ParseOptions(t.Options)
 	usage := e.usage(t.Model, options)

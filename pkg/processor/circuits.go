@@ -101,11 +101,12 @@ func (s *circuits) plan(now time.Time) claimPlan {
 	return p
 }
 
-// claimed records that a task was claimed to try a circuit, unless it only has something to fetch, or has another model.
+// claimed records that a task was claimed to try a circuit, unless it only has something to fetch, or has another model or endpoint: a claim whose
+// answer was lost returns the tasks of its first call.
 func (s *circuits) claimed(c *circuit, t task.Task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.Pending != nil || c.state != CircuitHalfOpen || c.trial != nil || c.scope == task.ScopeModel && s.modelName(t.Model) != c.name {
+	if t.Pending != nil || t.Endpoint != s.conf.Name || c.state != CircuitHalfOpen || c.trial != nil || c.scope == task.ScopeModel && s.modelName(t.Model) != c.name {
 		return
 	}
 	l := t.Lease()

@@ -187,7 +187,7 @@ func (s *circuitSet) waiting() (endpoints []store.ClaimEndpoint, cause *task.Err
 	defer s.mu.Unlock()
 	for _, e := range s.endpoints {
 		most := 1
-		claim := store.ClaimEndpoint{Name: e.conf.Name, Models: e.names(e.conf.Models), Max: &most}
+		claim := store.ClaimEndpoint{Name: e.conf.Name, Address: e.conf.Address, Models: e.names(e.conf.Models), Max: &most}
 		if e.endpoint.isOpen() {
 			most = 0
 			if cause == nil {

@@ -28,7 +28,7 @@ func newTestCircuits(check func(context.Context, string) error) (*circuits, *byt
 }
 
 func attemptOf(id, model string) *attempt {
-	return &attempt{task: task.Task{ID: id, Epoch: 1, Model: model}, claimedAt: time.Now()}
+	return &attempt{task: task.Task{ID: id, Epoch: 1, Model: model, Endpoint: "e"}, claimedAt: time.Now()}
 }
 
 // running runs the checks until the end of f.
@@ -201,6 +201,10 @@ func TestCircuits_TrialWithoutResult(t *testing.T) {
 	fetches.Pending = &task.PendingResult{}
 	s.claimed(&s.endpoint, fetches)
 	require.NotNil(t, s.plan(now).trial, "what only fetches tries nothing")
+	elsewhere := a.task
+	elsewhere.Endpoint = "other"
+	s.claimed(&s.endpoint, elsewhere)
+	require.NotNil(t, s.plan(now).trial, "a task of another endpoint tries nothing, and its end would not be noticed here")
 	s.claimed(&s.endpoint, a.task)
 	require.Nil(t, s.plan(now).trial)
 	require.NoError(t, s.refuse(a))

@@ -166,10 +166,7 @@ func (c *claimLoop) untilNextClaim(ctx context.Context, plan plan) time.Duration
 		if err != nil {
 			return c.database.failed(ctx, "look for the rate of an endpoint", err)
 		}
-		if wait > 0 && len(plan.endpoints) == 1 {
-			return wait
-		}
-		if wait > 0 {
+		if wait > 0 { // meanwhile there may be something to fetch, or a task for another endpoint
 			return min(wait, max(c.untilNextDue(ctx), restrictedClaimWait))
 		}
 	}

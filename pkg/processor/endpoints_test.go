@@ -1,6 +1,7 @@
 package processor_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -206,6 +207,31 @@ func TestEndpoints_UnknownOutcomeIsNotRepeatedElsewhere(t *testing.T) {
 	f.seen(processor.EventFailed, 1)
 	assert.Empty(t, e[1].api.Calls())
 	assert.Equal(t, 1, f.number(`select count(*) from imagetasks.tasks where error_code = $1 and credits_refunded = 1`, string(task.CodeOutcomeUnknown)))
+	f.requireAudit()
+}
+
+// A run with once ends when what is left waits for an endpoint that is out of order, although another one has the model: the outcome of a request is
+// unknown, and it is not repeated elsewhere.
+func TestEndpoints_OnceWithUnknownOutcomeElsewhere(t *testing.T) {
+	f := newFixture(t)
+	e := f.endpoints("first", "second")
+	e[0].Models = []string{"a"}
+	e[0].api.SetBehaviour("cut")
+	f.enqueueModel("a", 1)
+	conf := f.config(func(c *processor.Config) { c.Concurrency = 1 })
+	stop := f.start(f.processorFor(conf, e...))
+	f.seen(processor.EventOutcomeUnknown, 1)
+	stop()
+	e[0].api.SetBehaviour("")
+	e[0].api.Refuse(simapi.Failure("user quota"))
+	f.enqueueModel("b", 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err := f.processorFor(conf, e...).RunOnce(ctx)
+	require.NoError(t, ctx.Err(), "it ends: %s", f.log)
+	require.ErrorIs(t, err, processor.ErrAPIUnavailable)
+	assert.Equal(t, 1, e[1].api.Paid())
+	assert.Equal(t, 1, f.number(`select count(*) from imagetasks.tasks where status = 'pending' and unknown_outcomes = 1 and model = 'a'`))
 	f.requireAudit()
 }
 

@@ -40,11 +40,15 @@ func newFaultBench(t *testing.T) *faultBench {
 	return b
 }
 
+// faultTables are the tables that scenarios write to. Those of the bridge are emptied by bridged.
+var faultTables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "endpoints",
+	"results", "events"}
+
 // reset empties the tables.
 func (b *faultBench) reset() {
 	b.tb.Helper()
 	statement := "begin; set local session_replication_role = replica;"
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "events"} {
+	for _, table := range faultTables {
 		statement += "delete from imagetasks." + table + ";"
 	}
 	statement += "insert into imagetasks.control (database_identity) values (imagetasks.database_identity());"
@@ -87,7 +91,7 @@ func (b *faultBench) plain(text string) string {
 func (b *faultBench) state() string {
 	b.tb.Helper()
 	var lines []string
-	for _, table := range []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "events"} {
+	for _, table := range faultTables {
 		var text string
 		// A statement that was rolled back uses up an id; installation and secret are new in each run.
 		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]

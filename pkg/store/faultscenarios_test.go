@@ -148,7 +148,8 @@ func faultLeases() map[string]faultScenario {
 	admitAll := reading(held, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.AdmitAll(ctx) })
 	return map[string]faultScenario{
 		"claim": reading(func(b *faultBench) { b.tasks("a", "b", "c") }, func(ctx context.Context, s *store.Store) (any, error) {
-			return s.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, CallID: faultCallID})
+			return s.Claim(ctx, store.ClaimRequest{Worker: "w", Limit: 2, Lease: time.Minute, MaxAttempts: 3, CallID: faultCallID,
+				Endpoints: []store.ClaimEndpoint{{Name: "e", Rate: 60_000, Concurrent: 2}}})
 		}),
 		"claimable": reading(func(b *faultBench) {
 			b.tasks("a", "b")

@@ -82,10 +82,15 @@ begin
               group by endpoint) t;
     end if;
     clock := clock_timestamp();
+    -- After the next permit of a claim there is one for each request that waits for its own. A later time is that of another rate, or of a clock that
+    -- was ahead.
     update {{.Schema}}.endpoints n
-    set rate = (e ->> 'rate')::int, next_at = least(n.next_at, clock + {{.Schema}}.permit_interval((e ->> 'rate')::int))
-    from jsonb_array_elements(endpoints) e
-    where n.name = e ->> 'name' and e ? 'rate' and n.rate is distinct from (e ->> 'rate')::int;
+    set rate = given.rate, next_at = least(n.next_at, given.latest)
+    from (select e ->> 'name' as name, (e ->> 'rate')::int as rate, clock + {{.Schema}}.permit_interval((e ->> 'rate')::int)
+                 * (1 + case when n.rate = (e ->> 'rate')::int then coalesce((used ->> (e ->> 'name'))::int, 0) else 0 end) as latest
+          from jsonb_array_elements(endpoints) e join {{.Schema}}.endpoints n on n.name = e ->> 'name'
+          where e ? 'rate') given
+    where n.name = given.name and (n.rate is distinct from given.rate or n.next_at > given.latest);
     return (
         select jsonb_agg(e || jsonb_build_object('free', greatest(0, least(max_tasks, (e ->> 'max')::int,
             (e ->> 'concurrency')::int - coalesce((used ->> (e ->> 'name'))::int, 0),
@@ -100,13 +105,29 @@ begin
 end
 $$;
 
--- Whether a task with that model may be claimed: an endpoint with a free permit has the model, or none of all has it, so that the task fails.
-create function {{.Schema}}.has_endpoint(endpoints jsonb, model text) returns boolean
+-- Which models tasks may have that are claimed, so that no function is called for each row of a long queue: ready and unready are the names in
+-- endpoints, others is about all other models. A model is ready if an endpoint with a free permit has it, or none of all has it, so that the task
+-- fails. free is by the position of the endpoint.
+create function {{.Schema}}.claimable_models(endpoints jsonb, free int[], out ready text[], out unready text[], out others boolean)
 language sql immutable as $$
-    select coalesce(bool_or((e ->> 'free')::int > 0 and not coalesce(e -> 'skip' ? model, false)), true)
-    from jsonb_array_elements(endpoints) e
-    where not e ? 'models' or e -> 'models' ? model
+    with given as (
+        select e, coalesce(free[position], 0) > 0 as is_free from jsonb_array_elements(endpoints) with ordinality as given (e, position)
+    ), named as (
+        select distinct model from given
+        cross join jsonb_array_elements_text(coalesce(e -> 'models', '[]') || coalesce(e -> 'skip', '[]')) as model
+    ), judged as (
+        select model, coalesce(bool_or(is_free and not coalesce(e -> 'skip' ? model, false)), true) as is_ready
+        from named left join given on not e ? 'models' or e -> 'models' ? model
+        group by model
+    )
+    select coalesce(array_agg(model) filter (where is_ready), '{}'), coalesce(array_agg(model) filter (where not is_ready), '{}'),
+           (select coalesce(bool_or(is_free), true) from given where not e ? 'models')
+    from judged
 $$;
+
+-- Whether a model is none of skip_models, and one of only_models (null: any). It is inlined.
+create function {{.Schema}}.is_model(model text, skip_models text[], only_models text[]) returns boolean
+language sql immutable as $$ select coalesce(model, '') <> all (skip_models) and (only_models is null or coalesce(model, '') = any (only_models)) $$;
 
 -- Returns the position of the endpoint for a task with that model: of those with the lowest preference that have it and a free permit, one by
 -- weight. bound: the endpoint that a request of unknown outcome was sent to: no other may be chosen. 0: the task needs none, because
@@ -148,15 +169,6 @@ drop function {{.Schema}}.claim(uuid, text, int, bigint, int, int, int, bigint, 
 drop function {{.Schema}}.hold_models(text[], text[], int);
 drop function {{.Schema}}.is_selected(text, int, text, text[], text[], boolean);
 
-create function {{.Schema}}.is_selected(task_id text, run int, model text, skip_models text[], only_models text[], pending_only boolean, endpoints jsonb)
-returns boolean
-language sql stable as $$
-    select not pending_only and coalesce(model, '') <> all (coalesce(skip_models, '{}'))
-           and (only_models is null or coalesce(model, '') = any (only_models))
-           and (endpoints is null or {{.Schema}}.has_endpoint(endpoints, coalesce(model, '')))
-        or only_models is null and exists (select from {{.Schema}}.pending_results p where p.task_id = is_selected.task_id and p.run = is_selected.run)
-$$;
-
 -- Whether an endpoint of all has the model.
 create function {{.Schema}}.is_served(endpoints jsonb, model text) returns boolean
 language sql immutable as $$
@@ -170,9 +182,10 @@ language sql immutable as $$
         and not exists (select from jsonb_array_elements(endpoints) e where bound in (e ->> 'name', e ->> 'address'))
 $$;
 
--- Moves tasks of the models skip_models, and of those without a free endpoint, out of the way of the next max_tasks others, and back tasks of models that are not among them (with
--- only_models: of these), so that the next max_tasks of each may start. Their turns stay as they are.
-create function {{.Schema}}.hold_models(skip_models text[], only_models text[], max_tasks int, endpoints jsonb, hold boolean) returns void
+-- Moves tasks of the models skip_models, and with only_models of all but these, out of the way of the next max_tasks others, and back tasks of all
+-- other models, so that the next max_tasks of each may start. Their turns stay as they are. hold: tasks are moved out of the way, too, but not
+-- those that are chosen.
+create function {{.Schema}}.hold_models(skip_models text[], only_models text[], max_tasks int, hold boolean, chosen text[]) returns void
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set jit = off -- as in claim
 as $$
@@ -201,9 +214,7 @@ begin
                 order by (- priority), slot, backlog, run_after, task_id
                 limit max_tasks
                 for update skip locked) t
-            where names.model is not null and names.model <> all (coalesce(skip_models, '{}'))
-              and (only_models is null or names.model = any (only_models))
-              and (endpoints is null or {{.Schema}}.has_endpoint(endpoints, names.model))
+            where names.model is not null and {{.Schema}}.is_model(names.model, skip_models, only_models)
         ), moved as (
             update {{.Schema}}.tasks set waits_for = case when limited then 'user' end
             where task_id = any (array(select task_id from back))
@@ -214,16 +225,15 @@ begin
             perform {{.Schema}}.admit(users, false);
         end if;
     end if;
-    if hold and (cardinality(skip_models) > 0 or endpoints is not null) then
+    if hold and (cardinality(skip_models) > 0 or only_models is not null) then
         for i in 1 .. 20 loop
             select array_agg(ready.task_id) filter (where skipped), count(*) filter (where not skipped) into head, others
             from (
-                select t.task_id, (coalesce(t.model, '') = any (skip_models)
-                        or endpoints is not null and not {{.Schema}}.has_endpoint(endpoints, coalesce(t.model, '')))
+                select t.task_id, not {{.Schema}}.is_model(t.model, skip_models, only_models)
                     and not exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run) as skipped
                 from (
                     select task_id, run, model from {{.Schema}}.tasks
-                    where status = 'pending' and waits_for is null
+                    where status = 'pending' and waits_for is null and task_id <> all (chosen)
                     order by (- priority), slot, backlog, run_after, task_id
                     limit 1000) t) ready;
             exit when head is null;
@@ -261,6 +271,10 @@ $$;
 -- endpoints are all that are configured (see free_endpoints); null: none is chosen. A task gets none whose model none of them has, or whose
 -- request of unknown outcome was sent to one that is not configured any more (sent_to). hold: tasks that can't be claimed now are moved out of the
 -- way of the others.
+{{define "selected" -}}
+(not selective or not pending_only and {{.Schema}}.is_model(t.model, skips, onlys)
+                   or only_models is null and exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run))
+{{- end -}}
 create function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, lease_ms bigint, fallback_attempts int, max_lost int,
     max_expired int, after_start_ms bigint, alone boolean, these text[],
     skip_models text[], only_models text[], pending_only boolean, endpoints jsonb, hold boolean)
@@ -281,12 +295,15 @@ declare
     -- Where there is one endpoint without limits, each task is for it.
     plain boolean := endpoints is null or jsonb_array_length(endpoints) = 1
         and not endpoints -> 0 ?| array['models', 'rate', 'concurrency', 'max'] and jsonb_array_length(coalesce(endpoints -> 0 -> 'skip', '[]')) = 0;
-    restricted jsonb; -- the endpoints, where not all tasks may be claimed
+    models record;    -- claimable_models
+    skips text[] := coalesce(skip_models, '{}'); -- with the models of endpoints that are not ready
+    onlys text[] := only_models;                 -- as far as they are ready
     free int[];
     taken int[];
     candidate record;
     place int;
     seen int := 0;
+    filled boolean; -- an endpoint is full since the last candidate
     chosen text[] := '{}';  -- tasks
     places int[] := '{}';   -- the position of the endpoint of each
     clock timestamptz;
@@ -322,19 +339,19 @@ begin
         endpoints := {{.Schema}}.free_endpoints(endpoints, max_tasks);
         select array_agg((e ->> 'free')::int order by position) into free from jsonb_array_elements(endpoints) with ordinality as given (e, position);
         pending_only := 0 = all (free);
-        if exists (select from jsonb_array_elements(endpoints) e
-                   where (e ->> 'free')::int = 0 or e ? 'models' or jsonb_array_length(coalesce(e -> 'skip', '[]')) > 0) then
-            restricted := endpoints;
-        end if;
         taken := array_fill(0, array[cardinality(free)]);
+        models := {{.Schema}}.claimable_models(endpoints, free);
+        skips := skips || models.unready;
+        onlys := case when models.others then only_models when only_models is null then models.ready
+                 else array(select unnest(only_models) intersect select unnest(models.ready)) end;
     end if;
-    selective := pending_only or only_models is not null or cardinality(skip_models) > 0 or restricted is not null;
+    selective := pending_only or onlys is not null or cardinality(skips) > 0;
     if take_expired and alone then
         select t.task_id into suspect
         from {{.Schema}}.tasks t
         where coalesce(t.status, '') = 'processing' and t.lease_expires_at < now() and t.lost_claims between 1 and max_lost - 1
           and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
-          and (not selective or {{.Schema}}.is_selected(t.task_id, t.run, t.model, skip_models, only_models, pending_only, restricted))
+          and {{template "selected" .}}
           and (plain or pending_only or {{.Schema}}.choose_endpoint(endpoints, free, t.task_id, t.run, coalesce(t.model, ''),
                    case when t.request_open or t.unknown_outcomes > 0 then t.request_endpoint end) is not null)
         order by t.lease_expires_at
@@ -344,7 +361,7 @@ begin
     if suspect is null then
         perform {{.Schema}}.promote(1000, these);
         if not pending_only then
-            perform {{.Schema}}.hold_models(skip_models, only_models, max_tasks, restricted, hold);
+            perform {{.Schema}}.hold_models(skips, onlys, max_tasks, hold, '{}');
         end if;
     end if;
     -- A pause is looked up in the snapshot that the tasks are read from: what is enqueued after it is not claimed.
@@ -355,7 +372,7 @@ begin
             where (select paused_at is null from {{.Schema}}.control) and take_expired and suspect is null
               and coalesce(t.status, '') = 'processing' and t.lease_expires_at < now() and t.lost_claims = 0 and max_lost > 0
               and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
-              and (not selective or {{.Schema}}.is_selected(t.task_id, t.run, t.model, skip_models, only_models, pending_only, restricted))
+              and {{template "selected" .}}
             order by t.lease_expires_at
             limit least(max_tasks, max_expired)
             for update skip locked
@@ -375,7 +392,7 @@ begin
             where not pending_only and (select paused_at is null from {{.Schema}}.control) and suspect is null
               and t.status = 'pending' and t.waits_for is null
               and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
-              and (not selective or {{.Schema}}.is_selected(t.task_id, t.run, t.model, skip_models, only_models, false, restricted))
+              and {{template "selected" .}}
             order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
             limit greatest(max_tasks - (select count(*) from expired), 0)
             for update skip locked
@@ -396,7 +413,7 @@ begin
                and coalesce(t.status, '') = 'processing' and t.lease_expires_at < now()
                and (t.task_id = suspect or suspect is null and t.lost_claims = 0 and max_lost > 0)
                and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
-               and {{.Schema}}.is_selected(t.task_id, t.run, t.model, skip_models, only_models, false, restricted)
+               and {{template "selected" .}}
              order by t.lease_expires_at
              limit case when suspect is null then least(max_tasks, max_expired) else 1 end
              for update skip locked)
@@ -410,26 +427,39 @@ begin
             chosen := chosen || candidate.task_id;
             places := places || place;
         end loop;
-        for candidate in
-            (select t.task_id, t.run, coalesce(t.model, '') as model, case when t.unknown_outcomes > 0 then t.request_endpoint end as bound
-             from {{.Schema}}.tasks t
-             where (select paused_at is null from {{.Schema}}.control) and suspect is null
-               and t.status = 'pending' and t.waits_for is null
-               and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
-               and (not selective or {{.Schema}}.is_selected(t.task_id, t.run, t.model, skip_models, only_models, false, restricted))
-             order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
-             for update skip locked)
         loop
-            exit when cardinality(chosen) >= max_tasks or 0 = all (free) or seen > max_tasks + 1000;
-            seen := seen + 1;
-            place := {{.Schema}}.choose_endpoint(endpoints, free, candidate.task_id, candidate.run, candidate.model, candidate.bound);
-            continue when place is null;
-            if place > 0 then
-                free[place] := free[place] - 1;
-                taken[place] := taken[place] + 1;
-            end if;
-            chosen := chosen || candidate.task_id;
-            places := places || place;
+            filled := false;
+            for candidate in
+                (select t.task_id, t.run, coalesce(t.model, '') as model, case when t.unknown_outcomes > 0 then t.request_endpoint end as bound
+                 from {{.Schema}}.tasks t
+                 where (select paused_at is null from {{.Schema}}.control) and suspect is null
+                   and t.status = 'pending' and t.waits_for is null
+                   and t.task_id <> all (aside) and t.task_id <> all (chosen) and (these is null or t.task_id = any (these))
+                   and {{template "selected" .}}
+                 order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
+                 for update skip locked)
+            loop
+                exit when cardinality(chosen) >= max_tasks or 0 = all (free) or seen > max_tasks + 1000;
+                seen := seen + 1;
+                place := {{.Schema}}.choose_endpoint(endpoints, free, candidate.task_id, candidate.run, candidate.model, candidate.bound);
+                continue when place is null;
+                if place > 0 then
+                    free[place] := free[place] - 1;
+                    taken[place] := taken[place] + 1;
+                    filled := free[place] = 0;
+                end if;
+                chosen := chosen || candidate.task_id;
+                places := places || place;
+                exit when filled;
+            end loop;
+            exit when not filled or cardinality(chosen) >= max_tasks or 0 = all (free);
+            -- Many tasks of the models of an endpoint that is full now must not keep others from their endpoints.
+            models := {{.Schema}}.claimable_models(endpoints, free);
+            skips := coalesce(skip_models, '{}') || models.unready;
+            onlys := case when models.others then only_models when only_models is null then models.ready
+                     else array(select unnest(only_models) intersect select unnest(models.ready)) end;
+            selective := onlys is not null or cardinality(skips) > 0;
+            perform {{.Schema}}.hold_models(skips, onlys, max_tasks, hold, chosen);
         end loop;
         clock := clock_timestamp();
         update {{.Schema}}.endpoints n
@@ -506,7 +536,9 @@ begin
         end if;
         if not coalesce(held.recorded, false) then
             clock := clock_timestamp();
-            if held.permit_at is null or held.permit_at < clock - interval '1 second' then
+            -- One in the future was taken by a call before. If that is after the next one, the rate was raised, or a clock was ahead.
+            if held.permit_at is null or held.permit_at < clock - interval '1 second'
+               or held.permit_at > clock and held.permit_at >= (select n.next_at from {{.Schema}}.endpoints n where n.name = begin_request.endpoint) then
                 insert into {{.Schema}}.endpoints (name) values (begin_request.endpoint) on conflict do nothing;
                 select greatest(n.next_at, clock_timestamp() - interval '1 second') into next
                 from {{.Schema}}.endpoints n where n.name = begin_request.endpoint for no key update;

@@ -22,10 +22,18 @@ select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_
     or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: has_pending_for
--- $1 endpoints, each with "free". As has_pending, without pending tasks of models that no endpoint can be chosen for and that have nothing to fetch. Index: "scheduled", "due", "model", "lease".
-select exists (select from {{.Schema}}.tasks t
-               where status = 'pending' and task_id <> all ({{.Schema}}.tasks_set_aside())
-                 and ({{.Schema}}.has_endpoint($1, coalesce(model, ''))
+-- $1 endpoints, each with "free". As has_pending, without pending tasks that no endpoint can be chosen for and that have nothing to fetch: of their model,
+-- or because a request of unknown outcome was sent to another. Index: "scheduled", "due", "model", "lease".
+with models as materialized (
+    select * from {{.Schema}}.claimable_models($1::jsonb, array(select (e ->> 'free')::int from jsonb_array_elements($1::jsonb) with ordinality as given (e, position)
+                                                              order by position))
+)
+select exists (select from {{.Schema}}.tasks t cross join models
+               where t.status = 'pending' and t.task_id <> all ({{.Schema}}.tasks_set_aside())
+                 and ((case when coalesce(t.model, '') = any (models.ready) then true when coalesce(t.model, '') = any (models.unready) then false else models.others end
+                       and (t.unknown_outcomes = 0 or {{.Schema}}.choose_endpoint($1::jsonb,
+                            array(select (e ->> 'free')::int from jsonb_array_elements($1::jsonb) with ordinality as given (e, position) order by position),
+                            t.task_id, t.run, coalesce(t.model, ''), t.request_endpoint) is not null))
                       or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
     or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
