@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // bodyForm is what the body of a response is, by its first bytes.
@@ -212,6 +213,7 @@ const (
 	roleType
 	roleSuccess
 	roleStatus
+	roleFinish // why a chat ended
 	rolePartial // its presence makes the picture of an event a partial one
 	roleChat    // contains a chat's messages
 	roleUsage
@@ -249,7 +251,7 @@ func roleOf(key string, depth int) role {
 	case "message": // of a chat
 		return roleContainer
 	case "finish_reason", "finishreason":
-		return roleStatus
+		return roleFinish
 	}
 	return roles[key]
 }
@@ -263,6 +265,7 @@ type finder struct {
 	refused   bool     // success is false, or the status says that it failed
 	scanner   textScanner
 	finished  bool // a chat's stream says why it ends
+	final     bool // an event says that it is the last one
 	streaming bool // the document is an event of a stream
 	event     event
 	partials  int // partial images of a stream
@@ -352,10 +355,10 @@ func (f *finder) stringValue(p *parser, r role) error {
 	case roleType:
 		set(&f.problem.Type, maxCode)
 		f.event.classify(f.problem.Type)
-	case roleStatus:
+	case roleStatus, roleFinish:
 		var status string
 		set(&status, maxCode)
-		f.status(status)
+		f.status(status, r == roleFinish)
 	default:
 		return p.skip()
 	}
@@ -457,6 +460,7 @@ func (f *finder) setURL(text string, r rank) error {
 		u = f.base.ResolveReference(u)
 		text = u.String()
 	}
+	text = validURL(text)
 	if err != nil || len(text) > maxURL || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		f.badURL = true
 		return nil
@@ -470,6 +474,22 @@ func (f *finder) setURL(text string, r rank) error {
 	f.url, f.rank = text, r
 	f.hasPicture()
 	return nil
+}
+
+// validURL escapes the bytes of a URL that are not UTF-8, as in one of a server with another encoding: it is kept as text.
+func validURL(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		if c := text[i]; c >= utf8.RuneSelf {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // hasPicture tells that there is a picture.

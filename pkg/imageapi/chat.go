@@ -219,6 +219,9 @@ func (r Request) sent() []string {
 	for _, in := range r.Inputs {
 		if in.URL != "" && !isDataURL(in.URL) {
 			texts = append(texts, in.URL)
+			if u, err := url.Parse(in.URL); err == nil {
+				texts = append(texts, u.String()) // as it was sent
+			}
 		}
 	}
 	return texts

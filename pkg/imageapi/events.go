@@ -64,8 +64,7 @@ func (f *finder) events(r *bufio.Reader) error {
 			return err
 		}
 	}
-	begun := f.chat || f.scanner.total > 0 || f.partials > 0
-	if begun && !done && !f.finished && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(f.scanner.endedLines())) {
+	if first == nil && !done && !f.finished && !f.final && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(hide(f.scanner.endedLines(), f.sent))) {
 		return io.ErrUnexpectedEOF // it was cut off
 	}
 	f.finished = true
@@ -127,6 +126,7 @@ func (f *finder) endEvent() error {
 		f.partials++
 		f.progress.set(f.partials*100/(max(f.partial, f.partials)+1), generating)
 	}
+	f.final = f.final || f.event.kind == eventFinal && !f.chat
 	f.event.held = bytes.Buffer{}
 	f.conclude()
 	return nil
