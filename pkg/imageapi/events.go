@@ -95,7 +95,13 @@ func (f *finder) eventData(s *eventReader, data *bufio.Reader) (done bool, err e
 		case string(head) == "[DONE]":
 			return true, nil
 		case c != '{' && c != '[': // not JSON
-			_, err := io.Copy(io.Discard, data)
+			text, err := io.ReadAll(io.LimitReader(data, maxMessage))
+			if s.name == "error" && !f.failed {
+				f.failed, f.apiError = true, apiError{Message: strings.TrimSpace(string(text))}
+			}
+			if err == nil {
+				_, err = io.Copy(io.Discard, data)
+			}
 			return false, err
 		}
 		f.event, f.problem, f.refused = event{}, apiError{}, false

@@ -203,6 +203,14 @@ func TestEvents_ReceiversAndHosts(t *testing.T) {
 	assert.Equal(t, map[string]int{"webhook ": 4, "task hooks.example:8443": 2, "task [::1]:80": 1}, hosts)
 	assert.Len(t, ids, 4, "all receivers of an event see the same id")
 
+	// A URL that no index takes does not hold up the end of its task.
+	long := []rune("https://")
+	for i := range 1900 {
+		long = append(long, rune(0x4e00+i*7919%20000))
+	}
+	s.closeTasks(string(long))
+	assert.Len(t, s.claimAll(), 2)
+
 	for url, want := range map[string]string{`"ftp://x"`: "http or https URL", `"https://"`: "http or https URL", `"https://x y"`: "http or https URL", `5`: "must be a string",
 		`"https://x/` + fmt.Sprintf("%02000d", 0) + `"`: "at most 2000"} {
 		_, err := s.raw.ExecContext(s.ctx, `select imagetasks.enqueue('u', 'x', options => $1, cost => 0)`, `{"webhook_url": `+url+`}`)

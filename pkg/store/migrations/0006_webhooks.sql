@@ -46,10 +46,11 @@ alter table {{.Schema}}.events set (autovacuum_vacuum_scale_factor = 0.02, autov
 
 alter table {{.Schema}}.events enable row level security;
 
--- The host of a URL, with its port, in lower case.
+-- The host of a URL, with its port, in lower case. What is longer than any host is cut: an index takes no long texts, and the end of a task must not
+-- depend on a URL.
 create function {{.Schema}}.url_host(url text) returns text
 language sql immutable as $$
-    select lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)'), ''))
+    select left(lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)'), '')), 300)
 $$;
 
 create function {{.Schema}}.write_events() returns trigger
