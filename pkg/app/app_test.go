@@ -156,6 +156,19 @@ func TestEnvFile_WarnsOfNearMisses(t *testing.T) {
 	assert.NotContains(t, stderr, "warning:")
 }
 
+func TestEndpoints_WarnOfSettingsWithoutEffect(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, ".env")
+	require.NoError(t, os.WriteFile(path, []byte("OPENAI_API_KEY=key-0123456789\nAPI_RATE=30\nOPENAI_STREAM=on\n"), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "imagetasks.toml"),
+		[]byte("[[endpoint]]\nname = 'a'\nbase_url = 'https://api.example.com/v1'\nkey_env = 'OPENAI_API_KEY'\n"), 0o600))
+	_, _, stderr := run(t, nil, fixstucktasks.New, "--env-file", path)
+	assert.Contains(t, stderr, "imagetasks.toml lists endpoints, so this has no effect: OPENAI_STREAM, API_RATE\n")
+	require.NoError(t, os.WriteFile(path, []byte("OPENAI_API_KEY=key-0123456789\n"), 0o600))
+	_, _, stderr = run(t, nil, fixstucktasks.New, "--env-file", path)
+	assert.NotContains(t, stderr, "no effect")
+}
+
 func TestDatabaseURL_WarnsOnceOfParameters(t *testing.T) {
 	env := map[string]string{"DATABASE_URL": "postgres://u:secretpass@127.0.0.1:1/x?pgbouncer=true&schema=secretname"}
 	for _, program := range []app.Program{fixstucktasks.New, monitortasks.New} {

@@ -91,7 +91,11 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	if err := a.setRoots(file); err != nil {
 		return settings.Settings{}, err
 	}
-	return a.loadFrom(c, file)
+	s, err := a.loadFrom(c, file)
+	if names := s.UnusedNames(); len(names) > 0 && !a.quiet {
+		fmt.Fprintf(a.Stderr, "warning: %s lists endpoints, so this has no effect: %s\n", TablesFile(c), strings.Join(names, ", "))
+	}
+	return s, err
 }
 
 // setRoots sets the variables with which crypto/x509 finds certificate authorities, where only the env file sets them: cron and systemd start

@@ -266,6 +266,22 @@ func (s *Settings) SecretURLs() []string {
 	return all
 }
 
+// UnusedNames returns the names of settings that are set and have no effect, because there are Endpoints, which have keys of their own for them.
+func (s *Settings) UnusedNames() (names []string) {
+	if len(s.Endpoints) == 0 {
+		return nil
+	}
+	for _, setting := range List() {
+		switch setting.Env {
+		case "OPENAI_BASE_URL", "OPENAI_API_MODE", "OPENAI_STREAM", "API_RATE":
+			if s.values[setting.Env] != setting.Default {
+				names = append(names, setting.Env)
+			}
+		}
+	}
+	return names
+}
+
 // Changed returns the names of the settings whose values differ in other.
 func (s *Settings) Changed(other *Settings) []string {
 	var names []string
