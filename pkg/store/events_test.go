@@ -218,6 +218,17 @@ func TestEvents_ReceiversAndHosts(t *testing.T) {
 	}
 }
 
+// Many hosts whose events are tried again later do not hold up another one.
+func TestClaimEvents_ManyHosts(t *testing.T) {
+	s := fresh(t)
+	s.exec(`insert into imagetasks.events (event_id, receiver, type, task_id, run, data, url, host, next_at)
+		select 'e' || g, 'task', 'task.completed', 't' || g, 1, '{}', 'https://x', 'h' || g, now() + interval '1 hour' from generate_series(1, 1500) g`)
+	require.NoError(t, s.SetCompletionEvents(s.ctx, store.ReceiverTask))
+	s.closeTasks("https://z.example")
+	s.exec(`analyze imagetasks.events`)
+	assert.Len(t, s.claimAll(), 1)
+}
+
 // One host with many events does not hold up those of others, and concurrent calls lease different events.
 func TestClaimEvents_FairAndExclusive(t *testing.T) {
 	s := fresh(t)
