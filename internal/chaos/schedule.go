@@ -158,7 +158,7 @@ func statements() []string {
 func statementText(statement string) string {
 	return map[string]string{
 		"claim":          ".claim(",
-		"record request": "request_call = $3",
+		"record request": ".begin_request(",
 		"complete":       "set status = 'completed'",
 		"close":          "current_stage = 'closed'",
 		"release":        "else 'released' end",

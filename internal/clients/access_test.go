@@ -172,7 +172,7 @@ func TestAppRole_HasTheInterfaceOnly(t *testing.T) {
 			"insert into imagetasks.ledger (user_id, kind, amount, balance_after) values ('u', 'grant', 1, 1)",
 			"update imagetasks.credits set credits = credits + 1", "delete from imagetasks.keys", "truncate imagetasks.calls",
 			"select imagetasks.charge('u', 1)", "select imagetasks.insert_tasks('u', '[]')", "select imagetasks.promote(1, null)",
-			"select * from imagetasks.claim(gen_random_uuid(), 'w', 1, 1000, 3, 5, 1, 0, true, null, '{}', null, false)", "select nextval('imagetasks.virtual_time_0')",
+			"select * from imagetasks.claim(gen_random_uuid(), 'w', 1, 1000, 3, 5, 1, 0, true, null, '{}', null, false, null, false)", "select nextval('imagetasks.virtual_time_0')",
 			"create table imagetasks.mine ()",
 		} {
 			_, err := app.ExecContext(t.Context(), statement)

@@ -149,6 +149,36 @@ func TestEndpoints_Refused(t *testing.T) {
 	assert.Contains(t, w.refused("task-processor", "run", "--once"), `endpoint "main": key_env: must be the name of the environment variable`)
 	w.run("fix-stuck-tasks").ok()
 	w.run("task-processor", "tasks", "list").ok()
+
+	// A processor that runs goes on with the endpoints that it has read, and a restart would fail: the programs that watch it say so.
+	w.tables("[[endpoint]]\nname = 'main'\nname = 'spare'\n")
+	for _, r := range []result{w.run("task-processor", "status", "--json"), w.run("monitor-tasks", "--json")} {
+		var found struct{ Problems []struct{ Code, Reason, Do string } }
+		r.is(3)
+		r.json(&found)
+		require.NotEmpty(t, found.Problems)
+		assert.Equal(t, "endpoints_invalid", found.Problems[0].Code)
+		assert.Contains(t, found.Problems[0].Reason, app.TablesName+": line 3 is not valid TOML")
+		assert.Equal(t, bin+"/simple-test", found.Problems[0].Do)
+		assert.False(t, slices.ContainsFunc(found.Problems, func(p struct{ Code, Reason, Do string }) bool { return p.Code == "api_unreachable" }), "it is reported once")
+	}
+
+	// What is refused is named as it stands in the file.
+	w.write("relay.tmpl", "{{.Promt}}")
+	endpoint := fmt.Sprintf("[[endpoint]]\nname = 'main'\nbase_url = '%s/models'\nkey_env = 'MAIN_KEY'\n", w.api.URL())
+	w.tables(endpoint + "mode = 'chat'\ntemplate = 'relay.tmpl'\n")
+	assert.Contains(t, w.diagnose(2).Steps[0].Detail, app.TablesName+`: endpoint "main": the chat template relay.tmpl can't be used`)
+	w.tables(endpoint)
+	wrong := w.run("simple-test").is(3)
+	assert.Contains(t, wrong, "check base_url of main in imagetasks.toml, which ends in /v1 (404)")
+	assert.Contains(t, wrong, "→ Check base_url in imagetasks.toml: it usually ends with /v1.")
+	assert.Contains(t, w.run("simple-test", "--lang", "zh").is(3), "→ 请检查 imagetasks.toml 中的 base_url")
+	w.tables(strings.Replace(endpoint, "/models", "", 1))
+	w.api.SetKey("another")
+	wrong = w.run("simple-test").is(3)
+	assert.Contains(t, wrong, "the API refuses the key; check MAIN_KEY (401)")
+	assert.Contains(t, wrong, "→ Check MAIN_KEY: is it complete")
+	assert.NotContains(t, wrong, "OPENAI_")
 	require.NoError(t, os.Remove(filepath.Join(w.dir, app.TablesName))) // it holds the key
 }
 

@@ -30,6 +30,7 @@ type Endpoint struct {
 	// PartialImages is how many unfinished pictures a streamed answer in the mode images may contain, from 0 to 3.
 	PartialImages int
 	Template      string            // the text of the template of the prompt in the mode chat; "": the default
+	TemplateFile  string            // where Template was read from
 	Models        map[string]string // a task's model and its name there; nil: every model, under its own name
 	// Proxies are in order of preference; Direct alone means none. nil: those of the environment variables.
 	Proxies     []string
@@ -50,6 +51,19 @@ type Price struct {
 	Model   string // of the task; "": any
 	Quality string // of the task's options; "": any
 	Micros  int64  // in millionths of the currency
+}
+
+// subject says what a price is of.
+func (p Price) subject() string {
+	switch {
+	case p.Model == "" && p.Quality == "":
+		return "every model and quality"
+	case p.Quality == "":
+		return fmt.Sprintf("the model %q", p.Model)
+	case p.Model == "":
+		return fmt.Sprintf("the quality %q", p.Quality)
+	}
+	return fmt.Sprintf("the model %q with the quality %q", p.Model, p.Quality)
 }
 
 // IsStreamed reports whether answers are streamed.
@@ -107,6 +121,9 @@ func NormaliseURL(text string) (string, error) {
 	}
 	if u.User != nil || u.Fragment != "" {
 		return "", errors.New("must not contain a login or a fragment")
+	}
+	if host := u.Hostname(); host == "http" || host == "https" {
+		return "", errors.New("must have http:// or https:// once, and the host after it")
 	}
 	path := strings.TrimRight(u.EscapedPath(), "/")
 	for _, request := range requestPaths {

@@ -35,7 +35,7 @@ func TestNormaliseURL(t *testing.T) {
 		assert.Equal(t, got, again, text)
 	}
 	for _, text := range []string{"", "relay.example/v1", "ftp://relay.example", "https://", "https://:443/v1", "https://user:hunter2@relay.example/v1",
-		"https://relay.example/v1#hunter2", "http://[::1", "https://relay.example/hunter2\x00"} {
+		"https://relay.example/v1#hunter2", "https://https://relay.example/v1", "http://http:80/v1", "http://[::1", "https://relay.example/hunter2\x00"} {
 		_, err := endpoint.NormaliseURL(text)
 		require.Error(t, err, text)
 		assert.NotContains(t, err.Error(), "hunter2")

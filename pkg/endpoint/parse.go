@@ -36,7 +36,7 @@ func Parse(text []byte, getenv func(string) (string, bool), readFile func(string
 	if _, err := toml.Decode(string(bytes.TrimPrefix(text, []byte("\ufeff"))), &file); err != nil {
 		if syntax, ok := errors.AsType[toml.ParseError](err); ok {
 			// The library's message may quote the line.
-			return nil, fmt.Errorf("line %d is not valid TOML", syntax.Position.Line)
+			return nil, fmt.Errorf("line %d is not valid TOML; texts need straight quotation marks, and a key may stand only once in a part", syntax.Position.Line)
 		}
 		return nil, errors.New("it is not valid TOML")
 	}
@@ -142,7 +142,7 @@ func (r *reader) read() Endpoint {
 		switch {
 		case slices.Contains(known, name):
 		case slices.Contains([]string{"key", "api_key", "apikey", "token", "secret"}, strings.ToLower(name)):
-			r.fault(name, "the key does not stand in this file; set it in the environment or the env file, and name that variable in key_env")
+			r.fault(name, "the key must not be in this file; set it in the environment or the env file, and name that variable in key_env")
 		default:
 			r.fault(name, "there is no such key%s", suggest.DidYouMean(name, known))
 		}
@@ -180,7 +180,7 @@ func (r *reader) check() {
 			r.fault("prices", "the endpoint's models do not contain %q", p.Model)
 		}
 		if slices.ContainsFunc(r.e.Prices[:i], func(other Price) bool { return other.Model == p.Model && strings.EqualFold(other.Quality, p.Quality) }) {
-			r.fault("prices", "there are two prices for the model %q with the quality %q", p.Model, p.Quality)
+			r.fault("prices", "there are two prices for %s", p.subject())
 		}
 	}
 }
@@ -285,7 +285,8 @@ func (r *reader) template(value any) error {
 	case len(text) > maxTemplate || !utf8.Valid(text) || len(bytes.TrimSpace(text)) == 0:
 		return fmt.Errorf("the file %s must hold text in UTF-8, at most %d bytes", name, maxTemplate)
 	}
-	r.e.Template = string(text)
+	// An editor's byte order mark is not part of the prompt.
+	r.e.Template, r.e.TemplateFile = string(bytes.TrimPrefix(text, []byte("\ufeff"))), name
 	return nil
 }
 
@@ -334,7 +335,9 @@ func (r *reader) proxies(value any) error {
 		case text == "":
 			return errors.New("must be a list of texts in quotation marks")
 		case strings.Contains(text, "@"):
-			return errors.New("a password does not stand in this file; set the proxies in the environment or the env file, and name that variable in proxies_env")
+			return errors.New("a password must not be in this file; set the proxies in the environment or the env file, and name that variable in proxies_env")
+		case text != Direct && slices.Contains([]string{Direct, "none", "off", "no"}, strings.ToLower(text)):
+			return errors.New(`must be ["direct"] for none`)
 		case strings.ContainsFunc(text, func(c rune) bool { return c == ',' || unicode.IsSpace(c) }):
 			return errors.New("each proxy is a text of its own in the list")
 		}

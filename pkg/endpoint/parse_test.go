@@ -24,7 +24,7 @@ func variables(name string) (string, bool) {
 func files(name string) ([]byte, error) {
 	switch name {
 	case "prompt.tmpl":
-		return []byte("{{.Prompt}}"), nil
+		return []byte("\ufeff{{.Prompt}}"), nil
 	case "empty.tmpl":
 		return []byte(" \n"), nil
 	}
@@ -87,7 +87,7 @@ func TestParse(t *testing.T) {
 	require.NoError(t, err)
 	on, off := true, false
 	assert.Equal(t, []Endpoint{
-		{Name: "relay-a", BaseURL: "https://relay.example/v1?x=y", KeyEnv: "RELAY_KEY", Key: secret, Mode: Chat, Stream: &off, Template: "{{.Prompt}}",
+		{Name: "relay-a", BaseURL: "https://relay.example/v1?x=y", KeyEnv: "RELAY_KEY", Key: secret, Mode: Chat, Stream: &off, Template: "{{.Prompt}}", TemplateFile: "prompt.tmpl",
 			Models: map[string]string{"gpt-image-2": "gpt-4o-image-vip", "m.2": "m.2"}, Proxies: []string{"http://127.0.0.1:7890", "socks5h://127.0.0.1:1080"},
 			Concurrency: 10, Rate: 30, Preference: 7, Weight: 3, Currency: "CNY",
 			Prices: []Price{{"gpt-image-2", "high", 250_000}, {"gpt-image-2", "", 100_000}, {"", "", 1_000_000}}},
@@ -121,9 +121,13 @@ func TestParse_Faults(t *testing.T) {
 
 		least + "basis = 'x'\n":                                                               `endpoint "a": basis: there is no such key; known keys: name, base_url, key_env`,
 		least + "base_ulr = 'x'\n":                                                            `endpoint "a": base_ulr: there is no such key; did you mean base_url?`,
-		least + "key = 'sk-hunter2'\n":                                                        `endpoint "a": key: the key does not stand in this file; set it in the environment or the env file, and name that variable in key_env`,
-		least + "api_key = 'sk-hunter2'\n":                                                    `endpoint "a": api_key: the key does not stand in this file`,
+		least + "key = 'sk-hunter2'\n":                                                        `endpoint "a": key: the key must not be in this file; set it in the environment or the env file, and name that variable in key_env`,
+		least + "api_key = 'sk-hunter2'\n":                                                    `endpoint "a": api_key: the key must not be in this file`,
 		least + "mode = 'image'\n":                                                            `endpoint "a": mode: must be "images" or "chat"`,
+		least + "name = 'b'\n":                                                                "line 5 is not valid TOML; texts need straight quotation marks, and a key may stand only once in a part",
+		least + "prices = [{price=1}, {price=2}]\n":                                           `endpoint "a": prices: there are two prices for every model and quality`,
+		least + "proxies = ['Direct']\n":                                                      `endpoint "a": proxies: must be ["direct"] for none`,
+		least + "proxies = ['none']\n":                                                        `endpoint "a": proxies: must be ["direct"] for none`,
 		least + "mode = 1\n":                                                                  `endpoint "a": mode: must be "images" or "chat"`,
 		least + "stream = 'on'\n":                                                             `endpoint "a": stream: must be true or false`,
 		least + "rate = '30'\n":                                                               `endpoint "a": rate: must be a whole number from 0 to 1000000`,
@@ -144,7 +148,7 @@ func TestParse_Faults(t *testing.T) {
 		least + "proxies = []\n":                                                              `endpoint "a": proxies: must be a list such as`,
 		least + "proxies = 'direct'\n":                                                        `endpoint "a": proxies: must be a list such as`,
 		least + "proxies = [1]\n":                                                             `endpoint "a": proxies: must be a list of texts`,
-		least + "proxies = ['http://u:hunter2@p']\n":                                          `endpoint "a": proxies: a password does not stand in this file; set the proxies in the environment or the env file, and name that variable in proxies_env`,
+		least + "proxies = ['http://u:hunter2@p']\n":                                          `endpoint "a": proxies: a password must not be in this file; set the proxies in the environment or the env file, and name that variable in proxies_env`,
 		least + "proxies = ['http://p,http://q']\n":                                           `endpoint "a": proxies: each proxy is a text of its own in the list`,
 		least + "proxies = ['direct', 'http://p']\n":                                          `endpoint "a": proxies: "direct" can't be combined with proxies`,
 		least + "proxies_env = 'MIXED_PROXIES'\n":                                             `endpoint "a": proxies_env: "direct" can't be combined with proxies`,
@@ -161,7 +165,7 @@ func TestParse_Faults(t *testing.T) {
 		least + "prices = [{price=1, quality=1}]\n":                                           `endpoint "a": prices: price 1: quality must be a text`,
 		least + "prices = [{price=1, model=''}]\n":                                            `endpoint "a": prices: price 1: model must be a text`,
 		least + "models=['m']\nprices = [{price=1, model='n'}]\n":                             `endpoint "a": prices: the endpoint's models do not contain "n"`,
-		least + "prices = [{price=1, quality='high'}, {price=2, quality='High'}]\n":           `endpoint "a": prices: there are two prices for the model "" with the quality "High"`,
+		least + "prices = [{price=1, quality='high'}, {price=2, quality='High'}]\n":           `endpoint "a": prices: there are two prices for the quality "High"`,
 		strings.Replace(least, `"a"`, `"A b"`, 1):                                             `endpoint 1: name: must be 1 to 63 lower-case letters`,
 		strings.Replace(least, `"a"`, `5`, 1):                                                 `endpoint 1: name: must be 1 to 63 lower-case letters`,
 		strings.Replace(least, `"https://relay.example/v1"`, `5`, 1):                          `endpoint "a": base_url: must be a text in quotation marks`,

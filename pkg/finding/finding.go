@@ -22,6 +22,7 @@ const (
 	PicturesNotFetched    Code = "pictures_not_fetched"    // they are paid for; new ones are still requested
 	EndpointFailing       Code = "endpoint_failing"        // one endpoint of several is unreachable or refuses all requests
 	EndpointRefusesModels Code = "endpoint_refuses_models" // one endpoint of several; others make pictures with them
+	EndpointsInvalid      Code = "endpoints_invalid"       // imagetasks.toml has endpoints that can't be used; no processor would start
 	EndpointsDiffer       Code = "endpoints_differ"        // processors of one database have different endpoints
 	ProxyEjected          Code = "proxy_ejected"
 	ProcessorNotRunning   Code = "processor_not_running" // it was started, and its process is gone

@@ -21,9 +21,9 @@ func hints() map[task.Code]Hint {
 	return map[task.Code]Hint{
 		task.CodeSettings: hint(
 			"A setting is missing or invalid.",
-			"Correct it in .env or in the environment. The environment takes precedence. .env.example describes every setting.",
+			"Correct it in .env or in the environment, which takes precedence, or in the file that the message names. .env.example and imagetasks.example.toml describe every setting.",
 			"有设置项缺失或无效。",
-			"请在 .env 或环境变量中更正，环境变量优先。各设置项的说明见 .env.example。"),
+			"请在 .env、环境变量（优先于 .env）或消息所指的文件中更正。各设置项的说明见 .env.example 和 imagetasks.example.toml。"),
 		task.CodeDirectName: hint(
 			"No proxy is set, and this host can't resolve the API's host name.",
 			"Check OPENAI_BASE_URL and this host's DNS. If the network filters DNS, set OPENAI_PROXY to a socks5h or http proxy: these resolve the name themselves.",

@@ -33,6 +33,8 @@ func (f Finding) message() lang.Message {
 		return msg(textEndpoint, f.Subject, since, f.Reason)
 	case EndpointRefusesModels:
 		return msg(textEndpointModels, f.Count, f.Subject, since, f.Reason)
+	case EndpointsInvalid:
+		return msg(textEndpointsInvalid, f.Reason)
 	case EndpointsDiffer:
 		return msg(textEndpoints, f.Count, f.Subject)
 	case ProxyEjected:
@@ -117,7 +119,7 @@ func (f Finding) Next() Command {
 	switch f.Code {
 	case EndpointFailing:
 		return Command{Program: "simple-test", Args: []string{"--endpoint", f.Subject}}
-	case APIUnreachable, ProxyEjected, ModelsRefused, EndpointRefusesModels:
+	case APIUnreachable, EndpointsInvalid, ProxyEjected, ModelsRefused, EndpointRefusesModels:
 		return Command{Program: "simple-test"}
 	case ProcessorNotRunning, StoppedWithDueTasks, NoProcessor, RestartFailed, RestartLimit:
 		return Command{Program: "task-processor", Args: []string{"start"}}
@@ -184,6 +186,8 @@ var (
 			"Until this is fixed, task-processor pause avoids the cost of more. The last error: %s",
 		ZH: "%d 张已付费的图片无法下载，最早的已持续%s；处理器仍在请求新的图片。超过 DOWNLOAD_WINDOW 后，相应任务将失败并退款。" +
 			"问题解决之前，可运行 task-processor pause 避免继续产生费用。最近的错误：%s"}
+	textEndpointsInvalid = lang.Text{EN: "the endpoints can't be used, and no processor of this host would start: %s",
+		ZH: "端点的设置无法使用，本机的处理器将无法启动：%s"}
 	textEndpoint = lang.Text{EN: "the endpoint %s has failed since %s; what other endpoints can do goes on there: %s",
 		ZH: "端点 %s 自 %s 起无法使用，其他端点能处理的任务改由它们处理：%s"}
 	textEndpointModels = lang.Text{

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Kept is how many checks a History holds.
+// Kept is how many checks a History holds. It holds the last one of each name in any case: of ten endpoints each, for example.
 const Kept = 10
 
 // Check is the result of one health check.
@@ -26,13 +26,19 @@ type History struct {
 	checks []Check // the oldest first
 }
 
-// Add adds a check, and drops the oldest if there are more than Kept.
+// Add adds a check, and drops the oldest that is not the last one of its name if there are more than Kept.
 func (h *History) Add(c Check) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.checks = append(h.checks, c)
-	if len(h.checks) > Kept {
-		h.checks = slices.Clone(h.checks[len(h.checks)-Kept:])
+	if len(h.checks) <= Kept {
+		return
+	}
+	for i, old := range h.checks {
+		if slices.ContainsFunc(h.checks[i+1:], func(later Check) bool { return later.Name == old.Name }) {
+			h.checks = slices.Delete(h.checks, i, i+1)
+			return
+		}
 	}
 }
 

@@ -24,6 +24,22 @@ func TestRecent_LastTenLatestFirst(t *testing.T) {
 	assert.Equal(t, "12", last[0].Result, "a result does not change afterwards")
 }
 
+// Ten endpoints are checked in a round: the check of the database is not lost among them.
+func TestRecent_LastOfEachName(t *testing.T) {
+	var h health.History
+	const names = health.Kept + 3
+	for round := range 3 {
+		for i := range names {
+			h.Add(health.Check{Name: fmt.Sprint(i), Millis: int64(round)})
+		}
+	}
+	last := h.Recent()
+	assert.Len(t, last, names)
+	for i, c := range last {
+		assert.Equal(t, health.Check{Name: fmt.Sprint(names - 1 - i), Millis: 2}, c)
+	}
+}
+
 func TestHistory_ConcurrentUse(t *testing.T) {
 	var h health.History
 	var all sync.WaitGroup

@@ -24,6 +24,10 @@ const maxCheckAnswer = 1 << 20
 // status of success and without an error, so that it may have made a picture (then nothing is sent any more, and the error is nothing else), or it
 // fails without saying why, as some do for every incomplete request (then the error is a *task.Error, too).
 func (c *Client) Check(ctx context.Context, model string) error {
+	return c.named(c.tryCheck(ctx, model))
+}
+
+func (c *Client) tryCheck(ctx context.Context, model string) error {
 	if c.uncheckable.Load() {
 		return task.ErrUncheckable
 	}
@@ -57,13 +61,13 @@ func (c *Client) check(ctx context.Context, model string) error {
 	if err != nil {
 		return task.AsError(err)
 	}
-	response, err := c.send(ctx, http.MethodPost, path, "", body{"application/json", [][]byte{encoded}})
+	response, err := c.send(ctx, http.MethodPost, path, "", body{contentType: "application/json", parts: [][]byte{encoded}})
 	if err != nil {
 		return asked(task.AsError(err))
 	}
 	defer response.Body.Close()
 	if !isSuccess(response.StatusCode) {
-		return c.checked(response, task.AsError(c.inMode(c.statusError(ctx, response, nil))))
+		return c.checked(response, c.statusError(ctx, response, nil))
 	}
 	network := &errReader{r: response.Body}
 	a, err := readAnswer(response, network, maxCheckAnswer, io.Discard, nil, source{})
@@ -74,7 +78,7 @@ func (c *Client) check(ctx context.Context, model string) error {
 		c.uncheckable.Store(true) // also if the rest is missing
 		return task.ErrUncheckable
 	}
-	return c.checked(response, task.AsError(c.inMode(c.readError(ctx, response, a, network.err, err, nil))))
+	return c.checked(response, c.readError(ctx, response, a, network.err, err, nil))
 }
 
 // checked returns what an error means for Check.

@@ -24,8 +24,10 @@ import (
 // Config configures a Client.
 type Config struct {
 	BaseURL   string // its query, if any, is part of every request
+	URLName   string // what errors call BaseURL; empty: OPENAI_BASE_URL
 	FindV1    bool   // a BaseURL without a path may lack its /v1: see findBase
 	Key       string
+	KeyName   string            // what errors call Key; empty: OPENAI_API_KEY
 	Model     string            // for requests without a model
 	Transport http.RoundTripper // nil: http.DefaultTransport
 	MaxBytes  int64             // the largest picture accepted
@@ -178,7 +180,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		return Result{}, err
 	}
 	if err := c.findBase(ctx, r.Model); err != nil {
-		return Result{}, err
+		return Result{}, c.named(err)
 	}
 	key := ""
 	if r.BeforeSend != nil {
@@ -196,7 +198,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
 			var a answer
-			a, err = c.readPicture(ctx, stop, response, r, w)
+			a, err = c.readPicture(ctx, stop, response, r, b.inputs, w)
 			ids, result.Usage = a.ids, a.usage
 			if err == nil && !a.wrote {
 				result.URL = a.url
@@ -204,20 +206,30 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		} else {
 			err = c.statusError(ctx, response, r.privateTexts())
 		}
-		err = ejectUpstream(response, c.inMode(err))
+		err = ejectUpstream(response, c.named(err))
 	}
 	result.RequestID = cmp.Or(result.RequestID, ids.completion, ids.picture, ids.task)
 	return result, withIDs(err, result.RequestID, ids)
 }
 
-// inMode makes an error name the API that is used.
-func (c *Client) inMode(err error) error {
-	if err == nil || !c.isChat() {
+// named makes an error name the API that is used, and what holds its key and its address.
+func (c *Client) named(err error) error {
+	e, ok := errors.AsType[*task.Error](err)
+	if !ok {
 		return err
 	}
-	e := *task.AsError(err)
-	e.Message = strings.Replace(e.Message, "there is no Images API at this address", "there is no chat API (/chat/completions) at this address", 1)
-	return &e
+	named := *e
+	replace := func(old, by string) {
+		if by != "" {
+			named.Message = strings.Replace(named.Message, old, by, 1)
+		}
+	}
+	if c.isChat() {
+		replace("there is no Images API at this address", "there is no chat API (/chat/completions) at this address")
+	}
+	replace("OPENAI_API_KEY", c.conf.KeyName)
+	replace("OPENAI_BASE_URL", c.conf.URLName)
+	return &named
 }
 
 // isSuccess reports whether a status is one of success. The API has 200 only; a relay may have others.
@@ -296,14 +308,14 @@ func (m *maxReader) Read(p []byte) (int, error) {
 
 // readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
 // the request: it is called when there is a picture and the rest of the response does not come.
-func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, r Request, w io.Writer) (answer, error) {
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, r Request, inputs inputSums, w io.Writer) (answer, error) {
 	private := r.privateTexts()
 	rest := &restReader{r: response.Body, stop: stop}
 	defer rest.end()
 	network := &errReader{r: rest}
 	head := &headWriter{limit: maxHead + longest(private)}
 	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, source{
-		onFound: rest.begin, progress: reporter{report: r.Progress}, partial: c.conf.PartialImages, sent: r.sent()})
+		onFound: rest.begin, progress: reporter{report: r.Progress}, partial: c.conf.PartialImages, sent: r.sent(), inputs: inputs})
 	if a.wrote {
 		return a, nil
 	}
@@ -333,6 +345,11 @@ const maxModels = 4 << 20
 // pictures exists, free of charge, and returns none. Every error is a *task.Error. Like Generate it ejects a proxy whose
 // address the API refuses.
 func (c *Client) ListModels(ctx context.Context) ([]string, error) {
+	ids, err := c.listModels(ctx)
+	return ids, c.named(err)
+}
+
+func (c *Client) listModels(ctx context.Context) ([]string, error) {
 	if err := c.findBase(ctx, ""); err != nil {
 		return nil, err
 	}

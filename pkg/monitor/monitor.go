@@ -74,10 +74,12 @@ type Config struct {
 	Supervisor Supervisor
 	Host       string // this host's name in the database
 	// Check asks the endpoints for pictures, through their proxies, and returns at least one result.
-	Check    func(ctx context.Context) []EndpointResult
-	Live     func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
-	Dir      string                           // directory of the state file and the lock
-	Pictures PictureCleaner                   // optional
+	Check func(ctx context.Context) []EndpointResult
+	// EndpointsFault says why this host's endpoints can't be used; empty: they can.
+	EndpointsFault string
+	Live           func() *overview.ProcessorReport // the report on this host's status address; nil: none responds
+	Dir            string                           // directory of the state file and the lock
+	Pictures       PictureCleaner                   // optional
 	// Deliver delivers the completion events that are due, while no processor does; optional.
 	Deliver func(ctx context.Context) (webhook.Report, error)
 
@@ -200,7 +202,7 @@ func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error {
 	ctx, cancel := context.WithTimeout(wholePass, repairTimeout)
 	defer cancel()
-	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host}
+	snapshot := overview.Snapshot{Now: r.At, Host: m.conf.Host, EndpointsFault: m.conf.EndpointsFault}
 	var errs []error
 	step := func(name string, do func() error) {
 		if err := do(); err != nil {

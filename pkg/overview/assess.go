@@ -53,6 +53,8 @@ type Snapshot struct {
 	Closed     int                  // tasks that completed or failed within the last hour
 	Failures   []store.FailureCount // of them, by cause
 	APICheck   APICheck
+	// EndpointsFault says why this host's endpoints can't be used; empty: they can, or the caller does not know them. It must be redacted.
+	EndpointsFault string
 	// RestartFailure replaces the finding about a dead or hung processor after a restart that failed.
 	RestartFailure *finding.Finding
 	Supervision    *Supervision // nil: the monitor itself asks
@@ -75,6 +77,9 @@ func Assess(s Snapshot) []finding.Finding {
 		if f != nil {
 			out = append(out, *f)
 		}
+	}
+	if s.EndpointsFault != "" {
+		add(&finding.Finding{Code: finding.EndpointsInvalid, Reason: s.EndpointsFault})
 	}
 	add(s.api())
 	out = append(out, s.unstorable()...)
@@ -156,7 +161,7 @@ func (s Snapshot) api() *finding.Finding {
 			responded = p.Report.APIRespondedAt
 		}
 	}
-	if c := s.APICheck; !c.OK && !c.At.IsZero() && responded.Before(c.At) {
+	if c := s.APICheck; !c.OK && !c.At.IsZero() && responded.Before(c.At) && s.EndpointsFault == "" {
 		return &finding.Finding{Code: finding.APIUnreachable, Since: c.At, Reason: c.Error}
 	}
 	return nil
@@ -220,7 +225,7 @@ func (s Snapshot) models() []finding.Finding {
 				continue
 			}
 			if c.Endpoint != "" && p.Report.isServed(c.Name) {
-				some.add(c.Name+" at "+c.Endpoint, c)
+				some.add(c.Endpoint+": "+c.Name, c)
 			} else {
 				none.add(c.Name, c)
 			}

@@ -85,6 +85,10 @@ func TestAssess(t *testing.T) {
 			s.APICheck = overview.APICheck{At: now.Add(-2 * time.Minute), Error: "down"}
 			s.Processors[0].Report.APIRespondedAt = now.Add(-time.Minute)
 		}), nil},
+		"endpoints that can't be used are reported once": {with(running(), func(s *overview.Snapshot) {
+			s.EndpointsFault = "bad"
+			s.APICheck = overview.APICheck{At: now.Add(-2 * time.Minute), Error: "bad"}
+		}), []finding.Code{finding.EndpointsInvalid}},
 		"proxy ejected": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.Upstreams = []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)},
 				{Proxy: "b", Ejected: true, Since: now.Add(-30 * time.Second)}, {Proxy: "c"}}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/simapi"
+	"imagetasks/pkg/health"
 	"imagetasks/pkg/imageapi"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/processor"
@@ -94,6 +95,7 @@ func TestEndpoints_OutOfQuota(t *testing.T) {
 	}, time.Minute, 10*time.Millisecond, "it is topped up: %s", f.log)
 	f.requireAudit()
 	assert.Contains(t, f.log.String(), "claiming for this endpoint is paused")
+	assert.NotContains(t, f.log.String(), "claiming is paused")
 	// Each picture has its cost, and the names are those of the endpoint that made it.
 	require.Eventually(t, func() bool { return f.number(`select count(*) from imagetasks.tasks where status <> 'completed'`) == 0 }, time.Minute, 10*time.Millisecond)
 	assert.Equal(t, f.number(`select count(*) from imagetasks.tasks`),
@@ -101,6 +103,24 @@ func TestEndpoints_OutOfQuota(t *testing.T) {
 	for _, c := range e[1].api.Calls() {
 		assert.Equal(t, "second/", c.Model)
 	}
+}
+
+// The health checks of several endpoints say which one fails, and that only its own claiming is paused. They leave the database's among the last.
+func TestEndpoints_HealthChecks(t *testing.T) {
+	f := newFixture(t)
+	names := []string{"first", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"}
+	e := f.endpoints(names...)
+	e[0].api.SetKey("another")
+	p := f.processorFor(f.config(func(c *processor.Config) { c.CheckInterval, c.ProbeInterval = 20*time.Millisecond, time.Nanosecond }), e...)
+	f.start(p)
+	require.Eventually(t, func() bool {
+		checks := p.Status().Checks
+		return len(checks) == len(names)+1 &&
+			slices.ContainsFunc(checks, func(c health.Check) bool { return c.Name == "database" && c.OK }) &&
+			slices.ContainsFunc(checks, func(c health.Check) bool {
+				return c.Name == "api first" && !c.OK && c.Action == "claiming for this endpoint is paused"
+			})
+	}, time.Minute, 5*time.Millisecond)
 }
 
 // Many tasks in flight at the endpoint that runs out of quota move, too.

@@ -11,8 +11,9 @@ import (
 
 // What a health check reports as being done about a failure.
 const (
-	actionWaiting = "waiting for it"
-	actionPaused  = "claiming is paused"
+	actionWaiting        = "waiting for it"
+	actionPaused         = "claiming is paused"
+	actionPausedEndpoint = "claiming for this endpoint is paused"
 )
 
 // healthChecks checks the database and the API at intervals and keeps the last results.
@@ -61,7 +62,7 @@ func (h *healthChecks) checkDatabase(ctx context.Context) (result, action string
 // checkAPI asks an endpoint, unless it responded recently or is known to be unreachable.
 func (h *healthChecks) checkAPI(ctx context.Context, of *circuits) (result, action string, ok bool) {
 	if cause := of.endpointCause(); cause != nil {
-		return cause.Message, actionPaused, false
+		return cause.Message, h.paused(), false
 	}
 	last := of.responded()
 	if !last.IsZero() && time.Since(last) < h.probeInterval {
@@ -75,7 +76,15 @@ func (h *healthChecks) checkAPI(ctx context.Context, of *circuits) (result, acti
 		return "responds", "", true
 	case ctx.Err() == nil && e.Disposition == task.Pause && !uncheckable:
 		of.open(&of.endpoint, e)
-		return e.Message, actionPaused, false
+		return e.Message, h.paused(), false
 	}
 	return e.Message, "", false
+}
+
+// paused says what the failure of one endpoint pauses.
+func (h *healthChecks) paused() string {
+	if len(h.circuits.endpoints) > 1 {
+		return actionPausedEndpoint
+	}
+	return actionPaused
 }

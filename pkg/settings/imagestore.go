@@ -53,12 +53,17 @@ const storeForm = "must be a directory, or s3://bucket/prefix?endpoint=https://h
 var (
 	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$`)
 	keyPrefix  = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
-	regionName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	// notDirectory matches what is meant as the address of a store: s3:/bucket would be a directory named "s3:".
+	notDirectory = regexp.MustCompile(`(?i)^(s3|arn|oss|cos|r2|gs|file|https?):`)
+	regionName   = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 )
 
 // ParseImageStore parses the value of IMAGE_STORE.
 func ParseImageStore(v string) (ImageStore, error) {
 	if !strings.Contains(v, "://") {
+		if notDirectory.MatchString(v) {
+			return ImageStore{}, errors.New(storeForm)
+		}
 		dir, err := filepath.Abs(v)
 		return ImageStore{Dir: dir}, err
 	}

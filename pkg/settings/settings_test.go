@@ -165,6 +165,10 @@ func TestLoad_ImageStore(t *testing.T) {
 		s.AccessKeyID, s.SecretAccessKey = "id", "secret"
 		require.NoError(t, s.StoreLogin())
 	}
+	for _, text := range []string{"s3:/pictures/app", "S3:pictures", "arn:aws:s3:::pictures", "https:/s3.example.com/pictures", "oss://pictures"} {
+		_, err := settings.Load(from(map[string]string{"IMAGE_STORE": text}))
+		require.ErrorContains(t, err, "must be a directory, or s3://bucket/prefix?endpoint=https://host&region=name", text)
+	}
 	s, err := settings.Load(from(map[string]string{"IMAGE_STORE": "/srv/pictures"}))
 	require.NoError(t, err)
 	assert.Equal(t, settings.ImageStore{Dir: "/srv/pictures"}, s.ImageStore)
@@ -229,6 +233,11 @@ func TestAPIEndpoints(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, s.Endpoints, all)
 	assert.Contains(t, s.Secrets(), "sk-b")
+	s.BaseURL = "https://a.example/v1?api-version=2025-04-01&api-key=first"
+	s.Endpoints[0].BaseURL = "https://b.example/v1?api-version=2025-04-01&access_token=second"
+	secrets := s.Secrets()
+	assert.Subset(t, secrets, []string{"first", "second"})
+	assert.NotContains(t, secrets, "2025-04-01", "what is no secret stays readable")
 	assert.Contains(t, s.SecretURLs(), "http://u:p@b")
 
 	s.EndpointsError = &settings.Error{Name: "imagetasks.toml", Reason: "bad"}

@@ -57,6 +57,16 @@ func New(s settings.Settings) (Set, error) {
 	return set, nil
 }
 
+// Fault returns why the endpoints of imagetasks.toml can't be used. It is nil where the file has none.
+func Fault(s settings.Settings) error {
+	if s.EndpointsError != nil || len(s.Endpoints) == 0 {
+		return s.EndpointsError
+	}
+	set, err := New(s)
+	set.CloseIdleConnections()
+	return err
+}
+
 // newTransport returns a transport for requests to an API, with the timeouts of the settings.
 func newTransport(s settings.Settings, env proxy.Env) (*proxy.Transport, error) {
 	return proxy.New(proxy.Config{
@@ -88,9 +98,13 @@ func proxyError(e endpoint.Endpoint, err error) error {
 
 // NewClient returns the client of an endpoint over a transport.
 func NewClient(s settings.Settings, e endpoint.Endpoint, transport *proxy.Transport) (*imageapi.Client, error) {
-	client, err := imageapi.New(imageapi.Config{BaseURL: e.BaseURL, FindV1: true, Key: e.Key, Model: defaultModel(s, e),
+	urlName := ""
+	if len(s.Endpoints) > 0 {
+		urlName = fmt.Sprintf("base_url of %s in %s", e.Name, app.TablesName)
+	}
+	client, err := imageapi.New(imageapi.Config{BaseURL: e.BaseURL, URLName: urlName, FindV1: true, Key: e.Key, KeyName: e.KeyEnv, Model: defaultModel(s, e),
 		Transport: transport, MaxBytes: s.ImageMaxBytes, UserAgent: "imagetasks/" + app.Version, Download: downloadRules(s),
-		Mode: imageapi.Mode(e.Mode), Stream: e.IsStreamed(), PartialImages: e.PartialImages, Template: e.Template, TemplateName: e.Name})
+		Mode: imageapi.Mode(e.Mode), Stream: e.IsStreamed(), PartialImages: e.PartialImages, Template: e.Template, TemplateName: e.TemplateFile})
 	if err != nil {
 		return nil, clientError(e, err)
 	}
@@ -102,7 +116,7 @@ func clientError(e endpoint.Endpoint, err error) error {
 	if imageapi.CheckKey(e.Key) != nil {
 		return &settings.Error{Name: e.KeyEnv, Reason: err.Error()}
 	}
-	return &settings.Error{Name: fmt.Sprintf("endpoint %q", e.Name), Reason: err.Error()}
+	return &settings.Error{Name: fmt.Sprintf("%s: endpoint %q", app.TablesName, e.Name), Reason: err.Error()}
 }
 
 // defaultModel returns the model, as the endpoint calls it, of requests that name none: the one of the settings, or else the first that the
@@ -135,6 +149,26 @@ func (set Set) Names() []string {
 		names = append(names, e.Name)
 	}
 	return names
+}
+
+// WithoutDefault returns a warning if no endpoint has the model of tasks that name none, or else "".
+func (set Set) WithoutDefault(s settings.Settings) string {
+	if slices.ContainsFunc(set, func(e *Endpoint) bool { return e.Serves(s.Model) }) {
+		return ""
+	}
+	return fmt.Sprintf("no endpoint of %s has the model %s in its models, so tasks that name no model will fail; add it there, or set OPENAI_MODEL to one of: %s",
+		app.TablesName, s.Model, strings.Join(set.models(), ", "))
+}
+
+// models returns the models that the endpoints name.
+func (set Set) models() []string {
+	all := map[string]bool{}
+	for _, e := range set {
+		for model := range e.Models {
+			all[model] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // CloseIdleConnections closes the connections that carry no request.

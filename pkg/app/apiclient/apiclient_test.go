@@ -77,6 +77,16 @@ func TestDefaultModel(t *testing.T) {
 	assert.Equal(t, "b", defaultModel(s, endpoint.Endpoint{Models: map[string]string{"c": "d", "a": "b"}}))
 }
 
+// Tasks that name no model would fail, one after another, because of a spelling mistake in the file.
+func TestWithoutDefault(t *testing.T) {
+	t.Parallel()
+	s := load(t, map[string]string{"OPENAI_MODEL": "gpt-image-2"})
+	misspelt := &Endpoint{Endpoint: endpoint.Endpoint{Models: map[string]string{"gpt-imgae-2": "x", "b": "y"}}}
+	assert.Equal(t, "no endpoint of imagetasks.toml has the model gpt-image-2 in its models, so tasks that name no model will fail; "+
+		"add it there, or set OPENAI_MODEL to one of: b, gpt-imgae-2", Set{misspelt}.WithoutDefault(s))
+	assert.Empty(t, Set{misspelt, {}}.WithoutDefault(s), "the second has every model")
+}
+
 // What differs between hosts without harm, such as proxies and keys, is not part of it.
 func TestDigest(t *testing.T) {
 	t.Parallel()

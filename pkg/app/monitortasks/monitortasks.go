@@ -127,8 +127,13 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if len(webhooks.Receivers(s)) > 0 {
 		deliver = func(ctx context.Context) (webhook.Report, error) { return webhooks.Pass(ctx, a.App, s, st, log) }
 	}
+	fault := ""
+	if err := apiclient.Fault(s); err != nil {
+		fault = a.Redact.String(err.Error())
+	}
 	m := monitor.New(monitor.Config{
-		Store: st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
+		EndpointsFault: fault,
+		Store:          st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Tasks: st,
 			Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {

@@ -1,6 +1,9 @@
 package simpletest
 
 import (
+	"strings"
+
+	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/finding"
@@ -12,7 +15,22 @@ import (
 type endpointReport struct {
 	Endpoint string // its name; empty: the settings can't be used
 	diagnosis.Report
+	names nameSet
 }
+
+// nameSet is what texts call the settings of an endpoint; the zero value is for that of the environment variables.
+type nameSet struct{ keyEnv string }
+
+// in returns a text with the names of the settings where they are: OPENAI_BASE_URL is base_url for an endpoint of imagetasks.toml.
+func (n nameSet) in(text string, l lang.Lang) string {
+	if n.keyEnv == "" {
+		return text
+	}
+	key := func(name string) string { return textKeyOfFile.In(l, name) }
+	return strings.NewReplacer("OPENAI_BASE_URL", key("base_url"), "OPENAI_MODEL", key("models"), "OPENAI_API_KEY", n.keyEnv).Replace(text)
+}
+
+var textKeyOfFile = lang.Text{EN: "%s in " + app.TablesName, ZH: app.TablesName + " 中的 %s"}
 
 // document is a diagnosis as --json prints it, in English. That of several endpoints has only OK, and one document for each.
 type document struct {
@@ -51,20 +69,20 @@ func newDocument(reports []endpointReport) document {
 func (r endpointReport) document() document {
 	d := document{OK: r.OK, Endpoint: r.Endpoint}
 	for _, s := range r.Steps {
-		step := stepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: detail(s.Detail, lang.EN), Code: s.Code}
+		step := stepDocument{Proxy: s.Proxy, Name: string(s.Name), OK: s.OK, Millis: s.Millis, Detail: r.names.detail(s.Detail, lang.EN), Code: s.Code}
 		if hint, ok := finding.HintFor(s.Code); ok {
-			step.Cause, step.Fix = hint.Cause.In(lang.EN), hint.Fix.In(lang.EN)
+			step.Cause, step.Fix = r.names.in(hint.Cause.In(lang.EN), lang.EN), r.names.in(hint.Fix.In(lang.EN), lang.EN)
 		}
 		d.Steps = append(d.Steps, step)
 	}
 	if r.Note != nil {
-		d.Note = detail(*r.Note, lang.EN)
+		d.Note = r.names.detail(*r.Note, lang.EN)
 	}
 	return d
 }
 
 // printReport prints a report for people.
-func printReport(printf func(format string, args ...any), r diagnosis.Report, l lang.Lang) {
+func printReport(printf func(format string, args ...any), r endpointReport, l lang.Lang) {
 	proxy := ""
 	for _, s := range r.Steps {
 		if s.Proxy != proxy && s.Proxy != "" {
@@ -75,21 +93,21 @@ func printReport(printf func(format string, args ...any), r diagnosis.Report, l 
 		if !s.OK {
 			mark = "✗"
 		}
-		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(stepTitles[s.Name].In(l), 10), s.Millis, detail(s.Detail, l))
+		printf("%s %s %8.1f ms  %s\n", mark, lang.Pad(stepTitles[s.Name].In(l), 10), s.Millis, r.names.detail(s.Detail, l))
 		if s.OK {
 			continue
 		}
 		if hint, ok := finding.HintFor(s.Code); ok {
-			printf("  %s\n  → %s\n", hint.Cause.In(l), hint.Fix.In(l))
+			printf("  %s\n  → %s\n", r.names.in(hint.Cause.In(l), l), r.names.in(hint.Fix.In(l), l))
 		}
 		printf("  (%s)\n", s.Code)
 	}
 	if r.Note != nil {
-		printf("  %s\n", detail(*r.Note, l))
+		printf("  %s\n", r.names.detail(*r.Note, l))
 	}
 }
 
-func detail(d diagnosis.Detail, l lang.Lang) string {
+func (n nameSet) detail(d diagnosis.Detail, l lang.Lang) string {
 	args := make([]any, len(d.Args))
 	for i, arg := range d.Args {
 		if via, ok := arg.([]string); ok {
@@ -97,7 +115,10 @@ func detail(d diagnosis.Detail, l lang.Lang) string {
 		}
 		args[i] = arg
 	}
-	return detailTexts[d.Code].In(l, args...)
+	if d.Code == diagnosis.DetailError {
+		return detailTexts[d.Code].In(l, args...) // the client's own words, which name them already
+	}
+	return n.in(detailTexts[d.Code].In(l, args...), l)
 }
 
 var stepTitles = map[diagnosis.StepName]lang.Text{
@@ -142,7 +163,7 @@ var detailTexts = map[diagnosis.DetailCode]lang.Text{
 	diagnosis.DetailCertificate: {EN: "%s; the certificate was issued by: %s", ZH: "%s；证书签发者：%s"},
 
 	diagnosis.NoteServes: {EN: "The API works through %s, which serves all requests meanwhile.", ZH: "经由 %s 可以使用 API；目前请求由它转发。"},
-	diagnosis.NoteV1:     {EN: "An API responds at %s: set OPENAI_BASE_URL, or base_url in imagetasks.toml, to this URL.", ZH: "%s 上有 API 响应：请将 OPENAI_BASE_URL（或 imagetasks.toml 中的 base_url）设为该地址。"},
+	diagnosis.NoteV1:     {EN: "An API responds at %s: set OPENAI_BASE_URL to this URL.", ZH: "%s 上有 API 响应：请将 OPENAI_BASE_URL 设为该地址。"},
 	diagnosis.NoteNotDirect: {EN: "No direct connection was tried, because a proxy is set. To compare with one, use --direct.",
 		ZH: "已设置代理，因此未尝试直连。如需与直连比较，请使用 --direct。"},
 	diagnosis.NoteDirectWorks: {EN: "Without the proxy the API can be reached from here: the proxy is the problem.",

@@ -63,6 +63,9 @@ func (a program) test(c *cli.Context) error {
 		return a.badSettings(c, err, l)
 	}
 	defer endpoints.CloseIdleConnections()
+	if warning := endpoints.WithoutDefault(s); warning != "" {
+		fmt.Fprintf(a.Stderr, "warning: %s\n", warning)
+	}
 	if name := c.String("endpoint"); name != "" {
 		e, ok := endpoints.Named(name)
 		if !ok {
@@ -78,7 +81,11 @@ func (a program) test(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		reports = append(reports, endpointReport{e.Name, report})
+		r := endpointReport{Endpoint: e.Name, Report: report}
+		if len(s.Endpoints) > 0 {
+			r.names.keyEnv = e.KeyEnv
+		}
+		reports = append(reports, r)
 	}
 	if ctx.Err() != nil {
 		return app.ErrInterrupted
@@ -133,7 +140,7 @@ func (a program) report(c *cli.Context, reports []endpointReport, l lang.Lang) e
 			}
 			a.Printf("%s\n", r.Endpoint)
 		}
-		printReport(a.Printf, r.Report, l)
+		printReport(a.Printf, r, l)
 	}
 	return nil
 }

@@ -226,7 +226,7 @@ func (s screen) upstreams(r statusReport) {
 		}
 	}
 	s.circuits(report)
-	var parts []string
+	var parts, limits []string
 	if len(report.Endpoints) == 1 && report.Endpoints[0].Rate > 0 {
 		parts = append(parts, textOwnRate.In(s.Lang, report.Endpoints[0].Rate))
 	}
@@ -239,12 +239,18 @@ func (s screen) upstreams(r statusReport) {
 		}
 		text := textAPILimits.In(s.Lang, e.APIRateLimits.At.Local().Format(time.TimeOnly), e.APIRateLimits)
 		if len(report.APIEndpoints) > 1 {
-			text = e.Name + ": " + text
+			limits = append(limits, e.Name+"  "+text) // a line for each: ten endpoints in one can't be read
+			continue
 		}
 		parts = append(parts, text)
 	}
 	if len(parts) > 0 {
-		s.line(titleRate, strings.Join(parts, textSemicolon.In(s.Lang)))
+		limits = append([]string{strings.Join(parts, textSemicolon.In(s.Lang))}, limits...)
+	}
+	title = titleRate
+	for _, text := range limits {
+		s.line(title, text)
+		title = titleNone
 	}
 }
 

@@ -115,6 +115,9 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	if project, err := projectDir(); err == nil {
 		r.Crontab = crontab.Read(ctx, project)
 	}
+	if err := apiclient.Fault(s); err != nil {
+		snapshot.EndpointsFault = a.Redact.String(err.Error())
+	}
 	snapshot.Supervision = &overview.Supervision{Crontab: r.Crontab}
 	if last, ok := monitor.ReadState(s.LogDir); ok {
 		r.Monitor = &monitorPass{At: last.LastPass, Text: summary.Pass(last.Summary), Figures: last.Summary, API: last.API}

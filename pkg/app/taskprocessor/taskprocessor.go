@@ -215,6 +215,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		log.WithField("address", "http://"+server.Addr()).Info("status page")
 	}
 	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; %s", app.BuildVersion(), routes(endpoints))
+	if warning := endpoints.WithoutDefault(s); warning != "" {
+		log.Warn(warning)
+	}
 	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()

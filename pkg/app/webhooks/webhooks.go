@@ -3,9 +3,11 @@ package webhooks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -104,6 +106,9 @@ func readTemplate(a *app.App, name string) (*webhook.Template, error) {
 		return nil, nil
 	case webhook.IsBuiltin(name):
 		return webhook.ParseTemplate(name, a.Variable)
+	}
+	if strings.HasPrefix(name, "builtin:") {
+		return nil, errors.New("there is no such built-in template; there is: " + webhook.BuiltinTaskID)
 	}
 	file, err := os.Open(name)
 	if err != nil {
