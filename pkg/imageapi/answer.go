@@ -3,6 +3,7 @@ package imageapi
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // bodyForm is what the body of a response is, by its first bytes.
@@ -66,6 +68,7 @@ type source struct {
 	progress reporter
 	partial  int      // pictures that are expected before the finished one
 	sent     []string // texts of the request: an address in them is not that of the picture
+	inputs   inputSums
 }
 
 // parseAnswer reads a response's body to its end and writes its picture to w: the first of an Images API, and the last of a chat, which may show
@@ -73,6 +76,10 @@ type source struct {
 // the rest is missing.
 func parseAnswer(s source, w io.Writer) (answer, error) {
 	f := &finder{w: w, source: s}
+	if reset, ok := w.(Resetter); ok && len(s.inputs) > 0 {
+		f.echo = &summingWriter{w: w, reset: reset, sum: sha256.New()}
+		f.w = f.echo
+	}
 	r := bufio.NewReaderSize(s.body, 16<<10)
 	err := f.read(r)
 	f.textCut()
@@ -212,6 +219,7 @@ const (
 	roleType
 	roleSuccess
 	roleStatus
+	roleFinish  // why a chat ended
 	rolePartial // its presence makes the picture of an event a partial one
 	roleChat    // contains a chat's messages
 	roleUsage
@@ -249,7 +257,7 @@ func roleOf(key string, depth int) role {
 	case "message": // of a chat
 		return roleContainer
 	case "finish_reason", "finishreason":
-		return roleStatus
+		return roleFinish
 	}
 	return roles[key]
 }
@@ -263,11 +271,14 @@ type finder struct {
 	refused   bool     // success is false, or the status says that it failed
 	scanner   textScanner
 	finished  bool // a chat's stream says why it ends
+	final     bool // an event says that it is the last one
 	streaming bool // the document is an event of a stream
 	event     event
 	partials  int // partial images of a stream
 	inChat    int // how many keys of chats the value that is read is below
 	next      bytes.Buffer
+	echo      *summingWriter // w; nil: there are no input pictures
+	choice    string         // the index of the choice that counts in a stream
 }
 
 // rank is how clearly a picture in a chat is meant as the answer. A later one counts if its rank is not lower.
@@ -303,7 +314,16 @@ func (f *finder) value(p *parser, r role) error {
 	case c == '{' && r == roleProblem:
 		return f.errorObject(p, &f.problem)
 	case c == '{':
+		other := false // it is another choice
 		return p.object(func(key string) error {
+			if other {
+				return p.skip()
+			}
+			if key == "index" && r == roleContainer && f.streaming && p.depth == choiceDepth && f.isChat() {
+				var err error
+				other, err = f.otherChoice(p)
+				return err
+			}
 			if r := roleOf(key, p.depth); r != roleID {
 				return f.value(p, r)
 			}
@@ -315,6 +335,25 @@ func (f *finder) value(p *parser, r role) error {
 		return f.stringValue(p, r)
 	}
 	return f.scalar(p, c, r)
+}
+
+// choiceDepth is the depth of what a choice holds.
+const choiceDepth = 3
+
+// otherChoice reads the index of a choice in a stream. Only the first choice that is met counts: the pieces of several are mixed.
+func (f *finder) otherChoice(p *parser) (bool, error) {
+	c, err := p.next()
+	if err != nil {
+		return false, err
+	}
+	if c < '0' || c > '9' {
+		return false, p.skip()
+	}
+	index, err := p.numberText()
+	if f.choice == "" {
+		f.choice = index
+	}
+	return index != f.choice, err
 }
 
 // scalar reads a number, true, false or null.
@@ -352,10 +391,10 @@ func (f *finder) stringValue(p *parser, r role) error {
 	case roleType:
 		set(&f.problem.Type, maxCode)
 		f.event.classify(f.problem.Type)
-	case roleStatus:
+	case roleStatus, roleFinish:
 		var status string
 		set(&status, maxCode)
-		f.status(status)
+		f.status(status, r == roleFinish)
 	default:
 		return p.skip()
 	}
@@ -457,6 +496,7 @@ func (f *finder) setURL(text string, r rank) error {
 		u = f.base.ResolveReference(u)
 		text = u.String()
 	}
+	text = validURL(text)
 	if err != nil || len(text) > maxURL || u.Hostname() == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil {
 		f.badURL = true
 		return nil
@@ -470,6 +510,22 @@ func (f *finder) setURL(text string, r rank) error {
 	f.url, f.rank = text, r
 	f.hasPicture()
 	return nil
+}
+
+// validURL escapes the bytes of a URL that are not UTF-8, as in one of a server with another encoding: it is kept as text.
+func validURL(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	var b strings.Builder
+	for i := range len(text) {
+		if c := text[i]; c >= utf8.RuneSelf {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // hasPicture tells that there is a picture.
@@ -501,10 +557,10 @@ func (f *finder) decode(text io.Reader, depth int) error {
 	case w == f.w && n > 0:
 		f.begun, f.wrote, f.rank = true, err == nil, rankImage
 	}
-	if f.wrote {
-		f.hasPicture()
+	if !f.wrote || w != f.w {
+		return err
 	}
-	return err
+	return f.wrotePicture()
 }
 
 // target returns what a picture that begins now is written to. ok is false if it does not count. A second picture of a chat is held in memory until
@@ -539,7 +595,7 @@ func isWhole(content []byte) bool {
 func (f *finder) useNext(failed error) error {
 	next := f.next.Bytes()
 	f.next = bytes.Buffer{}
-	if failed == nil && f.wrote && !isWhole(next) {
+	if failed == nil && f.wrote && !isWhole(next) || f.inputs[sha256.Sum256(next)] {
 		return nil
 	}
 	if len(next) == 0 || failed != nil {

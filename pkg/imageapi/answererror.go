@@ -11,13 +11,13 @@ type apiError struct {
 }
 
 // status reads a status of the whole answer, or why a chat ended.
-func (f *finder) status(text string) {
+func (f *finder) status(text string, ended bool) {
 	text = strings.ToLower(text)
 	switch text {
-	case "", "queued", "pending", "starting", "processing", "running", "generating", "in_progress":
+	case "", "null", "none", "undefined", "queued", "pending", "starting", "processing", "running", "generating", "in_progress":
 		return
 	}
-	if !f.finished {
+	if ended && !f.finished {
 		f.finished = true
 		if f.found() {
 			f.hasPicture()

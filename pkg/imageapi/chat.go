@@ -70,6 +70,7 @@ func (c *Client) prepareChat(ctx context.Context, r Request) (body, error) {
 	if err != nil {
 		return body{}, task.AsError(err)
 	}
+	b.inputs = sums(pictures)
 	return b, nil
 }
 
@@ -143,7 +144,7 @@ func encodeChat(r chatRequest) (body, error) {
 	}
 	w.raw(`}`)
 	w.cut()
-	return body{"application/json", w.done}, w.err
+	return body{contentType: "application/json", parts: w.done}, w.err
 }
 
 // chatWriter writes the JSON of a chat in parts.
@@ -219,6 +220,9 @@ func (r Request) sent() []string {
 	for _, in := range r.Inputs {
 		if in.URL != "" && !isDataURL(in.URL) {
 			texts = append(texts, in.URL)
+			if u, err := url.Parse(in.URL); err == nil {
+				texts = append(texts, u.String()) // as it was sent
+			}
 		}
 	}
 	return texts

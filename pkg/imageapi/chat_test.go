@@ -38,7 +38,7 @@ func answersOf(text string) map[string]sample {
 
 // quoteJSON writes a piece of a text as a JSON string. Unlike json.Marshal it keeps what is cut within a character.
 func quoteJSON(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(text) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`).Replace(text) + `"`
 }
 
 // relayText is what the relay of an application says.

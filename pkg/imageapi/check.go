@@ -61,7 +61,7 @@ func (c *Client) check(ctx context.Context, model string) error {
 	if err != nil {
 		return task.AsError(err)
 	}
-	response, err := c.send(ctx, http.MethodPost, path, "", body{"application/json", [][]byte{encoded}})
+	response, err := c.send(ctx, http.MethodPost, path, "", body{contentType: "application/json", parts: [][]byte{encoded}})
 	if err != nil {
 		return asked(task.AsError(err))
 	}

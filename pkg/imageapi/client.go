@@ -198,7 +198,7 @@ func (c *Client) Generate(ctx context.Context, r Request, w io.Writer) (Result, 
 		result.RequestID = oneLine(response.Header.Get("X-Request-Id"))
 		if isSuccess(response.StatusCode) {
 			var a answer
-			a, err = c.readPicture(ctx, stop, response, r, w)
+			a, err = c.readPicture(ctx, stop, response, r, b.inputs, w)
 			ids, result.Usage = a.ids, a.usage
 			if err == nil && !a.wrote {
 				result.URL = a.url
@@ -308,14 +308,14 @@ func (m *maxReader) Read(p []byte) (int, error) {
 
 // readPicture streams the picture of a response with a status of success to w, or returns the picture's URL. Its error is a *task.Error. stop ends
 // the request: it is called when there is a picture and the rest of the response does not come.
-func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, r Request, w io.Writer) (answer, error) {
+func (c *Client) readPicture(ctx context.Context, stop func(), response *http.Response, r Request, inputs inputSums, w io.Writer) (answer, error) {
 	private := r.privateTexts()
 	rest := &restReader{r: response.Body, stop: stop}
 	defer rest.end()
 	network := &errReader{r: rest}
 	head := &headWriter{limit: maxHead + longest(private)}
 	a, err := readAnswer(response, network, c.conf.MaxBytes*4/3+maxEnvelope, w, head, source{
-		onFound: rest.begin, progress: reporter{report: r.Progress}, partial: c.conf.PartialImages, sent: r.sent()})
+		onFound: rest.begin, progress: reporter{report: r.Progress}, partial: c.conf.PartialImages, sent: r.sent(), inputs: inputs})
 	if a.wrote {
 		return a, nil
 	}

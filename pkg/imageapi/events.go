@@ -64,8 +64,7 @@ func (f *finder) events(r *bufio.Reader) error {
 			return err
 		}
 	}
-	begun := f.chat || f.scanner.total > 0 || f.partials > 0
-	if begun && !done && !f.finished && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(f.scanner.endedLines())) {
+	if first == nil && !done && !f.finished && !f.final && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(hide(f.scanner.endedLines(), f.sent))) {
 		return io.ErrUnexpectedEOF // it was cut off
 	}
 	f.finished = true
@@ -96,7 +95,13 @@ func (f *finder) eventData(s *eventReader, data *bufio.Reader) (done bool, err e
 		case string(head) == "[DONE]":
 			return true, nil
 		case c != '{' && c != '[': // not JSON
-			_, err := io.Copy(io.Discard, data)
+			text, err := io.ReadAll(io.LimitReader(data, maxMessage))
+			if s.name == "error" && !f.failed {
+				f.failed, f.apiError = true, apiError{Message: strings.TrimSpace(string(text))}
+			}
+			if err == nil {
+				_, err = io.Copy(io.Discard, data)
+			}
 			return false, err
 		}
 		f.event, f.problem, f.refused = event{}, apiError{}, false
@@ -127,6 +132,7 @@ func (f *finder) endEvent() error {
 		f.partials++
 		f.progress.set(f.partials*100/(max(f.partial, f.partials)+1), generating)
 	}
+	f.final = f.final || f.event.kind == eventFinal && !f.chat
 	f.event.held = bytes.Buffer{}
 	f.conclude()
 	return nil

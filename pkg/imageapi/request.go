@@ -133,6 +133,7 @@ func (p parameters) form(pictures []inputPicture, mask *inputPicture, extra []fo
 type body struct {
 	contentType string
 	parts       [][]byte
+	inputs      inputSums // of a chat
 }
 
 func (b body) reader() io.ReadCloser {
@@ -151,7 +152,7 @@ func jsonBody(p parameters, extra map[string]json.RawMessage) (body, error) {
 		more, err = encodeJSON(extra)
 		object = append(append(object[:len(object)-1], ','), bytes.TrimPrefix(more, []byte("{"))...)
 	}
-	return body{"application/json", [][]byte{object}}, err
+	return body{contentType: "application/json", parts: [][]byte{object}}, err
 }
 
 func encodeJSON(v any) ([]byte, error) {

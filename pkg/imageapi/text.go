@@ -20,13 +20,14 @@ type textScanner struct {
 	total    int           // bytes of text so far, without the pictures
 	base64   *base64Writer // a picture is being decoded
 	skip     bool          // base64 that is not needed is being skipped
+	lengths  base64Lines   // of the base64
 	said     []byte        // the text without pictures, at most its last maxText bytes
 	lines    progressReader
 }
 
 const (
 	maxDataHeader = 128
-	keptContext   = 256 // bytes before a URL that tell what it is
+	keptContext   = 16 << 10 // bytes before a URL that tell what it is: the alternative text of an image may be the prompt
 	maxText       = 32 << 10
 )
 
@@ -36,6 +37,9 @@ var (
 	base64Starts  = []string{"iVBORw0KGgoAAAANSUhEUg", "/9j/4AAQSkZJRg"}
 	addressEnd    = " \t\r\n\"'<>[]{}`|\\，。）】、；！？》」"
 )
+
+// longestStart is longer than any of the starts.
+const longestStart = 32
 
 // addressStart returns where the first address, or base64 of a picture, begins in a text, or -1.
 func addressStart(text []byte) int {
@@ -147,6 +151,7 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 		if !begun {
 			at := addressStart(t.pending[from:])
 			if at < 0 {
+				t.examined = max(t.examined, len(t.pending)-longestStart)
 				t.keep(len(t.pending) - keptContext)
 				return nil, nil
 			}
@@ -171,9 +176,7 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 		if size < 0 {
 			size = len(t.pending) - start
 			if !last && size <= maxURL {
-				dropped := max(start-keptContext, 0)
-				t.keep(dropped)
-				t.start, t.begun = start-dropped, true
+				t.start, t.begun = start-t.keep(start-keptContext), true
 				return nil, nil
 			}
 		}
@@ -188,7 +191,7 @@ func (t *textScanner) search(f *finder, last bool) (rest []byte, err error) {
 // beginBase64 begins to decode, or skip, the base64 from there on, and returns it.
 func (t *textScanner) beginBase64(f *finder, from int) []byte {
 	rest := bytes.Clone(t.pending[from:])
-	t.pending, t.examined = nil, 0
+	t.pending, t.examined, t.lengths = nil, 0, base64Lines{}
 	if w, ok := f.target(); ok {
 		t.base64 = &base64Writer{w: w}
 	} else {
@@ -222,11 +225,31 @@ func (t *textScanner) address(f *finder, start, size int, last bool) error {
 // isImageBefore reports whether a text before a URL makes it an image in Markdown or HTML.
 func isImageBefore(text []byte) bool {
 	if alt, ok := bytes.CutSuffix(bytes.TrimRight(text, " \t<"), []byte("](")); ok {
-		open := bytes.LastIndexByte(alt, '[')
+		open := openBracket(alt)
 		return open > 0 && alt[open-1] == '!'
 	}
-	tag, ok := bytes.CutSuffix(bytes.ToLower(bytes.TrimRight(text, `"' `)), []byte("src="))
-	return ok && bytes.LastIndex(tag, []byte("<img")) > bytes.LastIndexByte(tag, '>')
+	tag := bytes.TrimRight(text, `"' `)
+	if !strings.EqualFold(string(tag[max(len(tag)-4, 0):]), "src=") {
+		return false
+	}
+	tag = bytes.ToLower(tag)
+	return bytes.LastIndex(tag, []byte("<img")) > bytes.LastIndexByte(tag, '>')
+}
+
+// openBracket returns where the bracket is opened that is closed after a text, or -1. Within it there may be others: a link may be that of an image.
+func openBracket(text []byte) int {
+	inner := 0
+	for i := len(text) - 1; i >= 0; i-- {
+		switch {
+		case text[i] == ']':
+			inner++
+		case text[i] == '[' && inner == 0:
+			return i
+		case text[i] == '[':
+			inner--
+		}
+	}
+	return -1
 }
 
 // addressSize returns the length of the address that begins at start, or -1 if it may go on. Parentheses belong to it in pairs, and after <
@@ -250,12 +273,14 @@ func addressSize(text []byte, start int) int {
 	return -1
 }
 
-// keep forgets the first n bytes of what is pending.
-func (t *textScanner) keep(n int) {
-	if n > 0 {
-		t.pending = append([]byte(nil), t.pending[n:]...)
-		t.examined = max(t.examined-n, 0)
+// keep forgets the first n bytes of what is pending, and returns how many it forgot: few ones stay, because forgetting moves the others.
+func (t *textScanner) keep(n int) int {
+	if n < keptContext {
+		return 0
 	}
+	t.pending = append(t.pending[:0], t.pending[n:]...)
+	t.examined = max(t.examined-n, 0)
+	return n
 }
 
 // hasPictureName reports whether a URL ends with the name of a picture.
@@ -274,7 +299,7 @@ func hasPictureName(address string) bool {
 // decode takes the base64 at the beginning of a piece and returns its length.
 func (t *textScanner) decode(f *finder, piece []byte) (int, error) {
 	n := 0
-	for n < len(piece) && isBase64(piece[n]) {
+	for n < len(piece) && isBase64(piece[n]) && t.lengths.add(piece[n]) {
 		n++
 	}
 	if t.base64 != nil {
@@ -293,6 +318,36 @@ func (t *textScanner) decode(f *finder, piece []byte) (int, error) {
 		return n, t.finish(f)
 	}
 	return n, nil
+}
+
+// base64Lines tells where base64 ends before more characters of base64, such as those of words.
+type base64Lines struct {
+	first, length int // of the first line, and of this one
+	padded        bool
+}
+
+// longestLine is the length of the lines of base64 that has lines (RFC 2045).
+const longestLine = 76
+
+// add adds a character, and reports whether it belongs to the base64: nothing follows its padding, or a line that is shorter than the first.
+func (l *base64Lines) add(c byte) bool {
+	switch {
+	case c == '=':
+		l.padded = true
+	case l.padded:
+		return false
+	case c == '\n' && l.first == 0:
+		l.first = l.length
+		l.length = 0
+		return l.first <= longestLine
+	case c == '\n':
+		whole := l.length == l.first
+		l.length = 0
+		return whole
+	case c != '\r':
+		l.length++
+	}
+	return true
 }
 
 func isBase64(c byte) bool {
@@ -314,11 +369,11 @@ func (t *textScanner) finish(f *finder) error {
 		return f.useNext(err)
 	}
 	f.begun, f.wrote = b.written > 0, b.written > 0 && err == nil
-	if f.wrote {
-		f.rank = rankImage
-		f.hasPicture()
+	if !f.wrote {
+		return err
 	}
-	return err
+	f.rank = rankImage
+	return f.wrotePicture()
 }
 
 // failed ends base64 that is corrupt. Beside a picture that was found before it is skipped.

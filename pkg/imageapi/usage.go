@@ -11,11 +11,12 @@ const (
 	maxUsageDepth = 4
 )
 
-// usageName is the form of the names that are kept.
-var usageName = regexp.MustCompile(`^[A-Za-z0-9_]{1,48}$`)
-
-// longExponent is that of a number that a database may refuse.
-var longExponent = regexp.MustCompile(`[eE][-+]?[0-9]{3}`)
+var (
+	// usageName is the form of the names that are kept.
+	usageName = regexp.MustCompile(`^[A-Za-z0-9_]{1,48}$`)
+	// usageDigits is the form of the numbers that are kept. The database refuses larger exponents.
+	usageDigits = regexp.MustCompile(`^[-0-9.]{1,30}([eE][+-]?[0-9]{1,2})?$`)
+)
 
 // usageValue reads the value of a key for what a request used. What is no object, or has no numbers, is left out.
 func (f *finder) usageValue(p *parser, c byte) error {
@@ -66,10 +67,10 @@ func usageObject(p *parser, b *bytes.Buffer, depth int) (kept bool, err error) {
 	return kept, err
 }
 
-// usageNumber copies a number, unless it is longer than any number that means something.
+// usageNumber copies a number, unless it is longer or larger than any number that means something.
 func usageNumber(p *parser, b *bytes.Buffer) (copied bool, err error) {
 	text, err := p.numberText()
-	if err != nil || len(text) > 30 || longExponent.MatchString(text) {
+	if err != nil || !usageDigits.MatchString(text) {
 		return false, err
 	}
 	number := newParser(bytes.NewReader([]byte(text)))

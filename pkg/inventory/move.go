@@ -50,12 +50,24 @@ type Moved struct {
 // IsComplete reports whether all pictures of the source are in the destination.
 func (m Moved) IsComplete() bool { return m.Different == 0 && m.Damaged == 0 }
 
+// check compares the ids of the stores: one store may have several names, and its pictures would be their own copies.
+func (m Mover) check() error {
+	if id := m.From.ID(); id == "" || id != m.To.ID() {
+		return nil
+	}
+	return fmt.Errorf("%s and %s are the same store, or a copy that was made together with its id: name another store, or remove \"store\" from imagetasks-installation.json in the copy",
+		m.From.Location(), m.To.Location())
+}
+
 // linkBatch is how many tasks are changed in one statement.
 const linkBatch = 100
 
 // Plan counts what Move would do. It changes nothing, and compares sizes only.
 func (m Mover) Plan(ctx context.Context) (Moved, error) {
 	var moved Moved
+	if err := m.check(); err != nil {
+		return moved, err
+	}
 	_, err := m.From.List(ctx, func(entries []picture.Entry) error {
 		for _, e := range entries {
 			from, ok, err := m.From.Stat(ctx, e.Name)
@@ -85,6 +97,9 @@ func (m Mover) Plan(ctx context.Context) (Moved, error) {
 // Move copies, links and, if it is set, deletes.
 func (m Mover) Move(ctx context.Context) (Moved, error) {
 	var moved Moved
+	if err := m.check(); err != nil {
+		return moved, err
+	}
 	_, err := m.From.List(ctx, func(entries []picture.Entry) error {
 		for batch := range slices.Chunk(entries, linkBatch) {
 			if err := m.moveBatch(ctx, batch, &moved); err != nil {

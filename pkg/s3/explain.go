@@ -23,6 +23,7 @@ type Error struct {
 	Status  int    // of the response; 0: none
 	Message string
 	Fix     string // what to do; may be empty
+	Page    bool   // a web page was read: something in front of the object store responded
 	Err     error
 }
 
@@ -30,6 +31,8 @@ type Error struct {
 func (e *Error) Error() string {
 	text := e.Op + ": "
 	switch {
+	case e.Page:
+		text += fmt.Sprintf("something in front of the object store responded with a web page (%d)", e.Status)
 	case e.Code != "":
 		text += fmt.Sprintf("the object store responded %s (%d)", e.Code, e.Status)
 	case e.Status != 0:
@@ -60,6 +63,8 @@ func (e *Error) Unwrap() []error {
 // kind returns picture.ErrUnavailable, fs.ErrNotExist or fs.ErrExist, or else nil.
 func (e *Error) kind() error {
 	switch {
+	case e.Page:
+		return picture.ErrUnavailable
 	case e.Status == http.StatusNotFound && (e.Code == "NoSuchKey" || e.Code == "NotFound" || e.Code == ""):
 		return fs.ErrNotExist // some servers have other codes for a bucket or a key that they don't know
 	case e.Status == http.StatusPreconditionFailed:
@@ -103,6 +108,12 @@ func (b *Backend) refusal(op string, response *http.Response) error {
 	// A page of something in between is no XML of the object store.
 	if err := xml.NewDecoder(io.LimitReader(response.Body, maxError)).Decode(&answer); err == nil {
 		e.Code, e.Message = plain(answer.Code), plain(answer.Message)
+	}
+	media, _, _ := strings.Cut(response.Header.Get("Content-Type"), ";")
+	e.Page = e.Code == "" && strings.EqualFold(strings.TrimSpace(media), "text/html")
+	if e.Page {
+		e.Fix = "check the endpoint in IMAGE_STORE, and IMAGE_STORE_PROXY"
+		return e
 	}
 	if e.Code == "" && e.Status == http.StatusForbidden {
 		e.Code = "Forbidden" // the response to HEAD has no body

@@ -185,8 +185,11 @@ func (b *Backend) List(ctx context.Context, visit func([]picture.Info) error) er
 				return err
 			}
 		}
-		if !page.IsTruncated || page.Next == "" || page.Next == from {
+		if !page.IsTruncated {
 			return nil
+		}
+		if page.Next == "" || page.Next == from {
+			return &Error{Op: "list the pictures", Status: http.StatusOK, Message: "the listing does not say how it goes on"}
 		}
 		from = page.Next
 	}

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -230,10 +232,28 @@ func (s *Settings) APIEndpoints() ([]endpoint.Endpoint, error) {
 // Secrets returns the values that are secret as a whole.
 func (s *Settings) Secrets() []string {
 	all := append([]string{s.APIKey, s.SecretAccessKey, s.SessionToken, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
+	all = append(all, queryKeys(s.BaseURL)...)
 	for _, e := range s.Endpoints {
-		all = append(all, e.Key)
+		all = append(append(all, e.Key), queryKeys(e.BaseURL)...)
 	}
 	return all
+}
+
+// keyName matches the names of parameters whose values are secret.
+var keyName = regexp.MustCompile(`(?i)(key|token|secret|signature|auth|password)$|^sig$|^code$`)
+
+// queryKeys returns the secrets in the query of a URL, which is a part of each request.
+func queryKeys(address string) (keys []string) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil
+	}
+	for name, values := range u.Query() {
+		if keyName.MatchString(name) {
+			keys = append(keys, values...)
+		}
+	}
+	return keys
 }
 
 // SecretURLs returns the values whose logins are secret, as they were set: a comma or a space in a password divides a list of

@@ -233,6 +233,11 @@ func TestAPIEndpoints(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, s.Endpoints, all)
 	assert.Contains(t, s.Secrets(), "sk-b")
+	s.BaseURL = "https://a.example/v1?api-version=2025-04-01&api-key=first"
+	s.Endpoints[0].BaseURL = "https://b.example/v1?api-version=2025-04-01&access_token=second"
+	secrets := s.Secrets()
+	assert.Subset(t, secrets, []string{"first", "second"})
+	assert.NotContains(t, secrets, "2025-04-01", "what is no secret stays readable")
 	assert.Contains(t, s.SecretURLs(), "http://u:p@b")
 
 	s.EndpointsError = &settings.Error{Name: "imagetasks.toml", Reason: "bad"}

@@ -203,11 +203,30 @@ func TestEvents_ReceiversAndHosts(t *testing.T) {
 	assert.Equal(t, map[string]int{"webhook ": 4, "task hooks.example:8443": 2, "task [::1]:80": 1}, hosts)
 	assert.Len(t, ids, 4, "all receivers of an event see the same id")
 
+	// A URL that no index takes does not hold up the end of its task.
+	long := []rune("https://")
+	for i := range 1900 {
+		long = append(long, rune(0x4e00+i*7919%20000))
+	}
+	s.closeTasks(string(long))
+	assert.Len(t, s.claimAll(), 2)
+
 	for url, want := range map[string]string{`"ftp://x"`: "http or https URL", `"https://"`: "http or https URL", `"https://x y"`: "http or https URL", `5`: "must be a string",
 		`"https://x/` + fmt.Sprintf("%02000d", 0) + `"`: "at most 2000"} {
 		_, err := s.raw.ExecContext(s.ctx, `select imagetasks.enqueue('u', 'x', options => $1, cost => 0)`, `{"webhook_url": `+url+`}`)
 		assert.ErrorContains(t, err, want)
 	}
+}
+
+// Many hosts whose events are tried again later do not hold up another one.
+func TestClaimEvents_ManyHosts(t *testing.T) {
+	s := fresh(t)
+	s.exec(`insert into imagetasks.events (event_id, receiver, type, task_id, run, data, url, host, next_at)
+		select 'e' || g, 'task', 'task.completed', 't' || g, 1, '{}', 'https://x', 'h' || g, now() + interval '1 hour' from generate_series(1, 1500) g`)
+	require.NoError(t, s.SetCompletionEvents(s.ctx, store.ReceiverTask))
+	s.closeTasks("https://z.example")
+	s.exec(`analyze imagetasks.events`)
+	assert.Len(t, s.claimAll(), 1)
 }
 
 // One host with many events does not hold up those of others, and concurrent calls lease different events.

@@ -50,14 +50,13 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		{"next_due", []any{true}, []string{lease}},
 		{"has_suspect", []any{5}, []string{lease}},
 		{"abandoned", []any{3, 100}, []string{lease}},
-		{"begin_request", []any{id, epoch, call, "e"}, []string{primary}},
 		{"queue_stats", []any{stuck}, []string{pending, started}},
 		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
 		{"save_pending", []any{id, epoch, "u", "r", "e", ""}, []string{primary}},
-		{"complete", []any{ids, epochs, texts, texts, texts, texts}, []string{primary}},
+		{"complete", []any{ids, epochs, texts, texts, texts, texts, texts}, []string{primary}},
 		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts, texts, pq.Array([]bool{false}), pq.Array([]bool{true})}, []string{primary}},
 		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e", "answered"}, []string{primary}},
-		{"fail", []any{id, epoch, "c", "m", "r", "e", "answered", 1}, []string{primary}},
+		{"fail", []any{id, epoch, "c", "m", "r", "e", "answered", 1, ""}, []string{primary}},
 	} {
 		plan := b.explain(b.Statement(c.statement), c.args...)
 		assert.NotRegexp(t, "Seq Scan on (tasks|ledger)", plan, c.statement)
@@ -102,21 +101,30 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 		"fail_set_aside": {stuck, 1000, "c", nil, none, uuid.NewString()},
 		"fail_abandoned": {3, 0, 100, "c", "m", nil, none, uuid.NewString()},
 	} {
-		_ = b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...) // the first call of a session reads catalogs
-		plan := b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
-		touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
-		pages := 0
-		for i := 1; i < len(touched); i++ {
-			n, _ := strconv.Atoi("0" + touched[i])
-			pages += n
-		}
+		pages, plan := b.pages(name, args...)
 		assert.LessOrEqual(t, pages, 20, "%s:\n%s", name, plan)
 		assert.NotContains(t, plan, "Seq Scan on tasks", name)
 	}
+	// Its function updates a row that is in several indexes.
+	pages, plan := b.pages("begin_request", held[1].ID, held[1].Epoch, uuid.NewString(), "e", 60)
+	assert.LessOrEqual(t, pages, 100, plan)
 	for _, name := range []string{"closed_within", "failures_within"} {
 		recent := b.explainWith("explain (analyze, buffers) ", b.Statement(name), 3_600_000)
 		assert.Contains(t, recent, "tasks_completed", "%s finds the last hour through the index", name)
 	}
+}
+
+// pages returns how many pages a statement reads, with its plan.
+func (b *testStore) pages(name string, args ...any) (n int, plan string) {
+	b.tb.Helper()
+	_ = b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...) // the first call of a session reads catalogs
+	plan = b.explainWith("explain (analyze, buffers) ", b.Statement(name), args...)
+	touched := regexp.MustCompile(`Buffers: shared hit=(\d+)(?: read=(\d+))?`).FindStringSubmatch(plan)
+	for i := 1; i < len(touched); i++ {
+		pages, _ := strconv.Atoi("0" + touched[i])
+		n += pages
+	}
+	return n, plan
 }
 
 func (b *testStore) explain(statement string, args ...any) string {

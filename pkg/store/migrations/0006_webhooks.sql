@@ -33,8 +33,9 @@ create table {{.Schema}}.events (
 );
 comment on table {{.Schema}}.events is 'completion events and their delivery';
 
--- claim_events takes those that are due, host by host:
+-- claim_events takes those that are due, host by host, and the hosts of those that have waited longest:
 create index events_due on {{.Schema}}.events (host, next_at) where state = 'due' and not held and receiver <> 'notify';
+create index events_waiting on {{.Schema}}.events (next_at) where state = 'due' and not held and receiver <> 'notify';
 create index events_notify on {{.Schema}}.events (created_at) where state = 'due' and not held and receiver = 'notify';
 create index events_held on {{.Schema}}.events (task_id) where held;
 create index events_leased on {{.Schema}}.events (lease) where lease is not null;
@@ -46,10 +47,11 @@ alter table {{.Schema}}.events set (autovacuum_vacuum_scale_factor = 0.02, autov
 
 alter table {{.Schema}}.events enable row level security;
 
--- The host of a URL, with its port, in lower case.
+-- The host of a URL, with its port, in lower case. What is longer than any host is cut: an index takes no long texts, and the end of a task must not
+-- depend on a URL.
 create function {{.Schema}}.url_host(url text) returns text
 language sql immutable as $$
-    select lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)'), ''))
+    select left(lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#@]*@)?([^/?#]*)'), '')), 300)
 $$;
 
 create function {{.Schema}}.write_events() returns trigger
@@ -97,7 +99,8 @@ $$;
 create trigger release_events after delete on {{.Schema}}.outbox for each row execute function {{.Schema}}.release_events();
 
 -- Leases up to max_events events that are due for lease_ms, the oldest first, and of one host at most per_host, or what limits says of it. A call that
--- is repeated with the same id returns the same events. Reads up to 1000 hosts. In a copy of the database nothing is leased.
+-- is repeated with the same id returns the same events. Reads up to 1000 hosts, and those of the 1000 events that have waited longest, so that more
+-- hosts with events of a later time hold up nobody. In a copy of the database nothing is leased.
 create function {{.Schema}}.claim_events(call_id uuid, max_events int, per_host int, lease_ms bigint, limited text[], limits int[])
 returns table (event_id text, receiver text, type text, task_id text, run int, data jsonb, url text, host text, created_at timestamptz, attempts int)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
@@ -123,16 +126,23 @@ begin
             select (select min(e.host) from {{.Schema}}.events e
                     where e.state = 'due' and not e.held and e.receiver <> 'notify' and e.host > hosts.host), n + 1
             from hosts where hosts.host is not null and n < 1000
+        ), asked as (
+            select host from hosts where host is not null
+            union
+            select w.host from (
+                select e.host from {{.Schema}}.events e
+                where e.state = 'due' and not e.held and e.receiver <> 'notify' and e.next_at <= now()
+                order by e.next_at
+                limit 1000) w
         ), due as (
             select d.event_id, d.receiver
-            from hosts cross join lateral (
+            from asked cross join lateral (
                 select e.event_id, e.receiver, e.next_at
                 from {{.Schema}}.events e
-                where e.state = 'due' and not e.held and e.receiver <> 'notify' and e.host = hosts.host and e.next_at <= now()
+                where e.state = 'due' and not e.held and e.receiver <> 'notify' and e.host = asked.host and e.next_at <= now()
                 order by e.next_at
-                limit coalesce((select l.n from unnest(limited, limits) as l (host, n) where l.host = hosts.host), per_host)
+                limit coalesce((select l.n from unnest(limited, limits) as l (host, n) where l.host = asked.host), per_host)
                 for update skip locked) d
-            where hosts.host is not null
             order by d.next_at
             limit max_events
         )

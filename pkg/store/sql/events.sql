@@ -9,7 +9,7 @@ select count(*) from changed;
 
 -- name: claim_events
 -- $1 call, $2 limit, $3 limit of one host, $4 lease in ms, $5 hosts with a limit of their own, $6 these limits. Locks: the events; those locked by others
--- are skipped. Index: "events_due".
+-- are skipped. Index: "events_due", "events_waiting".
 select event_id, receiver, type, task_id, run, data, coalesce(url, ''), host, created_at, attempts
 from {{.Schema}}.claim_events($1, $2, $3, $4, $5, $6) order by created_at, event_id, receiver;
 
