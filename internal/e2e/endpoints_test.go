@@ -153,7 +153,9 @@ func TestEndpoints_Refused(t *testing.T) {
 	// A processor that runs goes on with the endpoints that it has read, and a restart would fail: the programs that watch it say so.
 	w.tables("[[endpoint]]\nname = 'main'\nname = 'spare'\n")
 	for _, r := range []result{w.run("task-processor", "status", "--json"), w.run("monitor-tasks", "--json")} {
-		var found struct{ Problems []struct{ Code, Reason, Do string } }
+		var found struct {
+			Problems []struct{ Code, Reason, Do string }
+		}
 		r.is(3)
 		r.json(&found)
 		require.NotEmpty(t, found.Problems)

@@ -154,7 +154,7 @@ type statusReport struct {
 	Processor struct {
 		Concurrency int
 		InFlight    int `json:"in_flight"`
-		Rate        int `json:"api_rate"`
+		Endpoints   []struct{ Rate int }
 	}
 }
 

@@ -353,7 +353,7 @@ func TestRun_RateAndPendingTimeout(t *testing.T) {
 	w.enqueue("a lantern", "--count", "3")
 	p := w.start("task-processor", "run", "--api-rate", "1", "--lease", "3s", "--status-addr", "127.0.0.1:0")
 	w.waitFor("the first picture", func() bool { return w.count("completed") == 1 })
-	assert.Equal(t, 1, w.statusOf(p).Processor.Rate)
+	assert.Equal(t, 1, w.statusOf(p).Processor.Endpoints[0].Rate)
 	_, err := w.db.Exec(`update imagetasks.tasks set run_after = now() - interval '2 hours' where status = 'pending'`)
 	require.NoError(t, err)
 	w.waitFor("the rest is refunded", func() bool {
