@@ -565,3 +565,52 @@ begin
     returning t.request_key into begin_request.request_key;
 end
 $$;
+
+-- As in version 4, except that a row that says cancelled where its task has failed is no difference: the application may have set a row back to pending
+-- whose refund was still owed, and cancelled it before that was looked at.
+create or replace function {{.Schema}}.bridge_check() returns table (code text, subject text, detail text, id bigint)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+    b {{.Schema}}.bridge;
+begin
+    select * into b from {{.Schema}}.bridge x;
+    if not found then
+        return;
+    end if;
+    return query select 'not_applied', o.task_id, array_to_string(o.parts, ', ') || coalesce(': ' || o.error, ''), null::bigint
+        from {{.Schema}}.outbox o where o.created_at < now() - interval '10 seconds' order by o.created_at;
+    return query select 'failing', f.key, f.part || ': ' || f.reason, null::bigint from {{.Schema}}.bridge_failures f order by f.since;
+    return query select 'not_read', coalesce(i.key, ''), i.kind || ' since ' || i.at, null::bigint from {{.Schema}}.inbox i where i.at < now() - interval '10 seconds' order by i.id limit 100;
+    return query
+        with there as materialized (select l as key from {{.Schema}}.app_live() l)
+        select 'not_taken', x.key, 'the row is live and has no live task', null::bigint from there x
+        where not exists (select from {{.Schema}}.tasks t where t.task_id = x.key and t.bridge_state in ('live', 'owed'))
+          and not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = x.key)
+          and not exists (select from {{.Schema}}.bridge_failures f where f.part = 'take' and f.key = x.key)
+        union all
+        select 'not_live', t.task_id, 'the task is ' || t.status || ' and its row is not live', null::bigint from {{.Schema}}.tasks t
+        where t.bridge_state = 'live' and not exists (select from there where there.key = t.task_id)
+          and not exists (select from {{.Schema}}.inbox i where i.kind = 'task' and i.key = t.task_id);
+    if b.balances then
+        return query
+            select 'balance_differs', u.user_id, 'in the application''s table ' || a.balance || ', in the ledger ' || u.balance, null::bigint
+            from {{.Schema}}.bridged_users u
+            join {{.Schema}}.app_balances(array(select x.user_id from {{.Schema}}.bridged_users x where x.seen is not null)) a on a.user_id = u.user_id
+            where a.balance <> u.balance and not exists (select from {{.Schema}}.inbox i where i.kind = 'balance' and i.key = u.user_id);
+    end if;
+    return query
+        with closed as materialized (
+            select t.* from {{.Schema}}.tasks t where t.bridge_state = 'applied' and t.completed_at > now() - interval '7 days' order by t.completed_at desc limit 20000
+        ), refunds as materialized (
+            select c.task_id from closed c where exists (select from {{.Schema}}.ledger l where l.task_id = c.task_id and l.run = c.run and l.kind = 'refund')
+        )
+        select case when a.state is distinct from c.status and not (c.status in ('failed', 'cancelled') and a.state in ('failed', 'cancelled')) then 'state_differs' else 'refund_not_shown' end,
+               c.task_id, 'the task is ' || c.status || ', its row says ' || coalesce(a.word, 'null'), null::bigint
+        from closed c join {{.Schema}}.app_rows(array(select x.task_id from closed x)) a on a.key = c.task_id
+        where (a.state is distinct from c.status and not (c.status in ('failed', 'cancelled') and a.state in ('failed', 'cancelled')))
+           or (b.shows_refunds and not a.refunded and c.task_id in (select r.task_id from refunds r));
+    return query select 'lost_update', l.user_id, 'at ' || l.at || ': ' || coalesce(l.before::text, 'none') || ' -> ' || coalesce(l.after::text, 'none') || ', after ours: ' || l.ours, l.id
+        from {{.Schema}}.lost_updates l where l.at > now() - interval '7 days' and l.acknowledged_at is null order by l.id desc limit 100;
+end
+$$;
