@@ -14,8 +14,7 @@ longest=(./pkg/processor ./pkg/store ./internal/e2e ./internal/chaos ./pkg/image
 run_tests() {
 	local option verbose='' helper status
 	# go test stops a package after 10 minutes. With -count=2 the end-to-end tests need more on two CPUs.
-	# Most tests wait more than they compute, so that more of a package run at a time than there are CPUs.
-	set -- -timeout=45m -parallel="$((2 * $(getconf _NPROCESSORS_ONLN)))" "$@"
+	set -- -timeout=45m "$@"
 	for option in "$@"; do
 		[[ $option != -v && $option != --v && $option != -v=true ]] || verbose=-v
 		case $option in -json | --json | -json=true) verbose=json ;; esac
