@@ -27,6 +27,8 @@ type Load struct {
 	Think time.Duration
 	// Balance is what users get that the load adds, and deletes again with their tasks.
 	Balance int64
+	// Ready is called when the balances of the beginning are noted: nothing else may change them before. Optional.
+	Ready func()
 }
 
 // Record is what a Load did. Balances and costs are in our unit.
@@ -97,6 +99,9 @@ func (l Load) Run(ctx context.Context) (Record, error) {
 		record: Record{Tasks: map[string]Task{}, Start: map[string]int64{}}}
 	if err := r.read(context.WithoutCancel(ctx), db); err != nil {
 		return Record{}, err
+	}
+	if l.Ready != nil {
+		l.Ready()
 	}
 	var sessions sync.WaitGroup
 	errs := make([]error, l.Sessions)

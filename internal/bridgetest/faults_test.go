@@ -100,19 +100,22 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// load starts the application. stop ends it, after which the record is complete.
+// load starts the application, and returns when it has noted the balances. stop ends it, after which the record is complete.
 func (i *installation) load() (record *appshapes.Record, stop func()) {
 	i.t.Helper()
 	record = &appshapes.Record{}
 	ctx, cancel := context.WithCancel(i.t.Context())
 	var loading sync.WaitGroup
+	ready, noted := context.WithCancel(ctx)
 	loading.Go(func() {
-		r, err := appshapes.Load{Shape: i.shape, URL: i.url, Users: users, Rate: 50, Sessions: 2, Seed: 5, Balance: 10_000}.Run(ctx)
+		defer noted()
+		r, err := appshapes.Load{Shape: i.shape, URL: i.url, Users: users, Rate: 50, Sessions: 2, Seed: 5, Balance: 10_000, Ready: noted}.Run(ctx)
 		assert.NoError(i.t, err)
 		*record = r
 	})
 	stop = sync.OnceFunc(func() { cancel(); loading.Wait() })
 	i.t.Cleanup(stop)
+	<-ready.Done()
 	return record, stop
 }
 

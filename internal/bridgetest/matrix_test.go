@@ -55,11 +55,15 @@ func testMatrix(t *testing.T, shape appshapes.Shape, rows appshapes.Rows, workin
 	defer cancel()
 	var record appshapes.Record
 	var loading sync.WaitGroup
+	ready, noted := context.WithCancel(ctx)
 	loading.Go(func() {
+		defer noted()
 		var err error
-		record, err = appshapes.Load{Shape: shape, URL: i.url, Users: users, Rate: 50, Sessions: 4, Seed: 17, Think: 100 * time.Millisecond, Balance: 10_000}.Run(ctx)
+		record, err = appshapes.Load{Shape: shape, URL: i.url, Users: users, Rate: 50, Sessions: 4, Seed: 17, Think: 100 * time.Millisecond, Balance: 10_000,
+			Ready: noted}.Run(ctx)
 		assert.NoError(t, err)
 	})
+	<-ready.Done()
 	i.adopt()
 	stop := i.work(plan{wait: 50 * time.Millisecond, fail: failsSome})
 	require.True(t, wait(t.Context(), working))
@@ -231,8 +235,11 @@ func TestLostUpdates(t *testing.T) {
 	i.adopt()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	i.work(plan{wait: 100 * time.Millisecond, fail: func(string) bool { return true }}, func(c *processor.Config) { c.Concurrency = 5 })
-	record, err := appshapes.Load{Shape: i.shape, URL: i.url, Users: 3, Rate: 100, Sessions: 3, Seed: 3, Think: 200 * time.Millisecond, Balance: 10_000}.Run(ctx)
+	begin := func() {
+		i.work(plan{wait: 100 * time.Millisecond, fail: func(string) bool { return true }}, func(c *processor.Config) { c.Concurrency = 5 })
+	}
+	record, err := appshapes.Load{Shape: i.shape, URL: i.url, Users: 3, Rate: 100, Sessions: 3, Seed: 3, Think: 200 * time.Millisecond, Balance: 10_000,
+		Ready: begin}.Run(ctx)
 	require.NoError(t, err)
 	i.drained(time.Minute)
 	t.Logf("%d changes, of which lost %d; reported: %d", len(record.Changes), countLost(record), i.number("select count(*) from imagetasks.lost_updates"))
