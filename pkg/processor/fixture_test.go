@@ -5,12 +5,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -37,13 +34,6 @@ var server *pgtest.Server
 func TestMain(m *testing.M) {
 	if os.Getenv(helperURL) != "" {
 		os.Exit(m.Run()) // a helper process is killed, and would leave a server's directory behind; it uses that of the test
-	}
-	flag.Parse()
-	// These tests wait more than they compute.
-	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
-		if err := f.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
-			panic(err)
-		}
 	}
 	os.Exit(pgtest.Main(m, &server, migrate))
 }
