@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -19,7 +18,6 @@ import (
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
-	"imagetasks/pkg/task"
 	"imagetasks/pkg/webhook"
 )
 
@@ -406,125 +404,6 @@ func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) err
 	m.record("queue", began, r.Repair.Remaining == 0,
 		fmt.Sprintf("%d pending, %d processing, %d stuck", r.Queue.Pending, r.Queue.Processing, r.Queue.Stuck), action)
 	return nil
-}
-
-// checkProcessor checks this host's processor and restarts it when it is dead or hung.
-func (m *Monitor) checkProcessor(ctx context.Context, r *Report, s *overview.Snapshot) error {
-	began := time.Now()
-	var err error
-	s.Processors, s.Local, err = overview.Processors(ctx, overview.Config{Store: m.conf.Store, Inspector: m.conf.Supervisor,
-		Host: m.conf.Host, HungAfter: m.conf.HungAfter, Live: m.conf.Live})
-	if err != nil {
-		return err
-	}
-	p := &r.Summary.Processor
-	p.LocalProcessor = s.Local
-	ok := p.Verdict != supervise.Dead && p.Verdict != supervise.Hung
-	result := string(p.Verdict)
-	switch {
-	case ok:
-	case m.conf.NoRestart || m.conf.DryRun || !p.Wanted:
-		p.Action = ActionUnchanged
-	default:
-		ok = m.restart(ctx, p, s)
-	}
-	m.record("processor", began, ok, result, string(p.Action))
-	return nil
-}
-
-// restart restarts the processor and reports whether one runs.
-func (m *Monitor) restart(ctx context.Context, p *Processor, s *overview.Snapshot) bool {
-	m.conf.Log.WithFields(logrus.Fields{"state": string(p.Verdict), "pid": p.PID}).Warn("restarting the processor")
-	pid, err := m.conf.Supervisor.Revive(ctx, p.Verdict == supervise.Hung)
-	limit, limited := errors.AsType[*supervise.CrashLoopError](err)
-	switch {
-	case limited:
-		p.Action = ActionRestartLimit
-		s.RestartFailure = &finding.Finding{Code: finding.RestartLimit, Count: limit.Restarts, Subject: limit.Log}
-	case err != nil:
-		p.Action = ActionRestartFailed
-		s.RestartFailure = &finding.Finding{Code: finding.RestartFailed, Reason: m.conf.Redact(err.Error())}
-	case pid == 0:
-		p.Action = ActionHandledElsewhere
-	default:
-		p.Action, p.RestartPID = ActionRestarted, pid
-		m.conf.Log.WithField("pid", pid).Info("the processor was restarted")
-	}
-	if err != nil {
-		m.conf.Log.WithError(errors.New(m.conf.Redact(err.Error()))).Error("the processor could not be restarted")
-		return false
-	}
-	s.Local.Verdict = supervise.Running
-	return true
-}
-
-// checkAPI finds out whether the API works: from a running processor that knows it, otherwise by a check, seldom, at once after many stuck tasks,
-// and in every pass as long as it fails.
-func (m *Monitor) checkAPI(ctx context.Context, r *Report, state *State, s *overview.Snapshot) {
-	r.Summary.API = state.API
-	for _, p := range s.Processors {
-		if !p.Alive || p.Host != m.conf.Host {
-			continue
-		}
-		if !p.Report.APIUnreachableSince.IsZero() {
-			// It checks every few seconds.
-			r.Summary.API = overview.APICheck{At: r.At, Error: p.Report.APIError}
-			s.APICheck, state.API = r.Summary.API, r.Summary.API
-			return
-		}
-		if at := p.Report.APIRespondedAt; at.After(r.Summary.API.At) {
-			r.Summary.API = overview.APICheck{At: at, OK: true}
-		}
-	}
-	s.APICheck, state.API = r.Summary.API, r.Summary.API
-	age := r.At.Sub(r.Summary.API.At)
-	failing := slices.ContainsFunc(r.Summary.API.Endpoints, func(e overview.EndpointCheck) bool { return !e.OK })
-	due := failing || age < 0 || age >= APICheckInterval || !r.Summary.API.OK || len(r.Repair.Tasks) >= APICheckStuckCount
-	if !due || m.conf.DryRun {
-		return
-	}
-	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	results := m.conf.Check(ctx)
-	check := overview.APICheck{At: began, Millis: time.Since(began).Milliseconds()}
-	for _, result := range results {
-		ok, text := m.endpointText(result.Err)
-		name := "api"
-		if len(results) > 1 {
-			name += " " + result.Name
-			e := overview.EndpointCheck{Name: result.Name, OK: ok, Millis: result.Took.Milliseconds()}
-			if !ok {
-				e.Error = text
-			}
-			check.Endpoints = append(check.Endpoints, e)
-		}
-		if !ok && check.Error == "" {
-			check.Error = text
-		}
-		check.OK = check.OK || ok
-		m.record(name, began, ok, text, "")
-	}
-	if check.OK {
-		check.Error = ""
-	}
-	r.Summary.API, state.API, s.APICheck = check, check, check
-}
-
-// endpointText reports whether an endpoint can be used, and describes the result of its check.
-func (m *Monitor) endpointText(err error) (ok bool, text string) {
-	failed, isTask := errors.AsType[*task.Error](err)
-	switch {
-	case err == nil:
-		return true, "responds"
-	case errors.Is(err, task.ErrUncheckable) && !isTask:
-		return true, "can be asked only with a paid request"
-	case errors.Is(err, task.ErrUncheckable):
-		return true, m.conf.Redact("responds, and may do so to incomplete requests only: " + failed.Error())
-	case isTask && failed.Scope == task.ScopeModel:
-		return true, m.conf.Redact("responds, and refuses the default model: " + failed.Error())
-	}
-	return false, m.conf.Redact(err.Error())
 }
 
 func (m *Monitor) record(name string, began time.Time, ok bool, result, action string) {

@@ -50,7 +50,7 @@ func TestBackend_Conforms(t *testing.T) {
 	storetest.Check(t, backend(t, config(t, server.Endpoint)), t.TempDir(), true)
 }
 
-// A server without conditional requests says so once, and is not asked again.
+// After a server has refused one conditional request, no other is sent to it.
 func TestPut_Unconditional(t *testing.T) {
 	t.Parallel()
 	server := reals3.Start(t)
