@@ -159,7 +159,7 @@ func faultLeases() map[string]faultScenario {
 			return len(tasks), err
 		}),
 		"has_suspect": reading(func(b *faultBench) { b.abandoned("a") }, func(ctx context.Context, s *store.Store) (any, error) { return s.HasSuspect(ctx, 5) }),
-		"begin_request": func(b *faultBench) faultCall {
+		"begin_requests": func(b *faultBench) faultCall {
 			lease := b.claimed("a")[0]
 			return func(ctx context.Context, s *store.Store) (any, error) {
 				key, _, err := s.BeginRequest(ctx, lease, faultCallID, "e", 60)

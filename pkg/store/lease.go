@@ -138,23 +138,55 @@ func (s *Store) HasSuspect(ctx context.Context, maxLostClaims int) (bool, error)
 	return found, err
 }
 
-// BeginRequest records that a paid request is about to be sent to the endpoint, and returns its idempotency key: that of the run's last
-// request while its outcome is unknown, else a new one. A repeat with the same call id records nothing more. With a wait nothing is recorded: the permit
-// of the claim is too old by the endpoint's rate (paid requests a minute; 0: no limit), and the call is to be repeated after the wait. It returns task.ErrLeaseLost if the lease is
-// not held.
+// RequestStart is a paid request that is about to be sent under a lease.
+type RequestStart struct {
+	Lease    task.Lease
+	Call     uuid.UUID // of this request: a repeat with the same id records nothing more
+	Endpoint string
+	Rate     int // paid requests a minute that the endpoint may get; 0: no limit
+}
+
+// RequestStarted is what became of a RequestStart.
+type RequestStarted struct {
+	Lease task.Lease
+	// Key is the idempotency key of the request: that of the run's last request while its outcome is unknown, else a new one.
+	Key string
+	// Wait is positive if nothing was recorded: the permit of the claim is too old by the endpoint's rate, and the call is to be repeated after it.
+	Wait time.Duration
+}
+
+// BeginRequests records that paid requests are about to be sent. Those whose lease is not held are missing in the result, which is in no particular
+// order.
+func (s *Store) BeginRequests(ctx context.Context, starts ...RequestStart) ([]RequestStarted, error) {
+	ids, calls, endpoints := make([]string, len(starts)), make([]string, len(starts)), make([]string, len(starts))
+	epochs, rates := make([]int64, len(starts)), make([]int64, len(starts))
+	for i, r := range starts {
+		ids[i], epochs[i], calls[i], endpoints[i], rates[i] = r.Lease.TaskID, r.Lease.Epoch, callID(r.Call), r.Endpoint, int64(r.Rate)
+	}
+	var started []RequestStarted
+	err := s.query(ctx, s.sql.beginRequests, func(rows *sql.Rows) error {
+		var r RequestStarted
+		var ms int64
+		err := rows.Scan(&r.Lease.TaskID, &r.Lease.Epoch, &r.Key, &ms)
+		if r.Key == "" {
+			r.Wait = max(time.Duration(ms)*time.Millisecond, time.Millisecond)
+		}
+		started = append(started, r)
+		return err
+	}, pq.Array(ids), pq.Array(epochs), pq.Array(calls), pq.Array(endpoints), pq.Array(rates))
+	return started, err
+}
+
+// BeginRequest records one paid request, as BeginRequests does. It returns task.ErrLeaseLost if the lease is not held.
 func (s *Store) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (key string, wait time.Duration, err error) {
-	var recorded sql.NullString
-	var ms sql.NullInt64
-	err = s.queryRow(ctx, s.sql.beginRequest, []any{l.TaskID, l.Epoch, call.String(), endpoint, rate}, &recorded, &ms)
-	switch {
-	case err != nil:
+	started, err := s.BeginRequests(ctx, RequestStart{Lease: l, Call: call, Endpoint: endpoint, Rate: rate})
+	if err != nil {
 		return "", 0, err
-	case ms.Valid:
-		return "", max(time.Duration(ms.Int64)*time.Millisecond, time.Millisecond), nil
-	case !recorded.Valid:
+	}
+	if len(started) == 0 {
 		return "", 0, task.ErrLeaseLost
 	}
-	return recorded.String, 0, nil
+	return started[0].Key, started[0].Wait, nil
 }
 
 // PermitWait returns the time until a claim may choose one of the endpoints by its rate; 0: now.

@@ -106,7 +106,7 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 		assert.NotContains(t, plan, "Seq Scan on tasks", name)
 	}
 	// Its function updates a row that is in several indexes.
-	pages, plan := b.pages("begin_request", held[1].ID, held[1].Epoch, uuid.NewString(), "e", 60)
+	pages, plan := b.pages("begin_requests", pq.Array([]string{held[1].ID}), pq.Array([]int64{held[1].Epoch}), pq.Array([]string{uuid.NewString()}), pq.Array([]string{"e"}), pq.Array([]int64{60}))
 	assert.LessOrEqual(t, pages, 100, plan)
 	for _, name := range []string{"closed_within", "failures_within"} {
 		recent := b.explainWith("explain (analyze, buffers) ", b.Statement(name), 3_600_000)

@@ -41,12 +41,12 @@ func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " 
 type statements struct {
 	enqueue statement
 
-	claim, claimable, hasSuspect, beginRequest statement
-	permitWait, saveProgress                   statement
-	savePending, recordModel, workedModels     statement
-	admit, heldUsers, inputs, renewLeases      statement
-	retry, release, recordedOutcomes           statement
-	setAside, tasksAside, failSetAside         statement
+	claim, claimable, hasSuspect, beginRequests statement
+	permitWait, saveProgress                    statement
+	savePending, recordModel, workedModels      statement
+	admit, heldUsers, inputs, renewLeases       statement
+	retry, release, recordedOutcomes            statement
+	setAside, tasksAside, failSetAside          statement
 
 	complete, completed, fail, recordedFailure, cancel, redrive  statement
 	abandoned, overdue, failAbandoned, failOverdue, countOverdue statement
@@ -91,7 +91,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"claim":             &s.claim,
 			"claimable":         &s.claimable,
 			"has_suspect":       &s.hasSuspect,
-			"begin_request":     &s.beginRequest,
+			"begin_requests":    &s.beginRequests,
 			"permit_wait":       &s.permitWait,
 			"save_progress":     &s.saveProgress,
 			"save_pending":      &s.savePending,

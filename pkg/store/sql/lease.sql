@@ -47,10 +47,14 @@ select count(*) > 0 from (
     limit 1
     for share skip locked) suspect;
 
--- name: begin_request
--- $1 task, $2 epoch, $3 id of this call, $4 endpoint, $5 its rate (0: no limit). Records a paid request before it is
--- sent. Locks: the task, the row of an endpoint with a rate. Index: primary keys.
-select request_key, wait_ms from {{.Schema}}.begin_request($1, $2, $3, $4, $5);
+-- name: begin_requests
+-- $1 tasks, $2 epochs, $3 ids of these calls, $4 endpoints, $5 their rates (0: no limit). Records paid requests before they are
+-- sent; without a key it is how many ms a request must wait. Locks: the tasks in the order of task_id, the rows of endpoints with a rate. Index: primary keys.
+select given.task_id, given.epoch, coalesce(begun.request_key, ''), coalesce(begun.wait_ms, 0)
+from (select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::int[]) as given (task_id, epoch, call, endpoint, rate)
+      order by task_id) given
+cross join lateral {{.Schema}}.begin_request(given.task_id, given.epoch, given.call, given.endpoint, given.rate) begun
+where begun.request_key is not null or begun.wait_ms is not null;
 
 -- name: save_pending
 -- $1 task, $2 epoch, $3 what is to be fetched, $4 request id, $5 endpoint, $6 usage. Records a result that is paid for and still has to be fetched; the API
