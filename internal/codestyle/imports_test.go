@@ -12,7 +12,8 @@ import (
 
 // layers lists the packages from the top layer down: a package may import packages of lower layers only.
 var layers = [][]string{
-	{"cmd/*"},
+	{"cmd/*", "examples/speech"},
+	{"examples/speech/speechsim"},
 	{"pkg/app/taskprocessor", "pkg/app/monitortasks", "pkg/app/fixstucktasks", "pkg/app/simpletest"},
 	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/picturestore", "pkg/app/webhooks"},
 	{"pkg/app"},

@@ -96,7 +96,7 @@ func (c *claimLoop) claim(ctx context.Context, start func([]task.Task)) time.Dur
 	}
 	now := time.Now()
 	inFlight := c.inFlight.count()
-	free, ahead := c.concurrency-inFlight, min(c.inFlight.pace.expected(now), c.concurrency)
+	free, ahead := c.concurrency-inFlight, min(c.inFlight.endings.expected(now), c.concurrency)
 	plan := c.circuits.plan(now, c.inFlight.of, free+ahead)
 	if ahead > 0 && !plan.open() {
 		ahead = 0

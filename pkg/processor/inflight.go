@@ -11,7 +11,7 @@ import (
 // concurrent use.
 type inFlight struct {
 	running sync.WaitGroup // the goroutines of the attempts
-	pace    pace
+	endings endings
 
 	mu        sync.Mutex
 	attempts  []*attempt     // all, in no order: attempt.index is the place of each

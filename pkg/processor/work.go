@@ -71,9 +71,9 @@ func (r *attemptRunner) ended(work, writes context.Context, a *attempt) {
 	defer r.inFlight.running.Done()
 	r.outcomes.circuits.of(a).ended(a)
 	now := time.Now()
-	r.inFlight.pace.add(now, 1)
+	r.inFlight.endings.add(now, 1)
 	first := r.inFlight.first()
-	next, few := r.inFlight.next(a, first == nil || r.mayStart(first), min(r.inFlight.pace.expected(now), r.concurrency))
+	next, few := r.inFlight.next(a, first == nil || r.mayStart(first), min(r.inFlight.endings.expected(now), r.concurrency))
 	if next != nil {
 		r.begin(work, writes, next)
 	}

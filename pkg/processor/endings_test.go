@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-func TestPace_Expected(t *testing.T) {
-	var p pace
+func TestEndings_Expected(t *testing.T) {
+	var p endings
 	now := time.Now()
 	assert.Zero(t, p.expected(now), "nothing is known")
 	for range 200 { // 20,000 a second for 100 ms
@@ -16,10 +16,10 @@ func TestPace_Expected(t *testing.T) {
 		now = now.Add(500 * time.Microsecond)
 	}
 	assert.InDelta(t, 1000, p.expected(now), 50)
-	assert.InDelta(t, 500, p.expected(now.Add(aheadTime)), 50, "it slows down")
+	assert.InDelta(t, 667, p.expected(now.Add(aheadTime/2)), 50, "it slows down")
 	assert.Zero(t, p.expected(now.Add(2*aheadTime)), "nothing has ended for some time")
 
-	p = pace{}
+	p = endings{}
 	for range 10 { // three workers with tasks of two seconds
 		p.add(now, 3)
 		now = now.Add(2 * time.Second)
