@@ -21,6 +21,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == "proc" {
+		if err := proc(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := first(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -63,6 +70,34 @@ func first(ctx context.Context, arguments []string) error {
 				return err
 			}
 			fmt.Printf("%-10s %6.0f/s, CPU of its process %v, peak memory %d MiB\n", kind, r.perSecond(), r.CPU.Round(time.Millisecond), r.Peak>>20)
+		}
+	}
+	return nil
+}
+
+func proc(ctx context.Context) (err error) {
+	s, err := startServer(ctx)
+	if err != nil {
+		return err
+	}
+	root, err := projectRoot()
+	if err != nil {
+		return err
+	}
+	b := &suite{server: s, root: root, quick: os.Getenv("QUICK") != "", pairs: 5}
+	defer func() { fmt.Println(b.close()) }()
+	for _, f := range []func(context.Context, *suite) (row, error){rowMonitor, rowMemory, rowCPU, rowBinaries} {
+		r, err := f(ctx, b)
+		if err != nil {
+			fmt.Println("ERROR", err)
+			continue
+		}
+		fmt.Println(r.Title, r.Detail)
+		for _, s := range r.Series {
+			fmt.Printf("   %s: %.1f %s (%.1f-%.1f)\n", s.Name, s.median(), s.Unit, s.min(), s.max())
+		}
+		for _, a := range r.Aims {
+			fmt.Printf("   %+v met %v\n", a, a.met())
 		}
 	}
 	return nil
