@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -25,7 +26,9 @@ type load struct {
 	URL         string // of the database
 	Concurrency int    // tasks in flight; ours
 	Conns       int    // connections; 0: what the contender's docs say
+	Dir         string // in which it is installed; graphile
 	Paid        bool   // each task records a paid request; ours
+	Samples     int    // of a latency
 }
 
 // contender works the tasks of a database until ctx ends.
@@ -139,6 +142,9 @@ func contenderCommand(ctx context.Context, l load) (*exec.Cmd, error) {
 	argument, err := json.Marshal(l)
 	if err != nil {
 		return nil, err
+	}
+	if l.Kind == "graphile" {
+		return exec.CommandContext(ctx, "node", filepath.Join(l.Dir, "worker.mjs"), "work", l.URL), nil
 	}
 	self, err := os.Executable()
 	if err != nil {
