@@ -151,7 +151,7 @@ func (o options) run(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := startServer(ctx)
+	s, err := startServer(ctx, serverSettings)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func first(ctx context.Context, arguments []string, out io.Writer) (err error) {
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
-	s, err := startServer(ctx)
+	s, err := startServer(ctx, serverSettings)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ const limitBatch = 100
 
 // claimArguments and completeArguments are what the Store sends with the statements, in the order of their parameters.
 var (
-	claimArguments = []string{"gen_random_uuid()::text", "'bench'", fmt.Sprint(limitBatch), "60000", "3", "5", fmt.Sprint(limitBatch), "60000", "false",
+	claimArguments = []string{"gen_random_uuid()", "'bench'", fmt.Sprint(limitBatch), "60000", "3", "5", fmt.Sprint(limitBatch), "60000", "false",
 		"null", "null", "null", "false", `'[{"name":"default","preference":0}]'`, "true"}
 	completeArguments = []string{":ids::text[]", ":epochs::bigint[]", sameTexts("https://example.com/result"), sameTexts(""), sameTexts("default"),
 		sameTexts(""), sameTexts("")}
@@ -71,6 +71,18 @@ func filled(st *store.Store, name string, arguments []string) (string, error) {
 	return text, nil
 }
 
+// findPgbench returns the path of pgbench, which is in PATH or beside the server's programs.
+func findPgbench() (string, error) {
+	if path, err := exec.LookPath("pgbench"); err == nil {
+		return path, nil
+	}
+	bin, err := postgres.Find()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(bin, "pgbench"), nil
+}
+
 var pgbenchRate = regexp.MustCompile(`tps = ([0-9.]+)`)
 
 // limit runs the statements of a claim and a completion with pgbench, with so many clients, on n tasks of a copy of template.
@@ -101,14 +113,14 @@ func (s *server) limit(ctx context.Context, template string, n, clients int) (r 
 	if err := file.Close(); err != nil {
 		return r, err
 	}
-	bin, err := postgres.Find()
+	program, err := findPgbench()
 	if err != nil {
 		return r, err
 	}
 	if err := s.checkpoint(ctx); err != nil {
 		return r, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "pgbench"), "--no-vacuum", "--protocol=prepared", "--client", fmt.Sprint(clients), "--jobs", fmt.Sprint(clients),
+	cmd := exec.CommandContext(ctx, program, "--no-vacuum", "--protocol=prepared", "--client", fmt.Sprint(clients), "--jobs", fmt.Sprint(clients),
 		"--transactions", fmt.Sprint(n/limitBatch/clients), "--file", file.Name(), s.URL(name))
 	out, err := cmd.CombinedOutput()
 	found := pgbenchRate.FindSubmatch(out)

@@ -185,7 +185,7 @@ func sweep(ctx context.Context, b *suite) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.strand(ctx, template, n); err != nil {
+	if err := s.abandonAll(ctx, template, n); err != nil {
 		return nil, err
 	}
 	ours, limit := series{Name: "ours", Unit: "tasks/s"}, series{Name: "one statement", Unit: "tasks/s"}
@@ -224,8 +224,8 @@ func sweep(ctx context.Context, b *suite) ([]row, error) {
 	}}, nil
 }
 
-// strand claims all tasks of a database and makes them stuck.
-func (s *server) strand(ctx context.Context, database string, n int) error {
+// abandonAll claims all tasks of a database and makes them stuck.
+func (s *server) abandonAll(ctx context.Context, database string, n int) error {
 	st, err := store.Open(store.Config{URL: s.URL(database)})
 	if err != nil {
 		return err

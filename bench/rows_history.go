@@ -17,7 +17,7 @@ import (
 var copyClosed string
 
 // workedTasks is how many tasks are really worked for a history, which is copied then.
-const workedTasks = 10_000
+const workedTasks = 2_000
 
 // newHistory creates a database with n closed tasks, a multiple of workedTasks.
 func newHistory(ctx context.Context, s *server, n int) (string, error) {
