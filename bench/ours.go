@@ -39,26 +39,22 @@ func newOurs(ctx context.Context, s *server, n, users int) (string, error) {
 	return name, s.exec(ctx, name, "vacuum analyze")
 }
 
-// enqueueTasks grants users what they need and enqueues n tasks for them, in calls of at most 1,000 tasks.
+// enqueueTasks grants users what they need and enqueues n tasks for them, in calls of at most 1,000 tasks, from several sessions.
 func enqueueTasks(ctx context.Context, st *store.Store, n, users int) error {
-	for u := range users {
+	_, err := inSessions(ctx, min(users, n), func(ctx context.Context, _, u int) error {
 		mine := (n + users - 1 - u) / users
-		if mine == 0 {
-			continue
-		}
 		user := fmt.Sprintf("user-%04d", u)
 		if _, err := st.GrantCredits(ctx, user, int64(mine), "bench", uuid.NewString()); err != nil {
 			return err
 		}
-		for mine > 0 {
-			count := min(mine, 1000)
-			if _, err := st.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: prompt, Cost: 1, Count: count}); err != nil {
+		for ; mine > 0; mine -= 1000 {
+			if _, err := st.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: prompt, Cost: 1, Count: min(mine, 1000)}); err != nil {
 				return err
 			}
-			mine -= count
 		}
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 const prompt = "a lantern by a river"

@@ -102,7 +102,7 @@ func (r *report) markdown(plots string) string {
 		fmt.Fprintf(&out, "- *%s*: %s.%s\n", row.Title, row.Detail, audited)
 	}
 	if plots != "" {
-		out.WriteString("\n")
+		fmt.Fprintf(&out, "\nThe values of all runs are in [%s/values.json](%s/values.json).\n\n", plots, plots)
 		for _, row := range r.Rows {
 			if row.plotted() {
 				fmt.Fprintf(&out, "![%s](%s/%s.svg)\n", strings.ReplaceAll(row.Title, "`", ""), plots, row.Name)

@@ -13,7 +13,7 @@ var benchmarkValue = regexp.MustCompile(`([0-9.]+) (bridged-tasks/s|tasks/s|brid
 
 // bridge measures a bridged application beside our own tables, by the benchmarks of internal/bridgetest, which have a PostgreSQL of their own.
 func bridge(ctx context.Context, b *suite) ([]row, error) {
-	runs, n := b.pairs, b.times(2000, 500)
+	runs, n := b.times(b.pairs, 1), b.times(1000, 300)
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "ApplicationInserts|Throughput", "-benchtime", fmt.Sprintf("%dx", n),
 		"-count", fmt.Sprint(runs), "-timeout", "10m", "./internal/bridgetest")
 	cmd.Dir = b.root

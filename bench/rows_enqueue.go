@@ -180,7 +180,7 @@ var sweepLimit string
 // sweep measures how fast stuck tasks are failed and refunded, beside one plain statement that does as much.
 func sweep(ctx context.Context, b *suite) ([]row, error) {
 	s, n := b.server, b.times(100_000, 10_000)
-	const owners = 1000
+	owners := b.times(1000, 200)
 	template, err := newOurs(ctx, s, n, owners)
 	if err != nil {
 		return nil, err

@@ -171,7 +171,7 @@ func cpuTime(ctx context.Context, b *suite) (_ []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	const pictures = 40
+	pictures := b.times(40, 15)
 	answer := []byte(base64.StdEncoding.EncodeToString(simapi.Noise(pictureBytes)))
 	h.api.serve(answer)
 	encoded := filepath.Join(h.dir, "picture.b64")
@@ -194,8 +194,8 @@ func cpuTime(ctx context.Context, b *suite) (_ []row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		ours.Values = append(ours.Values, ms(u.CPU-idle.CPU)/pictures)
-		whole.Values = append(whole.Values, ms(u.CPU)/pictures)
+		ours.Values = append(ours.Values, ms(u.CPU-idle.CPU)/float64(pictures))
+		whole.Values = append(whole.Values, ms(u.CPU)/float64(pictures))
 		if err := h.removePictures(); err != nil {
 			return nil, err
 		}
@@ -203,7 +203,7 @@ func cpuTime(ctx context.Context, b *suite) (_ []row, err error) {
 		if err != nil {
 			return nil, err
 		}
-		peer.Values = append(peer.Values, ms(cpu)/pictures)
+		peer.Values = append(peer.Values, ms(cpu)/float64(pictures))
 	}
 	return []row{{
 		Name: "cpu", Title: "CPU time for a picture of 4 MiB",
