@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -79,7 +80,7 @@ func testContenders(t *testing.T, s *server) {
 	assert.Len(t, values, 2)
 }
 
-// A history that was copied passes the audit and is found by nobody: the copy knows all columns that tasks have.
+// A copied history passes the audit: the copy has all columns that tasks and their ledger have.
 func testHistory(t *testing.T, s *server) {
 	ctx := t.Context()
 	name, err := newHistory(ctx, s, 2*workedTasks)
@@ -145,6 +146,13 @@ func TestOptions_RowsAndSizes(t *testing.T) {
 	for _, name := range all {
 		assert.Contains(t, help.String(), name)
 	}
+}
+
+func TestScript_Help(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "../scripts/bench.sh", "--help").CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Contains(t, string(out), "./scripts/bench.sh [--quick | --full]")
+	assert.Contains(t, string(out), "--pairs N")
 }
 
 func TestQuantile_Interpolates(t *testing.T) {

@@ -16,8 +16,9 @@ begin
           and c.table_name in ('tasks', 'results', 'ledger', 'credits')
         group by c.table_name
     loop
-        execute format('insert into imagetasks.%I (%s) select %s from generate_series(1, {{copies}}) copy, imagetasks.%I',
-                       copied.table_name, copied.columns, copied.selected, copied.table_name);
+        -- The rows of a ledger are in the order of their ids, which are given anew.
+        execute format('insert into imagetasks.%I (%s) select %s from generate_series(1, {{copies}}) copy, imagetasks.%I order by copy, %s',
+                       copied.table_name, copied.columns, copied.selected, copied.table_name, case copied.table_name when 'ledger' then 'id' else '1' end);
     end loop;
 end
 $$;
