@@ -132,6 +132,7 @@ func (b *suite) closedRows() int {
 // idle measures a sweep and a claim that find nothing, with few and many closed rows.
 func idle(ctx context.Context, b *suite) ([]row, error) {
 	type measured struct {
+		database    string
 		store       *store.Store
 		claim, take *series
 	}
@@ -150,7 +151,7 @@ func idle(ctx context.Context, b *suite) ([]row, error) {
 			return nil, err
 		}
 		defer st.Close()
-		all = append(all, measured{st, &series{Name: "claim, " + count(size) + " rows", Unit: "µs"}, &series{Name: "sweep, " + count(size) + " rows", Unit: "µs"}})
+		all = append(all, measured{name, st, &series{Name: "claim, " + count(size) + " rows", Unit: "µs"}, &series{Name: "sweep, " + count(size) + " rows", Unit: "µs"}})
 	}
 	const calls = 100
 	for range b.pairs {
@@ -176,6 +177,9 @@ func idle(ctx context.Context, b *suite) ([]row, error) {
 		Detail: fmt.Sprintf("medians of %d calls for each value", calls), Audited: true}
 	first, last := all[0], all[len(all)-1]
 	for _, m := range all {
+		if err := auditOurs(ctx, b.server, m.database); err != nil {
+			return nil, err
+		}
 		r.Series = append(r.Series, *m.claim, *m.take)
 	}
 	for _, pair := range [][2]*series{{last.claim, first.claim}, {last.take, first.take}} {
