@@ -51,7 +51,7 @@ var (
 
 // filled returns a statement of the Store with arguments instead of its parameters.
 func filled(st *store.Store, name string, arguments []string) (string, error) {
-	text, ok := st.Statement(name)
+	text, ok := st.StatementText(name)
 	if !ok {
 		return "", fmt.Errorf("the Store has no statement %q; adapt bench/pgbench.go", name)
 	}
