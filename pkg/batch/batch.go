@@ -78,7 +78,7 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	case <-c.done:
 		return c.result.Out, c.result.Err
 	case <-ctx.Done():
-		g.leave(c)
+		g.abandon(c)
 		var none Out
 		return none, ctx.Err()
 	}
@@ -128,7 +128,7 @@ func (g *Group[In, Out]) Wait() { g.runs.Wait() }
 func (g *Group[In, Out]) work(ctx context.Context) {
 	for {
 		ctx, cancel := context.WithCancel(ctx)
-		calls := g.take(cancel)
+		calls := g.dequeue(cancel)
 		if len(calls) == 0 {
 			cancel()
 			return
@@ -141,8 +141,8 @@ func (g *Group[In, Out]) work(ctx context.Context) {
 	}
 }
 
-// take returns the calls of the next run, which cancel ends. Without any the caller must end.
-func (g *Group[In, Out]) take(cancel context.CancelFunc) []*call[In, Out] {
+// dequeue returns the calls of the next run, which cancel ends. Without any the caller must end.
+func (g *Group[In, Out]) dequeue(cancel context.CancelFunc) []*call[In, Out] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	most := g.Max
@@ -166,8 +166,8 @@ func (g *Group[In, Out]) take(cancel context.CancelFunc) []*call[In, Out] {
 	return calls
 }
 
-// leave makes a call end without its result.
-func (g *Group[In, Out]) leave(c *call[In, Out]) {
+// abandon makes a call end without its result.
+func (g *Group[In, Out]) abandon(c *call[In, Out]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c.of == nil {
