@@ -151,8 +151,15 @@ func TestGroup_Abort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &runs{let: make(chan struct{})}
 		g := &batch.Group[int, int]{Run: r.run}
+		var mu sync.Mutex
 		errs := map[int]error{}
-		note := func(n int) func(int, error) { return func(_ int, err error) { errs[n] = err } }
+		note := func(n int) func(int, error) {
+			return func(_ int, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				errs[n] = err
+			}
+		}
 		g.Go(t.Context(), 1, note(1))
 		r.let <- struct{}{}
 		synctest.Wait()

@@ -22,6 +22,9 @@ const claimBatch = 1000
 // minClaimTimeout is the least time that a claim gets.
 const minClaimTimeout = time.Second
 
+// startFunc starts tasks that were just claimed; with ahead, only as many as there are free workers: the others wait.
+type startFunc func(claimed []task.Task, ahead bool)
+
 // claimLoop claims as many tasks as may be in flight, and a few ahead where they are expected to start within aheadTime.
 type claimLoop struct {
 	queue       Queue
@@ -51,7 +54,7 @@ func (c *claimLoop) wake() {
 }
 
 // run claims until ctx ends, or with once until nothing is pending or the API is unreachable. It calls start for each task.
-func (c *claimLoop) run(ctx context.Context, once bool, start func([]task.Task)) error {
+func (c *claimLoop) run(ctx context.Context, once bool, start startFunc) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -89,7 +92,7 @@ func (e *pausedError) Error() string { return e.text }
 func (e *pausedError) Unwrap() error { return e.kind }
 
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
-func (c *claimLoop) claim(ctx context.Context, start func([]task.Task)) time.Duration {
+func (c *claimLoop) claim(ctx context.Context, start startFunc) time.Duration {
 	c.sweeper.sweep(ctx)
 	if wait := c.giveBack(ctx); wait > 0 {
 		return wait
@@ -141,7 +144,7 @@ func (c *claimLoop) claim(ctx context.Context, start func([]task.Task)) time.Dur
 	if (!plan.pendingOnly || len(plan.trials) == 0) && left > 0 && !c.inFlight.alone() {
 		limit := min(left, claimBatch)
 		request := store.ClaimRequest{Limit: limit, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: c.inFlight.count() == 0}
-		claimed, err := c.claimTasks(ctx, request, nil, start)
+		claimed, err := c.claimTasks(ctx, request, nil, func(claimed []task.Task, _ bool) { start(claimed, ahead > 0) })
 		if err != nil {
 			return c.database.failed(ctx, "claim tasks", err)
 		}
@@ -206,14 +209,14 @@ const trialCandidates = 20
 // claimTrial claims a task that tries a circuit, and returns the tasks that it has started. If possible it is one without a request of unknown
 // outcome, because that one fails if it has another. The candidates that are left are started, too: they may have a picture already; a request of
 // theirs is refused.
-func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start func([]task.Task)) ([]task.Task, error) {
+func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start startFunc) ([]task.Task, error) {
 	if trial.circuit.scope == task.ScopeModel {
 		r.OnlyModels = c.circuits.namesOf(trial.circuit.name)
 		return c.claimTasks(ctx, r, &trial, start)
 	}
 	var candidates []task.Task
 	chosen := -1
-	collect := func(claimed []task.Task) { candidates = append(candidates, claimed...) }
+	collect := func(claimed []task.Task, _ bool) { candidates = append(candidates, claimed...) }
 	var err error
 	for len(candidates) < trialCandidates {
 		var claimed []task.Task
@@ -233,7 +236,7 @@ func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial 
 	if chosen >= 0 {
 		trial.of.claimed(trial.circuit, candidates[chosen])
 	}
-	start(candidates)
+	start(candidates, false)
 	if len(candidates) > 0 {
 		return candidates, nil // an error of the call after them shows again
 	}
@@ -241,7 +244,7 @@ func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial 
 }
 
 // claimTasks claims tasks and starts them. One of them tries the circuit that is given.
-func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *trial, start func([]task.Task)) ([]task.Task, error) {
+func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *trial, start startFunc) ([]task.Task, error) {
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
@@ -263,7 +266,7 @@ func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial 
 			trial.of.claimed(trial.circuit, t)
 		}
 	}
-	start(tasks)
+	start(tasks, false)
 	return tasks, nil
 }
 

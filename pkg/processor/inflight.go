@@ -40,11 +40,7 @@ func (f *inFlight) add(attempts []*attempt, limit int) (starting int) {
 			f.lostOnes = append(f.lostOnes, a)
 		}
 	}
-	starting = len(attempts)
-	if len(f.waiting) > 0 {
-		starting = 0 // their turn is later
-	}
-	starting = min(starting, max(limit-f.working, 0))
+	starting = min(len(attempts), max(limit-f.working, 0))
 	f.working += starting
 	f.waiting = append(f.waiting, attempts[starting:]...)
 	return starting

@@ -285,7 +285,7 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	defer helpers.Wait()
 	defer stopHelpers()
 
-	err := p.claims.run(ctx, once, func(claimed []task.Task) { p.attempts.start(work, writes, claimed) })
+	err := p.claims.run(ctx, once, func(claimed []task.Task, ahead bool) { p.attempts.start(work, writes, claimed, ahead) })
 	p.loop.end()
 	p.inFlight.running.Go(func() { p.claims.giveBackAll(writes) })
 	p.drain(stopWork, stopWrites)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,10 @@ type attemptRunner struct {
 	wake          func() // the claim loop, when another task may start
 }
 
-// start works tasks that were just claimed in goroutines that inFlight.running waits for, as many as may be worked at the same time. The others wait
-// until one of these ends. After work has ended, inFlight.cancelAll cancels what is in flight, and what begins then is cancelled at once; outcomes are
+// start works tasks that were just claimed in goroutines that inFlight.running waits for. With ahead, those beyond the number that may be worked at
+// the same time wait until one of these ends. After work has ended, inFlight.cancelAll cancels what is in flight, and what begins then is cancelled at once; outcomes are
 // written until writes ends.
-func (r *attemptRunner) start(work, writes context.Context, claimed []task.Task) {
+func (r *attemptRunner) start(work, writes context.Context, claimed []task.Task, ahead bool) {
 	now := time.Now()
 	debug := logs(r.log, logrus.DebugLevel)
 	attempts := make([]*attempt, len(claimed))
@@ -48,7 +49,11 @@ func (r *attemptRunner) start(work, writes context.Context, claimed []task.Task)
 			attempts[i].log().Debug("claimed")
 		}
 	}
-	starting := r.inFlight.add(attempts, r.concurrency)
+	limit := math.MaxInt
+	if ahead {
+		limit = r.concurrency
+	}
+	starting := r.inFlight.add(attempts, limit)
 	for _, a := range attempts[:starting] {
 		r.begin(work, writes, a)
 	}
