@@ -78,6 +78,13 @@ type statements struct {
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
 
+// hot returns the statements that a processor repeats for its tasks. They are prepared once for each connection, so that their plans may be made
+// without knowing their arguments: each finds its rows by primary keys, or calls a function. TestPrepared_GenericPlans holds that.
+func (s *statements) hot() []statement {
+	return []statement{s.claim, s.beginRequests, s.savePending, s.saveProgress, s.renewLeases, s.retry, s.release, s.inputs, s.complete, s.completed, s.fail,
+		s.recordModel, s.enqueue, s.nextDue}
+}
+
 const auditFile = "audit.sql"
 
 // files returns the field of each statement by its file and its name there. The audits are not in it: audit.sql may

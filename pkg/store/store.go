@@ -89,6 +89,7 @@ func Open(conf Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the SQL statements: %w", err)
 	}
+	connector.hot = newHotStatements(loaded.hot())
 	conns := conf.MaxConns
 	if conns <= 0 {
 		conns = 8
