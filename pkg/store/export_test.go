@@ -79,7 +79,7 @@ var Migrations = func() int {
 
 // PruneKeys deletes keys older than age, as Prune does.
 func (s *Store) PruneKeys(ctx context.Context, age time.Duration, limit int, call uuid.UUID) (int, error) {
-	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, call)
+	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, newIdentifiedCall(call))
 }
 
 // claimOfVersion1 is the function with which programs of version 1 claim.
