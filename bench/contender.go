@@ -9,10 +9,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,7 +25,9 @@ type load struct {
 	URL         string // of the database
 	Concurrency int    // tasks in flight; ours
 	Conns       int    // connections; 0: what the contender's docs say
+	Dir         string // in which it is installed; graphile
 	Paid        bool   // each task records a paid request; ours
+	Samples     int    // of a latency
 }
 
 // contender works the tasks of a database until ctx ends.
@@ -140,6 +142,9 @@ func contenderCommand(ctx context.Context, l load) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
+	if l.Kind == "graphile" {
+		return exec.CommandContext(ctx, "node", filepath.Join(l.Dir, "worker.mjs"), "work", l.URL), nil
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -147,16 +152,12 @@ func contenderCommand(ctx context.Context, l load) (*exec.Cmd, error) {
 	return exec.CommandContext(ctx, self, "contender", string(argument)), nil
 }
 
-// stop ends the process and returns its CPU time and its peak memory in bytes.
-func (c *child) stop() (cpu time.Duration, peak int64, err error) {
+// stop ends the process and returns its CPU time.
+func (c *child) stop() (cpu time.Duration, err error) {
 	_ = c.in.Close()
 	<-c.ended
 	err = c.cmd.Wait()
-	state := c.cmd.ProcessState
-	if usage, ok := state.SysUsage().(*syscall.Rusage); ok {
-		peak = usage.Maxrss * 1024
-	}
-	return state.UserTime() + state.SystemTime(), peak, err
+	return c.cmd.ProcessState.UserTime() + c.cmd.ProcessState.SystemTime(), err
 }
 
 // unfinished are the queries that tell whether a contender has tasks left that are not committed as completed.
@@ -167,12 +168,11 @@ var unfinished = map[string]string{
 	"graphile":  `select exists (select from graphile_worker._private_jobs)`,
 }
 
-// worked is one measured run of one contender.
+// run is one measured run of one contender.
 type run struct {
 	Tasks   int           `json:"tasks"`
 	Elapsed time.Duration `json:"elapsed_ns"` // from the start of the contender to the commit of the last completion
 	CPU     time.Duration `json:"cpu_ns"`     // of the contender's processes
-	Peak    int64         `json:"peak_bytes"` // of the contender's largest process
 }
 
 func (r run) perSecond() float64 { return float64(r.Tasks) / r.Elapsed.Seconds() }
@@ -198,8 +198,8 @@ func (s *server) work(ctx context.Context, database string, n int, loads ...load
 	var children []*child
 	defer func() {
 		for _, c := range children {
-			cpu, peak, stopErr := c.stop()
-			r.CPU, r.Peak = r.CPU+cpu, max(r.Peak, peak)
+			cpu, stopErr := c.stop()
+			r.CPU += cpu
 			if err == nil && stopErr != nil {
 				err = fmt.Errorf("%s: %w", loads[0].Kind, stopErr)
 			}
@@ -224,16 +224,22 @@ func (s *server) work(ctx context.Context, database string, n int, loads ...load
 		}
 	}
 	// The database is asked only when all tasks have been worked, so that the questions cost nothing.
-	for tick := time.NewTicker(time.Millisecond); left; {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for left {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return r, fmt.Errorf("%s did not finish %d tasks: %w", loads[0].Kind, n, ctx.Err())
 		case <-tick.C:
 		}
 		total := int64(0)
 		for _, c := range children {
 			total += c.count.Load()
+			select {
+			case <-c.ended:
+				return r, fmt.Errorf("%s ended after %d tasks", loads[0].Kind, c.count.Load())
+			default:
+			}
 		}
 		if total < int64(n) {
 			continue

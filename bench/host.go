@@ -111,8 +111,6 @@ type host struct {
 	env      []string // as cron gives it, besides what stands in .env
 }
 
-const hostUser = "user-0001"
-
 func newHost(ctx context.Context, s *server, programs string) (_ *host, err error) {
 	h := &host{programs: programs}
 	defer func() {

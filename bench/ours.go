@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/google/uuid"
@@ -39,26 +40,22 @@ func newOurs(ctx context.Context, s *server, n, users int) (string, error) {
 	return name, s.exec(ctx, name, "vacuum analyze")
 }
 
-// enqueueTasks grants users what they need and enqueues n tasks for them, in calls of at most 1,000 tasks.
+// enqueueTasks grants users what they need and enqueues n tasks for them, in calls of at most 1,000 tasks, from several sessions.
 func enqueueTasks(ctx context.Context, st *store.Store, n, users int) error {
-	for u := range users {
+	_, err := inSessions(ctx, min(users, n), func(ctx context.Context, _, u int) error {
 		mine := (n + users - 1 - u) / users
-		if mine == 0 {
-			continue
-		}
 		user := fmt.Sprintf("user-%04d", u)
 		if _, err := st.GrantCredits(ctx, user, int64(mine), "bench", uuid.NewString()); err != nil {
 			return err
 		}
-		for mine > 0 {
-			count := min(mine, 1000)
-			if _, err := st.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: prompt, Cost: 1, Count: count}); err != nil {
+		for ; mine > 0; mine -= 1000 {
+			if _, err := st.Enqueue(ctx, store.EnqueueRequest{UserID: user, Prompt: prompt, Cost: 1, Count: min(mine, 1000)}); err != nil {
 				return err
 			}
-			mine -= count
 		}
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 const prompt = "a lantern by a river"
@@ -84,6 +81,7 @@ func auditOurs(ctx context.Context, s *server, database string) error {
 		return err
 	}
 	if n := store.CountViolations(rules); n > 0 {
+		rules = slices.DeleteFunc(rules, func(r store.Rule) bool { return r.Count == 0 })
 		return fmt.Errorf("the audit found %d violations: %+v", n, rules)
 	}
 	return nil

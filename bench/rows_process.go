@@ -27,11 +27,11 @@ func buildPrograms(ctx context.Context, root, into string, env ...string) (usage
 	return measure(cmd)
 }
 
-// rowMonitor measures a pass of monitor-tasks as cron runs it, beside the start of Node.js.
-func rowMonitor(ctx context.Context, b *suite) (r row, err error) {
+// monitorPass measures a pass of monitor-tasks as cron runs it, beside the start of Node.js.
+func monitorPass(ctx context.Context, b *suite) (_ []row, err error) {
 	h, err := b.host(ctx)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	h.api.serve(nil)
 	running, stop := context.WithCancel(ctx)
@@ -39,14 +39,14 @@ func rowMonitor(ctx context.Context, b *suite) (r row, err error) {
 	processor := h.command(running, "task-processor", "run")
 	processor.Env = append(processor.Env, "STATUS_ADDR=off")
 	if err := processor.Start(); err != nil {
-		return r, err
+		return nil, err
 	}
 	defer func() {
 		stop()
 		_ = processor.Wait()
 	}()
 	if err := h.awaitHealthy(ctx); err != nil {
-		return r, err
+		return nil, err
 	}
 	ours, peer := series{Name: "monitor-tasks", Unit: "ms"}, series{Name: "node -e 0", Unit: "ms"}
 	cpu, peerCPU := series{Name: "monitor-tasks, CPU", Unit: "ms"}, series{Name: "node -e 0, CPU", Unit: "ms"}
@@ -54,22 +54,22 @@ func rowMonitor(ctx context.Context, b *suite) (r row, err error) {
 	for range runs {
 		u, err := measure(h.command(ctx, "monitor-tasks", "--quiet"))
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		ours.Values, cpu.Values = append(ours.Values, ms(u.Wall)), append(cpu.Values, ms(u.CPU))
 		node := exec.CommandContext(ctx, "node", "-e", "0")
 		node.Env = h.env
 		if u, err = measure(node); err != nil {
-			return r, err
+			return nil, err
 		}
 		peer.Values, peerCPU.Values = append(peer.Values, ms(u.Wall)), append(peerCPU.Values, ms(u.CPU))
 	}
-	return row{
-		Title:  "`monitor-tasks` as cron runs it, nothing to do",
+	return []row{{
+		Name: "monitor", Title: "`monitor-tasks` as cron runs it, nothing to do",
 		Detail: fmt.Sprintf("whole process with the environment of cron, a processor runs, all checks pass, the API over TLS through a proxy; %d runs of each", runs),
 		Series: []series{ours, peer, cpu, peerCPU},
 		Aims:   []aim{ratio(ours, peer, 0.5, true)},
-	}, nil
+	}}, nil
 }
 
 // awaitHealthy waits until a pass of the monitor finds nothing wrong.
@@ -87,11 +87,11 @@ func (h *host) awaitHealthy(ctx context.Context) error {
 	}
 }
 
-// rowMemory measures the peak memory of a processor with many answers at the same time.
-func rowMemory(ctx context.Context, b *suite) (r row, err error) {
+// memory measures the peak memory of a processor with many answers at the same time.
+func memory(ctx context.Context, b *suite) (_ []row, err error) {
 	h, err := b.host(ctx)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	tasks := b.times(500, 200)
 	large, small := series{Name: "4 MiB base64", Unit: "MiB"}, series{Name: "0.5 MiB base64", Unit: "MiB"}
@@ -103,19 +103,19 @@ func rowMemory(ctx context.Context, b *suite) (r row, err error) {
 			}
 			peak, err := h.peak(ctx, tasks, answerOf(size))
 			if err != nil {
-				return r, err
+				return nil, err
 			}
 			s.Values = append(s.Values, float64(peak)/(1<<20))
 		}
 	}
-	return row{
-		Title:   fmt.Sprintf("peak memory, %d tasks in flight", tasks),
+	return []row{{
+		Name: "memory", Title: fmt.Sprintf("peak memory, %d tasks in flight", tasks),
 		Detail:  fmt.Sprintf("`task-processor run --concurrency %d`: all requests are in flight before the first is answered, over TLS through an http proxy; VmHWM of the process", tasks),
 		Series:  []series{large, small},
 		Audited: true,
 		Aims: []aim{{What: "peak", Value: large.median(), Unit: "MiB", Bound: 128, AtMost: true},
 			{What: "ratio", Value: large.median() / small.median(), Bound: 1.15, AtMost: true, Against: "answers of an eighth of the size"}},
-	}, b.auditHost(ctx, h)
+	}}, b.auditHost(ctx, h)
 }
 
 // answerOf returns base64 text of about that many bytes.
@@ -165,18 +165,18 @@ func (h *host) removePictures() error {
 	return err
 }
 
-// rowCPU measures the CPU time of a picture, beside the least that has to be done with its answer.
-func rowCPU(ctx context.Context, b *suite) (r row, err error) {
+// cpuTime measures the CPU time of a picture, beside the least that has to be done with its answer.
+func cpuTime(ctx context.Context, b *suite) (_ []row, err error) {
 	h, err := b.host(ctx)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
-	const pictures = 40
+	pictures := b.times(40, 15)
 	answer := []byte(base64.StdEncoding.EncodeToString(simapi.Noise(pictureBytes)))
 	h.api.serve(answer)
 	encoded := filepath.Join(h.dir, "picture.b64")
 	if err := os.WriteFile(encoded, answer, 0o600); err != nil {
-		return r, err
+		return nil, err
 	}
 	ours, peer := series{Name: "task-processor", Unit: "ms CPU"}, series{Name: "base64 -d and sha256sum", Unit: "ms CPU"}
 	whole := series{Name: "task-processor with its start", Unit: "ms CPU"}
@@ -185,34 +185,34 @@ func rowCPU(ctx context.Context, b *suite) (r row, err error) {
 		// What the process takes without a task is no part of a picture.
 		idle, err := measure(h.command(ctx, "task-processor", "run", "--once", "--concurrency", "8"))
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		if err := h.enqueue(ctx, pictures); err != nil {
-			return r, err
+			return nil, err
 		}
 		u, err := measure(h.command(ctx, "task-processor", "run", "--once", "--concurrency", "8"))
 		if err != nil {
-			return r, err
+			return nil, err
 		}
-		ours.Values = append(ours.Values, ms(u.CPU-idle.CPU)/pictures)
-		whole.Values = append(whole.Values, ms(u.CPU)/pictures)
+		ours.Values = append(ours.Values, ms(u.CPU-idle.CPU)/float64(pictures))
+		whole.Values = append(whole.Values, ms(u.CPU)/float64(pictures))
 		if err := h.removePictures(); err != nil {
-			return r, err
+			return nil, err
 		}
 		cpu, err := decodeAndHash(ctx, encoded, pictures)
 		if err != nil {
-			return r, err
+			return nil, err
 		}
-		peer.Values = append(peer.Values, ms(cpu)/pictures)
+		peer.Values = append(peer.Values, ms(cpu)/float64(pictures))
 	}
-	return row{
-		Title: "CPU time for a picture of 4 MiB",
+	return []row{{
+		Name: "cpu", Title: "CPU time for a picture of 4 MiB",
 		Detail: fmt.Sprintf("`task-processor run --once` with %d pictures, 8 in flight, over TLS through an http proxy, less the CPU time of a run without tasks; the peer is "+
 			"`base64 -d picture.b64 > picture && sha256sum picture`; %d pairs", pictures, pairs),
 		Series:  []series{ours, peer, whole},
 		Audited: true,
 		Aims:    []aim{ratio(ours, peer, 2, true)},
-	}, b.auditHost(ctx, h)
+	}}, b.auditHost(ctx, h)
 }
 
 // decodeAndHash runs base64 -d and sha256sum so often, and returns their CPU time.
@@ -238,19 +238,19 @@ func decodeAndHash(ctx context.Context, encoded string, times int) (cpu time.Dur
 	return cpu, nil
 }
 
-// rowBinaries states the size of each binary, the time from start to ready, and the time of a clean build.
-func rowBinaries(ctx context.Context, b *suite) (r row, err error) {
+// binaries states the size of each binary, the time from start to ready, and the time of a clean build.
+func binaries(ctx context.Context, b *suite) (_ []row, err error) {
 	h, err := b.host(ctx)
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	h.api.serve(nil)
-	r = row{Title: "size of each binary, start to ready, clean build",
+	r := row{Name: "binaries", Title: "size of each binary, start to ready, clean build",
 		Detail: "stripped (`-trimpath -ldflags '-s -w'`, CGO_ENABLED=0); ready is the first 200 of /readyz after the start of the process"}
 	for _, name := range []string{"task-processor", "monitor-tasks", "simple-test", "fix-stuck-tasks"} {
 		info, err := os.Stat(filepath.Join(h.programs, name))
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		size := float64(info.Size()) / 1e6
 		r.Series = append(r.Series, series{Name: name, Unit: "MB", Values: []float64{size}})
@@ -262,27 +262,27 @@ func rowBinaries(ctx context.Context, b *suite) (r row, err error) {
 	for range b.times(9, 3) {
 		took, err := h.startToReady(ctx)
 		if err != nil {
-			return r, err
+			return nil, err
 		}
 		ready.Values = append(ready.Values, ms(took))
 	}
 	r.Series = append(r.Series, ready)
 	if b.quick {
 		r.Detail += "; the clean build is left out by --quick"
-		return r, nil
+		return []row{r}, nil
 	}
 	cache, err := os.MkdirTemp("", "imagetasks-bench-")
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	defer os.RemoveAll(cache)
 	built, err := buildPrograms(ctx, b.root, filepath.Join(cache, "bin"), "GOCACHE="+filepath.Join(cache, "go"))
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	r.Series = append(r.Series, series{Name: "clean build", Unit: "s", Values: []float64{built.Wall.Seconds()}},
 		series{Name: "clean build, CPU", Unit: "s", Values: []float64{built.CPU.Seconds()}})
-	return r, nil
+	return []row{r}, nil
 }
 
 func (h *host) startToReady(ctx context.Context) (time.Duration, error) {

@@ -40,8 +40,8 @@ type server struct {
 	made  int
 }
 
-func startServer(ctx context.Context) (*server, error) {
-	cluster, err := postgres.Start(ctx, postgres.Config{Durable: true, Settings: serverSettings})
+func startServer(ctx context.Context, settings map[string]string) (*server, error) {
+	cluster, err := postgres.Start(ctx, postgres.Config{Durable: true, Settings: settings})
 	if err != nil {
 		return nil, err
 	}

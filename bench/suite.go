@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 )
@@ -18,6 +19,27 @@ type suite struct {
 
 	programs  string // directory of the built programs
 	processes *host
+	histories map[int]string // databases by their number of closed rows
+	toRiver   float64        // the first aim of the first row; 0: not measured
+	log       io.Writer
+}
+
+// progress prints what was just measured.
+func (b *suite) progress(format string, arguments ...any) {
+	fmt.Fprintf(b.log, "  "+format+"\n", arguments...)
+}
+
+// history returns a database with so many closed rows, which is made at its first use.
+func (b *suite) history(ctx context.Context, rows int) (string, error) {
+	if name, ok := b.histories[rows]; ok {
+		return name, nil
+	}
+	name, err := newHistory(ctx, b.server, rows)
+	if err != nil {
+		return "", fmt.Errorf("make %s closed rows: %w", count(rows), err)
+	}
+	b.histories[rows] = name
+	return name, nil
 }
 
 // times returns how often something is done: less often in a quick run.

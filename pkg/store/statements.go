@@ -26,7 +26,7 @@ func (st statement) writes() bool { return !readsOnly(st.text, st.schema) }
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text, schema string) bool {
-	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint"} {
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint", "attempts_of"} {
 		text = strings.ReplaceAll(text, schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {
