@@ -32,9 +32,8 @@ release-check: ## build for linux, darwin and freebsd into a temporary directory
 	$(run) release_check
 
 .PHONY: bench
-bench: ## measure the figures in docs/benchmarks.md
-	go test -run '^$$' -bench . -benchtime 500x ./pkg/store
-	go test -run '^$$' -bench PeakMemory -benchtime 1x ./internal/e2e
+bench: ## measure the table in docs/benchmarks.md, beside other queues (20 minutes)
+	@./scripts/bench.sh
 
 .PHONY: fuzz
 fuzz: ## run each fuzz test for FUZZTIME (20s)

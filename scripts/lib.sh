@@ -218,11 +218,15 @@ check_format() {
 # optimization the dependencies compile in two thirds of the time.
 vet_for() { GOOS=${1%/*} GOARCH=${1#*/} CGO_ENABLED=0 go vet '-gcflags=all=-N -l' ./...; }
 
+# in_bench COMMAND...: a command of go in the module of the benchmarks, which needs River and others that the programs do not.
+in_bench() (cd bench && go "$@")
+
 # lint: the checks that run before the tests. golangci-lint is not among them: see .golangci.yaml.
 lint() {
 	need shellcheck=shellcheck gcc=build-essential
 	step gofmt check_format
 	step "go vet" go vet ./...
+	step "go vet in bench" in_bench vet ./...
 	step staticcheck go run "$staticcheck" ./...
 	step shellcheck shellcheck -x scripts/*.sh .ci/run
 	local target

@@ -48,5 +48,6 @@ no_services=1
 need $needs
 need_go
 lint
+step "go test in bench" in_bench test ./...
 step "go test -race" run_tests "$@"
 echo "all passed in $SECONDS s"

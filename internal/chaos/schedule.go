@@ -158,8 +158,8 @@ func statements() []string {
 func statementText(statement string) string {
 	return map[string]string{
 		"claim":          ".claim(",
-		"record request": ".begin_request(",
-		"complete":       "set status = 'completed'",
+		"record request": ".begin_requests(",
+		"complete":       ".complete(",
 		"close":          "current_stage = 'closed'",
 		"release":        "else 'released' end",
 		"renew":          "current_stage = held.stage",

@@ -155,6 +155,16 @@ func (s *circuits) refuse(a *attempt) error {
 	return nil
 }
 
+// mayStart reports whether nothing is known for which a task like that of the attempt would not be claimed now. It was claimed ahead.
+func (s *circuits) mayStart(a *attempt) bool {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.models[s.modelName(a.task.Model)]
+	return s.store.isClosed() && s.endpoint.isClosed() && s.endpoint.unknown.n == 0 && !s.endpoint.isPaused(now) &&
+		(m == nil || m.isClosed() && !m.isPaused(now))
+}
+
 // answered records that the API answered an attempt: with a picture, or with an error about its task. It reports whether a circuit closed.
 func (s *circuits) answered(a *attempt) {
 	now := time.Now()

@@ -123,6 +123,20 @@ func (s *circuitSet) plan(now time.Time, inFlight func(endpoint string) int, fre
 	return p
 }
 
+// restricted reports whether not all tasks that are due may be claimed.
+func (p plan) restricted() bool {
+	return p.pendingOnly || len(p.trials) > 0 || slices.ContainsFunc(p.endpoints, func(e store.ClaimEndpoint) bool {
+		return len(e.Skip) > 0 || e.Max != nil || e.Concurrent > 0 || e.Models != nil
+	})
+}
+
+// open reports whether every task that is due may be claimed, without permits for a time or a number of tasks.
+func (p plan) open() bool {
+	return !p.none && !p.pendingOnly && len(p.trials) == 0 && !slices.ContainsFunc(p.endpoints, func(e store.ClaimEndpoint) bool {
+		return len(e.Skip) > 0 || e.Max != nil || e.Concurrent > 0 || e.Rate > 0
+	})
+}
+
 // only returns the endpoints of a plan for the claim of a task that tries a circuit: no other is chosen.
 func (p plan) only(t trial) []store.ClaimEndpoint {
 	endpoints := slices.Clone(p.endpoints)

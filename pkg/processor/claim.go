@@ -16,26 +16,30 @@ import (
 // minClaimWait keeps the loop from spinning when a task that is due can't be claimed.
 const minClaimWait = 100 * time.Millisecond
 
+// claimBatch is how many tasks one claim takes at most.
+const claimBatch = 1000
+
 // minClaimTimeout is the least time that a claim gets.
 const minClaimTimeout = time.Second
 
-// claimLoop claims as many tasks as may be in flight.
+// claimLoop claims as many tasks as may be in flight, and a few ahead where they are expected to start within aheadTime.
 type claimLoop struct {
-	queue        Queue
-	worker       string
-	concurrency  int
-	lease        time.Duration
-	maxAttempts  int
-	maxLost      int // MaxLostClaims
-	pollInterval time.Duration
-	leases       *leaseRenewer
-	wakeups      chan struct{} // holds one
-	inFlight     *inFlight
-	circuits     *circuitSet
-	sweeper      *sweeper
-	watch        *loopWatch
-	database     *databaseState
-	callID       uuid.UUID // of the next claim; a claim whose answer was lost is repeated under the same id
+	queue       Queue
+	worker      string
+	concurrency int
+	lease       time.Duration
+	maxAttempts int
+	maxLost     int // MaxLostClaims
+	leases      *leaseRenewer
+	wakeups     chan struct{} // holds one
+	inFlight    *inFlight
+	circuits    *circuitSet
+	sweeper     *sweeper
+	watch       *loopWatch
+	events      *eventRecorder
+	database    *databaseState
+	mayStart    func(*attempt) bool // of one that was claimed ahead
+	callID      uuid.UUID           // of the next claim; a claim whose answer was lost is repeated under the same id
 }
 
 // wake makes the loop claim without waiting for the next poll.
@@ -47,7 +51,7 @@ func (c *claimLoop) wake() {
 }
 
 // run claims until ctx ends, or with once until nothing is pending or the API is unreachable. It calls start for each task.
-func (c *claimLoop) run(ctx context.Context, once bool, start func(task.Task)) error {
+func (c *claimLoop) run(ctx context.Context, once bool, start func([]task.Task)) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -85,12 +89,27 @@ func (e *pausedError) Error() string { return e.text }
 func (e *pausedError) Unwrap() error { return e.kind }
 
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
-func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Duration {
+func (c *claimLoop) claim(ctx context.Context, start func([]task.Task)) time.Duration {
 	c.sweeper.sweep(ctx)
+	if wait := c.giveBack(ctx); wait > 0 {
+		return wait
+	}
+	now := time.Now()
 	inFlight := c.inFlight.count()
-	free := c.concurrency - inFlight
-	plan := c.circuits.plan(time.Now(), c.inFlight.of, free)
-	poll := max(min(c.pollInterval, plan.next), time.Millisecond)
+	free, ahead := c.concurrency-inFlight, min(c.inFlight.pace.expected(now), c.concurrency)
+	plan := c.circuits.plan(now, c.inFlight.of, free+ahead)
+	if ahead > 0 && !plan.open() {
+		ahead = 0
+		plan = c.circuits.plan(now, c.inFlight.of, free)
+	}
+	free += ahead
+	poll := max(min(c.database.poll(), plan.next), time.Millisecond)
+	if _, waiting := c.inFlight.counts(); waiting > 0 {
+		poll = min(poll, c.untilGivenBack(now))
+		if waiting > ahead/2 {
+			return poll
+		}
+	}
 	if plan.none || free <= 0 || c.leases.failing() || inFlight > 0 && (c.sweeper.suspect || c.inFlight.alone()) {
 		return poll
 	}
@@ -120,12 +139,13 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	}
 	full := false
 	if (!plan.pendingOnly || len(plan.trials) == 0) && left > 0 && !c.inFlight.alone() {
-		request := store.ClaimRequest{Limit: left, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: c.inFlight.count() == 0}
+		limit := min(left, claimBatch)
+		request := store.ClaimRequest{Limit: limit, Endpoints: plan.endpoints, PendingOnly: plan.pendingOnly, Alone: c.inFlight.count() == 0}
 		claimed, err := c.claimTasks(ctx, request, nil, start)
 		if err != nil {
 			return c.database.failed(ctx, "claim tasks", err)
 		}
-		full = len(claimed) == left
+		full = len(claimed) == limit
 		left -= len(claimed)
 		tasks = append(tasks, claimed...)
 	}
@@ -145,6 +165,8 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 	switch {
 	case plan.pendingOnly && tried > 0:
 		return minClaimWait // what is to be fetched is claimed next
+	case full && left > 0:
+		return time.Nanosecond // there is more than one claim takes
 	case full:
 		return poll
 	}
@@ -153,10 +175,8 @@ func (c *claimLoop) claim(ctx context.Context, start func(task.Task)) time.Durat
 
 // untilNextClaim returns how long to wait where a claim has found fewer tasks than there may be in flight.
 func (c *claimLoop) untilNextClaim(ctx context.Context, plan plan) time.Duration {
-	restricted := plan.pendingOnly || len(plan.trials) > 0
 	var rated []string
 	for _, e := range plan.endpoints {
-		restricted = restricted || len(e.Skip) > 0 || e.Max != nil || e.Concurrent > 0 || e.Models != nil
 		if e.Rate > 0 && (e.Max == nil || *e.Max > 0) {
 			rated = append(rated, e.Name)
 		}
@@ -170,7 +190,7 @@ func (c *claimLoop) untilNextClaim(ctx context.Context, plan plan) time.Duration
 			return min(wait, max(c.untilNextDue(ctx), restrictedClaimWait))
 		}
 	}
-	if restricted {
+	if plan.restricted() {
 		// The next task that is due may be one that is not claimed now.
 		return max(c.untilNextDue(ctx), restrictedClaimWait)
 	}
@@ -186,14 +206,14 @@ const trialCandidates = 20
 // claimTrial claims a task that tries a circuit, and returns the tasks that it has started. If possible it is one without a request of unknown
 // outcome, because that one fails if it has another. The candidates that are left are started, too: they may have a picture already; a request of
 // theirs is refused.
-func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start func(task.Task)) ([]task.Task, error) {
+func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start func([]task.Task)) ([]task.Task, error) {
 	if trial.circuit.scope == task.ScopeModel {
 		r.OnlyModels = c.circuits.namesOf(trial.circuit.name)
 		return c.claimTasks(ctx, r, &trial, start)
 	}
 	var candidates []task.Task
 	chosen := -1
-	collect := func(t task.Task) { candidates = append(candidates, t) }
+	collect := func(claimed []task.Task) { candidates = append(candidates, claimed...) }
 	var err error
 	for len(candidates) < trialCandidates {
 		var claimed []task.Task
@@ -210,12 +230,10 @@ func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial 
 			break
 		}
 	}
-	for i, t := range candidates {
-		if i == chosen {
-			trial.of.claimed(trial.circuit, t)
-		}
-		start(t)
+	if chosen >= 0 {
+		trial.of.claimed(trial.circuit, candidates[chosen])
 	}
+	start(candidates)
 	if len(candidates) > 0 {
 		return candidates, nil // an error of the call after them shows again
 	}
@@ -223,7 +241,7 @@ func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial 
 }
 
 // claimTasks claims tasks and starts them. One of them tries the circuit that is given.
-func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *trial, start func(task.Task)) ([]task.Task, error) {
+func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial *trial, start func([]task.Task)) ([]task.Task, error) {
 	if c.callID == uuid.Nil {
 		c.callID = uuid.New()
 	}
@@ -240,12 +258,12 @@ func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial 
 	}
 	c.callID = uuid.Nil
 	c.database.succeeded()
-	for _, t := range tasks {
-		if trial != nil {
+	if trial != nil {
+		for _, t := range tasks {
 			trial.of.claimed(trial.circuit, t)
 		}
-		start(t)
 	}
+	start(tasks)
 	return tasks, nil
 }
 
@@ -296,9 +314,9 @@ func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
 		return c.database.failed(ctx, "look for the next task", err)
 	}
 	if !found {
-		return c.pollInterval
+		return c.database.poll()
 	}
-	return min(max(next, minClaimWait), c.pollInterval)
+	return min(max(next, minClaimWait), c.database.poll())
 }
 
 // scheduledLater is the time to the next task from which on a run with once does not wait for it. Retries wait for less.

@@ -36,6 +36,27 @@ type databaseState struct {
 	outages    logLimiter
 	refusals   logLimiter
 	refused    map[string]refusal // by the call
+	deaf       bool               // no notification arrives
+}
+
+// deafPoll is how long the claim loop waits at most while no notification arrives because the connection for them is broken.
+const deafPoll = time.Second
+
+// poll returns how long the claim loop waits where nothing wakes it.
+func (d *databaseState) poll() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.deaf {
+		return min(d.pollInterval, deafPoll)
+	}
+	return d.pollInterval
+}
+
+// heard records that notifications arrive.
+func (d *databaseState) heard() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.deaf = false
 }
 
 // refusal is a series of errors with which the database answered a kind of call.
@@ -132,9 +153,10 @@ func (d *databaseState) succeeded() {
 	d.events.record(Event{Kind: EventDatabaseRestored})
 }
 
-// listenerLost logs that notifications do not arrive for the time being. The claim loop polls meanwhile.
+// listenerLost logs that notifications do not arrive for the time being. The claim loop polls more often meanwhile.
 func (d *databaseState) listenerLost(err error) {
 	d.mu.Lock()
+	d.deaf = true
 	report, repeated := d.outages.allow("listen", time.Now())
 	d.mu.Unlock()
 	if report {

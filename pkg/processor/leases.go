@@ -102,13 +102,15 @@ func (r *leaseRenewer) renew(ctx context.Context) (locked int, err error) {
 	if len(renewals) > 0 {
 		r.database.succeeded()
 	}
-	stillHeld := make(map[task.Lease]bool, len(held))
-	for _, l := range held {
-		stillHeld[l] = true
-	}
-	for _, a := range attempts {
-		if !stillHeld[a.task.Lease()] && !a.isClosing() {
-			a.abort(errLeaseLost)
+	if len(held) < len(attempts) {
+		stillHeld := make(map[task.Lease]bool, len(held))
+		for _, l := range held {
+			stillHeld[l] = true
+		}
+		for _, a := range attempts {
+			if !stillHeld[a.task.Lease()] && !a.isClosing() {
+				a.cancel(errLeaseLost)
+			}
 		}
 	}
 	r.events.record(Event{Kind: EventLeasesRenewed})

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -82,15 +82,25 @@ const helperURL, helperPictures, helperAPI = "HELPER_DATABASE_URL", "HELPER_PICT
 // killer is a queue with which the processor is killed as soon as it wants to complete a batch of tasks that were never lost.
 type killer struct {
 	processor.Queue
-	batch int64
-	n     atomic.Int64
+	batch int
+
+	mu   sync.Mutex
+	held map[task.Lease]bool
 }
 
 func (k *killer) Complete(ctx context.Context, completions ...store.Completion) ([]task.Lease, error) {
-	if completions[0].Lease.Epoch > 1 {
+	k.mu.Lock()
+	for _, c := range completions {
+		if c.Lease.Epoch == 1 {
+			k.held[c.Lease] = true
+		}
+	}
+	held := len(k.held)
+	k.mu.Unlock()
+	if held == 0 {
 		return k.Queue.Complete(ctx, completions...)
 	}
-	if k.n.Add(1) == k.batch {
+	if held >= k.batch {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	<-ctx.Done()
@@ -209,7 +219,7 @@ func TestHelperProcess(t *testing.T) {
 		conf.Concurrency, err = strconv.Atoi(os.Getenv("HELPER_CONCURRENCY"))
 		require.NoError(t, err)
 		// As many as are pending in the end, too.
-		queue = &killer{Queue: s, batch: int64(conf.Concurrency)}
+		queue = &killer{Queue: s, batch: conf.Concurrency, held: map[task.Lease]bool{}}
 		client, err := imageapi.New(imageapi.Config{BaseURL: api, Key: key, Model: "m", MaxBytes: 1 << 20})
 		require.NoError(t, err)
 		require.NoError(t, processor.New(conf, queue, imageworker.New(imageworker.Only(client), pictures, log)).RunOnce(t.Context()))

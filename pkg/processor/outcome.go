@@ -11,60 +11,6 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// writeTimeout bounds one try to record an outcome. It leaves time for another within FinalWriteTimeout.
-const writeTimeout = FinalWriteTimeout / 2
-
-// outcomes records what became of an attempt: completed, retried, released or failed. A write is repeated until its context ends while the database
-// is unavailable, and for the time of giveUp while it refuses it.
-type outcomes struct {
-	queue         Queue
-	users         *userLimit
-	circuits      *circuitSet
-	models        *workedModels
-	inFlight      *inFlight
-	database      *databaseState
-	events        *eventRecorder
-	retryUnknown  int           // repeats of requests of unknown outcome in one run
-	maxLostClaims int           // claims of a task that may be lost in a row
-	giveUp        time.Duration // after which an outcome that the database refuses is given up
-	sanitizer     sanitizer
-	wake          func() // the claim loop, when more may be claimed
-}
-
-// refusedWait is how long a task waits whose completion the database refuses.
-const refusedWait = 10 * time.Second
-
-// complete closes the task as completed. When the lease is gone, nothing is changed. When the database refuses it for the time of giveUp, the
-// task is released: its picture is there, and the next claim tries to complete it again.
-func (o *outcomes) complete(writes context.Context, a *attempt, r Result) {
-	if !r.Recovered && a.hasRequested() {
-		o.answered(a)
-	}
-	o.circuits.of(a).stored(a)
-	a.setClosing()
-	var accepted []task.Lease
-	err := o.persist(writes, a, "complete a task", func(ctx context.Context) (err error) {
-		accepted, err = o.queue.Complete(ctx, store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint,
-			Note: r.Note, Usage: r.Usage})
-		return err
-	})
-	if err == nil && len(accepted) == 0 {
-		err = errLeaseLost
-	}
-	if o.handleWriteError(a, err, "complete") {
-		if !errors.Is(err, errLeaseLost) && writes.Err() == nil {
-			o.release(writes, a, refusedWait, o.sanitizer.sanitize(&task.Error{Code: task.CodeInternal, Disposition: task.Release,
-				Message:   "the picture is stored, and the database refused to complete the task: " + err.Error(),
-				RequestID: r.RequestID, Endpoint: r.Endpoint, Err: err}))
-		}
-		return
-	}
-	o.users.left(writes, a.task.UserID)
-	took := time.Since(a.claimedAt)
-	a.log.WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
-	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
-}
-
 // record records the outcome of an attempt that failed with err. cause is why its context ended, nil when it did not.
 func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err error) {
 	if errors.Is(err, errLeaseLost) || errors.Is(cause, errLeaseLost) {
@@ -182,9 +128,7 @@ func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 // savePending records what is still to be fetched for an attempt. It is repeated while the database is unavailable, until ctx ends.
 func (o *outcomes) savePending(ctx context.Context, a *attempt) error {
 	p, _ := a.pending()
-	err := o.persist(ctx, a, "record what is to be fetched", func(ctx context.Context) error {
-		return o.queue.SavePending(ctx, a.task.Lease(), p)
-	})
+	err := o.persist(ctx, a, "record what is to be fetched", func(ctx context.Context) error { return o.queue.SavePending(ctx, a.task.Lease(), p) })
 	if err == nil {
 		a.setRecorded()
 	}
@@ -313,7 +257,7 @@ func (o *outcomes) unknown(work, writes context.Context, a *attempt, e *task.Err
 
 // panicked records a claim in which the Worker panicked as a lost one.
 func (o *outcomes) panicked(writes context.Context, a *attempt, panicked *panicError) {
-	a.log.WithField("stack", panicked.stack).Error(panicked.Error())
+	a.log().WithField("stack", panicked.stack).Error(panicked.Error())
 	e := &task.Error{Code: task.CodeInternal, Message: panicked.Error(), Unknown: a.hasRequested(), NotSent: !a.hasRequested()}
 	lost := a.task.LostClaims + 1
 	if lost > o.maxLostClaims {
@@ -334,7 +278,7 @@ func (o *outcomes) isolatedDialFailure(work context.Context, a *attempt, e *task
 }
 
 func (o *outcomes) lost(a *attempt) {
-	a.log.Warn("the lease was lost: the task was claimed or closed by another process; its result is discarded")
+	a.log().Warn("the lease was lost: the task was claimed or closed by another process; its result is discarded")
 	o.events.record(Event{Kind: EventLeaseLost, Task: a.task.ID})
 }
 
@@ -343,32 +287,23 @@ func (o *outcomes) release(writes context.Context, a *attempt, wait time.Duratio
 }
 
 func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.ReleaseRequest) {
-	var held []task.Lease
-	err := o.persist(writes, a, "release a task", func(ctx context.Context) (err error) {
-		held, err = o.queue.Release(ctx, r)
-		return err
-	})
+	_, err := o.releases.Do(writes, r)
+	err = o.persistAfter(writes, a, "release a task", err, func(ctx context.Context) error { return writeAlone(ctx, o.releases, r) })
 	if o.handleWriteError(a, err, "release") {
 		return
 	}
-	if len(held) == 0 {
-		o.lost(a)
-		return
-	}
 	o.users.left(writes, a.task.UserID)
-	a.log.WithFields(logrus.Fields{"code": string(r.Cause.Code), "wait": r.Wait}).Infof("released without using an attempt: %s", r.Cause.Message)
+	a.log().WithFields(logrus.Fields{"code": string(r.Cause.Code), "wait": r.Wait}).Infof("released without using an attempt: %s", r.Cause.Message)
 	o.events.record(Event{Kind: EventReleased, Task: a.task.ID})
 }
 
 func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration, e *task.Error) {
-	err := o.persist(writes, a, "retry a task", func(ctx context.Context) error {
-		return o.queue.Retry(ctx, a.task.Lease(), wait, e)
-	})
+	err := o.persist(writes, a, "retry a task", func(ctx context.Context) error { return o.queue.Retry(ctx, a.task.Lease(), wait, e) })
 	if o.handleWriteError(a, err, "retry") {
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log.WithFields(logrus.Fields{"code": string(e.Code), "request": e.RequestID}).
+	a.log().WithFields(logrus.Fields{"code": string(e.Code), "request": e.RequestID}).
 		Warnf("retrying in %s: %s", wait.Round(time.Millisecond), e.Message)
 	o.events.record(Event{Kind: EventRetried, Task: a.task.ID})
 }
@@ -383,68 +318,8 @@ func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesA
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log.WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
+	a.log().WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
 		Warnf("failed: %s", e.Message)
-	warnMissingCharge(a.log, refund)
+	warnMissingCharge(a.log(), refund)
 	o.events.record(Event{Kind: EventFailed, Task: a.task.ID})
-}
-
-// handleWriteError logs that an outcome could not be recorded, and reports whether that is so. The task is not lost: it is
-// claimed again when its lease has expired.
-func (o *outcomes) handleWriteError(a *attempt, err error, outcome string) bool {
-	switch {
-	case err == nil:
-		return false
-	case errors.Is(err, task.ErrLeaseLost):
-		o.lost(a)
-	default:
-		a.log.WithError(err).Errorf("could not %s the task; it is claimed again when its lease has expired", outcome)
-	}
-	return true
-}
-
-// persist calls write until it succeeds or the lease is lost, until ctx ends, or until the database has refused it for the time of giveUp. If it
-// refuses it because of what the row holds, the task is set aside, so that it is not claimed again at once.
-func (o *outcomes) persist(ctx context.Context, a *attempt, what string, write func(context.Context) error) error {
-	var refusedFrom time.Time
-	for wait := minDatabaseWait; ; wait = min(2*wait, maxRefusedWait) {
-		bounded, cancel := context.WithTimeout(ctx, writeTimeout)
-		err := write(bounded)
-		cancel()
-		if err == nil {
-			o.database.succeeded()
-			return nil
-		}
-		if errors.Is(err, task.ErrLeaseLost) || ctx.Err() != nil {
-			return err
-		}
-		pause := o.database.failed(ctx, what, err)
-		switch {
-		case store.IsUnavailable(err):
-			refusedFrom, wait = time.Time{}, minDatabaseWait
-		case refusedFrom.IsZero():
-			refusedFrom, pause = time.Now(), wait
-		case time.Since(refusedFrom) > o.giveUp || what != "complete a task" && store.IsRowError(err):
-			if store.IsRowError(err) {
-				err = errors.Join(err, o.setAside(ctx, a, what, err))
-			}
-			return err
-		default:
-			pause = wait
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause):
-		}
-	}
-}
-
-// maxRefusedWait bounds the wait before an outcome is written again that the database has refused.
-const maxRefusedWait = 5 * time.Second
-
-func (o *outcomes) setAside(ctx context.Context, a *attempt, what string, cause error) error {
-	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
-	defer cancel()
-	return o.queue.SetAside(bounded, a.task.ID, what, cause)
 }

@@ -30,7 +30,7 @@ type Queue interface {
 	Retry(ctx context.Context, l task.Lease, wait time.Duration, cause *task.Error) error
 	Release(ctx context.Context, released ...store.ReleaseRequest) ([]task.Lease, error)
 	Fail(ctx context.Context, l task.Lease, cause *task.Error, usesAttempt bool) (task.Refund, error)
-	BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (key string, wait time.Duration, err error)
+	BeginRequests(ctx context.Context, starts ...store.RequestStart) ([]store.RequestStarted, error)
 	PermitWait(ctx context.Context, endpoints []string) (time.Duration, error)
 	SaveProgress(ctx context.Context, progress []store.LeaseRenewal) error
 	SavePending(ctx context.Context, l task.Lease, p task.PendingResult) error
@@ -116,6 +116,7 @@ func (c *Config) setDefaults() {
 	if c.Log == nil {
 		discard := logrus.New()
 		discard.SetOutput(io.Discard)
+		discard.SetLevel(logrus.PanicLevel)
 		c.Log = discard
 	}
 	if c.Redact == nil {
@@ -175,6 +176,7 @@ type Processor struct {
 	loop       *loopWatch
 	claims     *claimLoop
 	attempts   *attemptRunner
+	groups     []group
 	leases     *leaseRenewer
 	progress   *progressSaver
 	heartbeats *heartbeats
@@ -199,23 +201,25 @@ func New(conf Config, queue Queue, worker Worker) *Processor {
 	users := &userLimit{queue: queue, database: database}
 	leases := &leaseRenewer{queue: queue, lease: conf.Lease, inFlight: attempts, database: database, events: events}
 	claims := &claimLoop{queue: queue, worker: conf.Worker, concurrency: conf.Concurrency, lease: conf.Lease,
-		maxAttempts: conf.MaxAttempts, maxLost: conf.MaxLostClaims, pollInterval: conf.PollInterval, wakeups: make(chan struct{}, 1), inFlight: attempts,
+		maxAttempts: conf.MaxAttempts, maxLost: conf.MaxLostClaims, events: events, wakeups: make(chan struct{}, 1), inFlight: attempts,
 		leases: leases, circuits: breakers, watch: loop, database: database,
 		sweeper: &sweeper{queue: queue, lease: conf.Lease, maxLost: conf.MaxLostClaims, pendingTimeout: conf.PendingTimeout,
 			users: users, loop: loop, database: database, events: events, log: log}}
 	breakers.wake = claims.wake
 	stopNow := make(chan struct{})
+	completions, releases, requests := newCompletionGroup(queue), newReleaseGroup(queue), newRequestGroup(queue)
 	p := &Processor{conf: conf, queue: queue, inFlight: attempts, circuits: breakers, models: models, database: database, events: events, loop: loop,
-		claims: claims, leases: leases, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
+		claims: claims, leases: leases, groups: []group{completions, releases, requests}, stopNow: stopNow, closeStop: sync.OnceFunc(func() { close(stopNow) }),
 		checks: &healthChecks{queue: queue, circuits: breakers, database: database, events: events, sanitizer: redact,
 			interval: conf.CheckInterval, probeInterval: conf.ProbeInterval},
 	}
 	p.progress = &progressSaver{queue: queue, inFlight: attempts, changed: make(chan struct{}, 1), log: log}
-	p.attempts = &attemptRunner{worker: worker, progress: p.progress, queue: queue, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
+	p.attempts = &attemptRunner{worker: worker, progress: p.progress, queue: queue, requests: requests, concurrency: conf.Concurrency, timeout: conf.TaskTimeout, retryUnknown: conf.RetryUnknown,
 		maxLostClaims: conf.MaxLostClaims, leases: leases, stopping: &p.stopping,
 		inFlight: attempts, events: events, log: log, wake: claims.wake,
-		outcomes: &outcomes{queue: queue, users: users, circuits: breakers, models: models, inFlight: attempts, database: database, events: events,
+		outcomes: &outcomes{queue: queue, completions: completions, releases: releases, users: users, circuits: breakers, models: models, database: database, events: events,
 			retryUnknown: conf.RetryUnknown, maxLostClaims: conf.MaxLostClaims, giveUp: conf.TaskTimeout, sanitizer: redact, wake: claims.wake}}
+	claims.mayStart = p.attempts.mayStart
 	p.heartbeats = &heartbeats{queue: queue, interval: conf.HeartbeatInterval, loop: loop, database: database, events: events, log: log,
 		processor: store.Processor{Worker: conf.Worker, Host: conf.Host, PID: conf.PID, Version: conf.Version, Capacity: conf.Concurrency},
 		report:    func() any { return conf.Details(p.Status()) }}
@@ -245,9 +249,17 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	stopped := context.AfterFunc(ctx, func() { p.stopping.Store(true) })
 	defer stopped()
 	// Attempts run until drain ends them, and their outcomes are written a little longer.
-	work, stopWork := context.WithCancelCause(detached)
+	work, endWork := context.WithCancel(detached)
+	stopWork := func() {
+		endWork()
+		p.inFlight.cancelAll(errStopping)
+	}
+	defer endWork()
 	writes, stopWrites := context.WithCancel(detached)
 	defer stopWrites()
+	for _, g := range p.groups {
+		defer context.AfterFunc(writes, g.Abort)()
+	}
 
 	p.loop.progress()
 	p.mu.Lock()
@@ -256,7 +268,9 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 
 	var helpers sync.WaitGroup
 	helping, stopHelpers := context.WithCancel(detached)
-	helpers.Go(func() { p.queue.Listen(helping, p.claims.wake, p.database.listenerLost) })
+	helpers.Go(func() {
+		p.queue.Listen(helping, func() { p.database.heard(); p.claims.wake() }, p.database.listenerLost)
+	})
 	helpers.Go(func() { p.leases.run(helping) })
 	helpers.Go(func() { p.circuits.run(helping) })
 	helpers.Go(func() { p.progress.run(helping) })
@@ -271,21 +285,25 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	defer helpers.Wait()
 	defer stopHelpers()
 
-	err := p.claims.run(ctx, once, func(t task.Task) { p.attempts.start(work, writes, t) })
+	err := p.claims.run(ctx, once, func(claimed []task.Task) { p.attempts.start(work, writes, claimed) })
 	p.loop.end()
+	p.inFlight.running.Go(func() { p.claims.giveBackAll(writes) })
 	p.drain(stopWork, stopWrites)
+	for _, g := range p.groups {
+		g.Wait()
+	}
 	return err
 }
 
 // drain lets the attempts in flight finish: those that wait for the answer to a paid request within their own time, all others
 // within the grace period. What is left is cancelled and released.
-func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.CancelFunc) {
+func (p *Processor) drain(stopWork, stopWrites func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		p.inFlight.running.Wait()
 	}()
-	if n := p.inFlight.count(); n > 0 {
+	if n, _ := p.inFlight.counts(); n > 0 {
 		p.conf.Log.WithFields(logrus.Fields{"in_flight": n, "paid_requests": p.inFlight.awaitRequests(), "grace": p.conf.ShutdownGrace}).
 			Info("stopping: no more tasks are claimed; paid requests may finish")
 	}
@@ -300,7 +318,7 @@ func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.C
 			return
 		case <-stopNow:
 			stopNow = nil
-			stopWork(errStopping)
+			stopWork()
 			grace = time.Now()
 			deadline = grace.Add(FinalWriteTimeout)
 		case now := <-tick.C:
@@ -316,7 +334,7 @@ func (p *Processor) drain(stopWork context.CancelCauseFunc, stopWrites context.C
 				<-done
 				return
 			case now.After(grace):
-				stopWork(errStopping)
+				stopWork()
 			}
 		}
 	}

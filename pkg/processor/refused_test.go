@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -22,11 +21,11 @@ type refusingQueue struct {
 	refuse atomic.Int64
 }
 
-func (q *refusingQueue) BeginRequest(ctx context.Context, l task.Lease, call uuid.UUID, endpoint string, rate int) (string, time.Duration, error) {
+func (q *refusingQueue) BeginRequests(ctx context.Context, starts ...store.RequestStart) ([]store.RequestStarted, error) {
 	if q.refuse.Add(-1) >= 0 {
-		return "", 0, errors.New("the disk is full")
+		return nil, errors.New("the disk is full")
 	}
-	return q.Store.BeginRequest(ctx, l, call, endpoint, rate)
+	return q.Store.BeginRequests(ctx, starts...)
 }
 
 // A task whose request could not be recorded waits: else it would be claimed and released many times a second.

@@ -72,7 +72,8 @@ type Circuit struct {
 // Status returns the current state. It is safe for concurrent use.
 func (p *Processor) Status() Status {
 	startedAt, heartbeat := p.startTime(), p.heartbeats.last()
-	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: p.inFlight.count(),
+	working, _ := p.inFlight.counts()
+	s := Status{Worker: p.conf.Worker, PID: p.conf.PID, StartedAt: startedAt, InFlight: working,
 		Concurrency: p.conf.Concurrency, Counts: p.events.snapshot(), LastHeartbeat: heartbeat,
 		PaidRequests: p.inFlight.awaitRequests(), DatabaseLostAt: p.database.unavailableSince(),
 		APIRespondedAt: p.circuits.lastResponse(), Stalled: p.loop.stalled(), Checks: p.checks.history.Recent()}

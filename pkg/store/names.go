@@ -37,7 +37,7 @@ type names struct {
 	Channel string // of NOTIFY, for tasks that are due
 	// EventChannel is the channel of NOTIFY for tasks that were closed.
 	EventChannel string
-	StartedAt    string // when processing started; the index "started" is on this expression
+	StartedAt    string // when processing started
 }
 
 // tables are the tables of an installation. schema_versions belongs to migrate.

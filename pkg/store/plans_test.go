@@ -34,7 +34,7 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 	ids, epochs := pq.Array([]string{id}), pq.Array([]int64{epoch})
 	call, none := uuid.NewString(), pq.Array([]string{})
 	texts, numbers := pq.Array([]string{"x"}), pq.Array([]int64{1})
-	const primary, pending, lease, started = "tasks_pkey", "tasks_due", "tasks_lease", "tasks_started"
+	const primary, pending, lease = "tasks_pkey", "tasks_due", "tasks_lease"
 	for _, c := range []struct {
 		statement string
 		args      []any
@@ -43,24 +43,23 @@ func TestPlans_UseNamedIndexes(t *testing.T) {
 		{"fail_abandoned", []any{3, 0, 100, "c", "m", nil, none, call}, []string{primary, lease}},
 		{"fail_overdue", []any{stuck, 1000, "c", "m", nil, none, call}, []string{primary, pending}},
 		{"count_overdue", []any{stuck}, []string{pending}},
-		{"sweep", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, started}},
-		{"requeue", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, started}},
-		{"stuck", []any{stuck, 100, nil, nil}, []string{started}},
-		{"count_stuck", []any{stuck, nil, nil}, []string{started}},
+		{"sweep", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, lease}},
+		{"requeue", []any{stuck, 1000, "c", "m", nil, 0, nil, none, call}, []string{primary, lease}},
+		{"stuck", []any{stuck, 100, nil, nil}, []string{lease}},
+		{"count_stuck", []any{stuck, nil, nil}, []string{lease}},
 		{"next_due", []any{true}, []string{lease}},
 		{"has_suspect", []any{5}, []string{lease}},
 		{"abandoned", []any{3, 100}, []string{lease}},
-		{"queue_stats", []any{stuck}, []string{pending, started}},
+		{"queue_stats", []any{stuck}, []string{primary, pending, lease}},
 		{"renew_leases", []any{ids, epochs, numbers, texts, 60000}, []string{primary}},
 		{"save_pending", []any{id, epoch, "u", "r", "e", ""}, []string{primary}},
-		{"complete", []any{ids, epochs, texts, texts, texts, texts, texts}, []string{primary}},
 		{"release", []any{ids, epochs, numbers, texts, texts, texts, texts, texts, pq.Array([]bool{false}), pq.Array([]bool{true})}, []string{primary}},
 		{"retry", []any{id, epoch, 1000, "c", "m", "r", "e", "answered"}, []string{primary}},
 		{"fail", []any{id, epoch, "c", "m", "r", "e", "answered", 1, ""}, []string{primary}},
 	} {
 		plan := b.explain(b.Statement(c.statement), c.args...)
 		assert.NotRegexp(t, "Seq Scan on (tasks|ledger)", plan, c.statement)
-		for _, index := range []string{primary, pending, lease, started} {
+		for _, index := range []string{primary, pending, lease} {
 			assert.Equal(t, slices.Contains(c.indexes, index), strings.Contains(plan, index), "%s and %s:\n%s", c.statement, index, plan)
 		}
 	}

@@ -22,7 +22,7 @@ type statement struct {
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text string, n names) bool {
-	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint"} {
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint", "attempts_of"} {
 		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {

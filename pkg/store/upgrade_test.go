@@ -83,7 +83,7 @@ func (v version1) rows(table, without string) string {
 	return text
 }
 
-const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state bridge_refunds bridge_deleted endpoint permit_at"
+const newColumns = "request_open request_call request_key request_endpoint unknown_outcomes lost_claims bridge_state bridge_refunds bridge_deleted endpoint permit_at admitted quiet"
 
 func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 	v := newVersion1(t)

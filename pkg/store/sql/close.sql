@@ -93,43 +93,9 @@ from (select distinct payer from found where amount is not null and task_id not 
 {{- end}}
 
 -- name: complete
--- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints, $6 notes, $7 usages. Returns the leases that were completed. A task that was requeued, and that
--- nobody has claimed since, is completed as well: its picture is there. Input pictures are
--- deleted. Locks: as renew_leases. Index: primary key.
-with held as (
-    select t.task_id, t.run, t.user_id, t.input_count, given.image_url, given.request_id, given.endpoint, given.note,
-           -- A picture that was found has no usage; it was paid for all the same.
-           coalesce(nullif(given.usage, ''), case when t.requests_sent > 0 then jsonb_build_object('endpoint', t.request_endpoint)::text end, '') as usage
-    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
-         as given (task_id, epoch, image_url, request_id, endpoint, note, usage)
-    join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') in ('processing', 'pending')
-    order by t.task_id
-    for update of t
-), freed as (
-    delete from {{.Schema}}.inputs where task_id = any (array(select task_id from held where input_count > 0))
-), recorded as (
-    {{result "completed" "held.task_id, held.run, held.user_id" "held.usage" "from held"}}
-    -- What was recorded when its URL was known is as good, apart from the outcome.
-    on conflict (task_id, run) do update set outcome = 'completed'
-)
-update {{.Schema}}.tasks t
-set status = 'completed',
-    image_url = held.image_url,
-    request_id = nullif(held.request_id, ''),
-    request_open = false,
-    request_key = null,
-    progress_percentage = 100,
-    current_stage = 'completed',
-    error_code = null,
-    error_message = null,
-    leased_by = null,
-    lease_expires_at = null,
-    attempts = {{noted "completed" "nullif(held.request_id, '')" "nullif(held.endpoint, '')" "nullif(held.note, '')"}},
-    completed_at = now(),
-    updated_at = now()
-from held
-where t.task_id = held.task_id
-returning t.task_id, t.lease_epoch;
+-- $1 tasks, $2 epochs, $3 image URLs, $4 request ids, $5 endpoints, $6 notes, $7 usages. Returns the leases that were completed.
+-- Locks: the tasks in the order of task_id. Index: primary key.
+select task_id, lease_epoch from {{.Schema}}.complete($1, $2, $3, $4, $5, $6, $7);
 
 -- name: completed
 -- $1 tasks, $2 epochs. Returns the leases under which a task was completed. This makes complete repeatable after its
@@ -185,7 +151,7 @@ where c.call_id = $1;
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
-    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}} and {{accepted "$2"}}
+    where status = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}} and {{accepted "$2"}}
       and {{selected "$6" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
       and user_id <> all ($7::text[])
     order by lease_expires_at
@@ -196,7 +162,7 @@ with target as (
 -- name: abandoned
 -- $1 MAX_LOST_CLAIMS, $2 limit. The tasks that fail_abandoned would take. Locks: none. Index: "lease".
 select task_id from {{.Schema}}.tasks
-where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims >= $1 and task_id <> all ({{.Schema}}.tasks_set_aside())
+where status = 'processing' and lease_expires_at < now() and lost_claims >= $1 and task_id <> all ({{.Schema}}.tasks_set_aside())
 order by lease_expires_at
 limit $2;
 
@@ -243,7 +209,7 @@ select (select count(*) from {{.Schema}}.tasks where {{overdue "$1"}} and waits_
 -- name: sweep
 -- $1 stuck after, in ms, $2 limit, $3 error code, $4 error message, $5 only this user's tasks (null: all), $6 wait after a start of the
 -- server in ms, $7 only these tasks (null: all), $8 not these users, $9 call. Fails stuck tasks, the oldest first.
--- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "started".
+-- Locks: skips rows locked by others, so concurrent sweeps share the work. Index: "lease".
 with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
@@ -300,7 +266,7 @@ from result left join notified on true;
 
 -- name: stuck
 -- $1 stuck after, in ms, $2 limit, $3 only these tasks, $4 only this user's tasks (null: all). The tasks that a sweep
--- would take. Locks: none. Index: "started".
+-- would take. Locks: none. Index: "lease".
 with stuck as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
@@ -317,7 +283,7 @@ order by stuck.since;
 
 -- name: count_stuck
 -- $1 stuck after, in ms, $2 only these tasks, $3 only this user's tasks (null: all). The number of stuck tasks.
--- Locks: none. Index: "started".
+-- Locks: none. Index: "lease".
 select count(*)
 from {{.Schema}}.tasks
 where {{stuck "$1"}}

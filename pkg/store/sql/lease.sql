@@ -26,7 +26,7 @@ from {{.Schema}}.endpoints where name = any ($1);
 -- $1 limit. The tasks that the next claims would take or promote, in no particular order, to find the one that makes a claim fail. Locks: none.
 -- Index: "lease", "ready", "scheduled".
 (select task_id from {{.Schema}}.tasks
- where coalesce(status, '') = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside())
+ where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside())
  order by lease_expires_at limit $1)
 union all
 (select task_id from {{.Schema}}.tasks
@@ -42,7 +42,7 @@ union all
 -- claimed, so nobody waits for it. Locks: the task, shared, for the time of the statement. Index: "lease".
 select count(*) > 0 from (
     select from {{.Schema}}.tasks
-    where coalesce(status, '') = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
+    where status = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
       and task_id <> all ({{.Schema}}.tasks_set_aside())
     limit 1
     for share skip locked) suspect;
@@ -50,11 +50,7 @@ select count(*) > 0 from (
 -- name: begin_requests
 -- $1 tasks, $2 epochs, $3 ids of these calls, $4 endpoints, $5 their rates (0: no limit). Records paid requests before they are
 -- sent; without a key it is how many ms a request must wait. Locks: the tasks in the order of task_id, the rows of endpoints with a rate. Index: primary keys.
-select given.task_id, given.epoch, coalesce(begun.request_key, ''), coalesce(begun.wait_ms, 0)
-from (select * from unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::int[]) as given (task_id, epoch, call, endpoint, rate)
-      order by task_id) given
-cross join lateral {{.Schema}}.begin_request(given.task_id, given.epoch, given.call, given.endpoint, given.rate) begun
-where begun.request_key is not null or begun.wait_ms is not null;
+select task_id, lease_epoch, coalesce(request_key, ''), coalesce(wait_ms, 0) from {{.Schema}}.begin_requests($1, $2, $3, $4, $5);
 
 -- name: save_pending
 -- $1 task, $2 epoch, $3 what is to be fetched, $4 request id, $5 endpoint, $6 usage. Records a result that is paid for and still has to be fetched; the API

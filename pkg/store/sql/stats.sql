@@ -9,7 +9,7 @@ from {{.Schema}}.control, (
         (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null
                                     and task_id <> all ({{.Schema}}.tasks_set_aside()))),
         (select min(run_after) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())),
-        (select min(lease_expires_at) from {{.Schema}}.tasks where lease_expires_at is not null and coalesce(status, '') = 'processing' and $1 and lost_claims = 0
+        (select min(lease_expires_at) from {{.Schema}}.tasks where status = 'processing' and $1 and lost_claims = 0
          and task_id <> all ({{.Schema}}.tasks_set_aside()))
     ) as at
 ) next
@@ -19,7 +19,7 @@ where paused_at is null and next.at is not null;
 -- Whether any task is pending, due or not, or has an expired lease, and is not set aside. Index: "scheduled", "due", "lease".
 select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
     or exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside()))
-    or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
+    or exists (select from {{.Schema}}.tasks where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: has_pending_for
 -- $1 endpoints, each with "free". As has_pending, without pending tasks that no endpoint can be chosen for and that have nothing to fetch: of their model,
@@ -35,12 +35,12 @@ select exists (select from {{.Schema}}.tasks t cross join models
                             array(select (e ->> 'free')::int from jsonb_array_elements($1::jsonb) with ordinality as given (e, position) order by position),
                             t.task_id, t.run, coalesce(t.model, ''), t.request_endpoint) is not null))
                       or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
-    or exists (select from {{.Schema}}.tasks where lease_expires_at < now() and coalesce(status, '') = 'processing' and task_id <> all ({{.Schema}}.tasks_set_aside()));
+    or exists (select from {{.Schema}}.tasks where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, and because their model is out of order, age of the oldest due task in ms, processing,
 -- stuck; pictures that were made and not fetched for a minute, of them the longest time in ms, and its last error with its code. A task that is not promoted yet is due as well.
--- Index: "scheduled", "due", "held", "model", "started"; pending_results is short.
+-- Index: "scheduled", "due", "held", "model", "lease"; pending_results is short.
 select due.tasks + scheduled.tasks, due.tasks + scheduled.due,
        (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'user'),
        (select count(*) from {{.Schema}}.tasks where status = 'pending' and waits_for = 'model'),
