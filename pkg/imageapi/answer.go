@@ -67,7 +67,11 @@ type source struct {
 	partial  int      // pictures that are expected before the finished one
 	sent     []string // texts of the request: an address in them is not that of the picture
 	inputs   inputSums
+	head     *headWriter // gets what is read; optional
 }
+
+// readBuffer is the size of the buffer of each answer that is read.
+const readBuffer = 8 << 10
 
 // parseAnswer reads a response's body to its end and writes its picture to w: the first of an Images API, and the last of a chat, which may show
 // drafts before. If w is nil, pictures are left out. With an error it returns what was read until then: a picture that is complete counts even if
@@ -78,7 +82,7 @@ func parseAnswer(s source, w io.Writer) (answer, error) {
 		f.echo = &summingWriter{w: w, reset: reset, sum: sha256.New()}
 		f.w = f.echo
 	}
-	r := bufio.NewReaderSize(s.body, 16<<10)
+	r := bufio.NewReaderSize(s.body, readBuffer)
 	err := f.read(r)
 	f.textCut()
 	return f.answer, err
@@ -164,11 +168,11 @@ func (f *finder) picture(r io.Reader) error {
 		return err
 	}
 	f.begun = true
-	n, err := io.Copy(pictureWriter{f.w}, r)
-	if err == nil && n > 0 {
-		f.wrote = true
-	}
-	return err
+	return f.head.during(func() error {
+		n, err := io.Copy(pictureWriter{f.w}, r)
+		f.wrote = f.wrote || err == nil && n > 0
+		return err
+	})
 }
 
 type pictureWriter struct{ w io.Writer }

@@ -3,7 +3,6 @@ package imageapi
 import (
 	"bufio"
 	"io"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -63,12 +62,12 @@ func lastBytes(text string, limit int) string {
 }
 
 // fence matches a block of code in Markdown.
-var fence = regexp.MustCompile("(?s)```[a-zA-Z]*[ \t]*\r?\n?(.*?)(?:```|$)")
+var fence = newPattern("(?s)```[a-zA-Z]*[ \t]*\r?\n?(.*?)(?:```|$)")
 
 // textJSON looks for the URL of a picture in JSON that is the text, or a block of code in it. The last one counts.
 func (f *finder) textJSON(text string) error {
 	documents := []string{text}
-	for _, block := range fence.FindAllStringSubmatch(text, -1) {
+	for _, block := range fence().FindAllStringSubmatch(text, -1) {
 		documents = append(documents, block[1])
 	}
 	for _, document := range documents {
@@ -104,8 +103,8 @@ const longProgress = 48
 
 // withoutProgress returns a text without lines of progress and ids, and without blocks of code that are JSON.
 func withoutProgress(text string) string {
-	text = fence.ReplaceAllStringFunc(text, func(block string) string {
-		inside := strings.TrimSpace(fence.FindStringSubmatch(block)[1])
+	text = fence().ReplaceAllStringFunc(text, func(block string) string {
+		inside := strings.TrimSpace(fence().FindStringSubmatch(block)[1])
 		if strings.HasPrefix(inside, "{") || strings.HasPrefix(inside, "[") {
 			return ""
 		}
@@ -116,7 +115,7 @@ func withoutProgress(text string) string {
 		line = strings.TrimSpace(line)
 		kind, percent := readLine(line, true)
 		isProgress := kind != lineOther && (percent >= 0 || kind == lineID || utf8.RuneCountInString(line) < longProgress)
-		if !isProgress || failure.MatchString(strings.ToLower(line)) {
+		if !isProgress || failure().MatchString(strings.ToLower(line)) {
 			kept = append(kept, line)
 		}
 	}
@@ -126,7 +125,7 @@ func withoutProgress(text string) string {
 // Words of an API in place of a picture, in lower case.
 var (
 	// failure is how a line begins that says that making the picture failed.
-	failure = regexp.MustCompile(`(?m)^[^\p{L}\p{N}]*((图片|图像|任务|请求|绘图|绘画|作图|视频|系统|服务器?|上游|接口|抱歉[，,]?\s*)*(生成|处理|编辑|执行|请求|绘制|提交|创建)?(失败|出错|错误|异常|超时)` +
+	failure = newPattern(`(?m)^[^\p{L}\p{N}]*((图片|图像|任务|请求|绘图|绘画|作图|视频|系统|服务器?|上游|接口|抱歉[，,]?\s*)*(生成|处理|编辑|执行|请求|绘制|提交|创建)?(失败|出错|错误|异常|超时)` +
 		`|失败原因|错误(信息|码)?\s*[:：]|(image |task |request |generation |processing |rendering |editing |drawing )*(failed|failure|timed out)\b|(an? )?((internal|server|upstream|api|unknown|request|unexpected) )*error\b)|❌`)
 	// refusal says that what is asked for is not allowed.
 	refusal = words(`(input|output)[_ ]moderation`, `violat\w*.{0,60}(polic|guideline|terms|rules|standards)`, `(polic(y|ies)|guidelines|rules).{0,60}violat`, `usage polic`, `content polic`,
@@ -137,7 +136,7 @@ var (
 // answerIDs are the ids in an answer by which the API knows what it worked on.
 type answerIDs struct{ completion, task, picture string }
 
-var safeID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$`)
+var safeID = newPattern(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$`)
 
 // idValue reads the value of a key for an id of the whole answer.
 func (f *finder) idValue(p *parser, key string) error {
@@ -159,7 +158,7 @@ func (f *finder) idValue(p *parser, key string) error {
 func (i *answerIDs) set(name, id string) {
 	field := &i.task
 	switch {
-	case !safeID.MatchString(id):
+	case !safeID().MatchString(id):
 		return
 	case strings.HasPrefix(name, "gen"), strings.HasPrefix(name, "生成"):
 		field = &i.picture
@@ -181,7 +180,7 @@ func (i *answerIDs) read(text string) {
 		if start < 0 {
 			continue
 		}
-		if m := idLine.FindStringSubmatch(line[start:]); m != nil {
+		if m := idLine().FindStringSubmatch(line[start:]); m != nil {
 			name := "task_id"
 			if m[1] != "" {
 				name = "gen_id"

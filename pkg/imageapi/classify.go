@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -80,12 +79,12 @@ func withStatus(o outcome, status int) outcome {
 }
 
 // maskedKey matches a key that the API quotes in part.
-var maskedKey = regexp.MustCompile(`\bsk-([a-z0-9_-]*)(?:\*{3,}|\.{3,}|…)([a-z0-9_-]*)`)
+var maskedKey = newPattern(`\bsk-([a-z0-9_-]*)(?:\*{3,}|\.{3,}|…)([a-z0-9_-]*)`)
 
 // namesAnotherKey reports whether a message about a key quotes another one than ours: a relay passes on what its upstream answers. Both texts are
 // in lower case.
 func namesAnotherKey(message, key string) bool {
-	quoted := maskedKey.FindStringSubmatch(message)
+	quoted := maskedKey().FindStringSubmatch(message)
 	if quoted == nil || key == "" || !strings.Contains(message, "key") {
 		return false
 	}
@@ -181,11 +180,11 @@ func newPage(response *http.Response, form bodyForm, text string) page {
 // isPage reports whether a response says that it is a web page.
 func isPage(response *http.Response) bool { return mediaType(response.Header) == "text/html" }
 
-var title = regexp.MustCompile(`(?is)<title[^>]*>(.{1,200}?)</title>`)
+var title = newPattern(`(?is)<title[^>]*>(.{1,200}?)</title>`)
 
 // pageTitle returns the title of a page, or "".
 func pageTitle(text string) string {
-	if m := title.FindStringSubmatch(text); m != nil {
+	if m := title().FindStringSubmatch(text); m != nil {
 		return m[1]
 	}
 	return ""
@@ -211,7 +210,7 @@ func (c *Client) shown(response *http.Response, text string) string {
 // withoutSecrets removes keys, and the queries of URLs, from a text of the API.
 func (c *Client) withoutSecrets(response *http.Response, text string) string {
 	text = redact.New(keyOf(response), *c.key.Load()).String(text)
-	return urlQuery.ReplaceAllString(partOfKey.ReplaceAllString(text, redact.Mask), "$1?"+redact.Mask)
+	return urlQuery().ReplaceAllString(partOfKey().ReplaceAllString(text, redact.Mask), "$1?"+redact.Mask)
 }
 
 // keyOf returns the key that the request of a response was sent with. The client's may be another one by now.
@@ -223,10 +222,10 @@ func keyOf(response *http.Response) string {
 }
 
 // partOfKey matches a key that is quoted in part.
-var partOfKey = regexp.MustCompile(`\bsk-[A-Za-z0-9_-]{0,8}[A-Za-z0-9_*.…-]{4,}`)
+var partOfKey = newPattern(`\bsk-[A-Za-z0-9_-]{0,8}[A-Za-z0-9_*.…-]{4,}`)
 
 // urlQuery matches URLs with a query, which is a secret in signed ones.
-var urlQuery = regexp.MustCompile(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
+var urlQuery = newPattern(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
 
 // readError classifies a failure to read a picture from a response with a status of success. network is the error of the connection, if there was
 // one, and err that of reading; nil: the response was read whole.
@@ -271,9 +270,9 @@ func (c *Client) readError(ctx context.Context, response *http.Response, a answe
 	}
 	if said := hide(a.said, private); a.chat {
 		switch lower := strings.ToLower(said); {
-		case failure.MatchString(lower):
+		case failure().MatchString(lower):
 			return c.answerError(response, apiError{Message: said}, nil)
-		case refusal.MatchString(lower):
+		case refusal().MatchString(lower):
 			return c.answerError(response, apiError{Code: "content_filter", Message: said}, nil)
 		}
 	}

@@ -18,6 +18,9 @@ type encodingFault struct{ err error }
 func (e *encodingFault) Error() string { return "the response can't be decompressed: " + e.err.Error() }
 func (e *encodingFault) Unwrap() error { return e.err }
 
+// minBuffer is the least that a bufio.Reader takes; packedBuffer is for what is decompressed, which is read byte by byte.
+const minBuffer, packedBuffer = 16, 16 << 10
+
 // maxLayers is how often a body may be compressed.
 const maxLayers = 2
 
@@ -29,8 +32,9 @@ func decompressed(r io.Reader, h http.Header, limit int64) (io.Reader, error) {
 	bounded := &maxReader{r: r, left: limit}
 	out := io.Reader(bounded)
 	for range maxLayers {
-		buffered := bufio.NewReaderSize(out, 16<<10)
-		out = buffered
+		// A body that is not compressed passes through without being copied.
+		buffered := bufio.NewReaderSize(out, minBuffer)
+		out = struct{ io.Reader }{buffered} // its WriteTo would write minBuffer bytes at a time
 		head, err := buffered.Peek(2)
 		if len(head) < 2 {
 			return out, ignoreEOF(err)
@@ -38,11 +42,11 @@ func decompressed(r io.Reader, h http.Header, limit int64) (io.Reader, error) {
 		var unpacked io.Reader
 		switch {
 		case head[0] == 0x1f && head[1] == 0x8b:
-			unpacked, err = gzip.NewReader(buffered)
+			unpacked, err = gzip.NewReader(bufio.NewReaderSize(buffered, packedBuffer))
 		case isZlib(head):
-			unpacked, err = zlib.NewReader(buffered)
+			unpacked, err = zlib.NewReader(bufio.NewReaderSize(buffered, packedBuffer))
 		case strings.Contains(named, "deflate") && !isPlain(head[0]):
-			unpacked = flate.NewReader(buffered)
+			unpacked = flate.NewReader(bufio.NewReaderSize(buffered, packedBuffer))
 		case !isPlain(head[0]) && (strings.Contains(named, "br") || strings.Contains(named, "zstd")) || head[0] == 0x28 && head[1] == 0xb5:
 			return out, &encodingFault{fmt.Errorf("it is compressed with %s, which was not asked for", cmp.Or(oneLine(named), "zstd"))}
 		default:

@@ -64,7 +64,7 @@ func (f *finder) events(r *bufio.Reader) error {
 			return err
 		}
 	}
-	if first == nil && !done && !f.finished && !f.final && !f.found() && !f.failed && !failure.MatchString(strings.ToLower(hide(f.scanner.endedLines(), f.sent))) {
+	if first == nil && !done && !f.finished && !f.final && !f.found() && !f.failed && !failure().MatchString(strings.ToLower(hide(f.scanner.endedLines(), f.sent))) {
 		return io.ErrUnexpectedEOF // it was cut off
 	}
 	f.finished = true

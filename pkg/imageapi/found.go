@@ -137,7 +137,11 @@ func (f *finder) decode(text io.Reader, depth int) error {
 		}
 		w = &f.event.held
 	}
-	n, err := decodeBase64(w, text)
+	var n int64
+	err := f.head.during(func() (err error) {
+		n, err = decodeBase64(w, text)
+		return err
+	})
 	if n == 0 && errors.Is(err, errNotBase64) {
 		return nil // it is no picture
 	}

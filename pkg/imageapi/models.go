@@ -7,7 +7,6 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -96,13 +95,13 @@ var models = map[string]model{
 	},
 }
 
-var snapshotDate = regexp.MustCompile(`-\d{4}-\d{2}-\d{2}$`)
+var snapshotDate = newPattern(`-\d{4}-\d{2}-\d{2}$`)
 
 // findModel returns the model of a name, which may be that of a snapshot, such as gpt-image-2-2026-04-21.
 func findModel(name string) (model, bool) {
 	m, ok := models[name]
 	if !ok {
-		m, ok = models[snapshotDate.ReplaceAllString(name, "")]
+		m, ok = models[snapshotDate().ReplaceAllString(name, "")]
 	}
 	return m, ok
 }

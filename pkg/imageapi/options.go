@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -126,7 +125,7 @@ func ParseOptions(raw json.RawMessage) (Options, error) {
 func isNull(value json.RawMessage) bool { return string(value) == "null" }
 
 // extraName is the form of a name in Extra. It has no brackets, which relays may read as a list of a parameter of ours.
-var extraName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+var extraName = newPattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
 // reservedNames are the parameters besides the options that this package sets.
 var reservedNames = []string{"image", "images", "mask", "messages", "model", "n", "partial_images", "prompt", "response_format", "stream", "stream_options"}
@@ -157,8 +156,8 @@ func (o *Options) checkBounds() error {
 		// Servers written in Go compare the names without regard to case.
 		lower := strings.ToLower(name)
 		switch {
-		case !extraName.MatchString(name):
-			return badOptions("option %s has the name %s; a name must match %s", nameExtra, quote(name), extraName)
+		case !extraName().MatchString(name):
+			return badOptions("option %s has the name %s; a name must match %s", nameExtra, quote(name), extraName())
 		case slices.Contains(reservedNames, lower):
 			return badOptions("option %s has the name %s, which is not allowed there: this program sets it", nameExtra, quote(name))
 		case slices.Contains(optionNames, lower):

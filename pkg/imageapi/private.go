@@ -2,7 +2,6 @@ package imageapi
 
 import (
 	"net/http"
-	"regexp"
 	"strings"
 
 	"imagetasks/pkg/redact"
@@ -37,11 +36,11 @@ func longest(private []string) int {
 }
 
 // echo matches the fields of an answer that hold the prompt, or what the API made of it.
-var echo = regexp.MustCompile(`("(?:revised_|actual_|original_|negative_)?prompt"\s*:\s*)"(?:[^"\\]|\\.)*"?`)
+var echo = newPattern(`("(?:revised_|actual_|original_|negative_)?prompt"\s*:\s*)"(?:[^"\\]|\\.)*"?`)
 
 // hideHead removes what is private from the beginning of an answer and cuts it to maxHead.
 func (c *Client) hideHead(response *http.Response, head []byte, private []string) []byte {
-	text := echo.ReplaceAllString(hide(string(head), private), `$1"[prompt]"`)
+	text := echo().ReplaceAllString(hide(string(head), private), `$1"[prompt]"`)
 	text = c.withoutSecrets(response, text)
 	return []byte(text[:min(len(text), maxHead)])
 }

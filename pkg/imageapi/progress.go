@@ -1,7 +1,6 @@
 package imageapi
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -52,11 +51,11 @@ var (
 		`^(图片|图像|任务)(正在)?(生成|处理|绘制)中`)
 	doneLine = words(`^(图片|图像|任务)?(已)?(生成|绘制|绘图|处理|编辑)?(完成|成功|完毕)`, `^(image )?(generation )?(is )?(completed?|done|finished|succeeded|success)\b`, `^generated\b`)
 	// barLine matches a line of a percentage and a bar.
-	barLine = regexp.MustCompile(`^[\s\[\]()|#=\-–—_.·>*█▓▒░▏▎▍▌▋▊▉■□▪▫●○⬛⬜🟩🟦⣿⡿]*\d{1,3}(\.\d+)?\s*[%％]`)
+	barLine = newPattern(`^[\s\[\]()|#=\-–—_.·>*█▓▒░▏▎▍▌▋▊▉■□▪▫●○⬛⬜🟩🟦⣿⡿]*\d{1,3}(\.\d+)?\s*[%％]`)
 
 	// percentages match those of a line of progress: 进度 14%, progress: 14.5 %, 🏃 进度 14..23..
-	percentages = regexp.MustCompile(`(\d{1,3})(?:\.\d+)?\s*[%％]`)
-	dotted      = regexp.MustCompile(`(\d{1,3})\s*(?:\.\.|…)`)
+	percentages = newPattern(`(\d{1,3})(?:\.\d+)?\s*[%％]`)
+	dotted      = newPattern(`(\d{1,3})\s*(?:\.\.|…)`)
 	progressOf  = words(`进度`, `progress`)
 
 	// markOnly matches the emojis that stand for a stage where there are no words.
@@ -65,7 +64,7 @@ var (
 )
 
 // idLine matches a line with an id of a task or a picture.
-var idLine = regexp.MustCompile(`(?i)^(?:(gen[_ ]?id|生成\s*ID)|(?:task|job|request)?[_ ]?id|(?:任务|请求|作业)\s*(?:ID|编号|号))[*\s]*[:：][*\s]*` + "`?" + `([A-Za-z0-9][A-Za-z0-9_.:-]{2,99})`)
+var idLine = newPattern(`(?i)^(?:(gen[_ ]?id|生成\s*ID)|(?:task|job|request)?[_ ]?id|(?:任务|请求|作业)\s*(?:ID|编号|号))[*\s]*[:：][*\s]*` + "`?" + `([A-Za-z0-9][A-Za-z0-9_.:-]{2,99})`)
 
 // stripLine returns a line without the marks at its beginning, in lower case, and the emoji among these.
 func stripLine(line string) (text, marks string) {
@@ -100,23 +99,23 @@ func readLine(line string, whole bool) (kind lineKind, percent int) {
 		return lineEmpty, percent
 	case len(line) > maxProgressLine:
 		return lineOther, percent
-	case idLine.MatchString(text):
+	case idLine().MatchString(text):
 		return lineID, percent
-	case generatingLine.MatchString(text), barLine.MatchString(text):
+	case generatingLine().MatchString(text), barLine().MatchString(text):
 		kind = lineGenerating
-	case doneLine.MatchString(text):
+	case doneLine().MatchString(text):
 		return lineDone, percent
-	case queuingLine.MatchString(text):
+	case queuingLine().MatchString(text):
 		kind = lineQueuing
 	default:
 		return lineOther, percent
 	}
-	if all := percentages.FindAllStringSubmatch(text, -1); all != nil {
+	if all := percentages().FindAllStringSubmatch(text, -1); all != nil {
 		percent, _ = strconv.Atoi(all[len(all)-1][1])
-	} else if all := dotted.FindAllStringSubmatch(text, -1); all != nil && progressOf.MatchString(text) {
+	} else if all := dotted().FindAllStringSubmatch(text, -1); all != nil && progressOf().MatchString(text) {
 		percent, _ = strconv.Atoi(all[len(all)-1][1])
-	} else if whole && progressOf.MatchString(text) {
-		if n := regexpNumber.FindString(text); n != "" {
+	} else if whole && progressOf().MatchString(text) {
+		if n := regexpNumber().FindString(text); n != "" {
 			percent, _ = strconv.Atoi(n)
 		}
 	}
@@ -126,7 +125,7 @@ func readLine(line string, whole bool) (kind lineKind, percent int) {
 	return kind, percent
 }
 
-var regexpNumber = regexp.MustCompile(`\d{1,3}`)
+var regexpNumber = newPattern(`\d{1,3}`)
 
 // maxProgressLine bounds a line of progress, in bytes. One line may have all of them: 进度 5..10..15..
 const maxProgressLine = 1 << 10

@@ -11,7 +11,7 @@ const maxHead = 64 << 10
 
 // readAnswer reads a body of a response, at most limit bytes before and after its decompression. head gets its beginning, decompressed; optional.
 // s has what else is known of the answer. The others are as in parseAnswer.
-func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Writer, head io.Writer, s source) (answer, error) {
+func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Writer, head *headWriter, s source) (answer, error) {
 	content, err := decompressed(body, response.Header, limit)
 	if err != nil {
 		return answer{}, err
@@ -19,7 +19,7 @@ func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Write
 	if head != nil {
 		content = io.TeeReader(content, head)
 	}
-	s.body, s.media = content, mediaType(response.Header)
+	s.body, s.media, s.head = content, mediaType(response.Header), head
 	if response.Request != nil {
 		s.base = response.Request.URL
 	}
@@ -30,12 +30,37 @@ func readAnswer(response *http.Response, body io.Reader, limit int64, w io.Write
 type headWriter struct {
 	limit int
 	text  []byte
+	// picture reports that what is written now is a picture's, of which little is kept: hundreds of answers may be read at the same time.
+	picture bool
 }
+
+// maxPictureHead bounds what is kept of a response once a picture has begun in it, in bytes.
+const maxPictureHead = 8 << 10
 
 // Write implements io.Writer; it returns no error.
 func (h *headWriter) Write(p []byte) (int, error) {
-	h.text = append(h.text, p[:min(len(p), h.limit-len(h.text))]...)
+	kept := p[:min(len(p), max(h.limit-len(h.text), 0))]
+	if h.picture {
+		kept = kept[:min(len(kept), max(maxPictureHead-len(h.text), 0))]
+	}
+	if len(kept) < len(p) {
+		h.limit = 0 // nothing that follows a gap
+	}
+	if h.text == nil {
+		h.text = make([]byte, 0, len(kept))
+	}
+	h.text = append(h.text, kept...)
 	return len(p), nil
+}
+
+// during calls read while what is written is a picture's.
+func (h *headWriter) during(read func() error) error {
+	if h == nil {
+		return read()
+	}
+	h.picture = true
+	defer func() { h.picture = false }()
+	return read()
 }
 
 // How long is waited for the rest of a response whose picture is complete. Reading it lets the connection be used again, and is worth nothing else.

@@ -3,7 +3,6 @@ package imageapi
 import (
 	"fmt"
 	"math/bits"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,12 +50,12 @@ func isFreeSize(text string) bool {
 // size is a width and a height in pixels, each of at most 99,999.
 type size struct{ width, height int64 }
 
-var exactSize = regexp.MustCompile(`^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$`)
+var exactSize = newPattern(`^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$`)
 
 // parseSize returns the size in a text such as 1536x1024, or a zero size if it has another form.
 func parseSize(text string) size {
 	var s size
-	if edges := exactSize.FindStringSubmatch(text); edges != nil {
+	if edges := exactSize().FindStringSubmatch(text); edges != nil {
 		s.width, _ = strconv.ParseInt(edges[1], 10, 64)
 		s.height, _ = strconv.ParseInt(edges[2], 10, 64)
 	}
@@ -98,7 +97,7 @@ type aspect struct {
 const minAspectEdge = 64
 
 // aspectForm is the form of a ratio or a size. Chinese input methods write a full-width colon.
-var aspectForm = regexp.MustCompile(`^` + aspectNumber + aspectSpace + `([:：x×*/])` + aspectSpace + aspectNumber + `$`)
+var aspectForm = newPattern(`^` + aspectNumber + aspectSpace + `([:：x×*/])` + aspectSpace + aspectNumber + `$`)
 
 const (
 	aspectNumber = `([0-9]{1,5})(?:\.([0-9]{1,4}))?`
@@ -113,7 +112,7 @@ func readAspect(text string) aspect {
 	case square, landscape, portrait, auto:
 		return aspect{word: text}
 	}
-	parts := aspectForm.FindStringSubmatch(text)
+	parts := aspectForm().FindStringSubmatch(text)
 	if parts == nil {
 		return aspect{}
 	}

@@ -2,7 +2,6 @@ package imageapi
 
 import (
 	"net/http"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -25,8 +24,8 @@ type outcome struct {
 type line struct {
 	name     string // for the tests
 	statuses []int
-	codes    []string       // of the API's error: its code or its type, in lower case
-	text     *regexp.Regexp // of the API's error's message, in lower case
+	codes    []string // of the API's error: its code or its type, in lower case
+	text     pattern  // of the API's error's message, in lower case
 	outcome
 }
 
@@ -43,8 +42,8 @@ const (
 	statusOriginError    = 530
 )
 
-func words(alternatives ...string) *regexp.Regexp {
-	return regexp.MustCompile(strings.Join(alternatives, "|"))
+func words(alternatives ...string) pattern {
+	return newPattern(strings.Join(alternatives, "|"))
 }
 
 // answers classifies the errors that an API reports as JSON: the first line that applies counts. The status of an error with status
@@ -205,7 +204,7 @@ type pageLine struct {
 	name     string // for the tests
 	statuses []int
 	forms    []bodyForm
-	text     *regexp.Regexp
+	text     pattern
 	is       func(page) bool
 	outcome
 }
@@ -295,10 +294,10 @@ func (l line) matches(status int, e apiError) bool {
 	if len(l.codes) == 0 && l.text == nil {
 		return true
 	}
-	return slices.Contains(l.codes, e.Code) || slices.Contains(l.codes, e.Type) || (l.text != nil && l.text.MatchString(e.Message))
+	return slices.Contains(l.codes, e.Code) || slices.Contains(l.codes, e.Type) || (l.text != nil && l.text().MatchString(e.Message))
 }
 
 func (l pageLine) matches(p page) bool {
 	return (len(l.statuses) == 0 || slices.Contains(l.statuses, p.status)) && (len(l.forms) == 0 || slices.Contains(l.forms, p.form)) &&
-		(l.text == nil || l.text.MatchString(p.text)) && (l.is == nil || l.is(p))
+		(l.text == nil || l.text().MatchString(p.text)) && (l.is == nil || l.is(p))
 }

@@ -3,7 +3,6 @@ package imageapi
 import (
 	"bytes"
 	"io"
-	"regexp"
 )
 
 const (
@@ -13,9 +12,9 @@ const (
 
 var (
 	// usageName is the form of the names that are kept.
-	usageName = regexp.MustCompile(`^[A-Za-z0-9_]{1,48}$`)
+	usageName = newPattern(`^[A-Za-z0-9_]{1,48}$`)
 	// usageDigits is the form of the numbers that are kept. The database refuses larger exponents.
-	usageDigits = regexp.MustCompile(`^[-0-9.]{1,30}([eE][+-]?[0-9]{1,2})?$`)
+	usageDigits = newPattern(`^[-0-9.]{1,30}([eE][+-]?[0-9]{1,2})?$`)
 )
 
 // usageValue reads the value of a key for what a request used. What is no object, or has no numbers, is left out.
@@ -41,7 +40,7 @@ func usageObject(p *parser, b *bytes.Buffer, depth int) (kept bool, err error) {
 			return err
 		}
 		before := b.Len()
-		if !usageName.MatchString(key) || before > maxUsage {
+		if !usageName().MatchString(key) || before > maxUsage {
 			return p.skip()
 		}
 		if kept {
@@ -70,7 +69,7 @@ func usageObject(p *parser, b *bytes.Buffer, depth int) (kept bool, err error) {
 // usageNumber copies a number, unless it is longer or larger than any number that means something.
 func usageNumber(p *parser, b *bytes.Buffer) (copied bool, err error) {
 	text, err := p.numberText()
-	if err != nil || !usageDigits.MatchString(text) {
+	if err != nil || !usageDigits().MatchString(text) {
 		return false, err
 	}
 	number := newParser(bytes.NewReader([]byte(text)))

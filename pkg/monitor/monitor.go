@@ -231,6 +231,10 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		}
 		if !m.conf.DryRun {
 			step("tasks that were set aside", func() (err error) {
+				aside, err := m.conf.Store.TasksAside(ctx, 1)
+				if err == nil && len(aside) == 0 {
+					return nil
+				}
 				r.SetAside, err = repair.FailSetAside(ctx, m.conf.Store, max(m.conf.StuckAfter, asideTime), m.conf.Log)
 				return err
 			})

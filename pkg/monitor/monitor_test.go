@@ -57,12 +57,12 @@ func (s *fakeStore) CountStuck(ctx context.Context, _ store.Sweep) (int, error) 
 func (s *fakeStore) FailOverdue(context.Context, time.Duration, int, uuid.UUID) ([]task.Refund, error) {
 	return nil, s.call("overdue")
 }
-func (s *fakeStore) CountOverdue(context.Context, time.Duration) (int, error) { return 0, nil }
+func (s *fakeStore) CountOverdue(context.Context, time.Duration) (int, error) { return 1, nil }
 func (s *fakeStore) FailSetAside(context.Context, time.Duration, int, uuid.UUID) ([]task.Refund, error) {
 	return nil, s.call("fail set aside")
 }
 func (s *fakeStore) TasksAside(context.Context, int) ([]store.AsideTask, error) {
-	return nil, s.call("set aside")
+	return []store.AsideTask{{}}, s.call("set aside")
 }
 func (s *fakeStore) Unsettled(context.Context, time.Duration, int) (store.Unsettled, error) {
 	return store.Unsettled{}, s.call("unsettled")

@@ -61,7 +61,7 @@ func (up *upstream) newHTTP() *http.Transport {
 		DisableCompression: true,
 		Protocols:          protocols,
 		HTTP2: &http.HTTP2Config{
-			MaxReceiveBufferPerStream:     256 << 10,
+			MaxReceiveBufferPerStream:     128 << 10, // of each request in flight
 			MaxReceiveBufferPerConnection: 4 << 20,
 			// A ping detects a dead connection before the task's timeout does.
 			SendPingTimeout: up.conf.PingAfter,

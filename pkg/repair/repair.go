@@ -65,6 +65,9 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 	if err != nil {
 		return done, err
 	}
+	if total == 0 && !o.DryRun {
+		return done, ctx.Err()
+	}
 	limit := total
 	if o.Limit > 0 {
 		limit = min(o.Limit, total)
@@ -77,7 +80,7 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		return done, err
 	}
 	for len(done.Tasks) < limit && ctx.Err() == nil {
-		o.Limit, o.CallID = min(batch, limit-len(done.Tasks)), uuid.New()
+		o.Limit = min(batch, limit-len(done.Tasks))
 		// A started batch is completed even if ctx ends, so that its refunds are reported.
 		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
 			return st.Sweep(ctx, o.Sweep)
@@ -119,11 +122,13 @@ type OverdueResult struct {
 // FailOverdue fails and refunds the tasks that are due for longer than after, batch by batch, and logs each task. When ctx
 // ends it stops between two batches, as Sweep does.
 func FailOverdue(ctx context.Context, st Store, after time.Duration, dryRun bool, log logrus.FieldLogger) (OverdueResult, error) {
+	// Counting is cheap. Where it fails because of one task, the others are closed nevertheless.
+	due, err := st.CountOverdue(ctx, after)
 	if dryRun {
-		var done OverdueResult
-		var err error
-		done.Count, err = st.CountOverdue(ctx, after)
-		return done, err
+		return OverdueResult{Count: due}, err
+	}
+	if err == nil && due == 0 {
+		return OverdueResult{}, nil
 	}
 	return closeAll(ctx, log, "failed: it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
 		return st.FailOverdue(ctx, after, batch, call)
@@ -141,8 +146,7 @@ func FailSetAside(ctx context.Context, st Store, after time.Duration, log logrus
 func closeAll(ctx context.Context, log logrus.FieldLogger, what string, next func(context.Context, uuid.UUID) ([]task.Refund, error)) (OverdueResult, error) {
 	var done OverdueResult
 	for ctx.Err() == nil {
-		call := uuid.New()
-		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) { return next(ctx, call) })
+		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) { return next(ctx, uuid.Nil) })
 		if err != nil {
 			return done, err
 		}

@@ -95,8 +95,9 @@ const repairTries = 20
 // RepairRefunds pays up to limit refunds that are owed (rule missing_refund), and returns them. A repeat with the same call id
 // returns the first result.
 func (s *Store) RepairRefunds(ctx context.Context, limit int, call uuid.UUID) ([]task.Refund, error) {
+	identified := newIdentifiedCall(call)
 	for try := 1; ; try++ {
-		paid, _, err := s.queryRecorded(ctx, call, s.sql.repairRefunds, limit)
+		paid, _, err := s.queryRecorded(ctx, identified, s.sql.repairRefunds, limit)
 		// Another call has paid one of them since the snapshot of the statement, which was rolled back.
 		if pqErr := pq.As(err, pqerror.UniqueViolation); pqErr == nil || pqErr.Constraint != "ledger_once" || try == repairTries {
 			return paid, err

@@ -223,10 +223,7 @@ func (s *Store) CountStuck(ctx context.Context, w Sweep) (int, error) {
 // makes it fail is set aside, and the other candidates are closed.
 func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, candidates func() ([]string, error), tasks []string,
 	args ...any) ([]task.Refund, error) {
-	if call == uuid.Nil {
-		call = uuid.New()
-	}
-	refunds, err := s.closeTasks(ctx, call, st, tasks, args...)
+	refunds, err := s.closeTasks(ctx, newIdentifiedCall(call), st, tasks, args...)
 	if err == nil || !isRowError(err) {
 		return refunds, err
 	}
@@ -235,7 +232,7 @@ func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, ca
 		return nil, listErr
 	}
 	err = s.eachByItself(ctx, st.String(), ids, err, func(id string) (bool, error) {
-		closed, err := s.closeTasks(ctx, uuid.New(), st, []string{id}, args...)
+		closed, err := s.closeTasks(ctx, newIdentifiedCall(uuid.Nil), st, []string{id}, args...)
 		refunds = append(refunds, closed...)
 		return len(closed) > 0, err
 	})
@@ -245,7 +242,7 @@ func (s *Store) closeBatch(ctx context.Context, call uuid.UUID, st statement, ca
 	return nil, err
 }
 
-func (s *Store) closeTasks(ctx context.Context, call uuid.UUID, st statement, tasks []string, args ...any) ([]task.Refund, error) {
+func (s *Store) closeTasks(ctx context.Context, call identifiedCall, st statement, tasks []string, args ...any) ([]task.Refund, error) {
 	locked := []string{}
 	for {
 		refunds, more, err := s.queryRecorded(ctx, call, st, append(slices.Clone(args), pq.Array(tasks), pq.Array(locked))...)
@@ -256,13 +253,28 @@ func (s *Store) closeTasks(ctx context.Context, call uuid.UUID, st statement, ta
 	}
 }
 
+// identifiedCall is a call whose result is recorded under its id.
+type identifiedCall struct {
+	id uuid.UUID
+	// mayRepeat reports that the caller may have made the call before.
+	mayRepeat bool
+}
+
+// newIdentifiedCall returns the call with that id; uuid.Nil: a new one.
+func newIdentifiedCall(id uuid.UUID) identifiedCall {
+	if id == uuid.Nil {
+		return identifiedCall{id: uuid.New()}
+	}
+	return identifiedCall{id: id, mayRepeat: true}
+}
+
 // queryRecorded runs a statement that records its result under the id of the call, as its last argument. A repeat whose first
 // call took effect is rolled back by the primary key of "calls", and returns the recorded result.
-func (s *Store) queryRecorded(ctx context.Context, call uuid.UUID, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
-	id := callID(call)
-	refunds, locked, err = s.queryRefunds(ctx, st, append(args, id)...)
+func (s *Store) queryRecorded(ctx context.Context, call identifiedCall, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
+	id := call.id.String()
+	refunds, locked, lost, err := s.queryRefundsRepeated(ctx, st, append(args, id)...)
 	// Where the first call closed all there was, a repeat closes nothing.
-	repeated := err == nil && len(refunds) == 0
+	repeated := err == nil && len(refunds) == 0 && (call.mayRepeat || lost)
 	if isRecorded(err) {
 		repeated, locked = true, nil
 	}
@@ -281,7 +293,13 @@ func isRecorded(err error) bool {
 // queryRefunds runs a statement that returns task, user, credits refunded, balance after it, age in ms, whether a charge is missing, and
 // instead of these a user whose row was locked.
 func (s *Store) queryRefunds(ctx context.Context, st statement, args ...any) (refunds []task.Refund, locked []string, err error) {
-	err = s.query(ctx, st, func(rows *sql.Rows) error {
+	refunds, locked, _, err = s.queryRefundsRepeated(ctx, st, args...)
+	return refunds, locked, err
+}
+
+// queryRefundsRepeated is queryRefunds. It reports whether an answer was lost, so that the statement may have taken effect before.
+func (s *Store) queryRefundsRepeated(ctx context.Context, st statement, args ...any) (refunds []task.Refund, locked []string, lost bool, err error) {
+	lost, err = s.queryRepeated(ctx, s.db, st, func(rows *sql.Rows) error {
 		var r task.Refund
 		var balance sql.NullInt64
 		var lockedUser sql.NullString
@@ -300,5 +318,5 @@ func (s *Store) queryRefunds(ctx context.Context, st statement, args ...any) (re
 		refunds = append(refunds, r)
 		return nil
 	}, args...)
-	return refunds, locked, err
+	return refunds, locked, lost, err
 }

@@ -89,22 +89,26 @@ type boundConn struct {
 	deadline deadline
 	limit    time.Duration // of a call whose context has no deadline
 	pool     *poolState
+	prepared preparedOn
 
 	bad        bool
+	inTx       bool
 	answeredAt time.Time
 }
 
 // poolState is what the connections of a pool share.
 type poolState struct {
 	silentAt atomic.Int64 // when a call began that was not answered in time, in nanoseconds
+	unpreparedAt
 }
 
-func newBoundConn(c driver.Conn, w *wire, limit time.Duration, pool *poolState) (*boundConn, error) {
+func newBoundConn(c driver.Conn, w *wire, limit time.Duration, hot *hotStatements, pool *poolState) (*boundConn, error) {
 	pqc, ok := c.(pqConn)
 	if !ok {
 		return nil, fmt.Errorf("lib/pq's connection is a %T, which lacks methods that are needed", c)
 	}
-	return &boundConn{pq: pqc, wire: w, deadline: deadline{conn: w}, limit: limit, pool: pool, answeredAt: time.Now()}, nil
+	return &boundConn{pq: pqc, wire: w, deadline: deadline{conn: w}, limit: limit, pool: pool,
+		prepared: preparedOn{hot: hot, pool: pool}, answeredAt: time.Now()}, nil
 }
 
 // deadline is that of the connection. It is safe for concurrent use.
@@ -285,7 +289,7 @@ func (c *boundConn) Ping(ctx context.Context) error {
 // ExecContext implements driver.ExecerContext.
 func (c *boundConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	end := c.begin(ctx, c.limit)
-	result, err := c.pq.ExecContext(ctx, query, args)
+	result, err := prepared(ctx, c, query, args, func() (driver.Result, error) { return c.pq.ExecContext(ctx, query, args) })
 	if err := end(err); err != nil {
 		return nil, err
 	}
@@ -296,7 +300,7 @@ func (c *boundConn) ExecContext(ctx context.Context, query string, args []driver
 // a repeat can't double them.
 func (c *boundConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	end := c.begin(ctx, c.limit)
-	rows, err := readRows(c.pq.QueryContext(ctx, query, args))
+	rows, err := prepared(ctx, c, query, args, func() (*bufferedRows, error) { return readRows(c.pq.QueryContext(ctx, query, args)) })
 	if err := end(err); err != nil {
 		return nil, err
 	}
@@ -434,6 +438,7 @@ func (c *boundConn) BeginTx(ctx context.Context, options driver.TxOptions) (driv
 	if err := end(err); err != nil {
 		return nil, harmless(ctx, err)
 	}
+	c.inTx = true
 	bound := &boundTx{tx: tx, conn: c, limit: c.limit}
 	if at, ok := ctx.Deadline(); ok {
 		bound.limit = max(time.Until(at), 0)
@@ -460,6 +465,7 @@ func (t *boundTx) end(call func() error) error {
 	end := t.conn.begin(context.Background(), t.limit)
 	err := end(call())
 	t.stop()
+	t.conn.inTx = false
 	t.conn.deadline.endTx()
 	return err
 }

@@ -21,6 +21,7 @@ type connector struct {
 	conf  *currentConfig
 	dial  pgdial.DialFunc
 	limit time.Duration // of a statement whose context has no deadline
+	hot   *hotStatements
 }
 
 // maxConnect bounds the time in which a host must start a session, also where connect_timeout is 0 or more: database/sql opens connections in
@@ -44,7 +45,7 @@ func newConnector(conf Config) (*connector, *dialer, error) {
 	}
 	boundConnect(&c)
 	d := &dialer{dial: pgdial.Network(c)}
-	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext, limit: conf.StatementTimeout}, d, nil
+	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext, limit: conf.StatementTimeout, hot: newHotStatements(nil)}, d, nil
 }
 
 // boundConnect bounds the time for a connection.
@@ -75,7 +76,7 @@ func (c *poolConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBoundConn(s.Conn, s.wire, c.limit, &c.state)
+	return newBoundConn(s.Conn, s.wire, c.limit, c.hot, &c.state)
 }
 
 // Driver returns the driver. It implements driver.Connector.

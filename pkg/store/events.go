@@ -131,10 +131,7 @@ func (s *Store) RecordEvents(ctx context.Context, retryFor time.Duration, outcom
 // NotifyEvents sends the ids of up to limit closed tasks on the channel of events, and returns their number. call is the id of the call, the same
 // for its repeats; zero: a new one.
 func (s *Store) NotifyEvents(ctx context.Context, limit int, call uuid.UUID) (int, error) {
-	if call == uuid.Nil {
-		call = uuid.New()
-	}
-	return s.recordedCall(ctx, s.sql.notifyEvents, call, limit)
+	return s.recordedCall(ctx, s.sql.notifyEvents, newIdentifiedCall(call), limit)
 }
 
 // EventChannel returns the name of the channel that NotifyEvents sends on.
@@ -228,14 +225,11 @@ func (s *Store) DiscardEvents(ctx context.Context, ids []string, call uuid.UUID)
 }
 
 func (s *Store) setEvents(ctx context.Context, ids []string, state EventState, call uuid.UUID) (int, error) {
-	if call == uuid.Nil {
-		call = uuid.New()
-	}
 	var selected any // all
 	if ids != nil {
 		selected = pq.Array(ids)
 	}
-	n, err := s.recordedCall(ctx, s.sql.setEvents, call, selected, string(state))
+	n, err := s.recordedCall(ctx, s.sql.setEvents, newIdentifiedCall(call), selected, string(state))
 	if err == nil && n == 0 && ids != nil {
 		err = fmt.Errorf("there is no such event: %w", task.ErrNotFound)
 	}

@@ -79,7 +79,7 @@ var Migrations = func() int {
 
 // PruneKeys deletes keys older than age, as Prune does.
 func (s *Store) PruneKeys(ctx context.Context, age time.Duration, limit int, call uuid.UUID) (int, error) {
-	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, call)
+	return s.pruneBatch(ctx, s.sql.pruneKeys, age, limit, newIdentifiedCall(call))
 }
 
 // claimOfVersion1 is the function with which programs of version 1 claim.
@@ -156,3 +156,22 @@ func (m *migrator) grantExisting(ctx context.Context, role, kind string, objects
 	}
 	return nil
 }
+
+// Prepare makes the connections prepare the statement with that text, too, each again after age, and returns its name on the server. It must be
+// called before there are any.
+func (s *Store) Prepare(text string, age time.Duration) string {
+	s.connector.hot.age = age
+	s.connector.hot.names[text] = preparedName(text)
+	return s.connector.hot.names[text]
+}
+
+// HotStatements returns the names of the statements that are prepared.
+func (s *Store) HotStatements() (names []string) {
+	for _, st := range s.sql.hot() {
+		names = append(names, st.name)
+	}
+	return names
+}
+
+// Unprepared is for how long the connections prepare nothing after they met a pooler.
+const Unprepared = unpreparedTime

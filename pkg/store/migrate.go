@@ -32,7 +32,7 @@ const endWhenIdle = "set local idle_in_transaction_session_timeout = '10s'"
 const minServer = 140000
 
 // schemaVersion is the version that these programs work with: the number of migrations.
-const schemaVersion = 7
+const schemaVersion = 8
 
 // Migration is one change of the schema.
 type Migration struct {
@@ -338,11 +338,10 @@ func (m *migrator) step(ctx context.Context, what, text, hint string) error {
 // loadMigrations returns the migrations ordered by version, with the schema's name filled in. The first line of each file says which
 // versions of the programs work with the result.
 func loadMigrations(files fs.FS, n names) ([]Migration, error) {
-	paths, err := fs.Glob(files, "migrations/*.sql")
+	paths, err := migrationPaths(files)
 	if err != nil {
 		return nil, err
 	}
-	slices.Sort(paths)
 	var all []Migration
 	for _, file := range paths {
 		text, err := fs.ReadFile(files, file)
@@ -369,8 +368,21 @@ func loadMigrations(files fs.FS, n names) ([]Migration, error) {
 		}
 		all = append(all, Migration{Version: version, Name: name, CompatibleWith: compatible, SQL: filled})
 	}
-	if len(all) == 0 {
-		return nil, errors.New("no migration is embedded")
-	}
 	return all, nil
+}
+
+// migrationPaths returns the files of the migrations in their order.
+func migrationPaths(files fs.FS) ([]string, error) {
+	paths, err := fs.Glob(files, "migrations/*.sql")
+	if err == nil && len(paths) == 0 {
+		err = errors.New("no migration is embedded")
+	}
+	slices.Sort(paths)
+	return paths, err
+}
+
+// newestVersion returns the version of the last migration, without reading any: each program does it at its start.
+func newestVersion(files fs.FS) (int, error) {
+	paths, err := migrationPaths(files)
+	return len(paths), err
 }

@@ -57,9 +57,7 @@ func (p Pruned) More(batch int) bool {
 // Prune deletes one batch of each kind of row that is no longer needed. Each is one short statement; rows locked by others are
 // skipped. Ledger, grants' keys and pictures are never deleted. Rows that can't be deleted keep none of another kind.
 func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
-	if c.CallID == uuid.Nil {
-		c.CallID = uuid.New()
-	}
+	call := newIdentifiedCall(c.CallID)
 	var p Pruned
 	var errs []error
 	for _, step := range []struct {
@@ -80,7 +78,7 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		if step.skip {
 			continue
 		}
-		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, uuid.NewSHA1(c.CallID, []byte(step.st.name)))
+		n, err := s.pruneBatch(ctx, step.st, step.age, c.Batch, identifiedCall{uuid.NewSHA1(call.id, []byte(step.st.name)), call.mayRepeat})
 		if err != nil && !isRowError(err) {
 			return p, errors.Join(append(errs, err)...)
 		}
@@ -91,17 +89,17 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 }
 
 // pruneBatch runs a statement that deletes rows.
-func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int, id uuid.UUID) (n int, err error) {
-	return s.recordedCall(ctx, st, id, age.Milliseconds(), limit)
+func (s *Store) pruneBatch(ctx context.Context, st statement, age time.Duration, limit int, call identifiedCall) (n int, err error) {
+	return s.recordedCall(ctx, st, call, age.Milliseconds(), limit)
 }
 
 // recordedCall runs a statement that records the number of its rows under the id of the call, its last argument, for a repeat after a lost answer.
-func (s *Store) recordedCall(ctx context.Context, st statement, id uuid.UUID, args ...any) (n int, err error) {
-	call := callID(id)
-	err = s.queryRow(ctx, st, append(args, call), &n)
+func (s *Store) recordedCall(ctx context.Context, st statement, call identifiedCall, args ...any) (n int, err error) {
+	id := call.id.String()
+	lost, err := s.queryRepeated(ctx, s.db, st, func(rows *sql.Rows) error { return rows.Scan(&n) }, append(args, id)...)
 	// Where the first call changed all there was, a repeat changes nothing.
-	if isRecorded(err) || err == nil && n == 0 {
-		err = s.queryRow(ctx, s.sql.recordedCount, []any{call}, &n)
+	if isRecorded(err) || err == nil && n == 0 && (call.mayRepeat || lost) {
+		err = s.queryRow(ctx, s.sql.recordedCount, []any{id}, &n)
 	}
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil

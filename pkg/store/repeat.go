@@ -15,6 +15,12 @@ import (
 // does must be safe to repeat. Once an answer was lost, only another answer tells what became of the statement: an error that says nothing
 // about it, for example that no connection can be made, is repeated too, and returned as a *LostAnswerError.
 func (s *Store) repeat(ctx context.Context, run func(context.Context) error) error {
+	_, err := s.repeated(ctx, run)
+	return err
+}
+
+// repeated is repeat. It reports whether an answer was lost, so that run may have taken effect more than once.
+func (s *Store) repeated(ctx context.Context, run func(context.Context) error) (bool, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.connector.limit)
@@ -24,7 +30,7 @@ func (s *Store) repeat(ctx context.Context, run func(context.Context) error) err
 	for try := 0; ; try++ {
 		err := run(ctx)
 		if err == nil {
-			return nil
+			return lost != nil, nil
 		}
 		last, ok := errors.AsType[*LostAnswerError](err)
 		switch {
@@ -35,10 +41,10 @@ func (s *Store) repeat(ctx context.Context, run func(context.Context) error) err
 		case lost == nil && errors.Is(err, driver.ErrBadConn):
 			// database/sql found no connection on which the statement could be sent.
 		default:
-			return err
+			return lost != nil, err
 		}
 		if try == len(s.waits) || !sleep(ctx, s.waits[try]) {
-			return err
+			return lost != nil, err
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/lib/pq"
@@ -17,22 +18,25 @@ var sqlFiles embed.FS
 // statement is one named SQL text.
 type statement struct {
 	name, text string
-	writes     bool // it changes rows, or calls a function that may
+	schema     string
 }
 
+// writes reports whether it changes rows, or calls a function that may. Only a lost answer raises the question.
+func (st statement) writes() bool { return !readsOnly(st.text, st.schema) }
+
 // readsOnly reports whether an SQL text changes nothing.
-func readsOnly(text string, n names) bool {
+func readsOnly(text, schema string) bool {
 	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint", "attempts_of"} {
-		text = strings.ReplaceAll(text, n.Schema+"."+reading+"(", "")
+		text = strings.ReplaceAll(text, schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {
 		text = strings.ReplaceAll(text, lock, "")
 	}
-	calls := regexp.MustCompile(regexp.QuoteMeta(n.Schema) + `\.\w+\(`)
-	return !calls.MatchString(text) && !changing.MatchString(text)
+	calls := regexp.MustCompile(regexp.QuoteMeta(schema) + `\.\w+\(`)
+	return !calls.MatchString(text) && !changing().MatchString(text)
 }
 
-var changing = regexp.MustCompile(`(?m)^[^-]*\b(insert into|update|delete from)\b`)
+var changing = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`(?m)^[^-]*\b(insert into|update|delete from)\b`) })
 
 // String returns the name for error messages.
 func (st statement) String() string { return strings.ReplaceAll(st.name, "_", " ") }
@@ -76,6 +80,13 @@ type statements struct {
 	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
+}
+
+// hot returns the statements that a processor repeats for its tasks. They are prepared once for each connection, so that their plans may be made
+// without knowing their arguments: each finds its rows by primary keys, or calls a function. TestPrepared_GenericPlans holds that.
+func (s *statements) hot() []statement {
+	return []statement{s.claim, s.beginRequests, s.savePending, s.saveProgress, s.renewLeases, s.retry, s.release, s.inputs, s.complete, s.completed, s.fail,
+		s.recordModel, s.enqueue, s.nextDue}
 }
 
 const auditFile = "audit.sql"
@@ -281,8 +292,7 @@ func readSections(files fs.FS, file string, n names) ([]statement, error) {
 	var sections []statement
 	for _, part := range strings.Split(filled, "-- name: ")[1:] {
 		name, body, _ := strings.Cut(part, "\n")
-		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";")}
-		section.writes = !readsOnly(section.text, n)
+		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";"), schema: n.Schema}
 		if isEmpty(section.text) {
 			return nil, fmt.Errorf("%s: statement %q is empty", file, section.name)
 		}

@@ -54,7 +54,7 @@ func TestLoadStatements_Writes(t *testing.T) {
 	var reading []string
 	for _, fields := range s.files() {
 		for name, st := range fields {
-			if !st.writes {
+			if !st.writes() {
 				reading = append(reading, name)
 			}
 		}

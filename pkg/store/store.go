@@ -89,6 +89,7 @@ func Open(conf Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the SQL statements: %w", err)
 	}
+	connector.hot = newHotStatements(loaded.hot())
 	conns := conf.MaxConns
 	if conns <= 0 {
 		conns = 8
@@ -147,7 +148,7 @@ func wrap(st statement, err error) error {
 			return &refusal{text, kind}
 		}
 	}
-	if lost, ok := errors.AsType[*LostAnswerError](err); ok && !st.writes {
+	if lost, ok := errors.AsType[*LostAnswerError](err); ok && !st.writes() {
 		err = lost.ofRead()
 	}
 	return fmt.Errorf("%s: %w", st, err)
@@ -160,7 +161,13 @@ func (s *Store) query(ctx context.Context, st statement, scan func(*sql.Rows) er
 
 // queryOn is query with the connections of db. No row is scanned twice: a connection returns rows only when it has all of them.
 func (s *Store) queryOn(ctx context.Context, db *sql.DB, st statement, scan func(*sql.Rows) error, args ...any) error {
-	return wrap(st, s.repeat(ctx, func(ctx context.Context) error {
+	_, err := s.queryRepeated(ctx, db, st, scan, args...)
+	return err
+}
+
+// queryRepeated is queryOn. It reports whether an answer was lost, so that the statement may have taken effect before.
+func (s *Store) queryRepeated(ctx context.Context, db *sql.DB, st statement, scan func(*sql.Rows) error, args ...any) (bool, error) {
+	lost, err := s.repeated(ctx, func(ctx context.Context) error {
 		rows, err := db.QueryContext(ctx, st.text, args...)
 		if err != nil {
 			return err
@@ -172,7 +179,8 @@ func (s *Store) queryOn(ctx context.Context, db *sql.DB, st statement, scan func
 			}
 		}
 		return rows.Err()
-	}))
+	})
+	return lost, wrap(st, err)
 }
 
 // queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.

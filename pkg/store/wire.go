@@ -19,12 +19,22 @@ type wire struct {
 
 	messages messageReader // of the goroutine that reads
 
+	// Of the call in progress.
+	prepared *preparedStatement // nil: what is sent stays as it is
+	inserted []byte             // that the next Read returns first
+	renamed  []byte             // the buffer of what was sent last
+
 	mu  sync.Mutex
 	err error
 }
 
 // Read implements net.Conn.
 func (w *wire) Read(p []byte) (int, error) {
+	if len(w.inserted) > 0 {
+		n := copy(p, w.inserted)
+		w.inserted = w.inserted[n:]
+		return n, nil
+	}
 	n, err := w.Conn.Read(p)
 	if fatal := w.messages.read(p[:n]); fatal != nil {
 		w.fail(fatal)
@@ -39,13 +49,40 @@ func (w *wire) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (w *wire) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
+	out := p
+	if st := w.prepared; st != nil {
+		if renamed, ok := rename(p, st.nameOn(), st.planned, &w.renamed); ok {
+			out = renamed
+			if st.planned {
+				w.inserted = parseComplete
+			}
+		}
+	}
+	n, err := w.Conn.Write(out)
 	w.sent.Add(int64(n))
 	if err != nil {
 		w.fail(err)
+		return min(n, len(p)), err
 	}
-	return n, err
+	return len(p), nil
 }
+
+// use prepares the statement that is sent next, or uses that which the session has.
+func (w *wire) use(st *preparedStatement) {
+	w.prepared, w.messages.parsed = st, false
+}
+
+// unuse ends use, and reports whether the server has prepared a statement since.
+func (w *wire) unuse() bool {
+	w.prepared, w.inserted = nil, nil
+	if cap(w.renamed) > maxRenamed {
+		w.renamed = nil
+	}
+	return w.messages.parsed
+}
+
+// maxRenamed bounds the buffer that a connection keeps.
+const maxRenamed = 1 << 20
 
 // fail notes the first failure. The connection is of no use any more: closed, it makes nobody wait.
 func (w *wire) fail(err error) {
@@ -85,6 +122,7 @@ type messageReader struct {
 	header  []byte
 	body    []byte // of an error
 	left    int    // of the body
+	parsed  bool   // a statement was prepared
 	invalid bool
 }
 
@@ -102,6 +140,7 @@ func (r *messageReader) read(p []byte) (fatal error) {
 			}
 			r.left = int(binary.BigEndian.Uint32(r.header[1:])) - 4
 			r.invalid = r.left < 0
+			r.parsed = r.parsed || r.header[0] == parseComplete[0]
 		}
 		n := min(r.left, len(p))
 		if r.header[0] == 'E' && len(r.body)+n <= maxErrorBody {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -83,8 +84,15 @@ func (a program) run(c *cli.Context) error {
 		// A run that ends by itself needs no status page, and the daemon may be using the address.
 		s.StatusAddr = ""
 	}
+	if _, given := a.Env("GOGC"); !given {
+		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	}
 	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s))
 }
+
+// gcPercent is how much the heap grows before it is collected, in percent. What is in use depends on the requests in flight, and the processor has
+// CPU time to spare while it waits for their answers.
+const gcPercent = 25
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
 func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
