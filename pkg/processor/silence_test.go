@@ -27,7 +27,7 @@ const (
 	renewStatement     = "set lease_expires_at = now() + $5"
 	heartbeatStatement = "processors as p ("
 	claimStatement     = ".claim($1"
-	completeStatement  = ".complete("
+	completeStatement  = ".complete($1"
 	listenStatement    = "listen "
 )
 
