@@ -64,15 +64,19 @@ func TestClaim_FairTurns(t *testing.T) {
 		b.exec(`select imagetasks.enqueue(u, 'x') from unnest($1::text[]) u`, pq.Array(chunk))
 	}
 	starts := map[string]int{}
+	for u := range users {
+		starts[fmt.Sprint(u)] = 0
+	}
 	for total := 0; total < users*each; {
-		tasks := b.claim(1 + random.IntN(5))
+		// The lease is longer than the test takes on a machine with other work: with a minute, tasks were claimed again.
+		tasks, err := b.Claim(b.ctx, store.ClaimRequest{Worker: "w", Limit: 1 + random.IntN(5), Lease: time.Hour, MaxAttempts: 3, Expired: 1000, Alone: true})
+		require.NoError(t, err)
 		require.NotEmpty(t, tasks)
 		for _, tk := range tasks {
 			starts[tk.UserID]++
 			total++
 			least, most := each, 0
-			for u := range users {
-				n := starts[fmt.Sprint(u)]
+			for _, n := range starts {
 				if n < each {
 					least, most = min(least, n), max(most, n)
 				}
