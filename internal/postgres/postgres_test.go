@@ -47,7 +47,7 @@ func TestMakeDir_TooLongForSocket(t *testing.T) {
 	require.NoError(t, os.Mkdir(long, 0o755))
 	t.Setenv("TMPDIR", long)
 	for _, dir := range []string{"", filepath.Join(long, "cluster")} {
-		made, err := makeDir(dir, nil)
+		made, err := makeDir(dir, os.TempDir(), nil)
 		require.NoError(t, err)
 		defer os.RemoveAll(made)
 		assert.LessOrEqual(t, len(made), maxSocketDir)
