@@ -155,6 +155,50 @@ func TestBridgeMoney_RepeatedAfterCompletion(t *testing.T) {
 	}
 }
 
+// The application charged a row again that had failed, and cancelled it, before a redrive: a row can't show two charges.
+func TestBridgeMoney_RedrivenAfterAChargeByTheApplication(t *testing.T) {
+	t.Parallel()
+	for name, looked := range map[string]bool{"seen": true, "not seen": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bridged{adopted(t, randomShape(true, true))}
+			b.exec(`insert into wallets values ('ann', 9); insert into jobs (id, owner) values ('job', 'ann')`)
+			b.sync()
+			b.end()
+			require.Equal(t, 10, b.wallet("ann"))
+			b.exec(`update jobs set state = 'pending', refunded = false; update wallets set credits = credits - 1`)
+			b.exec(`update jobs set state = 'cancelled'`)
+			if looked {
+				b.sync()
+			}
+			_, err := b.Redrive(b.ctx, "job", 1)
+			require.ErrorContains(t, err, "shows a charge that was not given back")
+			assert.Equal(t, 9, b.wallet("ann"))
+			assert.Equal(t, 1, b.row("job").Run)
+
+			// Set back to pending, the row has paid for its next run.
+			b.exec(`update jobs set state = 'pending'`)
+			b.sync()
+			b.end()
+			assert.Equal(t, 10, b.wallet("ann"))
+			b.requireAgreement()
+
+			// With its credits given back, it can be redriven.
+			b.exec(`update jobs set state = 'pending', refunded = false; update wallets set credits = credits - 1`)
+			b.exec(`update jobs set state = 'cancelled'`)
+			b.exec(`update jobs set refunded = true; update wallets set credits = credits + 1`)
+			b.sync()
+			_, err = b.Redrive(b.ctx, "job", 2)
+			require.NoError(t, err)
+			assert.Equal(t, 9, b.wallet("ann"))
+			b.end()
+			assert.Equal(t, 10, b.wallet("ann"))
+			b.exec(`delete from imagetasks.lost_updates`)
+			b.requireAgreement()
+		})
+	}
+}
+
 // ledgerShape is an application that shows charges and refunds only in a log.
 func ledgerShape() shape {
 	log := bridge.Table{Schema: "public", Name: "log"}
