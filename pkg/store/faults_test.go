@@ -70,34 +70,41 @@ var (
 )
 
 // plain removes times, and names tasks by their prompts.
-func (b *faultBench) plain(text string) string {
-	b.tb.Helper()
-	rows, err := b.raw.QueryContext(b.ctx, "select task_id from imagetasks.tasks order by prompt, task_id")
-	require.NoError(b.tb, err)
-	defer rows.Close()
-	for n := 1; rows.Next(); n++ {
-		var id string
-		require.NoError(b.tb, rows.Scan(&id))
-		text = strings.ReplaceAll(text, id, fmt.Sprintf("task%d", n))
+func (b *faultBench) plain(text string, tasks []string) string {
+	for n, id := range tasks {
+		text = strings.ReplaceAll(text, id, fmt.Sprintf("task%d", n+1))
 	}
-	require.NoError(b.tb, rows.Err())
 	text = faultTime.ReplaceAllString(text, `"TIME"`)
 	text = faultEvent.ReplaceAllString(text, "EVENT")
 	text = faultAge.ReplaceAllString(text, `"$1": AGE`)
 	return faultBytea.ReplaceAllString(faultUUID.ReplaceAllString(text, "UUID"), "HASH")
 }
 
-// state returns all rows.
-func (b *faultBench) state() string {
+// read returns all rows, table by table, and the tasks in the order of their prompts. One statement: there are thousands of cases.
+func (b *faultBench) read() (rows map[string]string, tasks []string) {
 	b.tb.Helper()
-	var lines []string
+	parts := []string{"'tasks in order', coalesce((select string_agg(task_id, e'\n' order by prompt, task_id) from imagetasks.tasks), '')"}
 	for _, table := range faultTables {
-		var text string
 		// A statement that was rolled back uses up an id; installation and secret are new in each run.
 		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]
-		require.NoError(b.tb, b.raw.QueryRowContext(b.ctx, fmt.Sprintf(
-			`select coalesce(string_agg((to_jsonb(t)%s)::text, e'\n'), '') from imagetasks.%s t`, drop, table)).Scan(&text))
-		part := strings.Split(b.plain(text), "\n")
+		parts = append(parts, fmt.Sprintf(`'%s', coalesce((select string_agg((to_jsonb(t)%s)::text, e'\n') from imagetasks.%[1]s t), '')`, table, drop))
+	}
+	var text string
+	require.NoError(b.tb, b.raw.QueryRowContext(b.ctx, "select json_build_object("+strings.Join(parts, ", ")+")").Scan(&text))
+	require.NoError(b.tb, json.Unmarshal([]byte(text), &rows))
+	if all := rows["tasks in order"]; all != "" {
+		tasks = strings.Split(all, "\n")
+	}
+	return rows, tasks
+}
+
+// state returns all rows.
+func (b *faultBench) state() string { b.tb.Helper(); return b.stateOf(b.read()) }
+
+func (b *faultBench) stateOf(rows map[string]string, tasks []string) string {
+	var lines []string
+	for _, table := range faultTables {
+		part := strings.Split(b.plain(rows[table], tasks), "\n")
 		slices.Sort(part)
 		lines = append(append(lines, table+":"), part...)
 	}
@@ -108,9 +115,10 @@ func (b *faultBench) result(result any, err error) faultResult {
 	b.tb.Helper()
 	text, jsonErr := json.Marshal(result)
 	require.NoError(b.tb, jsonErr)
-	r := faultResult{Result: b.plain(string(text)), State: b.state()}
+	rows, tasks := b.read()
+	r := faultResult{Result: b.plain(string(text), tasks), State: b.stateOf(rows, tasks)}
 	if err != nil {
-		r.Err = b.plain(err.Error())
+		r.Err = b.plain(err.Error(), tasks)
 	}
 	return r
 }
