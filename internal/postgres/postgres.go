@@ -46,6 +46,7 @@ type Cluster struct {
 	cmd    *exec.Cmd
 	exited <-chan struct{}
 	log    string
+	major  int      // version of the server
 	lock   *os.File // optional: of a directory in memory
 	conf   Config
 }
@@ -244,7 +245,7 @@ func (c *Cluster) await(ctx context.Context) error {
 	}
 	defer db.Close()
 	for {
-		err := db.PingContext(ctx)
+		err := db.QueryRowContext(ctx, "select current_setting('server_version_num')::int / 10000").Scan(&c.major)
 		if err == nil {
 			return nil
 		}
@@ -275,7 +276,7 @@ func (c *Cluster) CreateDatabase(ctx context.Context, name, template string) err
 	}
 	statement := fmt.Sprintf("create database %s template %s", pq.QuoteIdentifier(name), pq.QuoteIdentifier(template))
 	// The default since PostgreSQL 15, one record of the log for each page, takes twice the time of copying the files.
-	if version(c.bin) >= 15 {
+	if c.major >= 15 {
 		statement += " strategy file_copy"
 	}
 	return c.exec(ctx, statement)
