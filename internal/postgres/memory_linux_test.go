@@ -12,14 +12,14 @@ import (
 
 func TestRemoveAbandoned_KeepsWhatIsUsedOrNew(t *testing.T) {
 	base := t.TempDir()
-	make := func(name string, age time.Duration) string {
+	create := func(name string, age time.Duration) string {
 		dir := filepath.Join(base, name)
 		require.NoError(t, os.MkdirAll(filepath.Join(dir, "data"), 0o755))
 		require.NoError(t, os.Chtimes(dir, time.Time{}, time.Now().Add(-age)))
 		return dir
 	}
-	used, abandoned := make(tempPrefix+"1", time.Hour), make(tempPrefix+"2", time.Hour)
-	created, other := make(tempPrefix+"3", 0), make("other", time.Hour)
+	used, abandoned := create(tempPrefix+"1", time.Hour), create(tempPrefix+"2", time.Hour)
+	created, other := create(tempPrefix+"3", 0), create("other", time.Hour)
 	lock, err := lockDir(used)
 	require.NoError(t, err)
 

@@ -304,10 +304,13 @@ func (r *randomRun) finish() {
 		r.failed("at rest", owner)
 	}
 	r.exec(`delete from imagetasks.lost_updates`)
-	// A completed row that the application paid for again and cancelled before that was looked at does differ. The steps set no other one to cancelled.
-	r.exec(`update jobs set state = 'completed' where state = 'cancelled' and url is not null`)
-	if owner := r.text(`select min(subject) from imagetasks.bridge_check()`); owner != "null" {
-		r.failed("differs: "+r.text(`select jsonb_agg(c) from imagetasks.bridge_check() c`)+r.text(`select jsonb_agg(u) from imagetasks.bridged_users u`), owner)
+	// The only difference that may be left: the application paid again for a row that was completed, and cancelled it before that was looked at.
+	const repaid = `(select j.id from jobs j join imagetasks.tasks t on t.task_id = j.id
+		where j.state = 'cancelled' and j.url is not null and t.status = 'completed')`
+	const problems = `(select c from imagetasks.bridge_check() c where not (c.code = 'state_differs' and c.subject in ` + repaid + `)) problems`
+	if owner := r.text(`select min((c).subject) from ` + problems); owner != "null" {
+		r.failed("differs: "+r.text(`select jsonb_agg(c) from `+problems)+r.text(`select jsonb_agg(u) from imagetasks.bridged_users u`), owner)
 	}
+	r.exec(`update jobs set state = 'completed' where id in ` + repaid)
 	r.requireAgreement()
 }

@@ -3,7 +3,7 @@
 -- What a task costs on its path from a claim to its end: each change of its state writes a row into all indexes, so those that are not needed on this
 -- path leave out what is processing, and nothing that a worker changes (progress, requests) is in an index.
 --
--- Programs of version 5 and 6 go on working; only what they read by a user's tasks or by leases takes longer until they are replaced.
+-- Programs of version 5 to 7 go on working; only what they read by a user's tasks or by leases takes longer until they are replaced.
 
 lock table {{.Schema}}.credits, {{.Schema}}.tasks, {{.Schema}}.control in access exclusive mode;
 
