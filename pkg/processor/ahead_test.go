@@ -40,13 +40,14 @@ func runUntilStop(t *testing.T, p *Processor) (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		assert.NoError(t, p.claims.run(ctx, false, func(claimed []task.Task, ahead bool) { p.attempts.start(ctx, t.Context(), claimed, ahead) }))
+		assert.NoError(t, p.claims.run(ctx, false, func(claimed []task.Task, ahead bool) { p.attempts.start(ctx, t.Context(), claimed, ahead) },
+			func(unstarted []*attempt) { p.attempts.giveBack(ctx, t.Context(), unstarted) }))
 	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		<-done
 		p.inFlight.cancelAll(errStopping)
-		p.claims.giveBackAll(t.Context())
+		p.attempts.giveBack(ctx, t.Context(), p.inFlight.takeBack())
 		p.inFlight.running.Wait()
 		for _, g := range p.groups {
 			g.Abort()

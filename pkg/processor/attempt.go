@@ -24,6 +24,7 @@ type attempt struct {
 	claimedAt time.Time
 	out       logrus.FieldLogger // see log
 	index     int                // in inFlight.attempts
+	unstarted bool               // it was claimed ahead, and is only released; set before it begins
 
 	mu       sync.Mutex
 	abort    context.CancelFunc // nil: it is not being worked yet

@@ -25,6 +25,9 @@ const minClaimTimeout = time.Second
 // startFunc starts tasks that were just claimed; with ahead, only as many as there are free workers: the others wait.
 type startFunc func(claimed []task.Task, ahead bool)
 
+// releaseFunc releases attempts that were claimed ahead and have not started.
+type releaseFunc func([]*attempt)
+
 // claimLoop claims as many tasks as may be in flight, and a few ahead where they are expected to start within aheadTime.
 type claimLoop struct {
 	queue       Queue
@@ -54,7 +57,7 @@ func (c *claimLoop) wake() {
 }
 
 // run claims until ctx ends, or with once until nothing is pending or the API is unreachable. It calls start for each task.
-func (c *claimLoop) run(ctx context.Context, once bool, start startFunc) error {
+func (c *claimLoop) run(ctx context.Context, once bool, start startFunc, release releaseFunc) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -65,6 +68,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start startFunc) error {
 		case <-timer.C:
 		}
 		c.watch.progress()
+		c.giveBack(release)
 		wait := c.claim(ctx, start)
 		c.watch.progress()
 		if once {
@@ -94,9 +98,6 @@ func (e *pausedError) Unwrap() error { return e.kind }
 // claim claims as many tasks as may be started, and returns how long to wait before the next claim.
 func (c *claimLoop) claim(ctx context.Context, start startFunc) time.Duration {
 	c.sweeper.sweep(ctx)
-	if wait := c.giveBack(ctx); wait > 0 {
-		return wait
-	}
 	now := time.Now()
 	inFlight := c.inFlight.count()
 	free, ahead := c.concurrency-inFlight, min(c.inFlight.endings.expected(now), c.concurrency)

@@ -95,29 +95,14 @@ func (f *inFlight) first() *attempt {
 	return f.waiting[0]
 }
 
-// takeBack returns the attempts that wait: they are not started, and the caller gives their tasks back. It removes them then, or puts them back.
+// takeBack returns the attempts that wait. The caller releases them; until then they count as being worked.
 func (f *inFlight) takeBack() []*attempt {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	taken := f.waiting
 	f.waiting = nil
+	f.working += len(taken)
 	return taken
-}
-
-// putBack makes attempts that takeBack returned wait again.
-func (f *inFlight) putBack(attempts []*attempt) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.waiting = append(attempts, f.waiting...)
-}
-
-// removeAll removes attempts that were given back.
-func (f *inFlight) removeAll(attempts []*attempt) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, a := range attempts {
-		f.remove(a)
-	}
 }
 
 // count returns how many leases are held.

@@ -285,9 +285,10 @@ func (p *Processor) run(ctx context.Context, once bool) error {
 	defer helpers.Wait()
 	defer stopHelpers()
 
-	err := p.claims.run(ctx, once, func(claimed []task.Task, ahead bool) { p.attempts.start(work, writes, claimed, ahead) })
+	err := p.claims.run(ctx, once, func(claimed []task.Task, ahead bool) { p.attempts.start(work, writes, claimed, ahead) },
+		func(unstarted []*attempt) { p.attempts.giveBack(work, writes, unstarted) })
 	p.loop.end()
-	p.inFlight.running.Go(func() { p.claims.giveBackAll(writes) })
+	p.attempts.giveBack(work, writes, p.inFlight.takeBack())
 	p.drain(stopWork, stopWrites)
 	for _, g := range p.groups {
 		g.Wait()

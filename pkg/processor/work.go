@@ -76,7 +76,9 @@ func (r *attemptRunner) ended(work, writes context.Context, a *attempt) {
 	defer r.inFlight.running.Done()
 	r.outcomes.circuits.of(a).ended(a)
 	now := time.Now()
-	r.inFlight.endings.add(now, 1)
+	if !a.unstarted {
+		r.inFlight.endings.add(now, 1)
+	}
 	first := r.inFlight.first()
 	next, few := r.inFlight.next(a, first == nil || r.mayStart(first), min(r.inFlight.endings.expected(now), r.concurrency))
 	if next != nil {
@@ -87,9 +89,10 @@ func (r *attemptRunner) ended(work, writes context.Context, a *attempt) {
 	}
 }
 
-// mayStart reports whether a task that was claimed ahead may be started: nothing has happened since for which it would not be claimed now.
+// mayStart reports whether a task that was claimed ahead may be started: it has not waited for too long, and nothing has happened since for which it
+// would not be claimed now.
 func (r *attemptRunner) mayStart(a *attempt) bool {
-	return !r.stopping.Load() && !r.leases.failing() && r.outcomes.circuits.of(a).mayStart(a)
+	return time.Since(a.claimedAt) < aheadPatience && !r.stopping.Load() && !r.leases.failing() && r.outcomes.circuits.of(a).mayStart(a)
 }
 
 // attempt works an attempt and records its outcome.
@@ -98,6 +101,12 @@ func (r *attemptRunner) attempt(ctx, work, writes context.Context, a *attempt) {
 	ended := func() { r.ended(work, writes, a) }
 	if errors.Is(a.cause(), errLeaseLost) {
 		r.outcomes.lost(a)
+		ended()
+		return
+	}
+	if a.unstarted {
+		a.setClosing()
+		r.outcomes.release(writes, a, 0, errUnstarted())
 		ended()
 		return
 	}
