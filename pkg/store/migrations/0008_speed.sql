@@ -533,18 +533,33 @@ begin
 end
 $$;
 
--- The outcomes of a task's claims, with that of the claim that completed it, which complete leaves out where the row tells it.
+-- The outcomes of a task's claims, with that of the claim that ended with its run, which the row tells where it is not recorded.
 create function {{.Schema}}.attempts_of(task_id text) returns jsonb
 language sql stable as $$
     select t.attempts || case
-        when t.status <> 'completed' or t.processing_started_at is null
-             or t.attempts @> jsonb_build_array(jsonb_build_object('run', t.run, 'outcome', 'completed')) then '[]'
+        when t.processing_started_at is null or t.status not in ('completed', 'failed') or t.status = 'failed' and t.error_code is null
+             or t.attempts @> jsonb_build_array(jsonb_build_object('run', t.run, 'outcome', t.status)) then '[]'
         else jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-            'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', 'holder', 'outcome', 'completed', 'at', t.completed_at,
+            'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', case t.status when 'completed' then 'holder' end,
+            'outcome', t.status, 'at', t.completed_at,
             'seconds', round(extract(epoch from t.completed_at - t.processing_started_at)::numeric, 3),
-            'request_id', t.request_id, 'endpoint', t.endpoint))) end
+            'code', t.error_code, 'message', t.error_message, 'request_id', t.request_id,
+            'endpoint', case t.status when 'completed' then t.endpoint end))) end
     from {{.Schema}}.tasks t where t.task_id = attempts_of.task_id
 $$;
+
+-- The row of a task that is reopened does not tell the end of its last run any more.
+create function {{.Schema}}.keep_attempts() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    new.attempts := {{.Schema}}.attempts_of(old.task_id);
+    if jsonb_array_length(new.attempts) > 50 then
+        new.attempts := new.attempts - 0;
+    end if;
+    return new;
+end
+$$;
+create trigger keep_attempts before update of status on {{.Schema}}.tasks for each row
+    when (old.status = 'failed' and new.status in ('pending', 'processing')) execute function {{.Schema}}.keep_attempts();
 
 -- Completes tasks under their leases, and returns those that were completed. A task that was requeued, and that nobody has claimed since, is completed
 -- as well: its picture is there. Input pictures are deleted. usages are JSON, or empty.
@@ -755,7 +770,8 @@ $$;
 -- A statement that looked up that no event is wanted says so in the row (quiet), so that no trigger has to.
 drop trigger write_events on {{.Schema}}.tasks;
 create trigger write_events after update of status on {{.Schema}}.tasks for each row
-    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled') and not new.quiet)
+    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled')
+          and (old.quiet or not new.quiet)) -- a task that was redriven is quiet since its last run
     execute function {{.Schema}}.write_events();
 
 -- As before.
