@@ -108,8 +108,7 @@ func (s *circuits) startCheck(ctx context.Context, checks *sync.WaitGroup, c *ci
 	}
 	now := time.Now()
 	if may && !now.Before(c.nextCheck) {
-		c.nextCheck = now.Add(c.times.maxCheck) // without an answer
-		c.running++
+		c.checkStarted(now)
 		opening := c.opening
 		checks.Go(func() { s.runCheck(ctx, c, opening, check) })
 	}
