@@ -42,7 +42,7 @@ const (
 	CircuitHalfOpen CircuitState = "half_open" // one task tries it
 )
 
-// circuit is the circuit breaker of one scope: the endpoint, a model, or the picture store. It is not safe for concurrent use: circuits locks it.
+// circuit is the circuit breaker of one scope: the endpoint, a model, or the store of results. It is not safe for concurrent use: circuits locks it.
 //
 // A check that succeeds ends the open state where it says something: where a check of this opening has failed before, or where no
 // connection could be made. Then one task is tried, and the others follow when the API has answered it. Where the check says
