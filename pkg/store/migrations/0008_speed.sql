@@ -389,6 +389,8 @@ begin
                 select t.ctid as place
                 from {{.Schema}}.tasks t
                 where (select paused_at is null from {{.Schema}}.control)
+                  -- In the snapshot that the tasks are read from: a task with a result may have been released since the look above.
+                  and not exists (select from {{.Schema}}.pending_results)
                   and t.status = 'pending' and t.waits_for is null
                 order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
                 limit max_tasks
@@ -619,9 +621,16 @@ as $$
 #variable_conflict use_column
 begin
     if exists (select from unnest(rates) rate where rate > 0) then
+        -- All tasks are locked before an endpoint, and the endpoints in the order of their names, as in free_endpoints: no claim waits for an endpoint
+        -- while this waits for a task, and two calls don't deadlock.
+        perform from unnest(task_ids, epochs) as given (task_id, epoch)
+        join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+        order by t.task_id
+        for no key update of t;
         return query
             select given.task_id, given.epoch, begun.request_key, begun.wait_ms
-            from (select * from unnest(task_ids, epochs, call_ids, endpoints, rates) as given (task_id, epoch, call, endpoint, rate) order by task_id) given
+            from (select * from unnest(task_ids, epochs, call_ids, endpoints, rates) as given (task_id, epoch, call, endpoint, rate)
+                  order by endpoint, task_id) given
             cross join lateral {{.Schema}}.begin_request(given.task_id, given.epoch, given.call, given.endpoint, given.rate) begun
             where begun.request_key is not null or begun.wait_ms is not null;
         return;
@@ -763,10 +772,10 @@ begin
 end
 $$;
 
--- A statement that looked up that no event is wanted says so in the row (quiet), so that no trigger has to.
+-- A statement that looked up that no event is wanted says so in the row (quiet), so that no trigger has to. What an earlier run has left says nothing.
 drop trigger write_events on {{.Schema}}.tasks;
 create trigger write_events after update of status on {{.Schema}}.tasks for each row
-    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled') and not new.quiet)
+    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled') and (old.quiet or not new.quiet))
     execute function {{.Schema}}.write_events();
 
 -- As before.
