@@ -115,3 +115,41 @@ func TestBeginRequests_EndpointsInOneOrder(t *testing.T) {
 	assert.NoError(t, <-first)
 	assert.NoError(t, <-second)
 }
+
+// Statements about many tasks wait for a row that a transaction of the application has locked, and hold another one that it wants: they give up before
+// the server chooses the application as the victim of the deadlock.
+func TestManyTasks_ApplicationIsNoVictim(t *testing.T) {
+	for name, call := range map[string]func(b *testStore, held []task.Task) error{
+		"complete": func(b *testStore, held []task.Task) error {
+			_, err := b.Complete(b.ctx, store.Completion{Lease: held[0].Lease()}, store.Completion{Lease: held[1].Lease()})
+			return err
+		},
+		"release": func(b *testStore, held []task.Task) error {
+			_, err := b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease()}, store.ReleaseRequest{Lease: held[1].Lease()})
+			return err
+		},
+		"begin requests": func(b *testStore, held []task.Task) error {
+			_, err := b.BeginRequests(b.ctx, store.RequestStart{Lease: held[0].Lease()}, store.RequestStart{Lease: held[1].Lease()})
+			return err
+		},
+		"begin requests with a rate": func(b *testStore, held []task.Task) error {
+			_, err := b.BeginRequests(b.ctx, rated(held[0], "e"), rated(held[1], "e"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := fresh(t)
+			held := b.ratedTasks(2, "e")
+			tx := b.openTransaction(`select imagetasks.cancel($1)`, held[1].ID)
+			done := make(chan error, 1)
+			go func() { done <- call(b, held) }()
+			b.waitsForLock("epoch")
+			_, err := tx.Exec(`select imagetasks.cancel($1)`, held[0].ID)
+			require.NoError(t, err)
+			err = <-done
+			assert.True(t, store.IsLockTimeout(err), "%v", err)
+			require.NoError(t, tx.Commit())
+		})
+	}
+}

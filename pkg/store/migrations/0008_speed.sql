@@ -557,6 +557,13 @@ language sql stable as $$
     from {{.Schema}}.tasks t where t.task_id = attempts_of.task_id
 $$;
 
+-- Until the end of the transaction, a wait for a lock ends before deadlock_timeout. What locks many tasks calls it: a transaction of the application that
+-- locks the same tasks in another order is not chosen as the victim of a deadlock, and the caller repeats the statement with fewer tasks.
+create function {{.Schema}}.limit_waits() returns void
+language sql volatile as $$
+    select set_config('lock_timeout', '500ms', true)
+$$;
+
 -- Completes tasks under their leases, and returns those that were completed. A task that was requeued, and that nobody has claimed since, is completed
 -- as well: its picture is there. Input pictures are deleted. usages are JSON, or empty.
 create function {{.Schema}}.complete(task_ids text[], epochs bigint[], image_urls text[], request_ids text[], endpoints text[], notes text[], usages text[])
@@ -570,6 +577,9 @@ as $$
 declare
     without_events boolean := (select completion_events = '{}' from {{.Schema}}.control);
 begin
+    if cardinality(task_ids) > 1 then
+        perform {{.Schema}}.limit_waits();
+    end if;
     return query
         with given as (
             select * from unnest(task_ids, epochs, image_urls, request_ids, endpoints, notes, usages)
@@ -620,6 +630,9 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 begin
+    if cardinality(task_ids) > 1 then
+        perform {{.Schema}}.limit_waits();
+    end if;
     if exists (select from unnest(rates) rate where rate > 0) then
         -- All tasks are locked before an endpoint, and the endpoints in the order of their names, as in free_endpoints: no claim waits for an endpoint
         -- while this waits for a task, and two calls don't deadlock.
