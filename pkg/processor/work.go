@@ -107,7 +107,7 @@ func (r *attemptRunner) attempt(ctx, work, writes context.Context, a *attempt) {
 	}
 	if a.unstarted {
 		a.setClosing()
-		r.outcomes.release(writes, a, 0, errUnstarted())
+		r.outcomes.releaseAs(writes, a, store.ReleaseRequest{Lease: a.task.Lease(), Cause: errUnstarted(), Unstarted: true})
 		ended()
 		return
 	}

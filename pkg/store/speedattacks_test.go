@@ -153,3 +153,36 @@ func TestManyTasks_ApplicationIsNoVictim(t *testing.T) {
 		})
 	}
 }
+
+// A task that is given back before it was begun is as suspect as before: its processor may have ended because of it.
+func TestRelease_UnstartedKeepsLostClaims(t *testing.T) {
+	b := fresh(t)
+	b.claimOne(0)
+	for _, unstarted := range []bool{true, false} {
+		b.expireLeases()
+		held := b.claim(1)
+		require.Len(t, held, 1)
+		require.Equal(t, 1, held[0].LostClaims)
+		requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease(), Unstarted: unstarted}))
+		held = b.claim(1)
+		require.Len(t, held, 1)
+		if !unstarted {
+			assert.Zero(t, held[0].LostClaims)
+			continue
+		}
+		assert.Equal(t, 1, held[0].LostClaims)
+		requireHeld(t)(b.Release(b.ctx, store.ReleaseRequest{Lease: held[0].Lease()}))
+		require.Len(t, b.claim(1), 1)
+	}
+}
+
+// The row of a task of an application tells its last run only, and another may follow one that was completed.
+func TestComplete_BridgedTaskKeepsOutcome(t *testing.T) {
+	b := fresh(t)
+	held := b.claimOne(0)
+	b.exec(`update imagetasks.tasks set bridge_state = 'live' where task_id = $1`, held.ID)
+	requireHeld(t)(b.Complete(b.ctx, store.Completion{Lease: held.Lease(), ImageURL: "a.png"}))
+	for _, attempts := range []string{"attempts", "imagetasks.attempts_of(task_id)"} {
+		assert.Equal(t, 1, b.number(`select jsonb_array_length(`+attempts+`) from imagetasks.tasks where task_id = $1`, held.ID))
+	}
+}

@@ -598,8 +598,8 @@ begin
                 error_message = null,
                 leased_by = null,
                 lease_expires_at = null,
-                -- What the row tells anyway is not told twice (attempts_of).
-                attempts = case when given.note = '' and given.endpoint in ('', t.endpoint) then t.attempts
+                -- What the row tells anyway is not told twice (attempts_of). An application may begin another run of its task.
+                attempts = case when given.note = '' and given.endpoint in ('', t.endpoint) and t.bridge_state is null then t.attempts
                            else {{noted "completed" "nullif(given.request_id, '')" "nullif(given.endpoint, '')" "nullif(given.note, '')"}} end,
                 completed_at = now(),
                 updated_at = now(),

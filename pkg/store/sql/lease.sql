@@ -184,7 +184,7 @@ returning task_id;
 
 -- name: release
 -- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints, $8 answers, $9 whether the claim
--- was lost, because the work panicked, $10 whether what is to be fetched was not there. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
+-- was lost, because the work panicked (null: nothing was begun), $10 whether what is to be fetched was not there. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
 -- Locks: the rows of the named leases, in the order of task_id, so that these statements cannot deadlock. Index: primary key.
 with limited as materialized (
     select {{.Schema}}.limit_waits() where cardinality($1::text[]) > 1
@@ -205,7 +205,7 @@ with limited as materialized (
 ), released as (
     update {{.Schema}}.tasks t
     set status = 'pending',
-        lost_claims = case when held.lost then t.lost_claims + 1 else 0 end,
+        lost_claims = case when held.lost then t.lost_claims + 1 when held.lost is null then t.lost_claims else 0 end,
         {{requestAnswered "held.answer"}},
         run_after = now() + held.wait * interval '1 millisecond',
         -- The next claim promotes it, with the limits of that moment; it keeps its turn.
