@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -35,43 +36,59 @@ func (s *Store) CheckAccess(ctx context.Context) error {
 }
 
 func (s *Store) checkAccess(ctx context.Context) error {
-	role, err := s.checkServer(ctx)
+	role, hasRowSecurity, err := s.checkServer(ctx)
 	if err != nil {
 		return err
 	}
 	if err := s.checkPrivileges(ctx, role); err != nil {
 		return err
 	}
-	if err := s.checkRows(ctx, role); err != nil {
-		return err
+	if hasRowSecurity {
+		if err := s.checkRows(ctx, role); err != nil {
+			return err
+		}
 	}
 	return s.checkVersion(ctx)
 }
 
-// checkServer checks the server and the schema's existence, and returns the role.
-func (s *Store) checkServer(ctx context.Context) (role string, err error) {
-	var recovery, exists, usage, versions bool
-	var readOnly string
-	err = s.db.QueryRowContext(ctx, `
+// ask asks one of the questions below.
+func (s *Store) ask(ctx context.Context, q question) (*sql.Rows, error) {
+	return s.answers.orKeep(s.db, q.text, q.args).QueryContext(ctx, q.text, q.args...)
+}
+
+// askRow is ask for a question whose answer is one row.
+func (s *Store) askRow(ctx context.Context, q question) *sql.Row {
+	return s.answers.orKeep(s.db, q.text, q.args).QueryRowContext(ctx, q.text, q.args...)
+}
+
+func (s *Store) serverQuestion() question {
+	return question{`
 		select current_user, pg_is_in_recovery(), current_setting('transaction_read_only'),
 		       n.oid is not null, coalesce(has_schema_privilege(n.oid, 'usage'), false),
-		       exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'schema_versions')
-		from (select) one left join pg_namespace n on n.nspname = $1`, s.schemaName()).
-		Scan(&role, &recovery, &readOnly, &exists, &usage, &versions)
+		       exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'schema_versions'),
+		       exists (select from pg_class c where c.relnamespace = n.oid and c.relname = any ($2) and row_security_active(c.oid))
+		from (select) one left join pg_namespace n on n.nspname = $1`, []any{s.schemaName(), pq.Array(policyTables())}}
+}
+
+// checkServer checks the server and the schema's existence, and returns the role.
+func (s *Store) checkServer(ctx context.Context) (role string, hasRowSecurity bool, err error) {
+	var recovery, exists, usage, versions bool
+	var readOnly string
+	err = s.askRow(ctx, s.serverQuestion()).Scan(&role, &recovery, &readOnly, &exists, &usage, &versions, &hasRowSecurity)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("check the database: %w", err)
+		return "", false, fmt.Errorf("check the database: %w", err)
 	case recovery:
-		return "", errStandby
+		return "", false, errStandby
 	case readOnly == "on":
-		return "", &AccessError{fmt.Sprintf("transactions of the role %s are read-only", role),
+		return "", false, &AccessError{fmt.Sprintf("transactions of the role %s are read-only", role),
 			fmt.Sprintf("run as an administrator: alter role %s reset default_transaction_read_only", pq.QuoteIdentifier(role))}
 	case !exists, !versions:
-		return "", fmt.Errorf("%w: there is no schema %s in this database; run: task-processor migrate", ErrSchema, s.names.Schema)
+		return "", false, fmt.Errorf("%w: there is no schema %s in this database; run: task-processor migrate", ErrSchema, s.names.Schema)
 	case !usage:
-		return "", s.grantError(role, "may not use the schema "+s.names.Schema, fmt.Sprintf("grant usage on schema %s to %s", s.names.Schema, pq.QuoteIdentifier(role)))
+		return "", false, s.grantError(role, "may not use the schema "+s.names.Schema, fmt.Sprintf("grant usage on schema %s to %s", s.names.Schema, pq.QuoteIdentifier(role)))
 	}
-	return role, nil
+	return role, hasRowSecurity, nil
 }
 
 // grantError names the command that grants a worker role everything, and the statement for what was found missing.
@@ -80,18 +97,14 @@ func (s *Store) grantError(role, problem, statement string) error {
 		fmt.Sprintf("run with a DATABASE_URL of the schema's owner: task-processor migrate --worker-role %s (or only: %s)", role, statement)}
 }
 
-// checkPrivileges checks the privileges on every object that the programs use.
-func (s *Store) checkPrivileges(ctx context.Context, role string) error {
+func (s *Store) privilegesQuestion() question {
 	var kinds, objects, privileges []string
-	byName := map[string]object{}
 	for _, o := range workerObjects() {
-		name := s.names.Schema + "." + o.name
-		byName[name] = o
 		for _, p := range o.privileges {
-			kinds, objects, privileges = append(kinds, o.kind), append(objects, name), append(privileges, p)
+			kinds, objects, privileges = append(kinds, o.kind), append(objects, s.names.Schema+"."+o.name), append(privileges, p)
 		}
 	}
-	rows, err := s.db.QueryContext(ctx, `
+	return question{`
 		select name, privilege,
 		       case kind when 'function' then to_regprocedure(name) is not null else to_regclass(name) is not null end
 		from unnest($1::text[], $2::text[], $3::text[]) as needed (kind, name, privilege)
@@ -99,7 +112,16 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 			when 'function' then has_function_privilege(to_regprocedure(name)::oid, privilege)
 			when 'sequence' then has_sequence_privilege(to_regclass(name)::oid, privilege)
 			else has_table_privilege(to_regclass(name)::oid, privilege) end, false)`,
-		pq.Array(kinds), pq.Array(objects), pq.Array(privileges))
+		[]any{pq.Array(kinds), pq.Array(objects), pq.Array(privileges)}}
+}
+
+// checkPrivileges checks the privileges on every object that the programs use.
+func (s *Store) checkPrivileges(ctx context.Context, role string) error {
+	byName := map[string]object{}
+	for _, o := range workerObjects() {
+		byName[s.names.Schema+"."+o.name] = o
+	}
+	rows, err := s.ask(ctx, s.privilegesQuestion())
 	if err != nil {
 		return fmt.Errorf("check the privileges: %w", err)
 	}
@@ -189,12 +211,15 @@ func (s *Store) checkRows(ctx context.Context, role string) error {
 			s.names.Schema, pq.QuoteIdentifier(table), pq.QuoteIdentifier(role)))
 }
 
+func (s *Store) versionQuestion() question {
+	return question{"select coalesce(max(version), 0), coalesce(max(compatible_with), 0) from " + s.names.Schema + ".schema_versions", nil}
+}
+
 // checkVersion checks that the schema is neither too old nor incompatible. A schema that is newer and compatible is accepted, so that
 // several hosts can be upgraded one by one.
 func (s *Store) checkVersion(ctx context.Context) error {
 	var have, compatible int
-	err := s.db.QueryRowContext(ctx, "select coalesce(max(version), 0), coalesce(max(compatible_with), 0) from "+s.names.Schema+".schema_versions").
-		Scan(&have, &compatible)
+	err := s.askRow(ctx, s.versionQuestion()).Scan(&have, &compatible)
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}

@@ -24,12 +24,15 @@ type hotStatements struct {
 	age time.Duration
 }
 
-func newHotStatements(hot []statement) *hotStatements {
-	h := &hotStatements{names: map[string]string{}, age: 10 * time.Second}
+func newHotStatements() *hotStatements {
+	return &hotStatements{names: map[string]string{}, age: 10 * time.Second}
+}
+
+// add adds statements, before the first statement is sent.
+func (h *hotStatements) add(hot []statement) {
 	for _, st := range hot {
 		h.names[st.text] = preparedName(st.text)
 	}
-	return h
 }
 
 // preparedName returns a statement's name on the server. It is made of the text: where connections share a session (a pooler in transaction mode), a

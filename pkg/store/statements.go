@@ -65,7 +65,7 @@ type statements struct {
 
 	installation, pictureTasks, movePictures statement
 
-	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
+	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount, prunable statement
 
 	nextDue, hasPending, hasPendingFor, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
@@ -168,6 +168,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"prune_pending":    &s.prunePending,
 			"prune_events":     &s.pruneEvents,
 			"recorded_count":   &s.recordedCount,
+			"prunable":         &s.prunable,
 		},
 		"stats.sql": {
 			"next_due":    &s.nextDue,
