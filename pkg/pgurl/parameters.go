@@ -3,9 +3,10 @@ package pgurl
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // keywords are the parameters of libpq with their environment variables, and those that lib/pq adds to them.
@@ -169,13 +170,13 @@ func (v *values) translateSSL() {
 
 // printable returns the name of a parameter for a message. What does not look like a name may be a part of a password.
 func printable(name string) string {
-	if nameForm.MatchString(name) {
+	if nameForm().MatchString(name) {
 		return name
 	}
 	return "(not a name)"
 }
 
-var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,47}$`)
+var nameForm = pattern.New(`^[A-Za-z][A-Za-z0-9_.-]{0,47}$`)
 
 // addEnvironment adds what neither the URL nor the service sets. An empty variable counts as not set.
 func (v *values) addEnvironment(env func(string) (string, bool)) {

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // pair is a parameter as it is written.
@@ -26,15 +27,15 @@ func trim(raw string) string {
 // scheme matches the schemes of PostgreSQL's own URLs, of JDBC, of SQLAlchemy (postgresql+asyncpg), and those that Django
 // and PHP libraries use.
 var (
-	scheme    = regexp.MustCompile(`^(?i:jdbc:)?(?i:postgres|postgresql|postgis|pgsql|psql)(\+[A-Za-z0-9_.-]+)?://`)
-	otherKind = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*(:[A-Za-z][A-Za-z0-9+.-]*)?://`)
+	scheme    = pattern.New(`^(?i:jdbc:)?(?i:postgres|postgresql|postgis|pgsql|psql)(\+[A-Za-z0-9_.-]+)?://`)
+	otherKind = pattern.New(`^[A-Za-z][A-Za-z0-9+.-]*(:[A-Za-z][A-Za-z0-9+.-]*)?://`)
 )
 
 func split(text string) ([]pair, error) {
-	if prefix := scheme.FindString(text); prefix != "" {
+	if prefix := scheme().FindString(text); prefix != "" {
 		return splitURL(text[len(prefix):])
 	}
-	if prefix := strings.ToLower(otherKind.FindString(text)); prefix != "" {
+	if prefix := strings.ToLower(otherKind().FindString(text)); prefix != "" {
 		if strings.HasPrefix(prefix, "prisma") {
 			return nil, errors.New("the database URL is one of Prisma Accelerate, which only Prisma's own client can use; set the" +
 				" direct URL of the database, which begins with postgres://")

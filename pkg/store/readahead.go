@@ -104,7 +104,7 @@ func (s *Store) askAll(ctx context.Context, all []question) (map[string]*buffere
 		}
 		message.WriteString(text + ";\n")
 	}
-	conn, err := s.early.take(ctx, s.db)
+	conn, err := s.ahead.get(ctx, s.db)
 	if err != nil {
 		return nil, err
 	}
@@ -276,38 +276,38 @@ func (answersConn) Begin() (driver.Tx, error) { return nil, errOnlyAnswers }
 // Close implements driver.Conn.
 func (answersConn) Close() error { return nil }
 
-// earlyConns are connections that are opened before they are needed. nil: there are none.
-type earlyConns struct {
-	opened chan earlyConn // one for each connection that was begun
+// connsAhead are connections that are opened before they are needed. nil: there are none.
+type connsAhead struct {
+	opened chan openedConn // one for each connection that was begun
 	begun  int
 	cancel context.CancelFunc
 	mu     sync.Mutex
 	taken  int
 }
 
-type earlyConn struct {
+type openedConn struct {
 	*sql.Conn
 	err error
 }
 
-// connectEarly begins to open n connections.
-func connectEarly(db *sql.DB, n int) *earlyConns {
+// connectAhead begins to open n connections.
+func connectAhead(db *sql.DB, n int) *connsAhead {
 	if n == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &earlyConns{opened: make(chan earlyConn, n), begun: n, cancel: cancel}
+	e := &connsAhead{opened: make(chan openedConn, n), begun: n, cancel: cancel}
 	for range n {
 		go func() {
 			conn, err := db.Conn(ctx)
-			e.opened <- earlyConn{conn, err}
+			e.opened <- openedConn{conn, err}
 		}()
 	}
 	return e
 }
 
-// take returns one of the connections, or else a connection of db.
-func (e *earlyConns) take(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
+// get returns one of the connections, or else a connection of db.
+func (e *connsAhead) get(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
 	if !e.reserve() {
 		return db.Conn(ctx)
 	}
@@ -320,7 +320,7 @@ func (e *earlyConns) take(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
 	}
 }
 
-func (e *earlyConns) reserve() bool {
+func (e *connsAhead) reserve() bool {
 	if e == nil {
 		return false
 	}
@@ -333,14 +333,14 @@ func (e *earlyConns) reserve() bool {
 	return true
 }
 
-func (e *earlyConns) giveBack() {
+func (e *connsAhead) giveBack() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.taken--
 }
 
 // close closes the connections that nobody took, and waits until none is being opened.
-func (e *earlyConns) close() error {
+func (e *connsAhead) close() error {
 	if e == nil {
 		return nil
 	}
@@ -353,4 +353,3 @@ func (e *earlyConns) close() error {
 	}
 	return errors.Join(errs...)
 }
-

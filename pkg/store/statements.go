@@ -10,6 +10,8 @@ import (
 	"text/template"
 
 	"github.com/lib/pq"
+
+	"imagetasks/pkg/pattern"
 )
 
 //go:embed sql/*.sql
@@ -255,7 +257,7 @@ func loadStatements(files fs.FS, n names) (statements, error) {
 	return s, err
 }
 
-var ruleCode = regexp.MustCompile(`^audit: ([a-z]+(?:_[a-z]+)*)$`)
+var ruleCode = pattern.New(`^audit: ([a-z]+(?:_[a-z]+)*)$`)
 
 func loadAudits(files fs.FS, n names) ([]statement, error) {
 	sections, err := readSections(files, auditFile, n)
@@ -267,7 +269,7 @@ func loadAudits(files fs.FS, n names) ([]statement, error) {
 	}
 	codes := map[string]bool{}
 	for i, section := range sections {
-		code := ruleCode.FindStringSubmatch(section.name)
+		code := ruleCode().FindStringSubmatch(section.name)
 		switch {
 		case code == nil:
 			return nil, fmt.Errorf("%s: unknown statement %q; want the form audit: rule_code", auditFile, section.name)

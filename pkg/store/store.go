@@ -56,7 +56,7 @@ type Store struct {
 	dialer     *dialer
 	names      names
 	sql        statements
-	early      *earlyConns
+	ahead      *connsAhead
 	answers    *answers        // see ReadAhead; nil: none
 	waits      []time.Duration // before a statement is repeated whose answer was lost
 }
@@ -91,7 +91,7 @@ func Open(conf Config) (*Store, error) {
 	}
 	s := &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
 		waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}
-	s.early = connectEarly(s.db, conf.ConnectAhead)
+	s.ahead = connectAhead(s.db, conf.ConnectAhead)
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -113,7 +113,7 @@ func (s *Store) load() error {
 
 // Close closes the connections.
 func (s *Store) Close() error {
-	return errors.Join(s.early.close(), s.answers.close(), s.db.Close(), s.heartbeats.Close())
+	return errors.Join(s.ahead.close(), s.answers.close(), s.db.Close(), s.heartbeats.Close())
 }
 
 // Ping returns nil if the database is reachable and executes a query.
