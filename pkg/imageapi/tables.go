@@ -25,8 +25,8 @@ type outcome struct {
 type line struct {
 	name     string // for the tests
 	statuses []int
-	codes    []string // of the API's error: its code or its type, in lower case
-	text     pattern.Pattern  // of the API's error's message, in lower case
+	codes    []string        // of the API's error: its code or its type, in lower case
+	text     pattern.Pattern // of the API's error's message, in lower case
 	outcome
 }
 

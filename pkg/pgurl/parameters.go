@@ -92,7 +92,7 @@ var byPlainName = func() map[string]string {
 }()
 
 func plain(name string) string {
-	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
+	return strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(name), "_", ""), "-", "")
 }
 
 func isKeyword(name string) bool { return byPlainName[plain(name)] != "" }

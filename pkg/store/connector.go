@@ -45,7 +45,7 @@ func newConnector(conf Config) (*connector, *dialer, error) {
 	}
 	boundConnect(&c)
 	d := &dialer{dial: pgdial.Network(c)}
-	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext, limit: conf.StatementTimeout, hot: newHotStatements()}, d, nil
+	return &connector{conf: newCurrentConfig(c, conf.Env), dial: d.DialContext, limit: conf.StatementTimeout, hot: newHotStatements(nil)}, d, nil
 }
 
 // boundConnect bounds the time for a connection.

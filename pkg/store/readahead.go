@@ -79,18 +79,18 @@ func key(text string, args []any) string {
 func (s *Store) passQuestions(p PassQuestions) [PassConns][]question {
 	tasks, user := p.Sweep.filters()
 	queue := []question{
-		{s.sql.countStuck.text, []any{p.Sweep.OlderThan.Milliseconds(), tasks, user}},
-		{s.sql.tasksAside.text, []any{p.Limit}},
-		{s.sql.queueStats.text, []any{p.Sweep.OlderThan.Milliseconds()}},
-		{s.sql.unsettled.text, []any{p.UnsettledWindow.Milliseconds(), p.Limit}},
+		{s.sql.countStuck.text(), []any{p.Sweep.OlderThan.Milliseconds(), tasks, user}},
+		{s.sql.tasksAside.text(), []any{p.Limit}},
+		{s.sql.queueStats.text(), []any{p.Sweep.OlderThan.Milliseconds()}},
+		{s.sql.unsettled.text(), []any{p.UnsettledWindow.Milliseconds(), p.Limit}},
 	}
 	if p.PendingTimeout > 0 {
-		queue = append(queue, question{s.sql.countOverdue.text, []any{p.PendingTimeout.Milliseconds()}})
+		queue = append(queue, question{s.sql.countOverdue.text(), []any{p.PendingTimeout.Milliseconds()}})
 	}
 	return [PassConns][]question{{
 		s.serverQuestion(), s.privilegesQuestion(), s.versionQuestion(),
-		{s.sql.control.text, nil}, {s.sql.bridgeState.text, nil}, {s.sql.processors.text, nil}, {s.sql.eventCounts.text, nil},
-		{s.sql.prunable.text, prunableArgs(p.Prune)},
+		{s.sql.control.text(), nil}, {s.sql.bridgeState.text(), nil}, {s.sql.processors.text(), nil}, {s.sql.eventCounts.text(), nil},
+		{s.sql.prunable.text(), prunableArgs(p.Prune)},
 	}, queue}
 }
 

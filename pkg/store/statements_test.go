@@ -41,7 +41,7 @@ func TestLoadStatements_Embedded(t *testing.T) {
 	for file, fields := range s.files() {
 		for name, st := range fields {
 			assert.Equal(t, name, st.name, file)
-			assert.NotRegexp(t, `\{\{|;$`, st.text, name)
+			assert.NotRegexp(t, `\{\{|;$`, st.text(), name)
 		}
 	}
 	assert.Len(t, embeddedSQL(t), len(s.files())+1, "every SQL file is read")

@@ -104,10 +104,10 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	if s.sql, err = loadStatements(files, s.names); err != nil {
+	if s.sql, err = findStatements(files, s.names); err != nil {
 		return fmt.Errorf("load the SQL statements: %w", err)
 	}
-	s.connector.hot.add(s.sql.hot())
+	s.connector.hot.names = newHotStatements(s.sql.hot()).names
 	return nil
 }
 
@@ -182,9 +182,9 @@ func (s *Store) queryOn(ctx context.Context, db *sql.DB, st statement, scan func
 
 // queryRepeated is queryOn. It reports whether an answer was lost, so that the statement may have taken effect before.
 func (s *Store) queryRepeated(ctx context.Context, db *sql.DB, st statement, scan func(*sql.Rows) error, args ...any) (bool, error) {
-	db = s.answers.or(db, st.text, args)
+	db = s.answers.or(db, st.text(), args)
 	lost, err := s.repeated(ctx, func(ctx context.Context) error {
-		rows, err := db.QueryContext(ctx, st.text, args...)
+		rows, err := db.QueryContext(ctx, st.text(), args...)
 		if err != nil {
 			return err
 		}
@@ -201,9 +201,9 @@ func (s *Store) queryRepeated(ctx context.Context, db *sql.DB, st statement, sca
 
 // queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.
 func (s *Store) queryRow(ctx context.Context, st statement, args []any, dest ...any) error {
-	db := s.answers.or(s.db, st.text, args)
+	db := s.answers.or(s.db, st.text(), args)
 	return wrap(st, s.repeat(ctx, func(ctx context.Context) error {
-		return db.QueryRowContext(ctx, st.text, args...).Scan(dest...)
+		return db.QueryRowContext(ctx, st.text(), args...).Scan(dest...)
 	}))
 }
 

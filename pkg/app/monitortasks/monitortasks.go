@@ -4,6 +4,7 @@ package monitortasks
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -29,6 +30,9 @@ import (
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/webhook"
 )
+
+// passGCPercent is that of one pass, whose heap mostly stays below the size at which the first collection begins then.
+const passGCPercent = 400
 
 // program is the application with the commands of this program.
 type program struct{ *app.App }
@@ -76,6 +80,9 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
+	}
+	if !c.Bool("watch") {
+		defer debug.SetGCPercent(debug.SetGCPercent(passGCPercent))
 	}
 	ctx, stop := a.UntilSignal(c.Context, nil)
 	defer stop()
