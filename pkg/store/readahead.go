@@ -83,6 +83,7 @@ func (s *Store) passQuestions(p PassQuestions) [PassConns][]question {
 		{s.sql.tasksAside.text(), []any{p.Limit}},
 		{s.sql.queueStats.text(), []any{p.Sweep.OlderThan.Milliseconds()}},
 		{s.sql.unsettled.text(), []any{p.UnsettledWindow.Milliseconds(), p.Limit}},
+		{s.sql.prunable.text(), prunableArgs(p.Prune)},
 	}
 	if p.PendingTimeout > 0 {
 		queue = append(queue, question{s.sql.countOverdue.text(), []any{p.PendingTimeout.Milliseconds()}})
@@ -90,7 +91,6 @@ func (s *Store) passQuestions(p PassQuestions) [PassConns][]question {
 	return [PassConns][]question{{
 		s.serverQuestion(), s.privilegesQuestion(), s.versionQuestion(),
 		{s.sql.control.text(), nil}, {s.sql.bridgeState.text(), nil}, {s.sql.processors.text(), nil}, {s.sql.eventCounts.text(), nil},
-		{s.sql.prunable.text(), prunableArgs(p.Prune)},
 	}, queue}
 }
 
