@@ -25,39 +25,24 @@ type PassQuestions struct {
 }
 
 const (
-	// PassConns is how many connections ReadAhead uses at the same time.
-	PassConns = 2
 	// readAheadTimeout bounds ReadAhead: a caller that gets no answers asks one question after the other.
 	readAheadTimeout = 5 * time.Second
 	// answersAge is how long the answers are used.
 	answersAge = 5 * time.Second
 )
 
-// ReadAhead asks at once, in one round trip on each of PassConns connections, what CheckAccess and a pass of the monitor ask one after the other. It
-// returns a Store that has the answers: it asks the database all the same once it has sent another statement, which may change them, and a few
-// seconds later. It is for one pass, closes s, and is used beside it. An error means only that all is to be asked as usual.
+// ReadAhead asks in one round trip what CheckAccess and a pass of the monitor ask one after the other. It returns a Store that has the answers: it
+// asks the database all the same once it has sent another statement, which may change them, and a few seconds later. It is for one pass, and closes
+// s. An error means only that all is to be asked as usual.
 func (s *Store) ReadAhead(ctx context.Context, p PassQuestions) (*Store, error) {
 	ctx, cancel := context.WithTimeout(ctx, readAheadTimeout)
 	defer cancel()
-	groups := s.passQuestions(p)
-	found, failed := make([]map[string]*bufferedRows, len(groups)), make([]error, len(groups))
-	var asking sync.WaitGroup
-	for i, group := range groups {
-		asking.Go(func() { found[i], failed[i] = s.askAll(ctx, group) })
-	}
-	asking.Wait()
-	if err := errors.Join(failed...); err != nil {
+	known, err := s.askAll(ctx, s.passQuestions(p))
+	if err != nil {
 		return nil, fmt.Errorf("read ahead: %w", err)
 	}
-	a := &answers{known: map[string]*bufferedRows{}, until: time.Now().Add(answersAge)}
-	for _, some := range found {
-		for key, rows := range some {
-			a.known[key] = rows
-		}
-	}
-	a.db = sql.OpenDB(answersConnector{a.known})
 	with := *s
-	with.answers = a
+	with.answers = &answers{db: sql.OpenDB(answersConnector{known}), known: known, until: time.Now().Add(answersAge)}
 	return &with, nil
 }
 
@@ -75,23 +60,21 @@ func key(text string, args []any) string {
 	return text
 }
 
-// passQuestions returns the questions for each connection. They take about the same time.
-func (s *Store) passQuestions(p PassQuestions) [PassConns][]question {
+func (s *Store) passQuestions(p PassQuestions) []question {
 	tasks, user := p.Sweep.filters()
-	queue := []question{
+	all := []question{
+		s.serverQuestion(), s.privilegesQuestion(), s.versionQuestion(),
 		{s.sql.countStuck.text(), []any{p.Sweep.OlderThan.Milliseconds(), tasks, user}},
 		{s.sql.tasksAside.text(), []any{p.Limit}},
 		{s.sql.queueStats.text(), []any{p.Sweep.OlderThan.Milliseconds()}},
 		{s.sql.unsettled.text(), []any{p.UnsettledWindow.Milliseconds(), p.Limit}},
+		{s.sql.control.text(), nil}, {s.sql.bridgeState.text(), nil}, {s.sql.processors.text(), nil}, {s.sql.eventCounts.text(), nil},
 		{s.sql.prunable.text(), prunableArgs(p.Prune)},
 	}
 	if p.PendingTimeout > 0 {
-		queue = append(queue, question{s.sql.countOverdue.text(), []any{p.PendingTimeout.Milliseconds()}})
+		all = append(all, question{s.sql.countOverdue.text(), []any{p.PendingTimeout.Milliseconds()}})
 	}
-	return [PassConns][]question{{
-		s.serverQuestion(), s.privilegesQuestion(), s.versionQuestion(),
-		{s.sql.control.text(), nil}, {s.sql.bridgeState.text(), nil}, {s.sql.processors.text(), nil}, {s.sql.eventCounts.text(), nil},
-	}, queue}
+	return all
 }
 
 // askAll sends questions in one message, and returns the answers by key.
@@ -276,13 +259,10 @@ func (answersConn) Begin() (driver.Tx, error) { return nil, errOnlyAnswers }
 // Close implements driver.Conn.
 func (answersConn) Close() error { return nil }
 
-// connsAhead are connections that are opened before they are needed. nil: there are none.
-type connsAhead struct {
-	opened chan openedConn // one for each connection that was begun
-	begun  int
+// connAhead is a connection that is opened before it is needed. nil: there is none.
+type connAhead struct {
+	opened chan openedConn // at most one, which is the result of opening it, until somebody gets it
 	cancel context.CancelFunc
-	mu     sync.Mutex
-	taken  int
 }
 
 type openedConn struct {
@@ -290,66 +270,42 @@ type openedConn struct {
 	err error
 }
 
-// connectAhead begins to open n connections.
-func connectAhead(db *sql.DB, n int) *connsAhead {
-	if n == 0 {
-		return nil
-	}
+// connectAhead begins to open a connection.
+func connectAhead(db *sql.DB) *connAhead {
 	ctx, cancel := context.WithCancel(context.Background())
-	e := &connsAhead{opened: make(chan openedConn, n), begun: n, cancel: cancel}
-	for range n {
-		go func() {
-			conn, err := db.Conn(ctx)
-			e.opened <- openedConn{conn, err}
-		}()
-	}
-	return e
+	c := &connAhead{opened: make(chan openedConn, 1), cancel: cancel}
+	go func() {
+		defer close(c.opened)
+		conn, err := db.Conn(ctx)
+		c.opened <- openedConn{conn, err}
+	}()
+	return c
 }
 
-// get returns one of the connections, or else a connection of db.
-func (e *connsAhead) get(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
-	if !e.reserve() {
+// get waits for the connection. After the first call it returns another one, of db.
+func (c *connAhead) get(ctx context.Context, db *sql.DB) (*sql.Conn, error) {
+	if c == nil {
 		return db.Conn(ctx)
 	}
 	select {
-	case c := <-e.opened:
-		return c.Conn, c.err
+	case o, ok := <-c.opened:
+		if !ok {
+			return db.Conn(ctx)
+		}
+		return o.Conn, o.err
 	case <-ctx.Done():
-		e.giveBack()
 		return nil, ctx.Err()
 	}
 }
 
-func (e *connsAhead) reserve() bool {
-	if e == nil {
-		return false
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.taken == e.begun {
-		return false
-	}
-	e.taken++
-	return true
-}
-
-func (e *connsAhead) giveBack() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.taken--
-}
-
-// close closes the connections that nobody took, and waits until none is being opened.
-func (e *connsAhead) close() error {
-	if e == nil {
+// close closes the connection if nobody got it, and waits until it is not being opened any more.
+func (c *connAhead) close() error {
+	if c == nil {
 		return nil
 	}
-	e.cancel()
-	var errs []error
-	for e.reserve() {
-		if c := <-e.opened; c.err == nil {
-			errs = append(errs, c.Close())
-		}
+	c.cancel()
+	if o, ok := <-c.opened; ok && o.err == nil {
+		return o.Close()
 	}
-	return errors.Join(errs...)
+	return nil
 }

@@ -34,8 +34,8 @@ type Config struct {
 	ApplicationName string
 	// MaxConns is the maximum number of connections; 0 means 8. Heartbeats and renewals of leases use heartbeatConns more, and Listen one.
 	MaxConns int
-	// ConnectAhead is how many connections Open begins to open in the background, for ReadAhead; 0: none.
-	ConnectAhead int
+	// ConnectAhead makes Open begin to open a connection in the background, for ReadAhead.
+	ConnectAhead bool
 	// StatementTimeout bounds a call whose context has no deadline, repeats included; 0 means a minute. Migrations and audits have bounds of
 	// their own.
 	StatementTimeout time.Duration
@@ -56,7 +56,7 @@ type Store struct {
 	dialer     *dialer
 	names      names
 	sql        statements
-	ahead      *connsAhead
+	ahead      *connAhead
 	answers    *answers        // see ReadAhead; nil: none
 	waits      []time.Duration // before a statement is repeated whose answer was lost
 }
@@ -91,7 +91,9 @@ func Open(conf Config) (*Store, error) {
 	}
 	s := &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
 		waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}
-	s.ahead = connectAhead(s.db, conf.ConnectAhead)
+	if conf.ConnectAhead {
+		s.ahead = connectAhead(s.db)
+	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
