@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"imagetasks/pkg/pattern"
 )
 
 // keywords are the parameters of libpq with their environment variables, and those that lib/pq adds to them.
@@ -170,13 +168,14 @@ func (v *values) translateSSL() {
 
 // printable returns the name of a parameter for a message. What does not look like a name may be a part of a password.
 func printable(name string) string {
-	if nameForm().MatchString(name) {
+	if isName(name) && len(name) <= maxPrinted && (name[0]|0x20) >= 'a' && (name[0]|0x20) <= 'z' {
 		return name
 	}
 	return "(not a name)"
 }
 
-var nameForm = pattern.New(`^[A-Za-z][A-Za-z0-9_.-]{0,47}$`)
+// maxPrinted is the length of the longest name that a message quotes.
+const maxPrinted = 48
 
 // addEnvironment adds what neither the URL nor the service sets. An empty variable counts as not set.
 func (v *values) addEnvironment(env func(string) (string, bool)) {
