@@ -370,8 +370,9 @@ func (s *system) monitor(ctx context.Context) {
 	}
 }
 
-// closeTimeout bounds the wait for the tasks that are left: those that are stuck, and a queue as long as the load can have made it.
-func (s *system) closeTimeout() time.Duration { return 4*time.Minute + s.length()/4 }
+// closeTimeout bounds the wait for the tasks that are left: those that are stuck, one that tried an open circuit in vain and waits for 6m15s so that
+// others try next, and a queue as long as the load can have made it.
+func (s *system) closeTimeout() time.Duration { return 7*time.Minute + s.length()/4 }
 
 // awaitClosed waits until no task is pending or processing.
 func (s *system) awaitClosed(ctx context.Context) error {

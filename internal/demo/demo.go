@@ -229,7 +229,7 @@ func (d *demo) run(ctx context.Context) (before int64, err error) {
 	defer bar.Close()
 	limits := d.conf.timeouts()
 	p := processor.New(processor.Config{
-		Worker: "demo", Concurrency: concurrency, RetryUnknown: 1, TaskTimeout: limits.task, Lease: limits.lease,
+		Worker: "demo", Concurrency: concurrency, API: "the image API", Results: "pictures", RetryUnknown: 1, TaskTimeout: limits.task, Lease: limits.lease,
 		Log: d.conf.Log, Redact: d.conf.Redact.String,
 		Observe: func(e processor.Event) {
 			if e.Kind == processor.EventCompleted || e.Kind == processor.EventFailed {

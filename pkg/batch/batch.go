@@ -24,6 +24,9 @@ type Group[In, Out any] struct {
 	Max int
 	// Parallel is how many runs there may be at the same time. 0: 1.
 	Parallel int
+	// Patience is how long a call waits for those in progress before another run begins beside them, if Parallel allows one: fewer and larger runs cost
+	// less. 0: it does not wait.
+	Patience time.Duration
 	// Timeout bounds a run. 0: no bound but those of the callers.
 	Timeout time.Duration
 	// Split reports whether an error of Run may be the fault of single items: Run is repeated with the halves then, down to these items. nil: it
@@ -36,6 +39,7 @@ type Group[In, Out any] struct {
 	current []*run
 	aborted bool
 	runs    sync.WaitGroup
+	another *time.Timer // begins another run for what waits; nil: not needed
 }
 
 // call is one call of Do or Go.
@@ -98,12 +102,29 @@ func (g *Group[In, Out]) add(ctx context.Context, c *call[In, Out]) {
 		return
 	}
 	g.waiting = append(g.waiting, c)
-	if g.running < max(g.Parallel, 1) {
-		g.running++
-		detached := context.WithoutCancel(ctx)
-		g.runs.Go(func() { g.work(detached) })
+	detached := context.WithoutCancel(ctx)
+	switch {
+	case g.running == 0 || g.Patience <= 0:
+		g.begin(detached)
+	case g.running < g.Parallel && g.another == nil:
+		g.another = time.AfterFunc(g.Patience, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.another = nil
+			if len(g.waiting) > 0 { // so that a run is in progress, and Wait waits
+				g.begin(detached)
+			}
+		})
 	}
 	g.mu.Unlock()
+}
+
+// begin begins another run if there may be one. g.mu is held.
+func (g *Group[In, Out]) begin(ctx context.Context) {
+	if g.running < max(g.Parallel, 1) {
+		g.running++
+		g.runs.Go(func() { g.work(ctx) })
+	}
 }
 
 // Abort ends all runs. Calls that wait, and later ones, fail with context.Canceled.
@@ -157,6 +178,10 @@ func (g *Group[In, Out]) dequeue(cancel context.CancelFunc) []*call[In, Out] {
 	calls := g.waiting[:n:n]
 	if g.waiting = g.waiting[n:]; len(g.waiting) == 0 {
 		g.waiting = nil
+		if g.another != nil {
+			g.another.Stop()
+			g.another = nil
+		}
 	}
 	r := &run{callers: n, cancel: cancel}
 	for _, c := range calls {

@@ -113,6 +113,45 @@ func TestGroup_Parallel(t *testing.T) {
 	})
 }
 
+// A call joins those that wait for a run in progress, and none waits longer than Patience for a run that hangs.
+func TestGroup_Patience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const patience = 200 * time.Millisecond
+		r := &runs{let: make(chan struct{})}
+		g := &batch.Group[int, int]{Run: r.run, Parallel: 2, Patience: patience}
+		var callers sync.WaitGroup
+		call := func(n int) {
+			callers.Go(func() {
+				out, err := g.Do(t.Context(), n)
+				assert.NoError(t, err)
+				assert.Equal(t, 10*n, out)
+			})
+			synctest.Wait()
+		}
+		call(1)
+		call(2)
+		time.Sleep(patience / 2)
+		call(3)
+		assert.Equal(t, []int{1}, r.sizes())
+		time.Sleep(patience / 2)
+		synctest.Wait()
+		assert.Equal(t, []int{1, 2}, r.sizes(), "the first of those that waited has waited for long enough")
+		call(4)
+		time.Sleep(10 * patience)
+		assert.Equal(t, []int{1, 2}, r.sizes(), "no more than Parallel")
+		r.let <- struct{}{}
+		synctest.Wait()
+		assert.Equal(t, []int{1, 2, 1}, r.sizes())
+		close(r.let)
+		callers.Wait()
+		// A run that ends in time leaves nothing for another one.
+		call(5)
+		time.Sleep(2 * patience)
+		assert.Equal(t, []int{1, 2, 1, 1}, r.sizes())
+		g.Wait()
+	})
+}
+
 // A caller whose context ends leaves, and the others are not affected. A run that nobody waits for any more is cancelled.
 func TestGroup_CallerLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

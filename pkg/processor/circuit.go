@@ -42,7 +42,7 @@ const (
 	CircuitHalfOpen CircuitState = "half_open" // one task tries it
 )
 
-// circuit is the circuit breaker of one scope: the endpoint, a model, or the picture store. It is not safe for concurrent use: circuits locks it.
+// circuit is the circuit breaker of one scope: the endpoint, a model, or the store of results. It is not safe for concurrent use: circuits locks it.
 //
 // A check that succeeds ends the open state where it says something: where a check of this opening has failed before, or where no
 // connection could be made. Then one task is tried, and the others follow when the API has answered it. Where the check says
@@ -182,6 +182,12 @@ func (c *circuit) heldUntil() time.Time {
 	return c.triedAt.Add(min(c.times.hold<<min(c.failedTries-1, 10), c.times.maxTrial))
 }
 
+// checkStarted records that a check has started. If it gets no answer, the next follows in the longest time between two.
+func (c *circuit) checkStarted(now time.Time) {
+	c.nextCheck = now.Add(c.times.maxCheck)
+	c.running++
+}
+
 // checked records the result of a check that began in an opening: what is wrong, or nil. uncheckable: it may be the same when the API works. It reports whether
 // the circuit is not open any more.
 func (c *circuit) checked(now time.Time, opening int, cause *task.Error, uncheckable bool) bool {
@@ -195,7 +201,14 @@ func (c *circuit) checked(now time.Time, opening int, cause *task.Error, uncheck
 	if cause != nil {
 		c.failedChecks++
 		c.cause, c.doubtful = cause, uncheckable
-		c.nextCheck = now.Add(max(min(c.times.firstCheck<<min(c.failedChecks, 10), c.times.maxCheck), c.limitedWait(cause)))
+		next := now.Add(min(c.times.firstCheck<<min(c.failedChecks, 10), c.times.maxCheck))
+		if c.nextCheck.Before(next) {
+			next = c.nextCheck // the end of a check that got no answer does not delay the next
+		}
+		if limited := now.Add(c.limitedWait(cause)); next.Before(limited) {
+			next = limited
+		}
+		c.nextCheck = next
 		return false
 	}
 	c.nextCheck = now.Add(c.times.maxCheck)

@@ -28,7 +28,7 @@ func (s *circuits) checkEndpoint(ctx context.Context) (cause *task.Error, unchec
 	return cause, uncheckable || cause != nil && s.endpoint.misleading && !cause.NotSent
 }
 
-// ask makes a check. uncheckable: the result, or cause, may be the same whether a request for a picture would succeed or not.
+// ask makes a check. uncheckable: the result, or cause, may be the same whether a paid request would succeed or not.
 func (s *circuits) ask(ctx context.Context, model string) (cause *task.Error, uncheckable bool) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -108,8 +108,7 @@ func (s *circuits) startCheck(ctx context.Context, checks *sync.WaitGroup, c *ci
 	}
 	now := time.Now()
 	if may && !now.Before(c.nextCheck) {
-		c.nextCheck = now.Add(c.times.maxCheck) // without an answer
-		c.running++
+		c.checkStarted(now)
 		opening := c.opening
 		checks.Go(func() { s.runCheck(ctx, c, opening, check) })
 	}
@@ -128,7 +127,7 @@ func (s *circuits) runCheck(ctx context.Context, c *circuit, opening int, check 
 	case changed && closed:
 		s.noteClosed(c)
 	case changed:
-		s.log.Info("a check shows that the image API responds; one task is tried")
+		s.log.Infof("a check shows that %s responds; one task is tried", s.words.api)
 		s.wake()
 	}
 	s.checkSoon()

@@ -165,7 +165,7 @@ func (s *circuits) mayStart(a *attempt) bool {
 		(m == nil || m.isClosed() && !m.isPaused(now))
 }
 
-// answered records that the API answered an attempt: with a picture, or with an error about its task. It reports whether a circuit closed.
+// answered records that the API answered an attempt: with a result, or with an error about its task. It reports whether a circuit closed.
 func (s *circuits) answered(a *attempt) {
 	now := time.Now()
 	s.mu.Lock()
@@ -183,7 +183,7 @@ func (s *circuits) answered(a *attempt) {
 	}
 }
 
-// stored records that a picture was stored.
+// stored records that a result was stored.
 func (s *circuits) stored(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -400,11 +400,11 @@ func (s *circuits) noteClosed(c *circuit) {
 	s.mu.Unlock()
 	switch c.scope {
 	case task.ScopeAll:
-		log.Info("pictures can be stored again; claiming resumes")
+		log.Infof("%s can be stored again; claiming resumes", s.words.results)
 	case task.ScopeModel:
-		log.Info("the image API makes pictures with the model again; claiming its tasks resumes")
+		log.Infof("%s makes %s with the model again; claiming its tasks resumes", s.words.api, s.words.results)
 	default:
-		log.Info("the image API is reachable again; claiming resumes")
+		log.Infof("%s is reachable again; claiming resumes", s.words.api)
 	}
 	s.events.record(Event{Kind: EventCircuitClosed})
 	s.wake()
@@ -413,9 +413,9 @@ func (s *circuits) noteClosed(c *circuit) {
 // whatFails says what is wrong while a circuit is open for its cause.
 func (s *circuits) whatFails(c *circuit) string {
 	if c.scope == task.ScopeModel {
-		return "the image API makes no pictures with the model of some tasks, which wait"
+		return s.words.whatFails(task.CodeModelRefused) + " of some tasks, which wait"
 	}
-	return whatFails(c.cause.Code)
+	return s.words.whatFails(c.cause.Code)
 }
 
 func (s *circuits) stillFails(c *circuit) string {
@@ -430,15 +430,18 @@ func (s *circuits) nextTry(c *circuit, now time.Time) string {
 	return "after a successful check"
 }
 
+// wording is the words for what differs from one kind of work to another, in texts for people.
+type wording struct{ api, results string }
+
 // whatFails says what is wrong for a cause.
-func whatFails(code task.Code) string {
+func (w wording) whatFails(code task.Code) string {
 	switch code {
 	case task.CodePictureStore:
-		return "pictures can't be stored"
+		return w.results + " can't be stored"
 	case task.CodeUnauthorized, task.CodeForbidden, task.CodeWrongCountry, task.CodeWrongAddress, task.CodeNoQuota:
-		return "the image API refuses all requests"
+		return w.api + " refuses all requests"
 	case task.CodeModelRefused:
-		return "the image API makes no pictures with the model"
+		return w.api + " makes no " + w.results + " with the model"
 	}
-	return "the image API is unreachable"
+	return w.api + " is unreachable"
 }

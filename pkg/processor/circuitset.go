@@ -12,10 +12,11 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// circuitSet is all circuit breakers of a processor: those of each endpoint, and that of the picture store. It is safe for concurrent use.
+// circuitSet is all circuit breakers of a processor: those of each endpoint, and that of the store of results. It is safe for concurrent use.
 type circuitSet struct {
 	checkStore   func(context.Context) error // Config.CheckStore
 	defaultModel string
+	words        wording
 	sanitizer    sanitizer
 	log          logrus.FieldLogger
 	events       *eventRecorder
@@ -30,7 +31,7 @@ type circuitSet struct {
 }
 
 func newCircuitSet(conf *Config, redact sanitizer, events *eventRecorder) *circuitSet {
-	s := &circuitSet{checkStore: conf.CheckStore, defaultModel: conf.DefaultModel, sanitizer: redact, log: conf.Log,
+	s := &circuitSet{checkStore: conf.CheckStore, defaultModel: conf.DefaultModel, words: wording{conf.API, conf.Results}, sanitizer: redact, log: conf.Log,
 		events: events, times: conf.times, wake: func() {}, changed: make(chan struct{}, 1)}
 	s.store = circuit{scope: task.ScopeAll, times: conf.times}
 	for _, e := range conf.Endpoints {
@@ -79,7 +80,7 @@ type trial struct {
 
 // plan says what may be claimed.
 type plan struct {
-	none        bool // nothing: the picture store's circuit is open
+	none        bool // nothing: the circuit of the store is open
 	pendingOnly bool // only what is to be fetched
 	endpoints   []store.ClaimEndpoint
 	trials      []trial     // first those of endpoints, then those of models
@@ -262,7 +263,7 @@ func (s *circuitSet) run(ctx context.Context) {
 	}
 }
 
-// startStoreCheck checks the picture store if that is due, and returns the time until the next check.
+// startStoreCheck checks the store of results if that is due, and returns the time until the next check.
 func (s *circuitSet) startStoreCheck(ctx context.Context, checks *sync.WaitGroup) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,7 +21,7 @@ func newTestCircuits(check func(context.Context, string) error) (*circuits, *byt
 	var log bytes.Buffer
 	logger := logrus.New()
 	logger.SetOutput(&log)
-	conf := Config{Log: logger, Endpoints: []Endpoint{{Name: "e", Check: check}}, DefaultModel: "default"}
+	conf := Config{Log: logger, API: "the image API", Results: "pictures", Endpoints: []Endpoint{{Name: "e", Check: check}}, DefaultModel: "default"}
 	conf.setDefaults()
 	s := newCircuitSet(&conf, func(text string) string { return strings.ReplaceAll(text, "secret", "[redacted]") }, &eventRecorder{})
 	return s.endpoints[0], &log

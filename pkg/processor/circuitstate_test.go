@@ -36,12 +36,18 @@ func TestCircuit_CheckWaits(t *testing.T) {
 	now := start
 	for _, want := range []time.Duration{4 * time.Second, 5 * time.Second, 5 * time.Second} {
 		now = c.nextCheck
+		c.checkStarted(now)
 		assert.False(t, c.checked(now, c.opening, refused, false))
 		assert.Equal(t, want, c.nextCheck.Sub(now))
 		assert.Same(t, refused, c.cause, "today's reason")
 	}
+	c.checkStarted(now)
+	silent := now.Add(3 * time.Second)
+	c.checked(silent, c.opening, refused, false)
+	assert.Equal(t, now.Add(5*time.Second), c.nextCheck, "a check that took long does not delay the next")
 	c.checked(now, c.opening, limited, false)
 	assert.Equal(t, time.Minute, c.nextCheck.Sub(now), "Retry-After of a rate limit")
+	c.checkStarted(now)
 	c.checked(now, c.opening, &task.Error{Code: task.CodeServer, RetryAfter: time.Hour}, false)
 	assert.Equal(t, 5*time.Second, c.nextCheck.Sub(now), "no other Retry-After")
 	assert.False(t, c.checked(now, c.opening-1, nil, false), "a check from before it opened says nothing")

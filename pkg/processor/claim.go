@@ -73,7 +73,7 @@ func (c *claimLoop) run(ctx context.Context, once bool, start startFunc, release
 		c.watch.progress()
 		if once {
 			if cause := c.circuits.blocked(); cause != nil && c.inFlight.count() == 0 {
-				return fmt.Errorf("%w: %w", &pausedError{whatFails(cause.Code), ErrAPIUnavailable}, cause)
+				return fmt.Errorf("%w: %w", &pausedError{c.circuits.words.whatFails(cause.Code), ErrAPIUnavailable}, cause)
 			}
 			if done, err := c.finished(ctx); done {
 				return err
@@ -208,7 +208,7 @@ const restrictedClaimWait = time.Second
 const trialCandidates = 20
 
 // claimTrial claims a task that tries a circuit, and returns the tasks that it has started. If possible it is one without a request of unknown
-// outcome, because that one fails if it has another. The candidates that are left are started, too: they may have a picture already; a request of
+// outcome, because that one fails if it has another. The candidates that are left are started, too: they may have a result already; a request of
 // theirs is refused.
 func (c *claimLoop) claimTrial(ctx context.Context, r store.ClaimRequest, trial trial, start startFunc) ([]task.Task, error) {
 	if trial.circuit.scope == task.ScopeModel {
@@ -357,9 +357,9 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 			return false, nil
 		}
 		if !besides {
-			what := whatFails(cause.Code) + " of the tasks that are left"
+			what := c.circuits.words.whatFails(cause.Code) + " of the tasks that are left"
 			if cause.Code != task.CodeModelRefused {
-				what = whatFails(cause.Code) + ", and no other endpoint has the models of the tasks that are left"
+				what = c.circuits.words.whatFails(cause.Code) + ", and no other endpoint has the models of the tasks that are left"
 			}
 			return true, fmt.Errorf("%w: %w", &pausedError{what, ErrAPIUnavailable}, cause)
 		}

@@ -69,7 +69,7 @@ func (o *outcomes) completed(writes context.Context, a *attempt, r Result, err e
 		o.noteCompleted(a, r)
 	case !errors.Is(err, errLeaseLost) && writes.Err() == nil:
 		o.release(writes, a, refusedWait, o.sanitizer.sanitize(&task.Error{Code: task.CodeInternal, Disposition: task.Release,
-			Message:   "the picture is stored, and the database refused to complete the task: " + err.Error(),
+			Message:   "the result is stored, and the database refused to complete the task: " + err.Error(),
 			RequestID: r.RequestID, Endpoint: r.Endpoint, Err: err}))
 	}
 }

@@ -168,7 +168,7 @@ func (f *fixture) clientOf(api *simapi.Server) *imageapi.Client {
 }
 
 func (f *fixture) config(change ...func(*processor.Config)) processor.Config {
-	conf := processor.Config{Worker: "w", RetryUnknown: 1, PollInterval: 20 * time.Millisecond, Lease: 3 * time.Second, Log: f.logger,
+	conf := processor.Config{Worker: "w", API: "the image API", Results: "pictures", RetryUnknown: 1, PollInterval: 20 * time.Millisecond, Lease: 3 * time.Second, Log: f.logger,
 		Observe: func(e processor.Event) {
 			f.mu.Lock()
 			f.events[e.Kind]++

@@ -2,6 +2,7 @@ package processor
 
 import (
 	"context"
+	"time"
 
 	"imagetasks/pkg/batch"
 	"imagetasks/pkg/store"
@@ -24,8 +25,9 @@ type group interface {
 // The bounds of a group.
 const (
 	groupSize = 500
-	// While a group is being written whose connection is silent, another can be.
-	groupsAtOnce = 2
+	// While a group is being written whose connection is silent, or that waits for a row that somebody else has locked, another can be.
+	groupsAtOnce  = 2
+	groupPatience = 200 * time.Millisecond
 )
 
 func newCompletionGroup(queue Queue) completionGroup {
@@ -53,7 +55,7 @@ func newRequestGroup(queue Queue) requestGroup {
 }
 
 func newGroup[In, Out any](run func(context.Context, []In) ([]batch.Result[Out], error)) *batch.Group[In, Out] {
-	return &batch.Group[In, Out]{Run: run, Max: groupSize, Parallel: groupsAtOnce, Timeout: writeTimeout, Split: store.IsRowError}
+	return &batch.Group[In, Out]{Run: run, Max: groupSize, Parallel: groupsAtOnce, Patience: groupPatience, Timeout: writeTimeout, Split: store.IsRowError}
 }
 
 // heldOnly returns task.ErrLeaseLost for those of in whose leases are not held.

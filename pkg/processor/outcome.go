@@ -90,13 +90,13 @@ func (o *outcomes) record(work, writes context.Context, a *attempt, cause, err e
 // maxInProgress bounds how often a run repeats a request that the API says it is still working on: for about an hour.
 const maxInProgress = 20
 
-// answered records that the API answered an attempt with a picture, or with what is to be fetched.
+// answered records that the API answered an attempt with a result, or with what is to be fetched.
 func (o *outcomes) answered(a *attempt) {
 	o.circuits.of(a).answered(a)
 	o.models.completed(o.circuits.of(a).conf.Name, o.circuits.modelName(a.task.Model))
 }
 
-// paid records that the API has answered with a picture that could not be fetched or stored. That says nothing about the API now, unless it was
+// paid records that the API has answered with a result that could not be fetched or stored. That says nothing about the API now, unless it was
 // requested in this claim.
 func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 	if a.hasRequested() {
@@ -106,7 +106,7 @@ func (o *outcomes) paid(writes context.Context, a *attempt, e *task.Error) {
 		if !a.isRecorded() {
 			err := o.savePending(writes, a)
 			if errors.Is(err, errLeaseLost) || writes.Err() != nil {
-				o.handleWriteError(a, err, "record the picture's URL for")
+				o.handleWriteError(a, err, "record what is to be fetched for")
 				return
 			}
 		}
@@ -158,7 +158,7 @@ func (o *outcomes) refused(work, writes context.Context, a *attempt, e *task.Err
 	o.release(writes, a, o.trialWait(failed), e)
 }
 
-// refusedModel records that the endpoint makes no pictures with the task's model. The task waits if the model may work again or elsewhere, otherwise
+// refusedModel records that the endpoint makes no results with the task's model. The task waits if the model may work again or elsewhere, otherwise
 // it fails.
 func (o *outcomes) refusedModel(writes context.Context, a *attempt, e *task.Error) {
 	o.circuits.of(a).endpointAnswered(a)

@@ -1,5 +1,5 @@
 // Package processor is the queue engine. It claims as many tasks as may be in flight, runs a Worker on each, renews their
-// leases, and records the outcome. What does not work (the image API, one of its models, the picture store) stops
+// leases, and records the outcome. What does not work (the API, one of its models, the store of results) stops
 // only the tasks that need it, and it waits while the database is unavailable. At a stop, an attempt that waits for the answer to a paid request may take its whole time, and everything else
 // a grace period; what is left is released without using an attempt.
 package processor
@@ -74,8 +74,10 @@ type Config struct {
 
 	Endpoints    []Endpoint // none: one without limits and checks, named default
 	DefaultModel string     // of tasks without a model
-	// CheckStore checks whether pictures can be stored. nil: they can.
+	// CheckStore checks whether results can be stored. nil: they can.
 	CheckStore func(context.Context) error
+	// API and Results are what they are called in texts for people; "the API" and "results".
+	API, Results string
 	// Details returns the document that a heartbeat stores in the database, as JSON; nil: the Status itself.
 	Details func(Status) any
 
@@ -113,6 +115,8 @@ func (c *Config) setDefaults() {
 	setDefault(&c.CheckInterval, 5*time.Minute)
 	setDefault(&c.ProbeInterval, 30*time.Minute)
 	setDefault(&c.StallTimeout, 2*time.Minute)
+	setDefault(&c.API, "the API")
+	setDefault(&c.Results, "results")
 	if c.Log == nil {
 		discard := logrus.New()
 		discard.SetOutput(io.Discard)
@@ -142,15 +146,16 @@ func (c *Config) setDefaults() {
 	}
 }
 
-func setDefault[T int | time.Duration](field *T, value T) {
-	if *field <= 0 {
+func setDefault[T int | time.Duration | string](field *T, value T) {
+	var none T
+	if *field <= none {
 		*field = value
 	}
 }
 
-// ErrAPIUnavailable means that RunOnce ended because every task would fail: the image API is unreachable or refuses all requests, or
-// pictures can't be stored. The error that RunOnce returns says which, and wraps the cause, too.
-var ErrAPIUnavailable = errors.New("the image API is unreachable")
+// ErrAPIUnavailable means that RunOnce ended because every task would fail: the API is unreachable or refuses all requests, or
+// results can't be stored. The error that RunOnce returns says which, and wraps the cause, too.
+var ErrAPIUnavailable = errors.New("the API is unreachable")
 
 // ErrPaused means that RunOnce ended because claiming is paused while tasks are pending.
 var ErrPaused = errors.New("claiming is paused; to resume run: task-processor resume")

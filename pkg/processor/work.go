@@ -270,5 +270,5 @@ func (c *call) SavePending(ctx context.Context, p task.PendingResult) error {
 func (c *call) Pending() (task.PendingResult, bool) { return c.attempt.pending() }
 
 func unknownLimit(unknown int) string {
-	return fmt.Sprintf("%d requests for its picture were sent whose outcome is unknown, and RETRY_UNKNOWN allows no other", unknown)
+	return fmt.Sprintf("%d requests for its result were sent whose outcome is unknown, and RETRY_UNKNOWN allows no other", unknown)
 }

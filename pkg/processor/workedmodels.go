@@ -11,7 +11,7 @@ import (
 	"imagetasks/pkg/store"
 )
 
-// workedModels are the models that have made a picture at an endpoint: the tasks of one that is refused later wait, because it may work again.
+// workedModels are the models that have made a result at an endpoint: the tasks of one that is refused later wait, because it may work again.
 // It is safe for concurrent use.
 type workedModels struct {
 	queue        Queue
@@ -42,7 +42,7 @@ func (w *workedModels) mayWork(endpoint, name string) bool {
 // maxWorkedModels bounds the models that are known to have worked: a relay may take any name that users think of.
 const maxWorkedModels = 10000
 
-// completed records that a model made a picture. It does not wait for the database.
+// completed records that a model made a result. It does not wait for the database.
 func (w *workedModels) completed(endpoint, name string) {
 	m := store.Model{Endpoint: endpoint, Name: name}
 	w.mu.Lock()

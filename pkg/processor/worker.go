@@ -20,7 +20,7 @@ type Call interface {
 	// Progress records how far the work is. It reaches the database soon after a change of the stage, and else with the next renewal
 	// of the lease.
 	Progress(percent int, stage string)
-	// Inputs returns the task's input pictures, the mask included. The error is the one that Work returns.
+	// Inputs returns the task's inputs. The error is the one that Work returns.
 	Inputs(ctx context.Context) ([]task.Input, error)
 	// BeforeRequest records that a paid request is about to be sent to the endpoint of the task, and returns the idempotency key to send with it. A Worker
 	// calls it right before each such request. Without a nil error no request may be sent, and the error is the one that Work returns.

@@ -206,7 +206,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		HeartbeatInterval: min(s.HungAfter/8, 15*time.Second), Concurrency: s.Concurrency, MaxAttempts: s.MaxAttempts,
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
-		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
+		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, API: "the image API", Results: "pictures", CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
 		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
 	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
 	running.Store(p)

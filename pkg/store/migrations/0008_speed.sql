@@ -41,6 +41,14 @@ create index tasks_user on {{.Schema}}.tasks (user_id, created_at) where status 
 -- Space for the versions of a row that is being worked.
 alter table {{.Schema}}.tasks set (fillfactor = 85);
 
+-- As before; a function in SQL would be planned in each call.
+create or replace function {{.Schema}}.virtual_time(priority int) returns bigint
+language plpgsql stable as $$
+begin
+    return coalesce(pg_sequence_last_value(({{literal .Schema}} || '.virtual_time_' || priority)::regclass), 0);
+end
+$$;
+
 -- As before. Slots of tasks that were claimed are at most the virtual time, so they need not be read.
 create or replace function {{.Schema}}.last_slot(user_id text, priority int) returns bigint
 language sql stable as $$
@@ -287,7 +295,8 @@ returns table (task_id text, run int, user_id text, prompt text, options jsonb, 
                endpoint text, sent_to text)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- The planner does not know the limit, and the statistics may be old: it must not read the whole queue for a few tasks. A plan that it
--- would avoid has a high cost, for which it would compile code.
+-- would avoid has a high cost, for which it would compile code. Planning anew in each call would take longer than an empty claim.
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 #variable_conflict use_column
@@ -337,7 +346,7 @@ begin
     if (select c.paused_at is not null or c.database_identity is distinct from {{.Schema}}.database_identity() from {{.Schema}}.control c) then
         return;
     end if;
-    aside := {{.Schema}}.tasks_set_aside();
+    aside := case when exists (select from {{.Schema}}.set_aside) then {{.Schema}}.tasks_set_aside() else '{}' end;
     if not plain and not pending_only then
         -- Nothing is locked before that a claim waits for.
         endpoints := {{.Schema}}.free_endpoints(endpoints, max_tasks);
@@ -552,6 +561,7 @@ create function {{.Schema}}.complete(task_ids text[], epochs bigint[], image_url
 returns table (task_id text, lease_epoch bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- The rows are updated one by one in the order of task_id, so that two calls with the same tasks don't deadlock.
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off
 as $$
 #variable_conflict use_column
@@ -603,6 +613,7 @@ $$;
 create function {{.Schema}}.begin_requests(task_ids text[], epochs bigint[], call_ids text[], endpoints text[], rates int[])
 returns table (task_id text, lease_epoch bigint, request_key text, wait_ms bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off -- as in complete
 as $$
 #variable_conflict use_column
