@@ -47,6 +47,7 @@ func (s *fakeStore) Sweep(context.Context, store.Sweep) ([]task.Refund, error) {
 	return nil, s.call("sweep")
 }
 func (s *fakeStore) Stuck(context.Context, store.Sweep) ([]task.Refund, error) { return nil, nil }
+func (s *fakeStore) StuckIDs(context.Context, store.Sweep) ([]string, error)   { return nil, nil }
 func (s *fakeStore) CountStuck(ctx context.Context, _ store.Sweep) (int, error) {
 	if s.locked {
 		<-ctx.Done()

@@ -3,6 +3,8 @@ package repair
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -12,8 +14,11 @@ import (
 	"imagetasks/pkg/task"
 )
 
-// batch is how many tasks one statement closes.
-const batch = 1000
+// batch is how many tasks one statement closes. While it runs, an application that charges one of its users waits.
+const batch = 2000
+
+// page is how many stuck tasks are listed at once.
+const page = 50_000
 
 // batchTimeout bounds a batch. A batch that takes longer waits for a dead connection, or for an application that holds
 // locks on its users' rows.
@@ -23,6 +28,7 @@ const batchTimeout = time.Minute
 type Store interface {
 	Sweep(ctx context.Context, w store.Sweep) ([]task.Refund, error)
 	Stuck(ctx context.Context, w store.Sweep) ([]task.Refund, error)
+	StuckIDs(ctx context.Context, w store.Sweep) ([]string, error)
 	CountStuck(ctx context.Context, w store.Sweep) (int, error)
 	FailOverdue(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
 	FailSetAside(ctx context.Context, after time.Duration, limit int, call uuid.UUID) ([]task.Refund, error)
@@ -56,7 +62,7 @@ func (r *Report) Rate() float64 {
 	return float64(len(r.Tasks)) / r.Duration.Seconds()
 }
 
-// Sweep closes stuck tasks, one statement for each batch, and logs each task. When ctx ends it stops between two batches
+// Sweep closes stuck tasks, one statement for each batch, and logs each task. When ctx ends it begins no other batch
 // and returns what was done together with ctx's error; another call continues from there.
 func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Report, error) {
 	began := time.Now()
@@ -79,25 +85,23 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		done.Remaining = total
 		return done, err
 	}
-	for len(done.Tasks) < limit && ctx.Err() == nil {
-		o.Limit = min(batch, limit-len(done.Tasks))
-		// A started batch is completed even if ctx ends, so that its refunds are reported.
-		closed, err := withTimeout(context.WithoutCancel(ctx), func(ctx context.Context) ([]task.Refund, error) {
-			return st.Sweep(ctx, o.Sweep)
-		})
-		if err != nil {
-			return done, err
-		}
-		if len(closed) == 0 {
-			break // the rest is locked, or was closed by other processes
-		}
+	record := func(closed []task.Refund) {
 		done.add(closed)
+		done.Duration = time.Since(began)
+		if o.Progress != nil && len(closed) > 0 {
+			o.Progress(len(done.Tasks), limit)
+		}
 		for _, r := range closed {
 			logRepair(log, r, o.Requeue)
 		}
-		done.Duration = time.Since(began)
-		if o.Progress != nil {
-			o.Progress(len(done.Tasks), limit)
+	}
+	for len(done.Tasks) < limit && ctx.Err() == nil {
+		before := len(done.Tasks)
+		if err := closeSome(ctx, st, o.Sweep, limit-before, record); err != nil {
+			return done, err
+		}
+		if len(done.Tasks) == before {
+			break // the rest is locked, or was closed by other processes
 		}
 	}
 	countCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), batchTimeout)
@@ -109,6 +113,79 @@ func Sweep(ctx context.Context, st Store, o Options, log logrus.FieldLogger) (Re
 		done.Remaining = max(total-len(done.Tasks), 0) // an interrupt may leave no time to count again
 	}
 	return done, ctx.Err()
+}
+
+// closeSome closes up to limit stuck tasks, and passes those of each batch to record. If ctx ends, it returns after the batches that have begun, so that
+// their refunds are recorded.
+func closeSome(ctx context.Context, st Store, w store.Sweep, limit int, record func([]task.Refund)) error {
+	bounded := context.WithoutCancel(ctx)
+	if w.Limit = min(limit, batch); limit <= batch {
+		closed, err := withTimeout(bounded, func(ctx context.Context) ([]task.Refund, error) { return st.Sweep(ctx, w) })
+		record(closed)
+		return err
+	}
+	// No index has the tasks in the order of their start: they are listed once for many batches.
+	listed := w
+	listed.Limit = min(limit, page)
+	ids, err := withTimeout(bounded, func(ctx context.Context) ([]string, error) { return st.StuckIDs(ctx, listed) })
+	if err != nil {
+		return err
+	}
+	return closeListed(ctx, ids, record, func(ids []string) ([]task.Refund, error) {
+		w := w
+		w.Tasks = ids
+		return withTimeout(bounded, func(ctx context.Context) ([]task.Refund, error) { return st.Sweep(ctx, w) })
+	})
+}
+
+// closeListed closes tasks that are listed user by user, with two batches at a time: one from the front and one from the back, so that they share no user
+// whose row one of them would have locked. The batches that have ended are recorded meanwhile.
+func closeListed(ctx context.Context, ids []string, record func([]task.Refund), closeBatch func([]string) ([]task.Refund, error)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	cut := func(front bool) (next []string) {
+		mu.Lock()
+		defer mu.Unlock()
+		n := min(batch, len(ids))
+		if front {
+			next, ids = ids[:n], ids[n:]
+		} else {
+			ids, next = ids[:len(ids)-n], ids[len(ids)-n:]
+		}
+		return next
+	}
+	type result struct {
+		closed []task.Refund
+		err    error
+	}
+	results := make(chan result)
+	var closing sync.WaitGroup
+	for _, front := range []bool{true, false} {
+		closing.Go(func() {
+			for ctx.Err() == nil {
+				next := cut(front)
+				if len(next) == 0 {
+					return
+				}
+				closed, err := closeBatch(next)
+				results <- result{closed, err}
+			}
+		})
+	}
+	go func() {
+		closing.Wait()
+		close(results)
+	}()
+	var errs []error
+	for r := range results {
+		record(r.closed)
+		if r.err != nil {
+			errs = append(errs, r.err)
+			cancel()
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // OverdueResult is what FailOverdue did.
@@ -165,10 +242,10 @@ func closeAll(ctx context.Context, log logrus.FieldLogger, what string, next fun
 	return done, ctx.Err()
 }
 
-func withTimeout(ctx context.Context, batch func(context.Context) ([]task.Refund, error)) ([]task.Refund, error) {
+func withTimeout[T any](ctx context.Context, run func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	return batch(ctx)
+	return run(ctx)
 }
 
 func logRepair(log logrus.FieldLogger, r task.Refund, requeued bool) {

@@ -187,20 +187,9 @@ func (s *Store) Sweep(ctx context.Context, w Sweep) ([]task.Refund, error) {
 		st = s.sql.requeue
 	}
 	_, user := w.filters()
-	candidates := func() ([]string, error) {
-		stuck, err := s.Stuck(ctx, w)
-		return taskIDs(stuck), err
-	}
+	candidates := func() ([]string, error) { return s.StuckIDs(ctx, w) }
 	return s.closeBatch(ctx, w.CallID, st, candidates, w.Tasks, w.OlderThan.Milliseconds(), w.Limit, string(task.CodeStuck),
 		fmt.Sprintf("processing for longer than %s", w.OlderThan), user, w.AfterStart.Milliseconds())
-}
-
-func taskIDs(refunds []task.Refund) []string {
-	ids := make([]string, len(refunds))
-	for i, r := range refunds {
-		ids[i] = r.TaskID
-	}
-	return ids
 }
 
 // Stuck returns the tasks that Sweep would take, and changes nothing.
@@ -208,6 +197,12 @@ func (s *Store) Stuck(ctx context.Context, w Sweep) ([]task.Refund, error) {
 	tasks, user := w.filters()
 	stuck, _, err := s.queryRefunds(ctx, s.sql.stuck, w.OlderThan.Milliseconds(), w.Limit, tasks, user)
 	return stuck, err
+}
+
+// StuckIDs returns the ids of the tasks that Sweep would take, user by user.
+func (s *Store) StuckIDs(ctx context.Context, w Sweep) ([]string, error) {
+	tasks, user := w.filters()
+	return s.queryTexts(ctx, s.sql.stuckIDs, w.OlderThan.Milliseconds(), w.Limit, tasks, user)
 }
 
 // CountStuck returns how many tasks Sweep would take without a limit.

@@ -350,3 +350,41 @@ func TestClose_RepeatedCallReturnsFirstResult(t *testing.T) {
 		}
 	}
 }
+
+// The outcome of a claim that a sweep ended is told by the row, and is kept when the task is redriven. The end of the next run writes its event, although the
+// first one was closed while none was wanted.
+func TestSweep_OutcomeAndEventsOverRuns(t *testing.T) {
+	b := fresh(t)
+	id := b.enqueue(b.user(3), 1, 1)[0]
+	sweep := func() {
+		t.Helper()
+		require.Len(t, b.claim(1), 1)
+		b.exec(`update imagetasks.tasks set processing_started_at = now() - interval '1 hour' where status = 'processing'`)
+		swept, err := b.Sweep(b.ctx, store.Sweep{OlderThan: 20 * time.Minute, Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, swept, 1)
+	}
+	outcomes := func() []store.Outcome {
+		t.Helper()
+		details, err := b.TaskDetails(b.ctx, id)
+		require.NoError(t, err)
+		return details.Outcomes
+	}
+	sweep()
+	first := outcomes()
+	require.Len(t, first, 1)
+	assert.Equal(t, []any{"failed", 1, string(task.CodeStuck), "processing for longer than 20m0s"},
+		[]any{first[0].Outcome, first[0].Run, first[0].Code, first[0].Message})
+	assert.InDelta(t, 3600, first[0].Seconds, 60)
+	_, err := b.Redrive(b.ctx, id, 1)
+	require.NoError(t, err)
+	assert.Equal(t, first, outcomes())
+	require.NoError(t, b.SetCompletionEvents(b.ctx, store.ReceiverWebhook))
+	sweep()
+	second := outcomes()
+	require.Len(t, second, 2)
+	assert.Equal(t, first[0], second[0])
+	assert.Equal(t, 2, second[1].Run)
+	assert.Equal(t, map[string]string{id: "task.failed"}, eventTypes(b.claimAll()))
+	b.requireAudit()
+}

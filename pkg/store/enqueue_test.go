@@ -1,8 +1,10 @@
 package store_test
 
 import (
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
@@ -77,4 +79,25 @@ func TestEnqueue_ConcurrentNeverOverdraws(t *testing.T) {
 	assert.Zero(t, b.balance(user))
 	assert.Equal(t, 25, b.number("select count(*) from imagetasks.tasks"))
 	b.requireAudit()
+}
+
+// The ids of a call are UUIDs of version 7 in the order of its tasks, and come after those of the calls before.
+func TestEnqueue_IDsAscend(t *testing.T) {
+	b := fresh(t)
+	user := b.user(3000)
+	var all []string
+	for range 3 {
+		done, err := b.Enqueue(b.ctx, store.EnqueueRequest{UserID: user, Prompt: "x", Cost: 1, Count: 1000})
+		require.NoError(t, err)
+		all = append(all, done.TaskIDs...)
+	}
+	assert.True(t, slices.IsSorted(all))
+	assert.Len(t, slices.Compact(all), 3000)
+	for _, id := range all {
+		parsed, err := uuid.Parse(id)
+		require.NoError(t, err, id)
+		assert.Equal(t, []any{uuid.Version(7), uuid.RFC4122}, []any{parsed.Version(), parsed.Variant()}, id)
+	}
+	made := time.Unix(uuid.MustParse(all[0]).Time().UnixTime())
+	assert.WithinDuration(t, time.Now(), made, time.Minute)
 }

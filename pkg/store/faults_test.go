@@ -64,7 +64,7 @@ type faultResult struct{ Result, Err, State string }
 var (
 	faultTime  = regexp.MustCompile(`"\d{4}-\d\d-\d\d[T ][^"]*"`)
 	faultUUID  = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
-	faultAge   = regexp.MustCompile(`"(age|seconds|age_seconds|expected_wait_seconds|Median|P95)": ?-?[0-9.e-]+`)
+	faultAge   = regexp.MustCompile(`"(age|seconds|age_seconds|expected_wait_seconds|Median|P95)": ?(\[[^\]]*\]|-?[0-9.e-]+)`)
 	faultEvent = regexp.MustCompile(`evt_[0-9a-f]{32}`)
 	faultBytea = regexp.MustCompile(`\\\\x[0-9a-f]{64}`)
 )

@@ -314,6 +314,10 @@ func faultClosing() map[string]faultScenario {
 		"stuck": reading(func(b *faultBench) { b.stuck("a") }, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.Stuck(ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
 		}),
+		"stuck_ids": reading(func(b *faultBench) { b.stuck("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
+			ids, err := s.StuckIDs(ctx, store.Sweep{OlderThan: time.Minute, Limit: 10})
+			return len(ids), err
+		}),
 		"count_stuck": reading(func(b *faultBench) { b.stuck("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.CountStuck(ctx, store.Sweep{OlderThan: time.Minute})
 		}),

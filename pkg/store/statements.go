@@ -68,7 +68,7 @@ type statements struct {
 
 	complete, completed, fail, recordedFailure, cancel, redrive  statement
 	abandoned, overdue, failAbandoned, failOverdue, countOverdue statement
-	sweep, requeue, stuck, countStuck                            statement
+	sweep, requeue, stuck, stuckIDs, countStuck                  statement
 	recordedResult                                               statement
 
 	grantCredits, balance, ledger statement
@@ -149,6 +149,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"sweep":            &s.sweep,
 			"requeue":          &s.requeue,
 			"stuck":            &s.stuck,
+			"stuck_ids":        &s.stuckIDs,
 			"count_stuck":      &s.countStuck,
 		},
 		"credits.sql": {
@@ -358,10 +359,11 @@ func isEmpty(text string) bool {
 // closing is the data of the block "close" in close.sql.
 type closing struct {
 	names
-	By, State, Code, Message, Request, Endpoint string
-	Answer                                      string // of the request that is open; see requestAnswered
-	Attempts                                    string // how many attempts are used
-	Call                                        string // empty: the call is not recorded
+	State, Code, Message, Request, Endpoint string
+	Held                                    bool   // by the holder of the lease
+	Answer                                  string // of the request that is open; see requestAnswered
+	Attempts                                string // how many attempts are used
+	Call                                    string // empty: the call is not recorded
 }
 
 // maxOutcomes bounds the outcomes that are kept with a task.
@@ -404,6 +406,10 @@ func fill(name, text string, n names) (string, error) {
 		"selected": func(tasks, user string) string {
 			return fmt.Sprintf("(%s::text[] is null or task_id = any (%[1]s)) and (%s::text is null or user_id = %[2]s)", tasks, user)
 		},
+		// The task is not set aside. The list is read once, not for each row.
+		"notAside": func() string {
+			return fmt.Sprintf("task_id <> all ((select %s.tasks_set_aside())::text[])", n.Schema)
+		},
 		// The row says that its run was charged, and the ledger has no charge of it.
 		"missingCharge": func(row string) string {
 			return fmt.Sprintf(`(%s.credits_deducted > 0 and not exists (
@@ -432,6 +438,15 @@ func fill(name, text string, n names) (string, error) {
 )
 select count(*) from %[3]s`, n.Schema, call, counted)
 		},
+		// The rows of result, recorded under the id of the call: each column is one array, which costs less than an object for each row.
+		"recordedTasks": func(call string) string {
+			return fmt.Sprintf(`recorded as (
+    insert into %s.calls (call_id, result)
+    select %s::uuid, jsonb_build_object('task_id', array_agg(task_id), 'user_id', array_agg(user_id), 'credits', array_agg(credits),
+                                        'balance', array_agg(balance), 'age', array_agg(age), 'missing_charge', array_agg(missing_charge))
+    from result having count(*) > 0
+)`, n.Schema, call)
+		},
 		// What becomes of the record of a request that is open, in an update of the row t. answer is the text "answered", "unsent" (no
 		// byte of it left), "in progress" (it was a repeat, and the outcome of the one before is still open), or anything else: its outcome is unknown.
 		"requestAnswered": func(answer string) string {
@@ -459,13 +474,12 @@ select count(*) from %[3]s`, n.Schema, call, counted)
 		"noted": func(outcome, request, endpoint, note string) string {
 			return outcomeBy("'holder'", outcome, "null", "null", request, endpoint, note)
 		},
-		"close": func(state, code, message, request, endpoint, call string) (string, error) {
-			return execute(closing{names: n, By: "null", State: state, Code: code, Message: message, Request: request,
-				Endpoint: endpoint, Answer: "''", Attempts: "0", Call: call})
+		"close": func(state, code, message, request, call string) (string, error) {
+			return execute(closing{names: n, State: state, Code: code, Message: message, Request: request, Answer: "''", Attempts: "0", Call: call})
 		},
 		// close by the holder of the lease.
 		"closeHeld": func(state, code, message, request, endpoint, answer, attempts string) (string, error) {
-			return execute(closing{names: n, By: "'holder'", State: state, Code: code, Message: message, Request: request,
+			return execute(closing{names: n, Held: true, State: state, Code: code, Message: message, Request: request,
 				Endpoint: endpoint, Answer: answer, Attempts: attempts})
 		},
 	})

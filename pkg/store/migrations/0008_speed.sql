@@ -38,6 +38,9 @@ create index tasks_waiting on {{.Schema}}.tasks (user_id, priority, slot) where 
 create index tasks_lease on {{.Schema}}.tasks (lease_expires_at) where status = 'processing';
 -- tasks list, forget and the application read one user's tasks, and those that are processing through tasks_lease:
 create index tasks_user on {{.Schema}}.tasks (user_id, created_at) where status <> 'processing';
+-- Only what is closed is looked for by this time; without the condition each version of a row has its block looked up.
+drop index {{.Schema}}.tasks_completed;
+create index tasks_completed on {{.Schema}}.tasks using brin (completed_at) with (pages_per_range = 32, autosummarize = on) where completed_at is not null;
 -- Space for the versions of a row that is being worked.
 alter table {{.Schema}}.tasks set (fillfactor = 85);
 
@@ -49,11 +52,25 @@ begin
 end
 $$;
 
--- As before. Slots of tasks that were claimed are at most the virtual time, so they need not be read.
+-- As before. Slots of tasks that were claimed are at most the virtual time, so they need not be read. The session keeps the plan, which must not be that for
+-- a table with a few rows.
 create or replace function {{.Schema}}.last_slot(user_id text, priority int) returns bigint
-language sql stable as $$
-    select coalesce(max(t.slot), 0) from {{.Schema}}.tasks t
-    where t.user_id = last_slot.user_id and t.priority = last_slot.priority and t.status = 'pending'
+language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+begin
+    return coalesce((select t.slot from {{.Schema}}.tasks t
+                     where t.user_id = last_slot.user_id and t.priority = last_slot.priority and t.status = 'pending' and t.slot is not null
+                     order by t.user_id desc, t.priority desc, t.slot desc limit 1), 0);
+end
+$$;
+
+-- As before.
+create or replace function {{.Schema}}.keep_result(function text, user_id text, key text, result jsonb) returns void
+language plpgsql volatile as $$
+begin
+    update {{.Schema}}.keys k set result = keep_result.result
+    where k.function = keep_result.function and k.user_id = keep_result.user_id and k.key = keep_result.key;
+end
 $$;
 
 -- As before, except that the tasks that count are marked.
@@ -544,25 +561,42 @@ begin
 end
 $$;
 
--- The outcomes of a task's claims, with that of the claim that completed it, which complete leaves out where the row tells it.
+-- The outcomes of a task's claims, with that of the claim that ended with its run, which the row tells where it is not recorded.
 create function {{.Schema}}.attempts_of(task_id text) returns jsonb
 language sql stable as $$
     select t.attempts || case
-        when t.status <> 'completed' or t.processing_started_at is null
-             or t.attempts @> jsonb_build_array(jsonb_build_object('run', t.run, 'outcome', 'completed')) then '[]'
+        when t.processing_started_at is null or t.status not in ('completed', 'failed') or t.status = 'failed' and t.error_code is null
+             or t.attempts @> jsonb_build_array(jsonb_build_object('run', t.run, 'outcome', t.status)) then '[]'
         else jsonb_build_array(jsonb_strip_nulls(jsonb_build_object(
-            'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', 'holder', 'outcome', 'completed', 'at', t.completed_at,
+            'run', t.run, 'attempt', t.attempt_count + 1, 'epoch', t.lease_epoch, 'by', case t.status when 'completed' then 'holder' end,
+            'outcome', t.status, 'at', t.completed_at,
             'seconds', round(extract(epoch from t.completed_at - t.processing_started_at)::numeric, 3),
-            'request_id', t.request_id, 'endpoint', t.endpoint))) end
+            'code', t.error_code, 'message', t.error_message, 'request_id', t.request_id,
+            'endpoint', case t.status when 'completed' then t.endpoint end))) end
     from {{.Schema}}.tasks t where t.task_id = attempts_of.task_id
 $$;
 
 -- Until the end of the transaction, a wait for a lock ends before deadlock_timeout. What locks many tasks calls it: a transaction of the application that
 -- locks the same tasks in another order is not chosen as the victim of a deadlock, and the caller repeats the statement with fewer tasks.
 create function {{.Schema}}.limit_waits() returns void
-language sql volatile as $$
-    select set_config('lock_timeout', '500ms', true)
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+begin
+    perform set_config('lock_timeout', '500ms', true);
+end
 $$;
+
+-- The row of a task that is reopened does not tell the end of its last run any more.
+create function {{.Schema}}.keep_attempts() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    new.attempts := {{.Schema}}.attempts_of(old.task_id);
+    if jsonb_array_length(new.attempts) > 50 then
+        new.attempts := new.attempts - 0;
+    end if;
+    return new;
+end
+$$;
+create trigger keep_attempts before update of status on {{.Schema}}.tasks for each row
+    when (old.status = 'failed' and new.status in ('pending', 'processing')) execute function {{.Schema}}.keep_attempts();
 
 -- Completes tasks under their leases, and returns those that were completed. A task that was requeued, and that nobody has claimed since, is completed
 -- as well: its picture is there. Input pictures are deleted. usages are JSON, or empty.
@@ -666,13 +700,6 @@ begin
 end
 $$;
 
--- As before: a UUID of version 7 (RFC 9562), made of fewer steps.
-create or replace function {{.Schema}}.new_task_id() returns text
-language sql volatile as $$
-    select substr(t, 1, 8) || '-' || substr(t, 9, 4) || '-7' || substr(gen_random_uuid()::text, 16)
-    from lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0') t
-$$;
-
 -- Whether a task has only what can be checked at a glance, which most have. null counts as no.
 create function {{.Schema}}.is_plain_task(task jsonb) returns boolean
 language sql immutable as $$
@@ -683,7 +710,8 @@ language sql immutable as $$
                 and jsonb_typeof(task -> 'options' -> 'model') = 'string' and char_length(task -> 'options' ->> 'model') between 1 and 200)
         and coalesce(task -> 'inputs', 'null') in ('null', '[]')
         and coalesce(task -> 'run_at', 'null') = 'null'
-        and (coalesce(task -> 'cost', 'null') = 'null' or jsonb_typeof(task -> 'cost') = 'number' and task ->> 'cost' ~ '^[0-9]{1,12}$')
+        and (coalesce(task -> 'cost', 'null') = 'null' or jsonb_typeof(task -> 'cost') = 'number' and task -> 'cost' between '0' and '1000000000000'
+                                                        and strpos(task ->> 'cost', '.') = 0)
         and (coalesce(task -> 'priority', 'null') = 'null' or jsonb_typeof(task -> 'priority') = 'number' and task ->> 'priority' ~ '^[0-9]$')
 $$;
 
@@ -726,6 +754,7 @@ language plpgsql volatile as $$
 declare
     limits {{.Schema}}.control;
     total numeric;
+    stamp text;
 begin
     lock table {{.Schema}}.control in row share mode; -- until set_limits has moved the tasks that wait
     select * into limits from {{.Schema}}.control;
@@ -735,7 +764,11 @@ begin
         perform {{.Schema}}.refuse('the tasks cost more than 1000000000000 credits together');
     end if;
     balance := {{.Schema}}.charge(insert_tasks.user_id, total::bigint);
-    select array_agg({{.Schema}}.new_task_id() order by n) into task_ids from generate_series(1, jsonb_array_length(tasks)) n;
+    -- UUIDs of version 7 (RFC 9562): the time, the position in the call and a random part, so that each row comes last in the indexes by task.
+    stamp := lpad(to_hex(floor(extract(epoch from clock_timestamp()) * 1000)::bigint), 12, '0');
+    stamp := left(stamp, 8) || '-' || right(stamp, 4) || '-7';
+    task_ids := array(select stamp || lpad(to_hex(n), 3, '0') || substr(gen_random_uuid()::text, 19)
+                      from generate_series(0, jsonb_array_length(tasks) - 1) n);
 
     with given as (
         select task_id, n, coalesce(t ->> 'prompt', '') as prompt, coalesce(nullif(t -> 'options', 'null'), '{}') as options,

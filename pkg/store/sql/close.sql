@@ -10,6 +10,7 @@
 -- run, credits_deducted, since), locked. The task is closed and the charge of its run is refunded, at most once, in one statement. Amount and user of the
 -- refund come from the charge in the ledger, not from the task's columns. A user without a row gets one, because a refund
 -- must never be lost. Users are locked in the order of user_id.
+-- The outcome of the claim is recorded for its holder only; else the row tells it (attempts_of).
 -- The lateral subquery looks up the ledger through its unique index, row by row, whatever number of refunds the planner
 -- expects ("offset 0" prevents it from becoming a join).
 -- With a call id, the result is recorded under it: a repeat of the call violates the primary key of "calls", is rolled back,
@@ -23,13 +24,10 @@ found as (
            case when not paid.refunded and paid.external then paid.amount end as owed,
            target.credits_deducted > 0 and paid.payer is null as missing_charge
     from target
-    -- A row that was redriven since the snapshot of this statement has a charge that the snapshot does not show: it is skipped.
-    join {{.Schema}}.tasks t on t.task_id = target.task_id and t.run = target.run
     left join lateral (
-        select charge.user_id as payer, -charge.amount as amount, charge.external,
-               exists (select from {{.Schema}}.ledger refund
-                       where refund.task_id = target.task_id and refund.run = target.run and refund.kind = 'refund') as refunded
+        select charge.user_id as payer, -charge.amount as amount, charge.external, refund.id is not null as refunded
         from {{.Schema}}.ledger charge
+        left join {{.Schema}}.ledger refund on refund.task_id = target.task_id and refund.run = target.run and refund.kind = 'refund'
         where charge.task_id = target.task_id and charge.run = target.run and charge.kind = 'charge'
         offset 0
     ) paid on true
@@ -54,36 +52,34 @@ found as (
         current_stage = 'closed',
         leased_by = null,
         lease_expires_at = null,
-        attempts = {{outcomeBy .By .State .Code .Message .Request .Endpoint}},
-        completed_at = now(),
-        updated_at = now()
+        {{if .Held}}attempts = {{outcome .State .Code .Message .Request .Endpoint}},
+        {{end}}completed_at = now(),
+        updated_at = now(),
+        quiet = (select completion_events = '{}' from {{.Schema}}.control)
     from closing
-    where t.task_id = closing.task_id
-    returning t.task_id
+    -- A row that was redriven since the snapshot of this statement has a charge that the snapshot does not show: it is skipped. The array and the case keep
+    -- the planner from a join that reads the whole table.
+    where t.task_id = any (array[closing.task_id]) and case t.run when closing.run then true else false end
+    returning closing.*
 ), balance as (
     insert into {{.Schema}}.credits as c (user_id, credits)
-    select payer, sum(amount) from closing where amount is not null group by payer order by payer
+    select payer, sum(amount) from closed where amount is not null group by payer order by payer
     on conflict (user_id) do update set credits = c.credits + excluded.credits, updated_at = now()
     returning user_id, credits
+), entries as (
+    select closed.*, case when amount is not null then
+               balance.credits - sum(amount) over (partition by balance.user_id) + sum(amount) over (partition by balance.user_id order by task_id)
+           end as balance_after
+    from closed left join balance on balance.user_id = closed.payer and amount is not null
+    order by balance.user_id, task_id
 ), refunded as (
     insert into {{.Schema}}.ledger (user_id, task_id, run, kind, amount, balance_after, reason)
-    select balance.user_id, closing.task_id, closing.run, 'refund', closing.amount,
-           balance.credits - sum(closing.amount) over (partition by balance.user_id)
-                           + sum(closing.amount) over (partition by balance.user_id order by closing.task_id),
-           'task {{.State}}: ' || {{.Code}}::text
-    from closing join balance on balance.user_id = closing.payer
-    where closing.amount is not null
-    order by balance.user_id, closing.task_id
-    returning task_id, amount, balance_after
+    select payer, task_id, run, 'refund', amount, balance_after, 'task {{.State}}: ' || {{.Code}}::text from entries where amount is not null
 ), result as (
-    select closing.task_id, closing.user_id, coalesce(refunded.amount, closing.owed, 0) as credits, refunded.balance_after as balance,
-           (extract(epoch from now() - closing.since) * 1000)::bigint as age, closing.missing_charge
-    from closing
-    left join refunded using (task_id)
-){{if .Call}}, recorded as (
-    insert into {{.Schema}}.calls (call_id, result)
-    select {{.Call}}::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
-){{end}}
+    select task_id, user_id, coalesce(amount, owed, 0) as credits, balance_after as balance,
+           (extract(epoch from now() - since) * 1000)::bigint as age, missing_charge
+    from entries
+){{if .Call}}, {{recordedTasks .Call}}{{end}}
 select task_id, user_id, credits, balance, age, missing_charge, null as locked_user from result
 {{- if .Call}}
 union all
@@ -139,9 +135,12 @@ select new_run, balance from {{.Schema}}.redrive($1, $2);
 
 -- name: recorded_result
 -- $1 call. The result that a sweep recorded. Locks: none. Index: primary key.
-select r.task_id, r.user_id, r.credits, r.balance, r.age, r.missing_charge, null::text
-from {{.Schema}}.calls c, jsonb_to_recordset(c.result)
-     as r (task_id text, user_id text, credits bigint, balance bigint, age bigint, missing_charge boolean)
+select r.task_id, r.user_id, r.credits::bigint, r.balance::bigint, r.age::bigint, r.missing_charge::boolean, null::text
+from {{.Schema}}.calls c
+cross join lateral rows from (
+    jsonb_array_elements_text(c.result -> 'task_id'), jsonb_array_elements_text(c.result -> 'user_id'), jsonb_array_elements_text(c.result -> 'credits'),
+    jsonb_array_elements_text(c.result -> 'balance'), jsonb_array_elements_text(c.result -> 'age'), jsonb_array_elements_text(c.result -> 'missing_charge')
+) as r (task_id, user_id, credits, balance, age, missing_charge)
 where c.call_id = $1;
 
 -- name: fail_abandoned
@@ -152,17 +151,17 @@ with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where status = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{settled "$2"}} and {{accepted "$2"}}
-      and {{selected "$6" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and {{selected "$6" "null"}} and {{notAside}}
       and user_id <> all ($7::text[])
     order by lease_expires_at
     limit $3
     for update skip locked
-), {{close "failed" "$4" "$5" "t.request_id" "null" "$8"}};
+), {{close "failed" "$4" "$5" "t.request_id" "$8"}};
 
 -- name: abandoned
 -- $1 MAX_LOST_CLAIMS, $2 limit. The tasks that fail_abandoned would take. Locks: none. Index: "lease".
 select task_id from {{.Schema}}.tasks
-where status = 'processing' and lease_expires_at < now() and lost_claims >= $1 and task_id <> all ({{.Schema}}.tasks_set_aside())
+where status = 'processing' and lease_expires_at < now() and lost_claims >= $1 and {{notAside}}
 order by lease_expires_at
 limit $2;
 
@@ -173,7 +172,7 @@ limit $2;
 with unpromoted as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for = 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for = 'time' and {{selected "$5" "null"}} and {{notAside}}
       and user_id <> all ($6::text[])
     order by run_after
     limit $2
@@ -181,23 +180,23 @@ with unpromoted as (
 ), waiting as (
     select task_id, user_id, run, credits_deducted, run_after as since
     from {{.Schema}}.tasks
-    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for is distinct from 'time' and {{selected "$5" "null"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+    where {{overdue "$1"}} and {{accepted "$1"}} and waits_for is distinct from 'time' and {{selected "$5" "null"}} and {{notAside}}
       and user_id <> all ($6::text[])
     order by run_after
     limit greatest($2 - (select count(*) from unpromoted), 0)
     for update skip locked
 ), target as (
     select * from unpromoted union all select * from waiting
-), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "null" "$7"}};
+), {{close "failed" "$3" "($4 || coalesce('; ' || t.error_message, ''))" "t.request_id" "$7"}};
 
 -- name: overdue
 -- $1 pending timeout in ms, $2 limit. The tasks that fail_overdue would take. Locks: none. Index: "scheduled", "due".
 (select task_id from {{.Schema}}.tasks
- where {{overdue "$1"}} and waits_for = 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())
+ where {{overdue "$1"}} and waits_for = 'time' and {{notAside}}
  order by run_after limit $2)
 union all
 (select task_id from {{.Schema}}.tasks
- where {{overdue "$1"}} and waits_for is distinct from 'time' and task_id <> all ({{.Schema}}.tasks_set_aside())
+ where {{overdue "$1"}} and waits_for is distinct from 'time' and {{notAside}}
  order by run_after limit $2)
 limit $2;
 
@@ -214,12 +213,12 @@ with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}} and {{settled "$6"}} and {{accepted "$1"}}
-      and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and {{selected "$7" "$5"}} and {{notAside}}
       and user_id <> all ($8::text[])
     order by {{.StartedAt}}
     limit $2
     for update skip locked
-), {{close "failed" "$3" "$4" "t.request_id" "null" "$9"}};
+), {{close "failed" "$3" "$4" "t.request_id" "$9"}};
 
 -- name: requeue
 -- $1 to $9 as in sweep. Returns stuck tasks to the queue. No attempt is used and nothing is refunded. The lease of
@@ -228,7 +227,7 @@ with target as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}} and {{settled "$6"}} and {{accepted "$1"}}
-      and {{selected "$7" "$5"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and {{selected "$7" "$5"}} and {{notAside}}
       and user_id <> all ($8::text[])
     order by {{.StartedAt}}
     limit $2
@@ -257,10 +256,7 @@ with target as (
     select task_id, user_id, 0::bigint as credits, null::bigint as balance,
            (extract(epoch from now() - since) * 1000)::bigint as age, {{missingCharge "target"}} as missing_charge
     from target
-), recorded as (
-    insert into {{.Schema}}.calls (call_id, result)
-    select $9::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
-)
+), {{recordedTasks "$9"}}
 select result.task_id, result.user_id, result.credits, result.balance, result.age, result.missing_charge, null::text
 from result left join notified on true;
 
@@ -271,7 +267,7 @@ with stuck as (
     select task_id, user_id, run, credits_deducted, {{.StartedAt}} as since
     from {{.Schema}}.tasks
     where {{stuck "$1"}}
-      and {{selected "$3" "$4"}} and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and {{selected "$3" "$4"}} and {{notAside}}
     order by {{.StartedAt}}
     limit $2
 )
@@ -280,6 +276,17 @@ select stuck.task_id, stuck.user_id, coalesce(-charge.amount, 0), null::bigint,
 from stuck
 left join {{.Schema}}.ledger charge on charge.task_id = stuck.task_id and charge.run = stuck.run and charge.kind = 'charge'
 order by stuck.since;
+
+-- name: stuck_ids
+-- $1 to $4 as in stuck. The ids of these tasks, user by user. Locks: none. Index: "lease".
+select task_id from (
+    select task_id, user_id
+    from {{.Schema}}.tasks
+    where {{stuck "$1"}} and {{selected "$3" "$4"}} and {{notAside}}
+    order by {{.StartedAt}}
+    limit $2
+) stuck
+order by user_id;
 
 -- name: count_stuck
 -- $1 stuck after, in ms, $2 only these tasks, $3 only this user's tasks (null: all). The number of stuck tasks.
@@ -316,4 +323,4 @@ with target as (
     order by s.since
     limit $2
     for update of t skip locked
-), {{close "failed" "$3" "('the task was set aside, because the database refused to change it: ' || (select why from target where target.task_id = t.task_id))" "t.request_id" "null" "$6"}};
+), {{close "failed" "$3" "('the task was set aside, because the database refused to change it: ' || (select why from target where target.task_id = t.task_id))" "t.request_id" "$6"}};
