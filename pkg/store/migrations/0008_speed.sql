@@ -579,7 +579,7 @@ $$;
 -- Until the end of the transaction, a wait for a lock ends before deadlock_timeout. What locks many tasks calls it: a transaction of the application that
 -- locks the same tasks in another order is not chosen as the victim of a deadlock, and the caller repeats the statement with fewer tasks.
 create function {{.Schema}}.limit_waits() returns void
-language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile as $$
 begin
     perform set_config('lock_timeout', '500ms', true);
 end
