@@ -31,10 +31,7 @@ with owing as (
     returning task_id, user_id, amount, balance_after
 ), result as (
     select task_id, user_id, amount as credits, balance_after as balance, 0::bigint as age, false as missing_charge from refunded
-), recorded as (
-    insert into {{.Schema}}.calls (call_id, result)
-    select $2::uuid, jsonb_agg(to_jsonb(result)) from result having count(*) > 0
-)
+), {{recordedTasks "$2"}}
 select task_id, user_id, credits, balance, age, missing_charge, null::text from result;
 
 -- name: owe_refunds
