@@ -21,7 +21,7 @@ const pictureBytes = 4 << 20
 
 // buildPrograms builds the four programs as scripts/lib.sh does.
 func buildPrograms(ctx context.Context, root, into string, env ...string) (usage, error) {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", into+"/", "./cmd/...")
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "urfave_cli_no_docs", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", into+"/", "./cmd/...")
 	cmd.Dir = root
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0"), env...)
 	return measure(cmd)

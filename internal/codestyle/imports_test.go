@@ -29,7 +29,7 @@ var layers = [][]string{
 	{"pkg/bridge"},
 	{"pkg/pgurl", "pkg/settings", "pkg/redact", "pkg/task", "pkg/health", "pkg/progress", "pkg/netaddr"},
 	{"pkg/endpoint"},
-	{"pkg/lang", "pkg/suggest", "pkg/batch"},
+	{"pkg/lang", "pkg/suggest", "pkg/batch", "pkg/pattern"},
 }
 
 // layer returns the layer of a package, 0 being the top, and -1 for a package that the list lacks.

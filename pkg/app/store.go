@@ -34,7 +34,7 @@ func (a *App) OpenStore(ctx context.Context, s settings.Settings) (*store.Store,
 // OpenProcessorStore is OpenStore for a processor: once it returned, the end of ctx closes no connection, because tasks that
 // were claimed are still to be recorded. See AbortWhenIdle.
 func (a *App) OpenProcessorStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
-	st, err := a.newStore(s)
+	st, err := a.newStore(s, false)
 	if err != nil {
 		return nil, err
 	}
@@ -59,14 +59,32 @@ func (a *App) ConnectStore(ctx context.Context, s settings.Settings) (*store.Sto
 
 // NewStore returns the store without connecting. The end of ctx ends calls as in OpenStore.
 func (a *App) NewStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
-	st, err := a.newStore(s)
+	return a.newAbortedStore(ctx, s, false)
+}
+
+// NewPassStore is NewStore for a program that calls OpenPassStore next: it begins to connect at once.
+func (a *App) NewPassStore(ctx context.Context, s settings.Settings) (*store.Store, error) {
+	return a.newAbortedStore(ctx, s, true)
+}
+
+// OpenPassStore is OpenStore for a store of NewPassStore. answers has what a pass of the monitor is going to ask, if that could be read ahead; then
+// it is for the pass, and st for all else. The caller closes answers only.
+func OpenPassStore(ctx context.Context, st *store.Store, p store.PassQuestions) (answers *store.Store, err error) {
+	if answers, err := st.ReadAhead(ctx, p); err == nil && answers.CheckAccess(ctx) == nil {
+		return answers, nil
+	}
+	return open(ctx, st, checkedSchema)
+}
+
+func (a *App) newAbortedStore(ctx context.Context, s settings.Settings, ahead bool) (*store.Store, error) {
+	st, err := a.newStore(s, ahead)
 	if err == nil {
 		abortAfter(ctx, st)
 	}
 	return st, err
 }
 
-func (a *App) newStore(s settings.Settings) (*store.Store, error) {
+func (a *App) newStore(s settings.Settings, ahead bool) (*store.Store, error) {
 	st, err := store.Open(store.Config{
 		URL:             s.DatabaseURL,
 		Schema:          s.DatabaseSchema,
@@ -74,6 +92,7 @@ func (a *App) newStore(s settings.Settings) (*store.Store, error) {
 		Warn:            a.warnOfURL,
 		ApplicationName: "imagetasks",
 		MaxConns:        min(4+s.Concurrency/4, 16) + bridgeConns,
+		ConnectAhead:    ahead,
 	})
 	if err != nil {
 		if s.DatabaseURL == "" && a.supabaseHint != "" {

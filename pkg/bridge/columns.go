@@ -1,9 +1,10 @@
 package bridge
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // The functions of this file say how much a column looks like one of a meaning, by its name, type and sample.
@@ -128,12 +129,12 @@ func styleScore(c CatalogColumn) int {
 var ratioWords = map[string]string{"wide": "16:9", "widescreen": "16:9", "horizontal": "landscape", "tall": "9:16", "vertical": "portrait", "story": "9:16",
 	"方形": "square", "横版": "landscape", "竖版": "portrait", "quadratisch": "square", "querformat": "landscape", "hochformat": "portrait"}
 
-var ratioForm = regexp.MustCompile(`^([0-9.]+ ?[:x×*/：] ?[0-9.]+|square|landscape|portrait|auto)$`)
+var ratioForm = pattern.New(`^([0-9.]+ ?[:x×*/：] ?[0-9.]+|square|landscape|portrait|auto)$`)
 
 // holdsRatios reports whether all values of the sample look like aspect ratios.
 func holdsRatios(c CatalogColumn) bool {
 	for _, v := range c.Values {
-		if _, known := ratioWords[normalWord(v.Value)]; !known && !ratioForm.MatchString(strings.ToLower(v.Value)) {
+		if _, known := ratioWords[normalWord(v.Value)]; !known && !ratioForm().MatchString(strings.ToLower(v.Value)) {
 			return false
 		}
 	}

@@ -493,7 +493,7 @@ func (p *proposer) values() {
 		switch meaning := ratioWords[normalWord(v)]; {
 		case meaning != "":
 			words[v] = meaning
-		case !ratioForm.MatchString(strings.ToLower(v)) && !slices.Contains(unknown, v):
+		case !ratioForm().MatchString(strings.ToLower(v)) && !slices.Contains(unknown, v):
 			unknown = append(unknown, v)
 		}
 	}

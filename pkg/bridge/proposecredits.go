@@ -3,9 +3,10 @@ package bridge
 import (
 	"cmp"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // balanceGuess is a column that may hold the users' balances.
@@ -244,13 +245,13 @@ func (p *proposer) creditFunctions(kind string) []string {
 	return out
 }
 
-var argument = regexp.MustCompile(`^(?:IN |INOUT )?("(?:[^"]|"")+"|\S+)(?: (.+))?$`)
+var argument = pattern.New(`^(?:IN |INOUT )?("(?:[^"]|"")+"|\S+)(?: (.+))?$`)
 
 // callOf writes a call of a function with a placeholder for each argument, or false if the meaning of one is not known.
 func callOf(f CatalogFunc) (string, bool) {
 	var out []string
 	for _, text := range strings.Split(f.Arguments, ", ") {
-		m := argument.FindStringSubmatch(text)
+		m := argument().FindStringSubmatch(text)
 		if m == nil {
 			return "", false
 		}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // isText reports whether a column holds text.
@@ -58,12 +60,12 @@ func (t CatalogTable) reference(column string) (ForeignKey, bool) {
 	return ForeignKey{}, false
 }
 
-var sqlText = regexp.MustCompile(`'((?:[^']|'')*)'`)
+var sqlText = pattern.New(`'((?:[^']|'')*)'`)
 
 // quotedTexts returns the texts in single quotation marks of an SQL expression.
 func quotedTexts(expression string) []string {
 	var out []string
-	for _, m := range sqlText.FindAllStringSubmatch(expression, -1) {
+	for _, m := range sqlText().FindAllStringSubmatch(expression, -1) {
 		out = append(out, strings.ReplaceAll(m[1], "''", "'"))
 	}
 	return out
@@ -96,7 +98,7 @@ func (t CatalogTable) allowedNumbers(c CatalogColumn) []string {
 	between := regexp.MustCompile(`^CHECK \(+` + name + ` >= '?(-?[0-9]+)'?\S*\)* AND \(*` + name + ` <= '?(-?[0-9]+)`)
 	for _, check := range t.Checks {
 		if m := list.FindStringSubmatch(check); m != nil && !strings.Contains(check, " AND ") {
-			return wholeNumber.FindAllString(intType.ReplaceAllString(m[1], ""), -1)
+			return wholeNumber().FindAllString(intType().ReplaceAllString(m[1], ""), -1)
 		}
 		if m := between.FindStringSubmatch(check); m != nil && strings.Count(check, " AND ") == 1 {
 			first, err := strconv.Atoi(m[1])
@@ -115,14 +117,14 @@ func (t CatalogTable) allowedNumbers(c CatalogColumn) []string {
 }
 
 var (
-	wholeNumber = regexp.MustCompile(`-?[0-9]+`)
-	intType     = regexp.MustCompile(`::int[0-9]+|::(small|big)?int(eger)?`)
+	wholeNumber = pattern.New(`-?[0-9]+`)
+	intType     = pattern.New(`::int[0-9]+|::(small|big)?int(eger)?`)
 )
 
 // defaultWord returns the text that a column has by default.
 func (c CatalogColumn) defaultWord() string {
 	if c.isInteger() {
-		return wholeNumber.FindString(strings.Trim(c.Default, "'()"))
+		return wholeNumber().FindString(strings.Trim(c.Default, "'()"))
 	}
 	if texts := quotedTexts(c.Default); len(texts) > 0 && strings.HasPrefix(c.Default, "'") {
 		return texts[0]

@@ -3,11 +3,11 @@ package bridge
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/suggest"
 	"imagetasks/pkg/task"
 )
@@ -428,8 +428,8 @@ func (v *validation) match(key string, m *Match) {
 }
 
 var (
-	placeholder = regexp.MustCompile(`\{([A-Za-z_]+)(?:\.([^{}]+))?\}`)
-	call        = regexp.MustCompile(`^("(?:[^"]|"")+"|[^".(]+)\.("(?:[^"]|"")+"|[^".(]+)\((.*)\)$`)
+	placeholder = pattern.New(`\{([A-Za-z_]+)(?:\.([^{}]+))?\}`)
+	call        = pattern.New(`^("(?:[^"]|"")+"|[^".(]+)\.("(?:[^"]|"")+"|[^".(]+)\((.*)\)$`)
 )
 
 // call checks how credits are given or taken.
@@ -443,7 +443,7 @@ func (v *validation) call(key, text string) {
 		}
 		return
 	}
-	m := call.FindStringSubmatch(text)
+	m := call().FindStringSubmatch(text)
 	if m == nil {
 		v.problem(key, fmt.Sprintf("%q is no call of a function", text), "write \"balance\", or a call with the schema such as public.refund_credits({user}, {amount}, {task})")
 		return
@@ -465,7 +465,7 @@ func (v *validation) call(key, text string) {
 
 // placeholders checks the placeholders of a text; row: those of columns of the task's row are known too.
 func (v *validation) placeholders(key, text string, known []string, row *CatalogTable) {
-	for _, m := range placeholder.FindAllStringSubmatch(text, -1) {
+	for _, m := range placeholder().FindAllStringSubmatch(text, -1) {
 		switch {
 		case m[1] == "row" && row != nil:
 			if _, ok := row.Column(m[2]); !ok {
@@ -501,7 +501,7 @@ func (v *validation) insert(key string, in *Insert) {
 			v.problem(at, "the column is generated, and can't be written", "remove the line")
 		}
 		v.placeholders(at, text, known, &v.tasks)
-		if !placeholder.MatchString(text) && c.isState() {
+		if !placeholder().MatchString(text) && c.isState() {
 			v.words(at, t, c, []string{text})
 		}
 	}
@@ -528,10 +528,10 @@ func (v *validation) environment() {
 		v.problem("notify", "the name of the channel is longer than 63 bytes", "write a shorter one")
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.d.Settings)) {
-		if !settingName.MatchString(name) {
+		if !settingName().MatchString(name) {
 			v.problem("settings", fmt.Sprintf("%q is no name of a setting", name), "write a name such as app.source")
 		}
 	}
 }
 
-var settingName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$`)
+var settingName = pattern.New(`^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$`)

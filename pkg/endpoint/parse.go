@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/suggest"
 )
 
@@ -187,11 +187,11 @@ func (r *reader) check() {
 
 var errNoText = errors.New("must be a text in quotation marks")
 
-var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+var nameForm = pattern.New(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 func (r *reader) name(value any) error {
 	name, _ := value.(string)
-	if !nameForm.MatchString(name) {
+	if !nameForm().MatchString(name) {
 		return errors.New("must be 1 to 63 lower-case letters, digits, dots, hyphens and underscores, and begin with a letter or a digit")
 	}
 	r.e.Name = name
@@ -207,11 +207,11 @@ func (r *reader) baseURL(value any) (err error) {
 	return err
 }
 
-var variableForm = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`)
+var variableForm = pattern.New(`^[A-Z_][A-Z0-9_]{0,127}$`)
 
 // isVariable reports whether a text is the name of an environment variable and certainly not the secret itself.
 func isVariable(name string) bool {
-	return variableForm.MatchString(name) && (len(name) < 20 || strings.Contains(name, "_"))
+	return variableForm().MatchString(name) && (len(name) < 20 || strings.Contains(name, "_"))
 }
 
 // variable returns the value of the environment variable that a key names. Its errors do not quote a name that can't be one: it may be the secret.
@@ -368,11 +368,11 @@ func directAlone(proxies []string) error {
 	return nil
 }
 
-var currencyForm = regexp.MustCompile(`^[A-Z]{3}$`)
+var currencyForm = pattern.New(`^[A-Z]{3}$`)
 
 func (r *reader) currency(value any) error {
 	text, _ := value.(string)
-	if !currencyForm.MatchString(text) {
+	if !currencyForm().MatchString(text) {
 		return errors.New("must be three capital letters such as USD or CNY")
 	}
 	r.e.Currency = text

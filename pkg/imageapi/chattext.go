@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"imagetasks/pkg/pattern"
 )
 
 // textEnded looks at a text that has ended: at its ids, at JSON in it, at an address that is all it says, and at what remains of it.
@@ -62,7 +64,7 @@ func lastBytes(text string, limit int) string {
 }
 
 // fence matches a block of code in Markdown.
-var fence = newPattern("(?s)```[a-zA-Z]*[ \t]*\r?\n?(.*?)(?:```|$)")
+var fence = pattern.New("(?s)```[a-zA-Z]*[ \t]*\r?\n?(.*?)(?:```|$)")
 
 // textJSON looks for the URL of a picture in JSON that is the text, or a block of code in it. The last one counts.
 func (f *finder) textJSON(text string) error {
@@ -125,7 +127,7 @@ func withoutProgress(text string) string {
 // Words of an API in place of a picture, in lower case.
 var (
 	// failure is how a line begins that says that making the picture failed.
-	failure = newPattern(`(?m)^[^\p{L}\p{N}]*((图片|图像|任务|请求|绘图|绘画|作图|视频|系统|服务器?|上游|接口|抱歉[，,]?\s*)*(生成|处理|编辑|执行|请求|绘制|提交|创建)?(失败|出错|错误|异常|超时)` +
+	failure = pattern.New(`(?m)^[^\p{L}\p{N}]*((图片|图像|任务|请求|绘图|绘画|作图|视频|系统|服务器?|上游|接口|抱歉[，,]?\s*)*(生成|处理|编辑|执行|请求|绘制|提交|创建)?(失败|出错|错误|异常|超时)` +
 		`|失败原因|错误(信息|码)?\s*[:：]|(image |task |request |generation |processing |rendering |editing |drawing )*(failed|failure|timed out)\b|(an? )?((internal|server|upstream|api|unknown|request|unexpected) )*error\b)|❌`)
 	// refusal says that what is asked for is not allowed.
 	refusal = words(`(input|output)[_ ]moderation`, `violat\w*.{0,60}(polic|guideline|terms|rules|standards)`, `(polic(y|ies)|guidelines|rules).{0,60}violat`, `usage polic`, `content polic`,
@@ -136,7 +138,7 @@ var (
 // answerIDs are the ids in an answer by which the API knows what it worked on.
 type answerIDs struct{ completion, task, picture string }
 
-var safeID = newPattern(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$`)
+var safeID = pattern.New(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}$`)
 
 // idValue reads the value of a key for an id of the whole answer.
 func (f *finder) idValue(p *parser, key string) error {

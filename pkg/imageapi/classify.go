@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/redact"
 	"imagetasks/pkg/task"
@@ -79,7 +80,7 @@ func withStatus(o outcome, status int) outcome {
 }
 
 // maskedKey matches a key that the API quotes in part.
-var maskedKey = newPattern(`\bsk-([a-z0-9_-]*)(?:\*{3,}|\.{3,}|…)([a-z0-9_-]*)`)
+var maskedKey = pattern.New(`\bsk-([a-z0-9_-]*)(?:\*{3,}|\.{3,}|…)([a-z0-9_-]*)`)
 
 // namesAnotherKey reports whether a message about a key quotes another one than ours: a relay passes on what its upstream answers. Both texts are
 // in lower case.
@@ -180,7 +181,7 @@ func newPage(response *http.Response, form bodyForm, text string) page {
 // isPage reports whether a response says that it is a web page.
 func isPage(response *http.Response) bool { return mediaType(response.Header) == "text/html" }
 
-var title = newPattern(`(?is)<title[^>]*>(.{1,200}?)</title>`)
+var title = pattern.New(`(?is)<title[^>]*>(.{1,200}?)</title>`)
 
 // pageTitle returns the title of a page, or "".
 func pageTitle(text string) string {
@@ -222,10 +223,10 @@ func keyOf(response *http.Response) string {
 }
 
 // partOfKey matches a key that is quoted in part.
-var partOfKey = newPattern(`\bsk-[A-Za-z0-9_-]{0,8}[A-Za-z0-9_*.…-]{4,}`)
+var partOfKey = pattern.New(`\bsk-[A-Za-z0-9_-]{0,8}[A-Za-z0-9_*.…-]{4,}`)
 
 // urlQuery matches URLs with a query, which is a secret in signed ones.
-var urlQuery = newPattern(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
+var urlQuery = pattern.New(`(?i)(https?://[^\s"'<>?\\]+)\?[^\s"'<>)\]\\]+`)
 
 // readError classifies a failure to read a picture from a response with a status of success. network is the error of the connection, if there was
 // one, and err that of reading; nil: the response was read whole.

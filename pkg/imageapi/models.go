@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/image/webp"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/task"
 )
 
@@ -95,7 +96,7 @@ var models = map[string]model{
 	},
 }
 
-var snapshotDate = newPattern(`-\d{4}-\d{2}-\d{2}$`)
+var snapshotDate = pattern.New(`-\d{4}-\d{2}-\d{2}$`)
 
 // findModel returns the model of a name, which may be that of a snapshot, such as gpt-image-2-2026-04-21.
 func findModel(name string) (model, bool) {

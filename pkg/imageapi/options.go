@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/task"
 )
 
@@ -125,7 +126,7 @@ func ParseOptions(raw json.RawMessage) (Options, error) {
 func isNull(value json.RawMessage) bool { return string(value) == "null" }
 
 // extraName is the form of a name in Extra. It has no brackets, which relays may read as a list of a parameter of ours.
-var extraName = newPattern(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
+var extraName = pattern.New(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 
 // reservedNames are the parameters besides the options that this package sets.
 var reservedNames = []string{"image", "images", "mask", "messages", "model", "n", "partial_images", "prompt", "response_format", "stream", "stream_options"}

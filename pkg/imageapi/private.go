@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/redact"
 )
 
@@ -36,7 +37,7 @@ func longest(private []string) int {
 }
 
 // echo matches the fields of an answer that hold the prompt, or what the API made of it.
-var echo = newPattern(`("(?:revised_|actual_|original_|negative_)?prompt"\s*:\s*)"(?:[^"\\]|\\.)*"?`)
+var echo = pattern.New(`("(?:revised_|actual_|original_|negative_)?prompt"\s*:\s*)"(?:[^"\\]|\\.)*"?`)
 
 // hideHead removes what is private from the beginning of an answer and cuts it to maxHead.
 func (c *Client) hideHead(response *http.Response, head []byte, private []string) []byte {

@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"imagetasks/pkg/pattern"
 )
 
 // The stages that Request.Progress is called with, as in the column current_stage.
@@ -51,11 +53,11 @@ var (
 		`^(图片|图像|任务)(正在)?(生成|处理|绘制)中`)
 	doneLine = words(`^(图片|图像|任务)?(已)?(生成|绘制|绘图|处理|编辑)?(完成|成功|完毕)`, `^(image )?(generation )?(is )?(completed?|done|finished|succeeded|success)\b`, `^generated\b`)
 	// barLine matches a line of a percentage and a bar.
-	barLine = newPattern(`^[\s\[\]()|#=\-–—_.·>*█▓▒░▏▎▍▌▋▊▉■□▪▫●○⬛⬜🟩🟦⣿⡿]*\d{1,3}(\.\d+)?\s*[%％]`)
+	barLine = pattern.New(`^[\s\[\]()|#=\-–—_.·>*█▓▒░▏▎▍▌▋▊▉■□▪▫●○⬛⬜🟩🟦⣿⡿]*\d{1,3}(\.\d+)?\s*[%％]`)
 
 	// percentages match those of a line of progress: 进度 14%, progress: 14.5 %, 🏃 进度 14..23..
-	percentages = newPattern(`(\d{1,3})(?:\.\d+)?\s*[%％]`)
-	dotted      = newPattern(`(\d{1,3})\s*(?:\.\.|…)`)
+	percentages = pattern.New(`(\d{1,3})(?:\.\d+)?\s*[%％]`)
+	dotted      = pattern.New(`(\d{1,3})\s*(?:\.\.|…)`)
 	progressOf  = words(`进度`, `progress`)
 
 	// markOnly matches the emojis that stand for a stage where there are no words.
@@ -64,7 +66,7 @@ var (
 )
 
 // idLine matches a line with an id of a task or a picture.
-var idLine = newPattern(`(?i)^(?:(gen[_ ]?id|生成\s*ID)|(?:task|job|request)?[_ ]?id|(?:任务|请求|作业)\s*(?:ID|编号|号))[*\s]*[:：][*\s]*` + "`?" + `([A-Za-z0-9][A-Za-z0-9_.:-]{2,99})`)
+var idLine = pattern.New(`(?i)^(?:(gen[_ ]?id|生成\s*ID)|(?:task|job|request)?[_ ]?id|(?:任务|请求|作业)\s*(?:ID|编号|号))[*\s]*[:：][*\s]*` + "`?" + `([A-Za-z0-9][A-Za-z0-9_.:-]{2,99})`)
 
 // stripLine returns a line without the marks at its beginning, in lower case, and the emoji among these.
 func stripLine(line string) (text, marks string) {
@@ -125,7 +127,7 @@ func readLine(line string, whole bool) (kind lineKind, percent int) {
 	return kind, percent
 }
 
-var regexpNumber = newPattern(`\d{1,3}`)
+var regexpNumber = pattern.New(`\d{1,3}`)
 
 // maxProgressLine bounds a line of progress, in bytes. One line may have all of them: 进度 5..10..15..
 const maxProgressLine = 1 << 10

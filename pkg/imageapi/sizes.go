@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // The bounds of the sizes of the models since gpt-image-2.
@@ -50,7 +52,7 @@ func isFreeSize(text string) bool {
 // size is a width and a height in pixels, each of at most 99,999.
 type size struct{ width, height int64 }
 
-var exactSize = newPattern(`^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$`)
+var exactSize = pattern.New(`^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$`)
 
 // parseSize returns the size in a text such as 1536x1024, or a zero size if it has another form.
 func parseSize(text string) size {
@@ -97,7 +99,7 @@ type aspect struct {
 const minAspectEdge = 64
 
 // aspectForm is the form of a ratio or a size. Chinese input methods write a full-width colon.
-var aspectForm = newPattern(`^` + aspectNumber + aspectSpace + `([:：x×*/])` + aspectSpace + aspectNumber + `$`)
+var aspectForm = pattern.New(`^` + aspectNumber + aspectSpace + `([:：x×*/])` + aspectSpace + aspectNumber + `$`)
 
 const (
 	aspectNumber = `([0-9]{1,5})(?:\.([0-9]{1,4}))?`

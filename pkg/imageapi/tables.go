@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/task"
 )
@@ -24,8 +25,8 @@ type outcome struct {
 type line struct {
 	name     string // for the tests
 	statuses []int
-	codes    []string // of the API's error: its code or its type, in lower case
-	text     pattern  // of the API's error's message, in lower case
+	codes    []string        // of the API's error: its code or its type, in lower case
+	text     pattern.Pattern // of the API's error's message, in lower case
 	outcome
 }
 
@@ -42,8 +43,8 @@ const (
 	statusOriginError    = 530
 )
 
-func words(alternatives ...string) pattern {
-	return newPattern(strings.Join(alternatives, "|"))
+func words(alternatives ...string) pattern.Pattern {
+	return pattern.New(strings.Join(alternatives, "|"))
 }
 
 // answers classifies the errors that an API reports as JSON: the first line that applies counts. The status of an error with status
@@ -204,7 +205,7 @@ type pageLine struct {
 	name     string // for the tests
 	statuses []int
 	forms    []bodyForm
-	text     pattern
+	text     pattern.Pattern
 	is       func(page) bool
 	outcome
 }

@@ -3,6 +3,8 @@ package imageapi
 import (
 	"bytes"
 	"io"
+
+	"imagetasks/pkg/pattern"
 )
 
 const (
@@ -12,9 +14,9 @@ const (
 
 var (
 	// usageName is the form of the names that are kept.
-	usageName = newPattern(`^[A-Za-z0-9_]{1,48}$`)
+	usageName = pattern.New(`^[A-Za-z0-9_]{1,48}$`)
 	// usageDigits is the form of the numbers that are kept. The database refuses larger exponents.
-	usageDigits = newPattern(`^[-0-9.]{1,30}([eE][+-]?[0-9]{1,2})?$`)
+	usageDigits = pattern.New(`^[-0-9.]{1,30}([eE][+-]?[0-9]{1,2})?$`)
 )
 
 // usageValue reads the value of a key for what a request used. What is no object, or has no numbers, is left out.

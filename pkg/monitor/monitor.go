@@ -94,6 +94,20 @@ type Config struct {
 	Redact func(string) string
 }
 
+// Questions are what a pass asks of the store in any case, so that it can be read ahead.
+func (c Config) Questions() store.PassQuestions {
+	return store.PassQuestions{Sweep: c.sweep(), PendingTimeout: c.PendingTimeout, UnsettledWindow: overview.UnsettledWindow, Limit: overview.UnsettledLimit,
+		Prune: c.pruned()}
+}
+
+func (c Config) sweep() store.Sweep {
+	return store.Sweep{OlderThan: c.StuckAfter, AfterStart: c.Lease}
+}
+
+func (c Config) pruned() store.PruneConfig {
+	return store.PruneConfig{Retention: c.Retention, RedriveWindow: c.RedriveWindow, Batch: pruneBatch}
+}
+
 // EndpointResult is the result of checking an endpoint.
 type EndpointResult struct {
 	Name string
@@ -219,8 +233,7 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 
 	if state.settled(r.At, m.conf.Lease) {
 		step("stuck tasks", func() (err error) {
-			r.Repair, err = repair.Sweep(ctx, m.conf.Store, repair.Options{
-				Sweep: store.Sweep{OlderThan: m.conf.StuckAfter, AfterStart: m.conf.Lease}, DryRun: m.conf.DryRun}, m.conf.Log)
+			r.Repair, err = repair.Sweep(ctx, m.conf.Store, repair.Options{Sweep: m.conf.sweep(), DryRun: m.conf.DryRun}, m.conf.Log)
 			return err
 		})
 		if m.conf.PendingTimeout > 0 {
@@ -231,7 +244,7 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		}
 		if !m.conf.DryRun {
 			step("tasks that were set aside", func() (err error) {
-				aside, err := m.conf.Store.TasksAside(ctx, 1)
+				aside, err := m.conf.Store.TasksAside(ctx, overview.UnsettledLimit)
 				if err == nil && len(aside) == 0 {
 					return nil
 				}
@@ -359,7 +372,7 @@ const (
 // prune deletes rows that are not needed any more.
 func (m *Monitor) prune(ctx context.Context, r *Report) error {
 	for began := time.Now(); ; {
-		pruned, err := m.conf.Store.Prune(ctx, store.PruneConfig{Retention: m.conf.Retention, RedriveWindow: m.conf.RedriveWindow, Batch: pruneBatch})
+		pruned, err := m.conf.Store.Prune(ctx, m.conf.pruned())
 		r.Summary.Pruned.Add(pruned)
 		if err != nil || !pruned.More(pruneBatch) || time.Since(began) > pruneTime {
 			return err

@@ -5,13 +5,14 @@ package netaddr
 import (
 	"errors"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // numericLabel is the last label of a host that resolvers may read as an IPv4 address, such as 127.1 or 0x7f000001.
-var numericLabel = regexp.MustCompile(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
+var numericLabel = pattern.New(`(^|\.)([0-9]+|0x[0-9a-f]*)$`)
 
 // privateNames are parents of names for a host itself and for private networks.
 var privateNames = []string{"localhost", "local", "internal", "lan", "arpa", "localdomain", "localdomain6"}
@@ -39,7 +40,7 @@ func IsPrivateHost(host string) bool {
 			return true // such as ip6-localhost, or that of a container; a proxy may resolve it
 		}
 		last := host[dot+1:]
-		return numericLabel.MatchString(host) || slices.Contains(privateNames, last)
+		return numericLabel().MatchString(host) || slices.Contains(privateNames, last)
 	}
 	addr = addr.Unmap().WithZone("")
 	return !addr.IsGlobalUnicast() || addr.IsPrivate() ||

@@ -3,7 +3,6 @@ package pgurl
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -91,7 +90,7 @@ var byPlainName = func() map[string]string {
 }()
 
 func plain(name string) string {
-	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
+	return strings.ReplaceAll(strings.ReplaceAll(strings.ToLower(name), "_", ""), "-", "")
 }
 
 func isKeyword(name string) bool { return byPlainName[plain(name)] != "" }
@@ -169,13 +168,14 @@ func (v *values) translateSSL() {
 
 // printable returns the name of a parameter for a message. What does not look like a name may be a part of a password.
 func printable(name string) string {
-	if nameForm.MatchString(name) {
+	if isName(name) && len(name) <= maxPrinted && (name[0]|0x20) >= 'a' && (name[0]|0x20) <= 'z' {
 		return name
 	}
 	return "(not a name)"
 }
 
-var nameForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,47}$`)
+// maxPrinted is the length of the longest name that a message quotes.
+const maxPrinted = 48
 
 // addEnvironment adds what neither the URL nor the service sets. An empty variable counts as not set.
 func (v *values) addEnvironment(env func(string) (string, bool)) {

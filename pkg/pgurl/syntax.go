@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
+	"slices"
 	"strings"
+
+	"imagetasks/pkg/pattern"
 )
 
 // pair is a parameter as it is written.
@@ -23,18 +25,36 @@ func trim(raw string) string {
 	return text
 }
 
-// scheme matches the schemes of PostgreSQL's own URLs, of JDBC, of SQLAlchemy (postgresql+asyncpg), and those that Django
-// and PHP libraries use.
-var (
-	scheme    = regexp.MustCompile(`^(?i:jdbc:)?(?i:postgres|postgresql|postgis|pgsql|psql)(\+[A-Za-z0-9_.-]+)?://`)
-	otherKind = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*(:[A-Za-z][A-Za-z0-9+.-]*)?://`)
-)
+// schemes are the schemes of PostgreSQL's own URLs, and those that Django and PHP libraries use.
+var schemes = []string{"postgres", "postgresql", "postgis", "pgsql", "psql"}
+
+// cutScheme returns what follows the scheme of a URL, which may be one of JDBC (jdbc:postgresql) or SQLAlchemy (postgresql+asyncpg).
+func cutScheme(text string) (rest string, ok bool) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if jdbc, name, found := strings.Cut(scheme, ":"); found && strings.EqualFold(jdbc, "jdbc") {
+		scheme = name
+	}
+	scheme, driver, hasDriver := strings.Cut(scheme, "+")
+	if hasDriver && !isName(driver) {
+		return "", false
+	}
+	return rest, ok && slices.ContainsFunc(schemes, func(known string) bool { return strings.EqualFold(known, scheme) })
+}
+
+// isName reports whether a text consists of letters, digits, "_", "." and "-".
+func isName(text string) bool {
+	return text != "" && strings.IndexFunc(text, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_.-", r)
+	}) < 0
+}
+
+var otherKind = pattern.New(`^[A-Za-z][A-Za-z0-9+.-]*(:[A-Za-z][A-Za-z0-9+.-]*)?://`)
 
 func split(text string) ([]pair, error) {
-	if prefix := scheme.FindString(text); prefix != "" {
-		return splitURL(text[len(prefix):])
+	if rest, ok := cutScheme(text); ok {
+		return splitURL(rest)
 	}
-	if prefix := strings.ToLower(otherKind.FindString(text)); prefix != "" {
+	if prefix := strings.ToLower(otherKind().FindString(text)); prefix != "" {
 		if strings.HasPrefix(prefix, "prisma") {
 			return nil, errors.New("the database URL is one of Prisma Accelerate, which only Prisma's own client can use; set the" +
 				" direct URL of the database, which begins with postgres://")

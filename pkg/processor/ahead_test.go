@@ -98,6 +98,7 @@ func TestAhead_ReleasedAtStop(t *testing.T) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	assert.Len(t, q.pending, 8, "all are pending again")
+	assert.Equal(t, 2, q.unstarted)
 }
 
 // A task whose lease is lost while it waits is not worked.

@@ -19,9 +19,10 @@ import (
 type memoryQueue struct {
 	Queue // nil: a call that is not expected panics
 
-	mu      sync.Mutex
-	pending []task.Task
-	done    atomic.Int64
+	mu        sync.Mutex
+	pending   []task.Task
+	unstarted int // releases of tasks that were not begun
+	done      atomic.Int64
 }
 
 func newMemoryQueue(tasks int) *memoryQueue {
@@ -70,6 +71,9 @@ func (q *memoryQueue) Release(_ context.Context, released ...store.ReleaseReques
 	held := make([]task.Lease, len(released))
 	for i, r := range released {
 		held[i] = r.Lease
+		if r.Unstarted {
+			q.unstarted++
+		}
 		q.pending = append(q.pending, task.Task{ID: r.Lease.TaskID, UserID: "user", Run: 1, Attempt: 1, MaxAttempts: 3, Epoch: r.Lease.Epoch + 1, Endpoint: "default"})
 	}
 	return held, nil

@@ -55,7 +55,8 @@ func newRequestGroup(queue Queue) requestGroup {
 }
 
 func newGroup[In, Out any](run func(context.Context, []In) ([]batch.Result[Out], error)) *batch.Group[In, Out] {
-	return &batch.Group[In, Out]{Run: run, Max: groupSize, Parallel: groupsAtOnce, Patience: groupPatience, Timeout: writeTimeout, Split: store.IsRowError}
+	return &batch.Group[In, Out]{Run: run, Max: groupSize, Parallel: groupsAtOnce, Patience: groupPatience, Timeout: writeTimeout,
+		Split: func(err error) bool { return store.IsRowError(err) || store.IsLockTimeout(err) }}
 }
 
 // heldOnly returns task.ErrLeaseLost for those of in whose leases are not held.

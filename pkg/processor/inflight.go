@@ -46,13 +46,13 @@ func (f *inFlight) add(attempts []*attempt, limit int) (starting int) {
 	return starting
 }
 
-// next removes an attempt that has ended. Where another may start, it returns the one to work in its place: the first that waits, or nil. few reports
-// that the claim loop should look again: nothing is started, or less than half of target waits.
-func (f *inFlight) next(ended *attempt, mayStart bool, target int) (next *attempt, few bool) {
+// next removes an attempt that has ended. Where another may start, it returns the one to work in its place: the first that waits, or nil if none does or
+// limit are being worked without it. few reports that the claim loop should look again: nothing is started, or less than half of target waits.
+func (f *inFlight) next(ended *attempt, mayStart bool, limit, target int) (next *attempt, few bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.remove(ended)
-	if len(f.waiting) == 0 || !mayStart {
+	if len(f.waiting) == 0 || !mayStart || f.working > limit {
 		f.working--
 		return nil, true
 	}

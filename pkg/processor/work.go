@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,7 +81,7 @@ func (r *attemptRunner) ended(work, writes context.Context, a *attempt) {
 		r.inFlight.endings.add(now, 1)
 	}
 	first := r.inFlight.first()
-	next, few := r.inFlight.next(a, first == nil || r.mayStart(first), min(r.inFlight.endings.expected(now), r.concurrency))
+	next, few := r.inFlight.next(a, first == nil || r.mayStart(first), r.concurrency, min(r.inFlight.endings.expected(now), r.concurrency))
 	if next != nil {
 		r.begin(work, writes, next)
 	}
@@ -106,7 +107,7 @@ func (r *attemptRunner) attempt(ctx, work, writes context.Context, a *attempt) {
 	}
 	if a.unstarted {
 		a.setClosing()
-		r.outcomes.release(writes, a, 0, errUnstarted())
+		r.outcomes.releaseAs(writes, a, store.ReleaseRequest{Lease: a.task.Lease(), Cause: errUnstarted(), Unstarted: true})
 		ended()
 		return
 	}
@@ -141,6 +142,8 @@ func (r *attemptRunner) work(ctx context.Context, a *attempt) (_ Result, err err
 type call struct {
 	attempt *attempt
 	runner  *attemptRunner
+	// requesting is held while a request is recorded: each is recorded by itself, also where a Worker makes several at the same time.
+	requesting sync.Mutex
 }
 
 // Progress implements Call.
@@ -232,6 +235,8 @@ func (c *call) BeforeRequest(ctx context.Context) (idempotencyKey string, err er
 	if err := of.refuse(c.attempt); err != nil {
 		return "", err
 	}
+	c.requesting.Lock()
+	defer c.requesting.Unlock()
 	start := store.RequestStart{Lease: t.Lease(), Call: uuid.New(), Endpoint: t.Endpoint, Rate: of.conf.Rate}
 	for {
 		started, err := r.recordRequest(ctx, start)

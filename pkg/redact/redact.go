@@ -6,11 +6,12 @@ import (
 	"encoding/json"
 	"io"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"unicode"
+
+	"imagetasks/pkg/pattern"
 )
 
 // Mask is written in place of a secret.
@@ -58,24 +59,46 @@ func wordSet(text string) map[string]bool {
 	return words
 }
 
+// form is what a secret, or an example, looks like.
+type form struct {
+	pattern pattern.Pattern
+	// words are texts one of which is in all that matches, in lower case: a text without them need not be searched, which takes much longer.
+	words []string
+}
+
+// in reports whether a text may match. lower is the text in lower case.
+func (f form) in(lower string) bool {
+	for _, w := range f.words {
+		if strings.Contains(lower, w) {
+			return true
+		}
+	}
+	return false
+}
+
+// lower returns a text in lower case, in which the words of forms are found as patterns find them: "ſ" counts as an s.
+func lower(s string) string {
+	return strings.ReplaceAll(strings.ToLower(s), "ſ", "s")
+}
+
 // example matches the URLs that hints show. They hold no secret, whatever the real login is.
-var example = regexp.MustCompile(`[a-z0-9]+://user:password@host(:port|:5432/database|:5432)?`)
+var example = form{pattern.New(`[a-z0-9]+://user:password@host(:port|:5432/database|:5432)?`), []string{"://user:password@host"}}
 
 // patterns find secrets that nobody added: keys of the API's format, logins in URLs, passwords in PostgreSQL's key=value
 // strings and in environment assignments.
 var patterns = []struct {
-	re   *regexp.Regexp
+	form
 	with string
 }{
-	{regexp.MustCompile(`\bsk-[A-Za-z0-9_-]{8,}[A-Za-z0-9*_-]*`), Mask},
-	{regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]*@`), "${1}" + Mask + "@"},
-	{regexp.MustCompile(`(?i)\b(password|passwd)(\s*=\s*)('[^']*'|[^\s'"&]+)`), "$1$2" + Mask},
+	{form{pattern.New(`\bsk-[A-Za-z0-9_-]{8,}[A-Za-z0-9*_-]*`), []string{"sk-"}}, Mask},
+	{form{pattern.New(`([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@"'<>]*@`), []string{"://"}}, "${1}" + Mask + "@"},
+	{form{pattern.New(`(?i)\b(password|passwd)(\s*=\s*)('[^']*'|[^\s'"&]+)`), []string{"password", "passwd"}}, "$1$2" + Mask},
 }
 
 var (
-	authorization = regexp.MustCompile(`(?i)(authorization:\s*)?\b(bearer|basic)(\s+)([A-Za-z0-9+/=._~-]{6,})`)
-	plainWord     = regexp.MustCompile(`^[a-z]+[.]?$`)
-	keyPassword   = regexp.MustCompile(`(?i)\b(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)`)
+	authorization = form{pattern.New(`(?i)(authorization:\s*)?\b(bearer|basic)(\s+)([A-Za-z0-9+/=._~-]{6,})`), []string{"bearer", "basic"}}
+	plainWord     = pattern.New(`^[a-z]+[.]?$`)
+	keyPassword   = pattern.New(`(?i)\b(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|[^\s']+)`)
 )
 
 // New returns a Redactor that hides secrets; see Add.
@@ -118,7 +141,7 @@ func (r *Redactor) addURL(s string) {
 	scheme, rest, found := strings.Cut(s, "://")
 	if !found {
 		scheme, rest = "http", s
-		for _, match := range keyPassword.FindAllStringSubmatch(s, -1) {
+		for _, match := range keyPassword().FindAllStringSubmatch(s, -1) {
 			r.addText(strings.ReplaceAll(strings.Trim(match[1], "'"), `\`, ""))
 			r.addText(strings.Trim(match[1], "'"))
 		}
@@ -199,9 +222,12 @@ func (r *Redactor) index() {
 
 // String returns s with every secret masked.
 func (r *Redactor) String(s string) string {
+	if !example.in(s) {
+		return r.mask(s)
+	}
 	var b strings.Builder
 	from := 0
-	for _, at := range example.FindAllStringIndex(s, -1) {
+	for _, at := range example.pattern().FindAllStringIndex(s, -1) {
 		b.WriteString(r.mask(s[from:at[0]]))
 		b.WriteString(s[at[0]:at[1]])
 		from = at[1]
@@ -214,15 +240,20 @@ func (r *Redactor) mask(s string) string {
 	if r != nil {
 		s = r.replace(s)
 	}
-	s = authorization.ReplaceAllStringFunc(s, func(found string) string {
-		m := authorization.FindStringSubmatch(found)
-		if m[1] == "" && plainWord.MatchString(m[4]) {
-			return found // "Basic authentication"
-		}
-		return m[1] + m[2] + m[3] + Mask
-	})
+	all := lower(s)
+	if authorization.in(all) {
+		s = authorization.pattern().ReplaceAllStringFunc(s, func(found string) string {
+			m := authorization.pattern().FindStringSubmatch(found)
+			if m[1] == "" && plainWord().MatchString(m[4]) {
+				return found // "Basic authentication"
+			}
+			return m[1] + m[2] + m[3] + Mask
+		})
+	}
 	for _, p := range patterns {
-		s = p.re.ReplaceAllString(s, p.with)
+		if p.in(all) { // what was masked before adds none of the words
+			s = p.pattern().ReplaceAllString(s, p.with)
+		}
 	}
 	return s
 }

@@ -235,3 +235,14 @@ func FuzzAddURL(f *testing.F) {
 		}
 	})
 }
+
+// A text without the words of a pattern is not searched. Patterns that ignore case match "ſ" and the Kelvin sign, too.
+func TestString_OtherLetters(t *testing.T) {
+	for text, want := range map[string]string{
+		"PASſWORD=hush":        "PASſWORD=[redacted]",
+		"paſſwd = 'hush hush'": "paſſwd = [redacted]",
+		"BAſIC dXNlcjpwYXNz":   "BAſIC [redacted]",
+	} {
+		assert.Equal(t, want, redact.New().String(text))
+	}
+}

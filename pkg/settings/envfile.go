@@ -7,9 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 
 	"github.com/joho/godotenv"
+
+	"imagetasks/pkg/pattern"
 )
 
 // maxEnvFile is the largest env file that is read, in bytes: a larger one is a wrong path, not a long list of settings.
@@ -55,10 +56,10 @@ func ParseEnv(text []byte) (map[string]string, error) {
 	return values, nil
 }
 
-var envName = regexp.MustCompile(`^(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_.]*[ \t]*=`)
+var envName = pattern.New(`^(?:export[ \t]+)?[A-Za-z_][A-Za-z0-9_.]*[ \t]*=`)
 
 // exportOnly is an export without a name, which the parser takes for an empty one.
-var exportOnly = regexp.MustCompile(`^export[ \t]+=`)
+var exportOnly = pattern.New(`^export[ \t]+=`)
 
 // checkEnv refuses what the parser would accept and read in a way nobody meant: it takes a colon for an equals sign, and
 // spaces for a part of the name, so that `OPENAI_PROXY http://host` would set another variable.
@@ -72,8 +73,8 @@ func checkEnv(text []byte) error {
 		statement := bytes.TrimSpace(text[:end])
 		if len(statement) > 0 && statement[0] != '#' {
 			start := bytes.IndexByte(text, statement[0])
-			name := envName.Find(statement)
-			if name == nil || exportOnly.Match(name) {
+			name := envName().Find(statement)
+			if name == nil || exportOnly().Match(name) {
 				return fmt.Errorf("line %d is not NAME=value", line)
 			}
 			value := bytes.TrimLeft(text[start+len(name):end], " \t\v\f\u0085\u00a0")

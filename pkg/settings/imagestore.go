@@ -6,11 +6,12 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"imagetasks/pkg/pattern"
 )
 
 // ImageStore is where pictures are stored: in a directory, or in a bucket.
@@ -51,17 +52,17 @@ func imageStore(s *Settings, v string) (err error) {
 const storeForm = "must be a directory, or s3://bucket/prefix?endpoint=https://host&region=name"
 
 var (
-	bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$`)
-	keyPrefix  = regexp.MustCompile(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
+	bucketName = pattern.New(`^[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]$`)
+	keyPrefix  = pattern.New(`^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$`)
 	// notDirectory matches what is meant as the address of a store: s3:/bucket would be a directory named "s3:".
-	notDirectory = regexp.MustCompile(`(?i)^(s3|arn|oss|cos|r2|gs|file|https?):`)
-	regionName   = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
+	notDirectory = pattern.New(`(?i)^(s3|arn|oss|cos|r2|gs|file|https?):`)
+	regionName   = pattern.New(`^[A-Za-z0-9-]{1,64}$`)
 )
 
 // ParseImageStore parses the value of IMAGE_STORE.
 func ParseImageStore(v string) (ImageStore, error) {
 	if !strings.Contains(v, "://") {
-		if notDirectory.MatchString(v) {
+		if notDirectory().MatchString(v) {
 			return ImageStore{}, errors.New(storeForm)
 		}
 		dir, err := filepath.Abs(v)
@@ -75,10 +76,10 @@ func ParseImageStore(v string) (ImageStore, error) {
 		return ImageStore{}, errors.New("must not carry a login: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 	}
 	i := ImageStore{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Region: "us-east-1"}
-	if !bucketName.MatchString(i.Bucket) {
+	if !bucketName().MatchString(i.Bucket) {
 		return ImageStore{}, errors.New("must name a bucket: 3 to 63 of a-z, 0-9, '.', '_' and '-'; " + storeForm)
 	}
-	if i.Prefix != "" && (!keyPrefix.MatchString(i.Prefix) || slices.ContainsFunc(strings.Split(i.Prefix, "/"), func(part string) bool { return part == "." || part == ".." })) {
+	if i.Prefix != "" && (!keyPrefix().MatchString(i.Prefix) || slices.ContainsFunc(strings.Split(i.Prefix, "/"), func(part string) bool { return part == "." || part == ".." })) {
 		return ImageStore{}, errors.New("must have a prefix of letters, digits, '.', '_', '-' and '/'")
 	}
 	query, err := url.ParseQuery(u.RawQuery)
@@ -114,7 +115,7 @@ func (i *ImageStore) set(name, value string) error {
 		}
 		i.Endpoint = strings.TrimSuffix(value, "/")
 	case "region":
-		if !regionName.MatchString(value) {
+		if !regionName().MatchString(value) {
 			return errors.New("region must be a name such as us-east-1 or auto")
 		}
 		i.Region = value

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"unicode"
 
 	"imagetasks/pkg/endpoint"
+	"imagetasks/pkg/pattern"
 )
 
 // Settings are the values of all settings, checked.
@@ -240,7 +240,7 @@ func (s *Settings) Secrets() []string {
 }
 
 // keyName matches the names of parameters whose values are secret.
-var keyName = regexp.MustCompile(`(?i)(key|token|secret|signature|auth|password)$|^sig$|^code$`)
+var keyName = pattern.New(`(?i)(key|token|secret|signature|auth|password)$|^sig$|^code$`)
 
 // queryKeys returns the secrets in the query of a URL, which is a part of each request.
 func queryKeys(address string) (keys []string) {
@@ -249,7 +249,7 @@ func queryKeys(address string) (keys []string) {
 		return nil
 	}
 	for name, values := range u.Query() {
-		if keyName.MatchString(name) {
+		if keyName().MatchString(name) {
 			keys = append(keys, values...)
 		}
 	}

@@ -1,75 +1,77 @@
 package status
 
 import (
-	"context"
+	"bytes"
+	"maps"
+	"net/http"
+	"slices"
 	"strconv"
-
-	"github.com/prometheus/client_golang/prometheus"
+	"strings"
 
 	"imagetasks/pkg/processor"
 )
 
+// metric is a metric of Prometheus's text format. A name that ends in _total is a counter, and any other a gauge.
+type metric struct {
+	name, help string
+	labels     []string // sorted
+}
+
 var (
-	tasksDesc     = prometheus.NewDesc("imagetasks_tasks_total", "Steps of tasks since the processor started.", []string{"step"}, nil)
-	inFlightDesc  = prometheus.NewDesc("imagetasks_tasks_in_flight", "Tasks being processed.", nil, nil)
-	paidDesc      = prometheus.NewDesc("imagetasks_paid_requests_in_flight", "Tasks that wait for the answer to a paid request.", nil, nil)
-	leasesDesc    = prometheus.NewDesc("imagetasks_leases_renewable", "1 while the leases can be renewed; otherwise nothing is started.", nil, nil)
-	apiDesc       = prometheus.NewDesc("imagetasks_api_up", "1 while the image API is reachable.", nil, nil)
-	circuitDesc   = prometheus.NewDesc("imagetasks_circuit_open", "0 closed, 1 open, 0.5 half-open: being tried. Of models only those that do not work, at most 20; endpoint is set where there are several.", []string{"scope", "name", "endpoint"}, nil)
-	modelsDesc    = prometheus.NewDesc("imagetasks_models_refused", "Models that the image API makes no pictures with; their tasks wait.", nil, nil)
-	unknownDesc   = prometheus.NewDesc("imagetasks_unknown_outcomes_total", "Paid requests without an answer of the API that was read whole, since the processor started.", nil, nil)
-	proxyDesc     = prometheus.NewDesc("imagetasks_proxy_up", "1 while the proxy is not ejected.", []string{"proxy"}, nil)
-	responsesDesc = prometheus.NewDesc("imagetasks_proxy_responses_total", "Responses received through the proxy.", []string{"proxy"}, nil)
-	endpointDesc  = prometheus.NewDesc("imagetasks_endpoint_tasks_in_flight", "Tasks of this processor that the endpoint was chosen for.", []string{"endpoint"}, nil)
-	limitDesc     = prometheus.NewDesc("imagetasks_api_rate_limit", "Numeric values of the last x-ratelimit-* headers of the API.", []string{"endpoint", "header"}, nil)
-	dbDesc        = prometheus.NewDesc("imagetasks_database_up", "1 while the database responds.", nil, nil)
-	queueDesc     = prometheus.NewDesc("imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}, nil)
-	oldestDesc    = prometheus.NewDesc("imagetasks_queue_oldest_due_seconds", "How long the oldest due task has been waiting.", nil, nil)
-	bridgeDesc    = prometheus.NewDesc("imagetasks_bridge_active", "1 while the bridge to an application's tables is active; missing without a bridge, as the other metrics of it.", nil, nil)
-	inboxDesc     = prometheus.NewDesc("imagetasks_bridge_inbox", "Changes of the application that were not read yet.", nil, nil)
-	inboxAgeDesc  = prometheus.NewDesc("imagetasks_bridge_inbox_oldest_seconds", "How long the oldest of them has been waiting.", nil, nil)
-	outboxDesc    = prometheus.NewDesc("imagetasks_bridge_outbox", "Tasks whose end is still to be written to the application's tables.", nil, nil)
-	outboxAgeDesc = prometheus.NewDesc("imagetasks_bridge_outbox_oldest_seconds", "How long the oldest of them that does not fail has been waiting.", nil, nil)
-	bridgeBadDesc = prometheus.NewDesc("imagetasks_bridge_failures", "Rows of the application that can't be taken over or written; they are tried again.", nil, nil)
-	lostDesc      = prometheus.NewDesc("imagetasks_bridge_lost_updates", "Balances that the application may have overwritten within a week.", nil, nil)
-	startedDesc   = prometheus.NewDesc("imagetasks_start_time_seconds", "When the processor started, in Unix time.", nil, nil)
+	tasksMetric     = metric{"imagetasks_tasks_total", "Steps of tasks since the processor started.", []string{"step"}}
+	inFlightMetric  = metric{"imagetasks_tasks_in_flight", "Tasks being processed.", nil}
+	paidMetric      = metric{"imagetasks_paid_requests_in_flight", "Tasks that wait for the answer to a paid request.", nil}
+	leasesMetric    = metric{"imagetasks_leases_renewable", "1 while the leases can be renewed; otherwise nothing is started.", nil}
+	apiMetric       = metric{"imagetasks_api_up", "1 while the image API is reachable.", nil}
+	circuitMetric   = metric{"imagetasks_circuit_open", "0 closed, 1 open, 0.5 half-open: being tried. Of models only those that do not work, at most 20; endpoint is set where there are several.", []string{"endpoint", "name", "scope"}}
+	modelsMetric    = metric{"imagetasks_models_refused", "Models that the image API makes no pictures with; their tasks wait.", nil}
+	unknownMetric   = metric{"imagetasks_unknown_outcomes_total", "Paid requests without an answer of the API that was read whole, since the processor started.", nil}
+	proxyMetric     = metric{"imagetasks_proxy_up", "1 while the proxy is not ejected.", []string{"proxy"}}
+	responsesMetric = metric{"imagetasks_proxy_responses_total", "Responses received through the proxy.", []string{"proxy"}}
+	endpointMetric  = metric{"imagetasks_endpoint_tasks_in_flight", "Tasks of this processor that the endpoint was chosen for.", []string{"endpoint"}}
+	limitMetric     = metric{"imagetasks_api_rate_limit", "Numeric values of the last x-ratelimit-* headers of the API.", []string{"endpoint", "header"}}
+	dbMetric        = metric{"imagetasks_database_up", "1 while the database responds.", nil}
+	queueMetric     = metric{"imagetasks_queue_tasks", "Tasks in the queue.", []string{"state"}}
+	oldestMetric    = metric{"imagetasks_queue_oldest_due_seconds", "How long the oldest due task has been waiting.", nil}
+	bridgeMetric    = metric{"imagetasks_bridge_active", "1 while the bridge to an application's tables is active; missing without a bridge, as the other metrics of it.", nil}
+	inboxMetric     = metric{"imagetasks_bridge_inbox", "Changes of the application that were not read yet.", nil}
+	inboxAgeMetric  = metric{"imagetasks_bridge_inbox_oldest_seconds", "How long the oldest of them has been waiting.", nil}
+	outboxMetric    = metric{"imagetasks_bridge_outbox", "Tasks whose end is still to be written to the application's tables.", nil}
+	outboxAgeMetric = metric{"imagetasks_bridge_outbox_oldest_seconds", "How long the oldest of them that does not fail has been waiting.", nil}
+	bridgeBadMetric = metric{"imagetasks_bridge_failures", "Rows of the application that can't be taken over or written; they are tried again.", nil}
+	lostMetric      = metric{"imagetasks_bridge_lost_updates", "Balances that the application may have overwritten within a week.", nil}
+	startedMetric   = metric{"imagetasks_start_time_seconds", "When the processor started, in Unix time.", nil}
 )
 
 // steps are exported even before they first happen, so that rates can be computed from the start.
 var steps = []processor.EventKind{processor.EventClaimed, processor.EventCompleted, processor.EventRetried, processor.EventReleased,
 	processor.EventFailed, processor.EventOutcomeUnknown, processor.EventLeaseLost, processor.EventAbandoned, processor.EventOverdue}
 
-// collector reads the source at each scrape.
-type collector struct{ s Source }
-
-func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{tasksDesc, inFlightDesc, paidDesc, leasesDesc, apiDesc, circuitDesc, modelsDesc, unknownDesc, proxyDesc, responsesDesc, endpointDesc, limitDesc, dbDesc, queueDesc, oldestDesc, startedDesc,
-		bridgeDesc, inboxDesc, inboxAgeDesc, outboxDesc, outboxAgeDesc, bridgeBadDesc, lostDesc} {
-		ch <- d
-	}
+// serveMetrics serves the metrics in Prometheus's text format.
+func (s Source) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	m := metrics{}
+	m.addAll(s.report(r.Context()))
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write(m.text())
 }
 
-func (c collector) Collect(ch chan<- prometheus.Metric) {
-	r := c.s.report(context.Background())
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
-	}
+func (m metrics) addAll(r Report) {
 	for _, step := range steps {
-		ch <- prometheus.MustNewConstMetric(tasksDesc, prometheus.CounterValue, float64(r.Processor.Counts[step]), string(step))
+		m.add(tasksMetric, float64(r.Processor.Counts[step]), string(step))
 	}
-	gauge(inFlightDesc, float64(r.Processor.InFlight))
-	gauge(paidDesc, float64(r.Processor.PaidRequests))
-	gauge(leasesDesc, boolValue(r.Processor.LeasesFailingSince.IsZero()))
-	gauge(apiDesc, boolValue(r.Processor.APIUnreachableSince.IsZero()))
+	m.add(inFlightMetric, float64(r.Processor.InFlight))
+	m.add(paidMetric, float64(r.Processor.PaidRequests))
+	m.add(leasesMetric, boolValue(r.Processor.LeasesFailingSince.IsZero()))
+	m.add(apiMetric, boolValue(r.Processor.APIUnreachableSince.IsZero()))
 	refused := r.Processor.MoreModels
 	for _, c := range r.Processor.Circuits {
-		gauge(circuitDesc, circuitValue(c.State), c.Scope, c.Name, c.Endpoint)
+		m.add(circuitMetric, circuitValue(c.State), c.Endpoint, c.Name, c.Scope)
 		if c.Scope == processor.CircuitModel {
 			refused++
 		}
 	}
-	gauge(modelsDesc, float64(refused))
-	ch <- prometheus.MustNewConstMetric(unknownDesc, prometheus.CounterValue, float64(r.Processor.Counts[processor.EventOutcomeUnknown]))
+	m.add(modelsMetric, float64(refused))
+	m.add(unknownMetric, float64(r.Processor.Counts[processor.EventOutcomeUnknown]))
 	// One address may be listed several times, with different logins.
 	up, responses := map[string]bool{}, map[string]int{}
 	for _, w := range r.Processor.AllUpstreams() {
@@ -79,37 +81,78 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for proxy, served := range responses {
-		gauge(proxyDesc, boolValue(up[proxy]), proxy)
-		ch <- prometheus.MustNewConstMetric(responsesDesc, prometheus.CounterValue, float64(served), proxy)
+		m.add(proxyMetric, boolValue(up[proxy]), proxy)
+		m.add(responsesMetric, float64(served), proxy)
 	}
 	for _, e := range r.Processor.Endpoints {
-		gauge(endpointDesc, float64(e.InFlight), e.Name)
+		m.add(endpointMetric, float64(e.InFlight), e.Name)
 	}
 	for _, e := range r.Processor.Routes() {
 		for header, value := range e.APIRateLimits.Headers {
 			if n, err := strconv.ParseFloat(value, 64); err == nil {
-				gauge(limitDesc, n, e.Name, header)
+				m.add(limitMetric, n, e.Name, header)
 			}
 		}
 	}
-	gauge(dbDesc, boolValue(r.Queue != nil))
-	gauge(startedDesc, float64(r.Processor.StartedAt.Unix()))
+	m.add(dbMetric, boolValue(r.Queue != nil))
+	m.add(startedMetric, float64(r.Processor.StartedAt.Unix()))
 	if r.Queue != nil {
-		gauge(queueDesc, float64(r.Queue.Pending), "pending")
-		gauge(queueDesc, float64(r.Queue.Due), "due")
-		gauge(queueDesc, float64(r.Queue.Processing), "processing")
-		gauge(queueDesc, float64(r.Queue.Stuck), "stuck")
-		gauge(oldestDesc, r.OldestDue)
+		m.add(queueMetric, float64(r.Queue.Pending), "pending")
+		m.add(queueMetric, float64(r.Queue.Due), "due")
+		m.add(queueMetric, float64(r.Queue.Processing), "processing")
+		m.add(queueMetric, float64(r.Queue.Stuck), "stuck")
+		m.add(oldestMetric, r.OldestDue)
 	}
 	if b := r.Bridge; b != nil {
-		gauge(bridgeDesc, boolValue(b.Active))
-		gauge(inboxDesc, float64(b.Inbox))
-		gauge(inboxAgeDesc, b.InboxSeconds)
-		gauge(outboxDesc, float64(b.Owed))
-		gauge(outboxAgeDesc, b.OwedSeconds)
-		gauge(bridgeBadDesc, float64(b.Failing+b.Failures))
-		gauge(lostDesc, float64(b.LostUpdates))
+		m.add(bridgeMetric, boolValue(b.Active))
+		m.add(inboxMetric, float64(b.Inbox))
+		m.add(inboxAgeMetric, b.InboxSeconds)
+		m.add(outboxMetric, float64(b.Owed))
+		m.add(outboxAgeMetric, b.OwedSeconds)
+		m.add(bridgeBadMetric, float64(b.Failing+b.Failures))
+		m.add(lostMetric, float64(b.LostUpdates))
 	}
+}
+
+// metrics are the lines of each metric, by its name.
+type metrics map[string][]string
+
+// add adds a value, with the values of the labels in their order.
+func (m metrics) add(to metric, value float64, labels ...string) {
+	var line strings.Builder
+	line.WriteString(to.name)
+	for i, label := range to.labels {
+		line.WriteString(map[bool]string{true: "{", false: ","}[i == 0] + label + `="` + labelEscapes.Replace(strings.ToValidUTF8(labels[i], "?")) + `"`)
+	}
+	if len(to.labels) > 0 {
+		line.WriteByte('}')
+	}
+	line.WriteString(" " + strconv.FormatFloat(value, 'g', -1, 64) + "\n")
+	if m[to.name] == nil {
+		m[to.name] = []string{"# HELP " + to.name + " " + to.help + "\n# TYPE " + to.name + " " + to.kind() + "\n"}
+	}
+	m[to.name] = append(m[to.name], line.String())
+}
+
+var labelEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`)
+
+func (m metric) kind() string {
+	if strings.HasSuffix(m.name, "_total") {
+		return "counter"
+	}
+	return "gauge"
+}
+
+// text returns the metrics in the order of their names.
+func (m metrics) text() []byte {
+	var out bytes.Buffer
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		slices.Sort(m[name][1:])
+		for _, line := range m[name] {
+			out.WriteString(line)
+		}
+	}
+	return out.Bytes()
 }
 
 func boolValue(b bool) float64 {

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/lib/pq"
@@ -39,25 +41,44 @@ func (s *Store) checkAccess(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checkPrivileges(ctx, role); err != nil {
+	hasRowSecurity, err := s.checkPrivileges(ctx, role)
+	if err != nil {
 		return err
 	}
-	if err := s.checkRows(ctx, role); err != nil {
-		return err
+	if hasRowSecurity {
+		if err := s.checkRows(ctx, role); err != nil {
+			return err
+		}
 	}
 	return s.checkVersion(ctx)
+}
+
+// ask asks one of the questions below.
+func (s *Store) ask(ctx context.Context, q question) (*sql.Rows, error) {
+	return s.answers.orKeep(s.db, q.text, q.args).QueryContext(ctx, q.text, q.args...)
+}
+
+// askRow is ask for a question whose answer is one row.
+func (s *Store) askRow(ctx context.Context, q question) *sql.Row {
+	return s.answers.orKeep(s.db, q.text, q.args).QueryRowContext(ctx, q.text, q.args...)
+}
+
+func (s *Store) serverQuestion() question {
+	return question{`
+		select current_user, pg_is_in_recovery(), current_setting('transaction_read_only'), to_regnamespace($1) is not null, usage,
+		       case when usage then to_regclass($1 || '.schema_versions') is not null else false end
+		from coalesce(has_schema_privilege(to_regnamespace($1), 'usage'), false) as usage`, []any{s.names.Schema}}
 }
 
 // checkServer checks the server and the schema's existence, and returns the role.
 func (s *Store) checkServer(ctx context.Context) (role string, err error) {
 	var recovery, exists, usage, versions bool
 	var readOnly string
-	err = s.db.QueryRowContext(ctx, `
-		select current_user, pg_is_in_recovery(), current_setting('transaction_read_only'),
-		       n.oid is not null, coalesce(has_schema_privilege(n.oid, 'usage'), false),
-		       exists (select from pg_class c where c.relnamespace = n.oid and c.relname = 'schema_versions')
-		from (select) one left join pg_namespace n on n.nspname = $1`, s.schemaName()).
-		Scan(&role, &recovery, &readOnly, &exists, &usage, &versions)
+	err = s.askRow(ctx, s.serverQuestion()).Scan(&role, &recovery, &readOnly, &exists, &usage, &versions)
+	if err == nil && exists && !usage { // then to_regclass fails
+		err = s.db.QueryRowContext(ctx, `
+			select exists (select from pg_class where relname = 'schema_versions' and relnamespace = to_regnamespace($1))`, s.names.Schema).Scan(&versions)
+	}
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("check the database: %w", err)
@@ -80,28 +101,44 @@ func (s *Store) grantError(role, problem, statement string) error {
 		fmt.Sprintf("run with a DATABASE_URL of the schema's owner: task-processor migrate --worker-role %s (or only: %s)", role, statement)}
 }
 
-// checkPrivileges checks the privileges on every object that the programs use.
-func (s *Store) checkPrivileges(ctx context.Context, role string) error {
+// rowSecurity is in the place of a privilege where row-level security is active for the role.
+const rowSecurity = "row security"
+
+func (s *Store) privilegesQuestion() question {
 	var kinds, objects, privileges []string
-	byName := map[string]object{}
-	for _, o := range workerObjects() {
-		name := s.names.Schema + "." + o.name
-		byName[name] = o
-		for _, p := range o.privileges {
-			kinds, objects, privileges = append(kinds, o.kind), append(objects, name), append(privileges, p)
+	needed := workerObjects()
+	for _, table := range policyTables() {
+		if !slices.ContainsFunc(needed, func(o object) bool { return o.name == table }) {
+			needed = append(needed, object{"table", table, nil})
 		}
 	}
-	rows, err := s.db.QueryContext(ctx, `
-		select name, privilege,
-		       case kind when 'function' then to_regprocedure(name) is not null else to_regclass(name) is not null end
-		from unnest($1::text[], $2::text[], $3::text[]) as needed (kind, name, privilege)
-		where not coalesce(case kind
-			when 'function' then has_function_privilege(to_regprocedure(name)::oid, privilege)
-			when 'sequence' then has_sequence_privilege(to_regclass(name)::oid, privilege)
-			else has_table_privilege(to_regclass(name)::oid, privilege) end, false)`,
-		pq.Array(kinds), pq.Array(objects), pq.Array(privileges))
+	for _, o := range needed {
+		kinds, objects, privileges = append(kinds, o.kind), append(objects, s.names.Schema+"."+o.name), append(privileges, strings.Join(o.privileges, ","))
+	}
+	return question{`
+		select name, privilege, id is not null
+		from (
+			select name, kind, string_to_array(privileges, ',') || case when kind = 'table' and row_security_active(id) then array[$4::text] end as privileges, id
+			from unnest($1::text[], $2::text[], $3::text[]) as needed (kind, name, privileges),
+			     lateral (select case when kind = 'function' then to_regprocedure(name)::oid else to_regclass(name)::oid end as id offset 0) found
+			offset 0
+		) object, unnest(privileges) as privilege
+		where privilege = $4 or not coalesce(case kind
+			when 'function' then has_function_privilege(id, privilege)
+			when 'sequence' then has_sequence_privilege(id, privilege)
+			else has_table_privilege(id, privilege) end, false)`,
+		[]any{pq.Array(kinds), pq.Array(objects), pq.Array(privileges), rowSecurity}}
+}
+
+// checkPrivileges checks the privileges on every object that the programs use, and reports whether row-level security may hide rows.
+func (s *Store) checkPrivileges(ctx context.Context, role string) (hasRowSecurity bool, err error) {
+	byName := map[string]object{}
+	for _, o := range workerObjects() {
+		byName[s.names.Schema+"."+o.name] = o
+	}
+	rows, err := s.ask(ctx, s.privilegesQuestion())
 	if err != nil {
-		return fmt.Errorf("check the privileges: %w", err)
+		return false, fmt.Errorf("check the privileges: %w", err)
 	}
 	defer rows.Close()
 	var missing, grants []string
@@ -110,7 +147,11 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 		var name, privilege string
 		var exists bool
 		if err := rows.Scan(&name, &privilege, &exists); err != nil {
-			return fmt.Errorf("check the privileges: %w", err)
+			return false, fmt.Errorf("check the privileges: %w", err)
+		}
+		if privilege == rowSecurity {
+			hasRowSecurity = true
+			continue
 		}
 		if !exists && absent == "" {
 			absent = name
@@ -119,23 +160,23 @@ func (s *Store) checkPrivileges(ctx context.Context, role string) error {
 		grants = append(grants, object{byName[name].kind, byName[name].name, []string{privilege}}.grant(s.names, role))
 	}
 	if err := rows.Err(); err != nil {
-		return fmt.Errorf("check the privileges: %w", err)
+		return false, fmt.Errorf("check the privileges: %w", err)
 	}
 	switch {
 	case absent != "":
 		// A schema of another version has other objects.
 		if err := s.checkVersion(ctx); errors.Is(err, ErrSchema) {
-			return err
+			return false, err
 		}
-		return fmt.Errorf("%w: %s is missing; run: task-processor migrate", ErrSchema, absent)
+		return false, fmt.Errorf("%w: %s is missing; run: task-processor migrate", ErrSchema, absent)
 	case len(missing) == 0:
-		return nil
+		return hasRowSecurity, nil
 	}
 	if isApp, err := s.isAppRole(ctx); err != nil || isApp {
-		return errors.Join(err, &AccessError{fmt.Sprintf("the role %s may call the functions for applications, and not run the programs", role),
+		return false, errors.Join(err, &AccessError{fmt.Sprintf("the role %s may call the functions for applications, and not run the programs", role),
 			"set DATABASE_URL to the schema's owner, or to a role of its own for the programs: task-processor migrate --worker-role ROLE"})
 	}
-	return s.grantError(role, "lacks the privilege "+listUpTo(missing, 3), listUpTo(grants, 1))
+	return false, s.grantError(role, "lacks the privilege "+listUpTo(missing, 3), listUpTo(grants, 1))
 }
 
 // isAppRole reports whether the role has the interface for applications, and can't read tasks: to make it a worker role would give the
@@ -189,12 +230,15 @@ func (s *Store) checkRows(ctx context.Context, role string) error {
 			s.names.Schema, pq.QuoteIdentifier(table), pq.QuoteIdentifier(role)))
 }
 
+func (s *Store) versionQuestion() question {
+	return question{"select coalesce(max(version), 0), coalesce(max(compatible_with), 0) from " + s.names.Schema + ".schema_versions", nil}
+}
+
 // checkVersion checks that the schema is neither too old nor incompatible. A schema that is newer and compatible is accepted, so that
 // several hosts can be upgraded one by one.
 func (s *Store) checkVersion(ctx context.Context) error {
 	var have, compatible int
-	err := s.db.QueryRowContext(ctx, "select coalesce(max(version), 0), coalesce(max(compatible_with), 0) from "+s.names.Schema+".schema_versions").
-		Scan(&have, &compatible)
+	err := s.askRow(ctx, s.versionQuestion()).Scan(&have, &compatible)
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}

@@ -3,13 +3,13 @@ package store
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/lib/pq"
 
 	"imagetasks/pkg/bridge"
+	"imagetasks/pkg/pattern"
 )
 
 // HasBalances reports whether the description names a table of balances.
@@ -235,18 +235,18 @@ type argument struct {
 const nameInSQL = `"(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*`
 
 var (
-	callPattern     = regexp.MustCompile(`^\s*(` + nameInSQL + `)\s*\.\s*(` + nameInSQL + `)\s*\((.*)\)\s*;?\s*$`)
-	argumentPattern = regexp.MustCompile(`^\s*(?:(` + nameInSQL + `)\s*(?:=>|:=)\s*)?(\{user\}|\{amount\}|\{task\}|\{reason\}|'(?:[^']|'')*'|-?[0-9]+(?:\.[0-9]+)?|true|false|null)\s*(,|$)`)
+	callPattern     = pattern.New(`^\s*(` + nameInSQL + `)\s*\.\s*(` + nameInSQL + `)\s*\((.*)\)\s*;?\s*$`)
+	argumentPattern = pattern.New(`^\s*(?:(` + nameInSQL + `)\s*(?:=>|:=)\s*)?(\{user\}|\{amount\}|\{task\}|\{reason\}|'(?:[^']|'')*'|-?[0-9]+(?:\.[0-9]+)?|true|false|null)\s*(,|$)`)
 )
 
 func parseCall(text string) (call, error) {
-	match := callPattern.FindStringSubmatch(text)
+	match := callPattern().FindStringSubmatch(text)
 	if match == nil {
 		return call{}, fmt.Errorf("%q must be \"balance\" or a call such as public.refund_credits({user}, {amount}, {task})", text)
 	}
 	c := call{schema: unquoteName(match[1]), name: unquoteName(match[2])}
 	for rest := match[3]; strings.TrimSpace(rest) != ""; {
-		arg := argumentPattern.FindStringSubmatch(rest)
+		arg := argumentPattern().FindStringSubmatch(rest)
 		if arg == nil {
 			return call{}, fmt.Errorf("%q: the arguments may be {user}, {amount}, {task}, {reason}, numbers, 'texts', true, false and null", text)
 		}
@@ -310,7 +310,7 @@ type insert struct {
 	Values  []string
 }
 
-var placeholder = regexp.MustCompile(`\{(?:row\.[^{}]+|[a-z_]+)\}`)
+var placeholder = pattern.New(`\{(?:row\.[^{}]+|[a-z_]+)\}`)
 
 // insertOf returns an insert, given what the placeholders stand for.
 func (a *application) insertOf(what string, in *bridge.Insert, values map[string]value) (insert, error) {
@@ -346,7 +346,7 @@ func (a *application) insertOf(what string, in *bridge.Insert, values map[string
 func (a *application) fillIn(text string, c bridge.CatalogColumn, values map[string]value) (string, error) {
 	var expressions, names []string
 	at := 0
-	for _, found := range placeholder.FindAllStringIndex(text, -1) {
+	for _, found := range placeholder().FindAllStringIndex(text, -1) {
 		name := text[found[0]:found[1]]
 		v, err := a.placeholder(name, values)
 		if err != nil {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -14,6 +13,7 @@ import (
 	"github.com/lib/pq"
 
 	"imagetasks/pkg/bridge"
+	"imagetasks/pkg/pattern"
 	"imagetasks/pkg/task"
 )
 
@@ -114,12 +114,12 @@ func (a *application) function(t *template.Template, name string) (string, error
 			return "", fmt.Errorf("generate the function %s: %w", name, err)
 		}
 		if text := b.String(); strings.Count(text, a.Tag) == 2 {
-			return strings.TrimSpace(emptyLines.ReplaceAllString(text, "\n")), nil
+			return strings.TrimSpace(emptyLines().ReplaceAllString(text, "\n")), nil
 		}
 	}
 }
 
-var emptyLines = regexp.MustCompile(`\n(?:[ \t]*\n)+`)
+var emptyLines = pattern.New(`\n(?:[ \t]*\n)+`)
 
 // DescriptionError means that the description of an application's tables does not fit them.
 type DescriptionError struct{ Problem string }
@@ -267,7 +267,7 @@ func (a *application) SetSettings() ([][2]string, error) {
 	var out [][2]string
 	for _, name := range slices.Sorted(maps.Keys(a.Settings)) {
 		// Others could switch off the application's own rules (session_replication_role), or ours (lock_timeout).
-		if !customSetting.MatchString(name) {
+		if !customSetting().MatchString(name) {
 			return nil, misfit("settings: %q is not a setting of the application; its name must have the form prefix.name", name)
 		}
 		out = append(out, [2]string{literal(name), literal(a.Settings[name])})
@@ -275,7 +275,7 @@ func (a *application) SetSettings() ([][2]string, error) {
 	return out, nil
 }
 
-var customSetting = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$`)
+var customSetting = pattern.New(`^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)+$`)
 
 // TasksTable is the quoted name of the table of tasks.
 func (a *application) TasksTable() string { return qualified(a.Tasks) }

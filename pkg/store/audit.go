@@ -64,7 +64,7 @@ func (s *Store) audit(ctx context.Context) ([]Rule, error) {
 
 func audit(ctx context.Context, tx *sql.Tx, st statement) (Rule, error) {
 	rule := Rule{Code: st.name, Violations: []Violation{}}
-	rows, err := tx.QueryContext(ctx, st.text)
+	rows, err := tx.QueryContext(ctx, st.text())
 	if err != nil {
 		return rule, err
 	}

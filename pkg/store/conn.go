@@ -307,22 +307,41 @@ func (c *boundConn) QueryContext(ctx context.Context, query string, args []drive
 	return rows, nil
 }
 
-// bufferedRows are rows that were read whole. Of several statements in one text they are the rows of the first.
+// bufferedRows are rows that were read whole: of several statements in one text, those of each, in their order.
 type bufferedRows struct {
-	driver.Rows // the driver's, for what it knows of the columns
-	values      [][]driver.Value
+	columns []string
+	values  [][]driver.Value
+	next    *bufferedRows // of the statement after it; nil: there is none
 }
 
 func readRows(from driver.Rows, err error) (*bufferedRows, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows := &bufferedRows{Rows: from}
-	n := len(from.Columns())
-	for {
-		row := make([]driver.Value, n)
-		if err = from.Next(row); err != nil {
+	rows, err := readResult(from)
+	for last := rows; errors.Is(err, io.EOF); last = last.next {
+		several, ok := from.(driver.RowsNextResultSet)
+		if !ok || !several.HasNextResultSet() {
 			break
+		}
+		if err = several.NextResultSet(); err == nil {
+			last.next, err = readResult(from)
+		}
+	}
+	closeErr := from.Close()
+	if errors.Is(err, io.EOF) {
+		err = closeErr
+	}
+	return rows, err
+}
+
+// readResult reads the rows of one statement. It returns an error in every case: io.EOF after the last row.
+func readResult(from driver.Rows) (*bufferedRows, error) {
+	rows := &bufferedRows{columns: from.Columns()}
+	for {
+		row := make([]driver.Value, len(rows.columns))
+		if err := from.Next(row); err != nil {
+			return rows, err
 		}
 		for i, value := range row {
 			if b, ok := value.([]byte); ok {
@@ -331,12 +350,10 @@ func readRows(from driver.Rows, err error) (*bufferedRows, error) {
 		}
 		rows.values = append(rows.values, row)
 	}
-	closeErr := from.Close()
-	if errors.Is(err, io.EOF) {
-		err = closeErr
-	}
-	return rows, err
 }
+
+// Columns implements driver.Rows.
+func (r *bufferedRows) Columns() []string { return r.columns }
 
 // Next implements driver.Rows.
 func (r *bufferedRows) Next(dest []driver.Value) error {
@@ -348,9 +365,21 @@ func (r *bufferedRows) Next(dest []driver.Value) error {
 	return nil
 }
 
+// HasNextResultSet implements driver.RowsNextResultSet.
+func (r *bufferedRows) HasNextResultSet() bool { return r.next != nil }
+
+// NextResultSet implements driver.RowsNextResultSet.
+func (r *bufferedRows) NextResultSet() error {
+	if r.next == nil {
+		return io.EOF
+	}
+	*r = *r.next
+	return nil
+}
+
 // Close implements driver.Rows.
 func (r *bufferedRows) Close() error {
-	r.values = nil
+	*r = bufferedRows{columns: r.columns}
 	return nil
 }
 

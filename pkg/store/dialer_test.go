@@ -52,6 +52,19 @@ func TestAbort_EndsAHandshakeWithoutResponse(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+// A connection that is opened in the background, and does not open, delays neither ReadAhead nor Close.
+func TestConnectAhead_SilentServer(t *testing.T) {
+	s, err := Open(Config{URL: "postgres://u:p@" + silentServer(t) + "/x?connect_timeout=0&sslmode=disable", ConnectAhead: true})
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.ReadAhead(ctx, PassQuestions{})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	began := time.Now()
+	require.NoError(t, s.Close())
+	assert.Less(t, time.Since(began), maxConnect/2)
+}
+
 // Connections that database/sql opens in the background have no other bound.
 func TestConnector_BoundsConnecting(t *testing.T) {
 	for options, want := range map[string]time.Duration{"": 10 * time.Second, "&connect_timeout=0": maxConnect, "&connect_timeout=3": 3 * time.Second,

@@ -14,7 +14,7 @@ import (
 func (s *Store) Statement(name string) string {
 	for _, fields := range s.sql.files() {
 		if st, ok := fields[name]; ok {
-			return st.text
+			return st.text()
 		}
 	}
 	panic("no statement " + name)
@@ -25,11 +25,11 @@ func (s *Store) Statements() map[string]string {
 	all := map[string]string{}
 	for _, fields := range s.sql.files() {
 		for name, st := range fields {
-			all[name] = st.text
+			all[name] = st.text()
 		}
 	}
 	for _, st := range s.sql.audits {
-		all["audit: "+st.name] = st.text
+		all["audit: "+st.name] = st.text()
 	}
 	return all
 }
@@ -161,8 +161,8 @@ func (m *migrator) grantExisting(ctx context.Context, role, kind string, objects
 // called before there are any.
 func (s *Store) Prepare(text string, age time.Duration) string {
 	s.connector.hot.age = age
-	s.connector.hot.names[text] = preparedName(text)
-	return s.connector.hot.names[text]
+	s.connector.hot.names()[text] = preparedName(text)
+	return s.connector.hot.names()[text]
 }
 
 // HotStatements returns the names of the statements that are prepared.

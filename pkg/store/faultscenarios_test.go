@@ -468,6 +468,9 @@ func faultControl() map[string]faultScenario {
 			// It is kept: it says that it was charged, without a charge.
 			b.exec(`update imagetasks.tasks set credits_deducted = 1`)
 		}),
+		"prunable": reading(func(b *faultBench) { b.tasks("a") }, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.Prune(ctx, store.PruneConfig{RedriveWindow: time.Hour, Batch: 10})
+		}),
 		"prune_keys":       pruning(func(b *faultBench) { b.tasks("a") }),
 		"prune_calls":      pruning(func(b *faultBench) { b.claimed("a"); b.exec("delete from imagetasks.keys") }),
 		"prune_processors": pruning(running),

@@ -83,6 +83,7 @@ func workerObjects() []object {
 		{"function", "begin_request(text, bigint, text, text, integer)", []string{"execute"}},
 		{"function", "begin_requests(text[], bigint[], text[], text[], integer[])", []string{"execute"}},
 		{"function", "complete(text[], bigint[], text[], text[], text[], text[], text[])", []string{"execute"}},
+		{"function", "limit_waits()", []string{"execute"}},
 		{"function", "attempts_of(text)", []string{"execute"}},
 		{"function", "tasks_set_aside()", []string{"execute"}},
 		{"function", "database_identity()", []string{"execute"}},

@@ -375,6 +375,8 @@ type ReleaseRequest struct {
 	Cause *task.Error   // optional
 	// Lost: the claim counts as lost, as if the processor had ended.
 	Lost bool
+	// Unstarted: nothing was begun, so that nothing is known that the claims before did not show: as many as were lost in a row still are.
+	Unstarted bool
 }
 
 // Release returns tasks to the queue without using an attempt, and returns the leases that were released, by this call or by an earlier
@@ -386,9 +388,9 @@ func (s *Store) Release(ctx context.Context, requests ...ReleaseRequest) ([]task
 	n := len(requests)
 	leases, waits := make([]task.Lease, n), make([]int64, n)
 	codes, messages, answers := make([]string, n), make([]string, n), make([]string, n)
-	requestIDs, endpoints, lost, gone := make([]string, n), make([]string, n), make([]bool, n), make([]bool, n)
+	requestIDs, endpoints, lost, gone := make([]string, n), make([]string, n), make([]sql.NullBool, n), make([]bool, n)
 	for i, r := range requests {
-		leases[i], waits[i], answers[i], lost[i] = r.Lease, r.Wait.Milliseconds(), answer(r.Cause), r.Lost
+		leases[i], waits[i], answers[i], lost[i] = r.Lease, r.Wait.Milliseconds(), answer(r.Cause), sql.NullBool{Bool: r.Lost, Valid: !r.Unstarted}
 		if r.Cause != nil {
 			codes[i], messages[i] = string(r.Cause.Code), r.Cause.Error()
 			requestIDs[i], endpoints[i], gone[i] = r.Cause.RequestID, r.Cause.Endpoint, r.Cause.Gone

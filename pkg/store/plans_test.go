@@ -90,6 +90,7 @@ func TestPlans_IdlePassReadsFewPages(t *testing.T) {
 		"sweep":          {stuck, 1000, "c", "m", nil, 0, nil, none, uuid.NewString()},
 		"queue_stats":    {stuck},
 		"processors":     nil,
+		"prunable":       {stuck, stuck, stuck, stuck, stuck},
 		"prune_inputs":   {stuck, 1000, uuid.NewString()},
 		"prune_keys":     {stuck, 1000, uuid.NewString()},
 		"prune_calls":    {stuck, 1000, uuid.NewString()},

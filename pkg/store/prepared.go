@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,18 +19,20 @@ import (
 
 // hotStatements are the statements that each connection prepares, with their names on the server.
 type hotStatements struct {
-	names map[string]string // by text
+	names func() map[string]string // by text; the first call makes it
 	// age is how long a statement is used before it is prepared again. The server keeps a plan until the statistics change: one that was made for an
 	// empty table reads all of it when it is not empty any more.
 	age time.Duration
 }
 
 func newHotStatements(hot []statement) *hotStatements {
-	h := &hotStatements{names: map[string]string{}, age: 10 * time.Second}
-	for _, st := range hot {
-		h.names[st.text] = preparedName(st.text)
-	}
-	return h
+	return &hotStatements{age: 10 * time.Second, names: sync.OnceValue(func() map[string]string {
+		names := map[string]string{}
+		for _, st := range hot {
+			names[st.text()] = preparedName(st.text())
+		}
+		return names
+	})}
 }
 
 // preparedName returns a statement's name on the server. It is made of the text: where connections share a session (a pooler in transaction mode), a
@@ -76,7 +79,7 @@ type preparedOn struct {
 
 // of returns the statement with that text, or nil if it is to be sent as it is.
 func (p *preparedOn) of(text string) *preparedStatement {
-	name := p.hot.names[text]
+	name := p.hot.names()[text]
 	if name == "" || !p.pool.prepares() {
 		return nil
 	}
@@ -163,8 +166,11 @@ func cutMessage(messages []byte, kind byte) (body, rest []byte, ok bool) {
 
 // prepared sends a statement, prepared where it is one of the hot statements and no transaction is open in which an error would count.
 func prepared[T any](ctx context.Context, c *boundConn, query string, args []driver.NamedValue, send func() (T, error)) (T, error) {
+	if len(args) == 0 || c.inTx {
+		return send()
+	}
 	st := c.prepared.of(query)
-	if st == nil || len(args) == 0 || c.inTx {
+	if st == nil {
 		return send()
 	}
 	if st.planned && time.Since(st.at) > c.prepared.hot.age {

@@ -59,6 +59,10 @@ func (p Pruned) More(batch int) bool {
 func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 	call := newIdentifiedCall(c.CallID)
 	var p Pruned
+	some, err := s.prunable(ctx, c, call)
+	if err != nil {
+		return p, err
+	}
 	var errs []error
 	for _, step := range []struct {
 		st   statement
@@ -67,13 +71,13 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		skip bool
 	}{
 		{s.sql.pruneTasks, c.Retention, &p.Tasks, c.Retention <= 0},
-		{s.sql.pruneInputs, c.RedriveWindow, &p.Inputs, false},
-		{s.sql.pruneKeys, keepKeys, &p.Keys, false},
-		{s.sql.pruneCalls, keepCalls, &p.Calls, false},
-		{s.sql.pruneProcessors, keepProcessors, &p.Processors, false},
-		{s.sql.pruneSetAside, 0, &p.SetAside, false},
-		{s.sql.prunePending, 0, &p.Pending, false},
-		{s.sql.pruneEvents, keepEvents, &p.Events, false},
+		{s.sql.pruneInputs, c.RedriveWindow, &p.Inputs, !some.inputs},
+		{s.sql.pruneKeys, keepKeys, &p.Keys, !some.keys},
+		{s.sql.pruneCalls, keepCalls, &p.Calls, !some.calls},
+		{s.sql.pruneProcessors, keepProcessors, &p.Processors, !some.processors},
+		{s.sql.pruneSetAside, 0, &p.SetAside, !some.setAside},
+		{s.sql.prunePending, 0, &p.Pending, !some.pending},
+		{s.sql.pruneEvents, keepEvents, &p.Events, !some.events},
 	} {
 		if step.skip {
 			continue
@@ -86,6 +90,28 @@ func (s *Store) Prune(ctx context.Context, c PruneConfig) (Pruned, error) {
 		errs = append(errs, err)
 	}
 	return p, errors.Join(errs...)
+}
+
+// prunable says which kinds of rows there may be to prune, besides closed tasks.
+type prunable struct{ inputs, keys, calls, processors, setAside, pending, events bool }
+
+// prunable asks for all kinds at once: mostly there is nothing to prune. After an earlier call of that id nothing may be left of what it deleted, and
+// its results are looked up.
+func (s *Store) prunable(ctx context.Context, c PruneConfig, call identifiedCall) (prunable, error) {
+	all := prunable{true, true, true, true, true, true, true}
+	if call.mayRepeat {
+		return all, nil
+	}
+	var p prunable
+	err := s.queryRow(ctx, s.sql.prunable, prunableArgs(c), &p.inputs, &p.keys, &p.calls, &p.processors, &p.setAside, &p.pending, &p.events)
+	if err != nil && isRowError(err) {
+		return all, nil
+	}
+	return p, err
+}
+
+func prunableArgs(c PruneConfig) []any {
+	return []any{c.RedriveWindow.Milliseconds(), keepKeys.Milliseconds(), keepCalls.Milliseconds(), keepProcessors.Milliseconds(), keepEvents.Milliseconds()}
 }
 
 // pruneBatch runs a statement that deletes rows.

@@ -280,7 +280,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	must(err)
 	_, err = s.RepairRefunds(ctx, 10, uuid.Nil)
 	must(err)
-	_, err = s.Prune(ctx, store.PruneConfig{Retention: time.Millisecond, RedriveWindow: time.Millisecond, Batch: 1})
+	_, err = s.Prune(ctx, store.PruneConfig{Retention: time.Millisecond, RedriveWindow: time.Millisecond, Batch: 1, CallID: uuid.New()})
 	must(err)
 	_, err = s.Pause(ctx, "operator", "")
 	must(err)

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"text/template"
 
 	"github.com/lib/pq"
+
+	"imagetasks/pkg/pattern"
 )
 
 //go:embed sql/*.sql
@@ -17,12 +20,23 @@ var sqlFiles embed.FS
 
 // statement is one named SQL text.
 type statement struct {
-	name, text string
-	schema     string
+	name   string
+	schema string
+	// filled returns the text, with the schema's name filled in, which is done by its first call: most programs use few statements.
+	filled func() (string, error)
+}
+
+// text returns the SQL text. It panics if the file is invalid, which loadStatements finds.
+func (st statement) text() string {
+	text, err := st.filled()
+	if err != nil {
+		panic(fmt.Errorf("statement %q: %w", st.name, err))
+	}
+	return text
 }
 
 // writes reports whether it changes rows, or calls a function that may. Only a lost answer raises the question.
-func (st statement) writes() bool { return !readsOnly(st.text, st.schema) }
+func (st statement) writes() bool { return !readsOnly(st.text(), st.schema) }
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text, schema string) bool {
@@ -65,7 +79,7 @@ type statements struct {
 
 	installation, pictureTasks, movePictures statement
 
-	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount statement
+	pruneTasks, pruneInputs, pruneKeys, pruneCalls, pruneProcessors, pruneSetAside, prunePending, recordedCount, prunable statement
 
 	nextDue, hasPending, hasPendingFor, queueStats, countByState, closedWithin, failuresWithin, refundsToday statement
 
@@ -169,6 +183,7 @@ func (s *statements) files() map[string]map[string]*statement {
 			"prune_pending":    &s.prunePending,
 			"prune_events":     &s.pruneEvents,
 			"recorded_count":   &s.recordedCount,
+			"prunable":         &s.prunable,
 		},
 		"stats.sql": {
 			"next_due":    &s.nextDue,
@@ -226,8 +241,33 @@ func (s *statements) files() map[string]map[string]*statement {
 	}
 }
 
-// loadStatements reads the SQL files. It returns an error if a statement is missing, empty, unknown or defined twice.
+// loadStatements is findStatements that fills in the statements, too. It returns an error if that fails for one of them.
 func loadStatements(files fs.FS, n names) (statements, error) {
+	s, err := findStatements(files, n)
+	if err != nil {
+		return s, err
+	}
+	for _, st := range s.all() {
+		if _, err := st.filled(); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// all returns all statements.
+func (s *statements) all() []statement {
+	all := slices.Clone(s.audits)
+	for _, fields := range s.files() {
+		for _, st := range fields {
+			all = append(all, *st)
+		}
+	}
+	return all
+}
+
+// findStatements reads the SQL files. It returns an error if a statement is missing, empty, unknown or defined twice.
+func findStatements(files fs.FS, n names) (statements, error) {
 	var s statements
 	for file, fields := range s.files() {
 		sections, err := readSections(files, file, n)
@@ -255,7 +295,7 @@ func loadStatements(files fs.FS, n names) (statements, error) {
 	return s, err
 }
 
-var ruleCode = regexp.MustCompile(`^audit: ([a-z]+(?:_[a-z]+)*)$`)
+var ruleCode = pattern.New(`^audit: ([a-z]+(?:_[a-z]+)*)$`)
 
 func loadAudits(files fs.FS, n names) ([]statement, error) {
 	sections, err := readSections(files, auditFile, n)
@@ -267,7 +307,7 @@ func loadAudits(files fs.FS, n names) ([]statement, error) {
 	}
 	codes := map[string]bool{}
 	for i, section := range sections {
-		code := ruleCode.FindStringSubmatch(section.name)
+		code := ruleCode().FindStringSubmatch(section.name)
 		switch {
 		case code == nil:
 			return nil, fmt.Errorf("%s: unknown statement %q; want the form audit: rule_code", auditFile, section.name)
@@ -280,21 +320,25 @@ func loadAudits(files fs.FS, n names) ([]statement, error) {
 	return sections, nil
 }
 
-// readSections fills in a file and splits it at its "-- name:" lines.
+const sectionMark = "-- name: "
+
+// readSections splits a file at its "-- name:" lines. What stands before the first are blocks for all of them.
 func readSections(files fs.FS, file string, n names) ([]statement, error) {
 	text, err := fs.ReadFile(files, file)
 	if err != nil {
 		return nil, err
 	}
-	filled, err := fill(file, string(text), n)
-	if err != nil {
-		return nil, err
-	}
+	parts := strings.Split(string(text), sectionMark)
+	blocks := parts[0]
 	var sections []statement
-	for _, part := range strings.Split(filled, "-- name: ")[1:] {
+	for _, part := range parts[1:] {
 		name, body, _ := strings.Cut(part, "\n")
-		section := statement{name: strings.TrimSpace(name), text: strings.TrimSuffix(strings.TrimSpace(body), ";"), schema: n.Schema}
-		if isEmpty(section.text) {
+		section := statement{name: strings.TrimSpace(name), schema: n.Schema, filled: sync.OnceValues(func() (string, error) {
+			filled, err := fill(file, blocks+sectionMark+body, n)
+			_, filled, _ = strings.Cut(filled, sectionMark)
+			return strings.TrimSuffix(strings.TrimSpace(filled), ";"), err
+		})}
+		if isEmpty(strings.TrimSuffix(strings.TrimSpace(body), ";")) {
 			return nil, fmt.Errorf("%s: statement %q is empty", file, section.name)
 		}
 		sections = append(sections, section)
@@ -325,7 +369,7 @@ type closing struct {
 // maxOutcomes bounds the outcomes that are kept with a task.
 const maxOutcomes = 50
 
-// fill executes the template of an SQL file. The functions are the expressions that several statements share; their
+// fill executes a template of an SQL file. The functions are the expressions that several statements share; their
 // arguments are SQL expressions, mostly parameters such as $1.
 func fill(name, text string, n names) (string, error) {
 	t := template.New(name)

@@ -4,7 +4,7 @@ package store
 func (s *Store) StatementText(name string) (text string, ok bool) {
 	for _, statements := range s.sql.files() {
 		if st, ok := statements[name]; ok {
-			return st.text, true
+			return st.text(), true
 		}
 	}
 	return "", false

@@ -34,6 +34,8 @@ type Config struct {
 	ApplicationName string
 	// MaxConns is the maximum number of connections; 0 means 8. Heartbeats and renewals of leases use heartbeatConns more, and Listen one.
 	MaxConns int
+	// ConnectAhead makes Open begin to open a connection in the background, for ReadAhead.
+	ConnectAhead bool
 	// StatementTimeout bounds a call whose context has no deadline, repeats included; 0 means a minute. Migrations and audits have bounds of
 	// their own.
 	StatementTimeout time.Duration
@@ -54,6 +56,8 @@ type Store struct {
 	dialer     *dialer
 	names      names
 	sql        statements
+	ahead      *connAhead
+	answers    *answers        // see ReadAhead; nil: none
 	waits      []time.Duration // before a statement is repeated whose answer was lost
 }
 
@@ -66,7 +70,7 @@ func (e *SchemaNameError) Error() string { return e.Err.Error() }
 // Unwrap returns the reason.
 func (e *SchemaNameError) Unwrap() error { return e.Err }
 
-// Open returns a Store. It does not connect; the first statement does. It returns an error if the URL is invalid, which
+// Open returns a Store. Without ConnectAhead it does not connect; the first statement does. It returns an error if the URL is invalid, which
 // does not quote the URL because of the password in it, or if the embedded SQL files do not define exactly the
 // statements that the Store uses.
 func Open(conf Config) (*Store, error) {
@@ -81,25 +85,38 @@ func Open(conf Config) (*Store, error) {
 	if err != nil {
 		return nil, &SchemaNameError{err}
 	}
-	files, err := fs.Sub(sqlFiles, "sql")
-	if err != nil {
-		return nil, err
-	}
-	loaded, err := loadStatements(files, n)
-	if err != nil {
-		return nil, fmt.Errorf("load the SQL statements: %w", err)
-	}
-	connector.hot = newHotStatements(loaded.hot())
 	conns := conf.MaxConns
 	if conns <= 0 {
 		conns = 8
 	}
-	return &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
-		sql: loaded, waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}, nil
+	s := &Store{db: connector.pool(conns), heartbeats: connector.pool(heartbeatConns), connector: connector, dialer: d, names: n,
+		waits: []time.Duration{50 * time.Millisecond, 200 * time.Millisecond, 500 * time.Millisecond}}
+	if conf.ConnectAhead {
+		s.ahead = connectAhead(s.db)
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// load reads the statements.
+func (s *Store) load() error {
+	files, err := fs.Sub(sqlFiles, "sql")
+	if err != nil {
+		return err
+	}
+	if s.sql, err = findStatements(files, s.names); err != nil {
+		return fmt.Errorf("load the SQL statements: %w", err)
+	}
+	s.connector.hot.names = newHotStatements(s.sql.hot()).names
+	return nil
 }
 
 // Close closes the connections.
-func (s *Store) Close() error { return errors.Join(s.db.Close(), s.heartbeats.Close()) }
+func (s *Store) Close() error {
+	return errors.Join(s.ahead.close(), s.answers.close(), s.db.Close(), s.heartbeats.Close())
+}
 
 // Ping returns nil if the database is reachable and executes a query.
 func (s *Store) Ping(ctx context.Context) error { return s.ping(ctx, s.db) }
@@ -167,8 +184,9 @@ func (s *Store) queryOn(ctx context.Context, db *sql.DB, st statement, scan func
 
 // queryRepeated is queryOn. It reports whether an answer was lost, so that the statement may have taken effect before.
 func (s *Store) queryRepeated(ctx context.Context, db *sql.DB, st statement, scan func(*sql.Rows) error, args ...any) (bool, error) {
+	db = s.answers.or(db, st.text(), args)
 	lost, err := s.repeated(ctx, func(ctx context.Context) error {
-		rows, err := db.QueryContext(ctx, st.text, args...)
+		rows, err := db.QueryContext(ctx, st.text(), args...)
 		if err != nil {
 			return err
 		}
@@ -185,8 +203,9 @@ func (s *Store) queryRepeated(ctx context.Context, db *sql.DB, st statement, sca
 
 // queryRow runs a statement that returns one row. If it returns none, the error wraps sql.ErrNoRows.
 func (s *Store) queryRow(ctx context.Context, st statement, args []any, dest ...any) error {
+	db := s.answers.or(s.db, st.text(), args)
 	return wrap(st, s.repeat(ctx, func(ctx context.Context) error {
-		return s.db.QueryRowContext(ctx, st.text, args...).Scan(dest...)
+		return db.QueryRowContext(ctx, st.text(), args...).Scan(dest...)
 	}))
 }
 

@@ -4,6 +4,7 @@ package monitortasks
 import (
 	"context"
 	"errors"
+	"runtime/debug"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -29,6 +30,9 @@ import (
 	"imagetasks/pkg/supervise"
 	"imagetasks/pkg/webhook"
 )
+
+// passGCPercent is that of one pass, whose heap mostly stays below the size at which the first collection begins then.
+const passGCPercent = 400
 
 // program is the application with the commands of this program.
 type program struct{ *app.App }
@@ -77,14 +81,24 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
+	if !c.Bool("watch") {
+		defer debug.SetGCPercent(debug.SetGCPercent(passGCPercent))
+	}
+	ctx, stop := a.UntilSignal(c.Context, nil)
+	defer stop()
+	var early *store.Store
+	var storeErr error
+	if !c.Bool("watch") {
+		if early, storeErr = a.NewPassStore(ctx, s); storeErr == nil {
+			defer early.Close()
+		}
+	}
 	prober := apiclient.NewProber(s)
 	defer prober.Close()
 	var reloader *reload.Reloader
 	if c.Bool("watch") {
 		reloader = reload.New(a.App, c, s)
 	}
-	ctx, stop := a.UntilSignal(c.Context, nil)
-	defer stop()
 
 	release, err := monitor.Lock(s.LogDir)
 	if errors.Is(err, monitor.ErrPassRunning) && !c.Bool("watch") {
@@ -103,7 +117,16 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
-	st, err := a.openStore(ctx, s, c.Bool("watch"))
+	conf := monitor.Config{
+		Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
+		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
+		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
+		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
+	}
+	var st, passStore *store.Store
+	if err = storeErr; err == nil {
+		st, passStore, err = a.openStore(ctx, s, early, conf.Questions())
+	}
 	if err != nil {
 		log.WithError(err).Error("the monitor pass was not completed")
 		if store.IsUnavailable(err) {
@@ -111,7 +134,8 @@ func (a program) monitor(c *cli.Context) (err error) {
 		}
 		return err
 	}
-	defer st.Close()
+	defer passStore.Close()
+	conf.Store = passStore
 	if unlocked != nil {
 		log.WithError(unlocked).Warn("another pass may run on this host at the same time")
 	}
@@ -123,25 +147,18 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
-	var deliver func(context.Context) (webhook.Report, error)
 	if len(webhooks.Receivers(s)) > 0 {
-		deliver = func(ctx context.Context) (webhook.Report, error) { return webhooks.Pass(ctx, a.App, s, st, log) }
+		conf.Deliver = func(ctx context.Context) (webhook.Report, error) { return webhooks.Pass(ctx, a.App, s, passStore, log) }
 	}
-	fault := ""
 	if err := apiclient.Fault(s); err != nil {
-		fault = a.Redact.String(err.Error())
+		conf.EndpointsFault = a.Redact.String(err.Error())
 	}
-	m := monitor.New(monitor.Config{
-		EndpointsFault: fault,
-		Store:          st, Supervisor: d, Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
-		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
-		Retention: s.Retention, RedriveWindow: s.RedriveWindow, Pictures: inventory.Store{Tasks: st,
-			Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
-				return picturestore.Existing(ctx, s, i)
-			}},
-		Deliver:   deliver,
-		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
-	})
+	conf.Supervisor = d
+	conf.Pictures = inventory.Store{Tasks: st,
+		Open: func(ctx context.Context, i store.Installation) (*picture.Store, bool, error) {
+			return picturestore.Existing(ctx, s, i)
+		}}
+	m := monitor.New(conf)
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
 	if c.Bool("watch") {
 		return w.watch(ctx, c, s.StatusHosts)
@@ -166,13 +183,18 @@ func (a program) logger(c *cli.Context, s settings.Settings) (log *logrus.Logger
 	return log, closer.Close, nil
 }
 
-// openStore connects to the database. With --watch the monitor starts without it: its passes report that.
-func (a program) openStore(ctx context.Context, s settings.Settings, watch bool) (*store.Store, error) {
-	st, err := a.OpenStore(ctx, s)
-	if err != nil && watch && (store.IsUnavailable(err) || ctx.Err() != nil) {
-		return a.NewStore(ctx, s)
+// openStore connects to the database. early is of NewPassStore: then what a pass asks is read ahead for passStore. With --watch, without
+// early, the monitor starts without the database, too: its passes report that.
+func (a program) openStore(ctx context.Context, s settings.Settings, early *store.Store, q store.PassQuestions) (st, passStore *store.Store, err error) {
+	if early != nil {
+		passStore, err = app.OpenPassStore(ctx, early, q)
+		return early, passStore, err
 	}
-	return st, err
+	st, err = a.OpenStore(ctx, s)
+	if err != nil && (store.IsUnavailable(err) || ctx.Err() != nil) {
+		st, err = a.NewStore(ctx, s)
+	}
+	return st, st, err
 }
 
 // watcher runs passes and reports them.

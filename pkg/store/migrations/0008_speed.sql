@@ -406,6 +406,8 @@ begin
                 select t.ctid as place
                 from {{.Schema}}.tasks t
                 where (select paused_at is null from {{.Schema}}.control)
+                  -- In the snapshot that the tasks are read from: a task with a result may have been released since the look above.
+                  and not exists (select from {{.Schema}}.pending_results)
                   and t.status = 'pending' and t.waits_for is null
                 order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id
                 limit max_tasks
@@ -574,6 +576,15 @@ language sql stable as $$
     from {{.Schema}}.tasks t where t.task_id = attempts_of.task_id
 $$;
 
+-- Until the end of the transaction, a wait for a lock ends before deadlock_timeout. What locks many tasks calls it: a transaction of the application that
+-- locks the same tasks in another order is not chosen as the victim of a deadlock, and the caller repeats the statement with fewer tasks.
+create function {{.Schema}}.limit_waits() returns void
+language plpgsql volatile as $$
+begin
+    perform set_config('lock_timeout', '500ms', true);
+end
+$$;
+
 -- The row of a task that is reopened does not tell the end of its last run any more.
 create function {{.Schema}}.keep_attempts() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -600,6 +611,9 @@ as $$
 declare
     without_events boolean := (select completion_events = '{}' from {{.Schema}}.control);
 begin
+    if cardinality(task_ids) > 1 then
+        perform {{.Schema}}.limit_waits();
+    end if;
     return query
         with given as (
             select * from unnest(task_ids, epochs, image_urls, request_ids, endpoints, notes, usages)
@@ -618,8 +632,8 @@ begin
                 error_message = null,
                 leased_by = null,
                 lease_expires_at = null,
-                -- What the row tells anyway is not told twice (attempts_of).
-                attempts = case when given.note = '' and given.endpoint in ('', t.endpoint) then t.attempts
+                -- What the row tells anyway is not told twice (attempts_of). An application may begin another run of its task.
+                attempts = case when given.note = '' and given.endpoint in ('', t.endpoint) and t.bridge_state is null then t.attempts
                            else {{noted "completed" "nullif(given.request_id, '')" "nullif(given.endpoint, '')" "nullif(given.note, '')"}} end,
                 completed_at = now(),
                 updated_at = now(),
@@ -650,10 +664,20 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 begin
+    if cardinality(task_ids) > 1 then
+        perform {{.Schema}}.limit_waits();
+    end if;
     if exists (select from unnest(rates) rate where rate > 0) then
+        -- All tasks are locked before an endpoint, and the endpoints in the order of their names, as in free_endpoints: no claim waits for an endpoint
+        -- while this waits for a task, and two calls don't deadlock.
+        perform from unnest(task_ids, epochs) as given (task_id, epoch)
+        join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+        order by t.task_id
+        for no key update of t;
         return query
             select given.task_id, given.epoch, begun.request_key, begun.wait_ms
-            from (select * from unnest(task_ids, epochs, call_ids, endpoints, rates) as given (task_id, epoch, call, endpoint, rate) order by task_id) given
+            from (select * from unnest(task_ids, epochs, call_ids, endpoints, rates) as given (task_id, epoch, call, endpoint, rate)
+                  order by endpoint, task_id) given
             cross join lateral {{.Schema}}.begin_request(given.task_id, given.epoch, given.call, given.endpoint, given.rate) begun
             where begun.request_key is not null or begun.wait_ms is not null;
         return;
@@ -794,11 +818,10 @@ begin
 end
 $$;
 
--- A statement that looked up that no event is wanted says so in the row (quiet), so that no trigger has to.
+-- A statement that looked up that no event is wanted says so in the row (quiet), so that no trigger has to. What an earlier run has left says nothing.
 drop trigger write_events on {{.Schema}}.tasks;
 create trigger write_events after update of status on {{.Schema}}.tasks for each row
-    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled')
-          and (old.quiet or not new.quiet)) -- a task that was redriven is quiet since its last run
+    when (old.status in ('pending', 'processing') and new.status in ('completed', 'failed', 'cancelled') and (old.quiet or not new.quiet))
     execute function {{.Schema}}.write_events();
 
 -- As before.

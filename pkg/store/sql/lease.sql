@@ -184,14 +184,17 @@ returning task_id;
 
 -- name: release
 -- $1 tasks, $2 epochs, $3 waits in ms, $4 error codes, $5 error messages, $6 request ids, $7 endpoints, $8 answers, $9 whether the claim
--- was lost, because the work panicked, $10 whether what is to be fetched was not there. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
+-- was lost, because the work panicked (null: nothing was begun), $10 whether what is to be fetched was not there. The attempts are not used. Returns the leases that were released. Other processors are notified if a task is due now.
 -- Locks: the rows of the named leases, in the order of task_id, so that these statements cannot deadlock. Index: primary key.
-with held as (
+with limited as materialized (
+    select {{.Schema}}.limit_waits() where cardinality($1::text[]) > 1
+), held as (
     select t.task_id, given.wait, given.code, given.message, given.request_id, given.endpoint, given.answer, given.lost, given.gone,
            exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run) as pending
     from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[], $10::boolean[])
          as given (task_id, epoch, wait, code, message, request_id, endpoint, answer, lost, gone)
     join {{.Schema}}.tasks t on t.task_id = given.task_id and t.lease_epoch = given.epoch and coalesce(t.status, '') = 'processing'
+    where (select count(*) from limited) >= 0
     order by t.task_id
     for update of t
 ), counted as (
@@ -202,7 +205,7 @@ with held as (
 ), released as (
     update {{.Schema}}.tasks t
     set status = 'pending',
-        lost_claims = case when held.lost then t.lost_claims + 1 else 0 end,
+        lost_claims = case when held.lost then t.lost_claims + 1 when held.lost is null then t.lost_claims else 0 end,
         {{requestAnswered "held.answer"}},
         run_after = now() + held.wait * interval '1 millisecond',
         -- The next claim promotes it, with the limits of that moment; it keeps its turn.
