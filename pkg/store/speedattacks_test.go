@@ -186,3 +186,41 @@ func TestComplete_BridgedTaskKeepsOutcome(t *testing.T) {
 		assert.Equal(t, 1, b.number(`select jsonb_array_length(`+attempts+`) from imagetasks.tasks where task_id = $1`, held.ID))
 	}
 }
+
+// A claim that meets set_limits at work takes no task in the place of one that set_limits lets start.
+func TestSetLimits_MeetsClaim(t *testing.T) {
+	b := fresh(t)
+	b.enqueue(b.user(0), 2, 0)
+	ids := b.claimOrder()
+	set := make(chan error, 1)
+	require.Eventually(t, func() bool {
+		tx := b.openTransaction(`select from imagetasks.tasks where task_id = $1 for update`, ids[1])
+		go func() { set <- b.SetLimits(b.ctx, 1, 0) }()
+		b.waitsForLock("set_limits")
+		_, err := tx.Exec(`select imagetasks.claim(gen_random_uuid(), 'w', 1, 60000, 3, 5, 0, 0, false, null, null, null, false, null, false)`)
+		require.NoError(t, err)
+		require.NoError(t, tx.Commit())
+		err = <-set
+		if err != nil { // the machine was slow
+			require.True(t, store.IsLockTimeout(err), "%v", err)
+			b.exec(`update imagetasks.tasks set status = 'pending', waits_for = null where status = 'processing'`)
+		}
+		return err == nil
+	}, time.Minute, time.Millisecond)
+	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.tasks where status = 'processing' or status = 'pending' and waits_for is null`))
+}
+
+// claimOrder returns the tasks that may start, in the order in which they are claimed.
+func (b *testStore) claimOrder() (ids []string) {
+	b.tb.Helper()
+	rows, err := b.raw.Query(`select task_id from imagetasks.tasks where status = 'pending' and waits_for is null order by (- priority), slot, backlog, run_after, task_id`)
+	require.NoError(b.tb, err)
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		require.NoError(b.tb, rows.Scan(&id))
+		ids = append(ids, id)
+	}
+	require.NoError(b.tb, rows.Err())
+	return ids
+}

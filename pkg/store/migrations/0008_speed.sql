@@ -187,6 +187,7 @@ set lock_timeout = '500ms' as $$
 #variable_conflict use_column
 declare
     was {{.Schema}}.control;
+    many bigint;
 begin
     select * into was from {{.Schema}}.control;
     if was.user_concurrency = set_limits.user_concurrency and was.user_max_waiting = set_limits.user_max_waiting then
@@ -201,17 +202,27 @@ begin
     update {{.Schema}}.control
     set user_concurrency = set_limits.user_concurrency, user_max_waiting = set_limits.user_max_waiting;
     if set_limits.user_concurrency > 0 and (was.user_concurrency = 0 or was.user_concurrency > set_limits.user_concurrency) then
-        with processing as (
-            select user_id, count(*) as tasks from {{.Schema}}.tasks where status = 'processing' group by user_id
-        ), ranked as (
-            select t.task_id, coalesce(processing.tasks, 0) + row_number() over (
-                       partition by t.user_id order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id) <= set_limits.user_concurrency as allowed
-            from {{.Schema}}.tasks t left join processing on processing.user_id = t.user_id
-            where t.status = 'pending' and t.waits_for is null
-        )
-        update {{.Schema}}.tasks t set waits_for = case when not ranked.allowed then 'user' end, admitted = ranked.allowed
-        from ranked
-        where t.task_id = ranked.task_id and t.status = 'pending' and not (ranked.allowed and t.admitted);
+        -- Until there are no more than allowed: a claim may have taken one that it was not to take. Those that are allowed are not locked here, because a
+        -- claim would take the next one of their user instead.
+        loop
+            with processing as (
+                select user_id, count(*) as tasks from {{.Schema}}.tasks where status = 'processing' group by user_id
+            ), ranked as (
+                select t.task_id, coalesce(processing.tasks, 0) + row_number() over (
+                           partition by t.user_id order by (- t.priority), t.slot, t.backlog, t.run_after, t.task_id) <= set_limits.user_concurrency as allowed
+                from {{.Schema}}.tasks t left join processing on processing.user_id = t.user_id
+                where t.status = 'pending' and t.waits_for is null
+            ), beyond as materialized (
+                select task_id from ranked where not allowed
+            ), moved as (
+                update {{.Schema}}.tasks t set waits_for = 'user', admitted = false
+                from beyond
+                where t.task_id = beyond.task_id and t.status = 'pending' and t.waits_for is null
+            )
+            select count(*) into many from beyond;
+            exit when many = 0;
+        end loop;
+        update {{.Schema}}.tasks set admitted = true where status = 'pending' and waits_for is null and not admitted;
         -- Those that a claim took in the meantime count, too.
         update {{.Schema}}.tasks set admitted = true where status = 'processing' and not admitted;
     end if;
