@@ -360,15 +360,14 @@ begin
                 from {{.Schema}}.calls c
                 where c.call_id = claim.call_id and t.status = 'processing' and t.processing_started_at = (c.result ->> 'at')::timestamptz
                   and t.leased_by = c.result ->> 'worker'
-                returning t.task_id, t.run, t.user_id, t.prompt, t.options, coalesce(t.model, '') as model, t.input_count::int as input_count,
-                          t.attempt_count + 1 as attempt, coalesce(t.max_attempts, fallback_attempts) as max_attempts, t.lease_epoch,
-                          t.requests_sent, t.unknown_outcomes, t.lost_claims, t.endpoint, t.request_endpoint
+                returning {{template "returned" .}}
             )
             select h.task_id, h.run, h.user_id, h.prompt, h.options, h.model, h.input_count, h.attempt, h.max_attempts, h.lease_epoch,
                    h.requests_sent, h.unknown_outcomes, h.lost_claims, p.ref, p.request_id, p.endpoint,
                    (extract(epoch from now() - p.saved_at) * 1000)::bigint, coalesce(p.gone, 0), (extract(epoch from now() - p.gone_since) * 1000)::bigint,
-                   p.usage::text, h.endpoint, h.request_endpoint
-            from held h left join {{.Schema}}.pending_results p on p.task_id = h.task_id and p.run = h.run;
+                   p.usage::text, h.endpoint, h.sent_to
+            from held h left join {{.Schema}}.pending_results p on p.task_id = h.task_id and p.run = h.run
+            order by (- h.priority), h.slot, h.backlog, h.run_after, h.task_id;
         return;
     end if;
     if (select c.paused_at is not null or c.database_identity is distinct from {{.Schema}}.database_identity() from {{.Schema}}.control c) then
