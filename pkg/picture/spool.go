@@ -291,7 +291,7 @@ func (s *Store) Upload(ctx context.Context, taskID string, run int) (Picture, er
 	return p, nil
 }
 
-// upload stores one file of the spool.
+// upload stores one file of the spool. The error is fs.ErrExist if the backend has an object of that name.
 func (s *Store) upload(ctx context.Context, name string) error {
 	f, err := s.local.open(name)
 	if err != nil {
@@ -303,7 +303,18 @@ func (s *Store) upload(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.remote.Put(ctx, name, Source{ReaderAt: f, Path: f.Name(), Size: size, SHA256: sum.Sum(nil), Type: mediaType(name)}, false)
+	source := Source{ReaderAt: f, Path: f.Name(), Size: size, SHA256: sum.Sum(nil), Type: mediaType(name)}
+	err = s.remote.Put(ctx, name, source, false)
+	if errors.Is(err, fs.ErrExist) {
+		// A store that was killed while it wrote the object may have its name and no object, which nobody can have read.
+		switch _, missing := s.remote.Stat(ctx, name); {
+		case errors.Is(missing, fs.ErrNotExist):
+			err = s.remote.Put(ctx, name, source, true)
+		case missing != nil:
+			err = missing
+		}
+	}
+	return err
 }
 
 // failed remembers why the last upload failed.

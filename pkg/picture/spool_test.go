@@ -1,8 +1,10 @@
 package picture_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -103,10 +105,39 @@ func TestUpload_OtherClaimWasFaster(t *testing.T) {
 	assert.Len(t, memory.Names(), 2, "the picture and the marker")
 }
 
+// nameOnly is a backend that was killed while it wrote an object: it has the name of it, and no object.
+type nameOnly struct {
+	*storetest.Memory
+	name string
+}
+
+func (b *nameOnly) Put(ctx context.Context, name string, s picture.Source, replace bool) error {
+	if name == b.name && !replace {
+		return fs.ErrExist
+	}
+	return b.Memory.Put(ctx, name, s, replace)
+}
+
+func TestUpload_StoreHasOnlyTheName(t *testing.T) {
+	t.Parallel()
+	b := &nameOnly{Memory: &storetest.Memory{}}
+	s := remoteIn(t, t.TempDir(), b, 1<<30)
+	p, err := publish(t, s, "t", 1, simapi.Draw("x"))
+	require.NoError(t, err)
+	b.name = p.Name
+	uploaded, err := s.Upload(t.Context(), "t", 1)
+	require.NoError(t, err)
+	assert.Equal(t, p.URL, uploaded.URL)
+	_, found, err := s.Find(t.Context(), "t", 1)
+	require.NoError(t, err)
+	assert.True(t, found)
+	assert.NoFileExists(t, p.Path)
+}
+
 // A spool that is full takes no draft, until Probe has uploaded enough of it.
 func TestCreate_SpoolFull(t *testing.T) {
 	t.Parallel()
-	memory := &storetest.Memory{}
+	memory := &nameOnly{Memory: &storetest.Memory{}}
 	s := remoteIn(t, t.TempDir(), memory, 300<<10)
 	memory.Fail(errAway)
 	made := 0
@@ -121,8 +152,9 @@ func TestCreate_SpoolFull(t *testing.T) {
 		}
 		_, err = d.Write(simapi.Draw("x"))
 		require.NoError(t, err)
-		_, err = d.Publish(t.Context(), fmt.Sprint("t", made), 1, nil)
+		p, err := d.Publish(t.Context(), fmt.Sprint("t", made), 1, nil)
 		require.NoError(t, err)
+		memory.name = p.Name
 		made++
 	}
 	require.Positive(t, made)

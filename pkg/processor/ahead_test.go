@@ -44,10 +44,11 @@ func runUntilStop(t *testing.T, p *Processor) (stop func()) {
 			func(unstarted []*attempt) { p.attempts.giveBack(ctx, t.Context(), unstarted) }))
 	}()
 	stop = sync.OnceFunc(func() {
+		p.stopping.Store(true)
 		cancel()
 		<-done
-		p.inFlight.cancelAll(errStopping)
 		p.attempts.giveBack(ctx, t.Context(), p.inFlight.takeBack())
+		p.inFlight.cancelAll(errStopping)
 		p.inFlight.running.Wait()
 		for _, g := range p.groups {
 			g.Abort()
