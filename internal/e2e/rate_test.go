@@ -40,6 +40,18 @@ func TestRate_HoldsOverProcessors(t *testing.T) {
 	first.stop(syscall.SIGKILL)
 	killed := time.Now()
 	until(5 * window)
+	if !long {
+		// Other tests may keep both CPUs busy for seconds, so this is no bound on the time.
+		w.waitFor("requests of the second processor alone", func() bool {
+			after := 0
+			for _, c := range calls() {
+				if c.At.After(killed) {
+					after++
+				}
+			}
+			return len(calls()) > limit*5/2 && after > limit
+		})
+	}
 	all := calls()
 	second.stop(syscall.SIGTERM).ok()
 	last := all[len(all)-1].At
@@ -52,11 +64,8 @@ func TestRate_HoldsOverProcessors(t *testing.T) {
 		}
 		return n
 	}
-	fewest, most, after := limit, 0, 0
+	fewest, most := limit, 0
 	for _, c := range all {
-		if c.At.After(killed) {
-			after++
-		}
 		n := in(c.At)
 		most = max(most, n)
 		// Each processor has started by then; what the killed one had permits for is lost.
@@ -69,10 +78,6 @@ func TestRate_HoldsOverProcessors(t *testing.T) {
 	assert.LessOrEqual(t, most, limit+slack)
 	if long {
 		assert.GreaterOrEqual(t, fewest, limit*9/10)
-	} else {
-		// Other tests may keep both CPUs busy for seconds: the bound is for all of the time, and that of the second processor alone.
-		assert.Greater(t, len(all), limit*5/2)
-		assert.Greater(t, after, limit)
 	}
 	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where endpoint <> 'relay'`))
 	assert.Zero(t, w.number(`select count(*) from imagetasks.tasks where status = 'failed'`))
