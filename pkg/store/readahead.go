@@ -6,13 +6,14 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/lib/pq"
+
+	"imagetasks/pkg/pattern"
 )
 
 // PassQuestions says what a pass of the monitor asks in any case. See ReadAhead.
@@ -133,7 +134,7 @@ func keepRows(rows *sql.Rows) (*bufferedRows, error) {
 	return kept, rows.Err()
 }
 
-var parameter = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\$\d+`) })
+var parameter = pattern.New(`\$\d+`)
 
 // literal returns the text with the arguments in it: a message of several statements has no others.
 func (q question) literal() (string, error) {
