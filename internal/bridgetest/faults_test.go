@@ -142,10 +142,11 @@ func (i *installation) requireProblem(f fault) {
 	}, 30*time.Second, 20*time.Millisecond, "no problem of the part %s is reported", f.part)
 }
 
-// tryAgain makes what failed due, and looks for what was not noted, as the service does after five minutes.
+// tryAgain makes what failed due, and looks for what was not noted, as the service does after five minutes. A failure to write progress ends then, too,
+// where no task is in flight any more whose progress could be written.
 func (i *installation) tryAgain() {
 	i.t.Helper()
-	i.exec("update imagetasks.outbox set next_try_at = now(); update imagetasks.bridge_failures set next_try_at = now()")
+	i.exec("update imagetasks.outbox set next_try_at = now(); update imagetasks.bridge_failures set next_try_at = now() - interval '301 seconds'")
 	require.Eventually(i.t, func() bool {
 		_, err := i.ReconcileBridge(i.t.Context())
 		assert.NoError(i.t, err)

@@ -43,6 +43,13 @@ func (s *Set) Len() int {
 	return len(s.conns)
 }
 
+// Break closes every connection. Connections that are added later stay open.
+func (s *Set) Break() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeAll()
+}
+
 // Cut closes every connection; connections that are added later are closed too. It returns false if the set was cut before.
 func (s *Set) Cut() bool {
 	s.mu.Lock()
@@ -51,8 +58,13 @@ func (s *Set) Cut() bool {
 		return false
 	}
 	s.closed = true
+	s.closeAll()
+	return true
+}
+
+// closeAll closes every connection. s.mu is held.
+func (s *Set) closeAll() {
 	for c := range s.conns {
 		_ = c.Close()
 	}
-	return true
 }

@@ -124,6 +124,9 @@ func (p *Proxy) SilenceTunnels() {
 	p.age++
 }
 
+// Restart breaks every connection, as a restart does, and serves new ones at once: no connection is refused between.
+func (p *Proxy) Restart() { p.conns.Break() }
+
 // Open returns the number of open connections, to clients and to targets.
 func (p *Proxy) Open() int { return p.conns.Len() }
 

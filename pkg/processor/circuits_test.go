@@ -453,7 +453,7 @@ func TestProxyRestart_TenTimes(t *testing.T) {
 			return len(api.Calls()) > calls || f.count(processor.EventCompleted)+f.count(processor.EventFailed) == 20
 		},
 			time.Minute, time.Millisecond)
-		f.restartProxy()
+		f.proxy.Restart()
 		release()
 	}
 	require.Eventually(t, func() bool {

@@ -211,13 +211,7 @@ func (f *fixture) circuitOpened() {
 	require.Eventually(f.t, func() bool { return f.count(processor.EventClaimed) == f.count(processor.EventReleased) }, time.Minute, time.Millisecond)
 }
 
-// restartProxy ends the proxy, which breaks its connections, and starts it again at once.
-func (f *fixture) restartProxy() {
-	f.t.Helper()
-	require.NoError(f.t, f.proxy.Close())
-	f.startProxy()
-}
-
+// startProxy starts the proxy again that was closed.
 func (f *fixture) startProxy() {
 	f.t.Helper()
 	again, err := simproxy.StartAt(simproxy.Config{User: "u", Password: "hunter2hunter2"}, f.proxy.Addr())

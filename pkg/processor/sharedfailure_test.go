@@ -25,7 +25,7 @@ func TestSharedFailure_ProxyRestart(t *testing.T) {
 	release := f.api.BlockResponses()
 	f.run(f.config(func(c *processor.Config) { c.Concurrency = 20 }), client)
 	require.Eventually(t, func() bool { return f.api.Busy() == 20 }, time.Minute, time.Millisecond)
-	f.restartProxy()
+	f.proxy.Restart() // without a moment in which a check could be refused
 	f.seen(processor.EventReleased, 20)
 	f.seen(processor.EventCircuitOpened, 1)
 	require.Eventually(t, func() bool { return f.api.Busy() == 1 }, time.Minute, time.Millisecond)
