@@ -228,6 +228,8 @@ type Day struct {
 	Charged   int64        `json:"charged"` // credits
 	Refunded  int64        `json:"refunded"`
 	Costs     []store.Cost `json:"costs"` // of the API
+
+	final bool // it was read after it had ended
 }
 
 // Series is the document at /api/series: columns of figures, one value for each of Minutes. null: it is not known, because nothing ran.

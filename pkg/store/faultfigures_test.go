@@ -36,8 +36,8 @@ func faultFigures() map[string]faultScenario {
 		"failed_ids":      reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.FailedTasks(ctx, "api_server_error", 10) }),
 		"closed_since":    reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.ClosedSince(ctx, ago(hour)) }),
 		"closed_between": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
-			completed, failed, err := s.ClosedBetween(ctx, ago(hour), ago(-hour))
-			return []int{completed, failed}, err
+			completed, failed, cancelled, err := s.ClosedBetween(ctx, ago(hour), ago(-hour))
+			return []int{completed, failed, cancelled}, err
 		}),
 		"booked_between": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.BookedBetween(ctx, ago(hour), ago(-hour))

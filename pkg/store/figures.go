@@ -83,19 +83,22 @@ type ClosedFigures struct {
 	Now      time.Time // by the database's clock
 }
 
+// Whole reports whether every minute is recorded.
+func (c ClosedFigures) Whole() bool { return c.Minutes == int(c.To.Sub(c.From)/time.Minute) }
+
 // ClosedFigures returns the figures of the last window. Of all time since LastFrom, at least last tasks were closed, if there are so many.
 func (s *Store) ClosedFigures(ctx context.Context, window time.Duration, last int) (ClosedFigures, error) {
-	return s.closedFigures(ctx, nil, window, last)
+	return s.closedFigures(ctx, nil, window, last, nil)
 }
 
-// ClosedFiguresSince is ClosedFigures for the time since from.
-func (s *Store) ClosedFiguresSince(ctx context.Context, from time.Time) (ClosedFigures, error) {
-	return s.closedFigures(ctx, from, 0, 0)
+// ClosedFiguresBetween is ClosedFigures for the time between two times; a zero to is now.
+func (s *Store) ClosedFiguresBetween(ctx context.Context, from, to time.Time) (ClosedFigures, error) {
+	return s.closedFigures(ctx, from, 0, 0, nullableTime(to))
 }
 
-func (s *Store) closedFigures(ctx context.Context, from any, window time.Duration, last int) (ClosedFigures, error) {
+func (s *Store) closedFigures(ctx context.Context, from any, window time.Duration, last int, to any) (ClosedFigures, error) {
 	var c ClosedFigures
-	err := s.queryRow(ctx, s.sql.closedFigures, []any{from, window.Milliseconds(), last}, &c.Minutes, &c.Completed, &c.Failed, &c.Cancelled, &c.To, &c.LastFrom, &c.From, &c.Now)
+	err := s.queryRow(ctx, s.sql.closedFigures, []any{from, window.Milliseconds(), last, to}, &c.Minutes, &c.Completed, &c.Failed, &c.Cancelled, &c.To, &c.LastFrom, &c.From, &c.Now)
 	return c, err
 }
 
@@ -150,10 +153,10 @@ func (s *Store) ClosedSince(ctx context.Context, since time.Time) ([]ClosedGroup
 	return out, err
 }
 
-// ClosedBetween counts the tasks that completed and failed from then on, and before to. Its cost is that of their number.
-func (s *Store) ClosedBetween(ctx context.Context, from, to time.Time) (completed, failed int, err error) {
-	err = s.queryRow(ctx, s.sql.closedBetween, []any{from, to}, &completed, &failed)
-	return completed, failed, err
+// ClosedBetween counts the tasks that completed, failed and were cancelled from then on, and before to. Its cost is that of their number.
+func (s *Store) ClosedBetween(ctx context.Context, from, to time.Time) (completed, failed, cancelled int, err error) {
+	err = s.queryRow(ctx, s.sql.closedBetween, []any{from, to}, &completed, &failed, &cancelled)
+	return completed, failed, cancelled, err
 }
 
 // Booked is what was charged, refunded and paid.

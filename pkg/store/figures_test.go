@@ -142,9 +142,9 @@ func TestRecordFigures_EqualTheTables(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, b.text(`select concat_ws(' ', sum(- amount) filter (where kind = 'charge'), sum(amount) filter (where kind = 'refund')) from imagetasks.ledger`),
 		fmt.Sprintf("%d %d", booked.Charged, booked.Refunded))
-	completed, failed, err := b.ClosedBetween(b.ctx, time.Now().Add(-3*time.Hour), through)
+	completed, failed, cancelled, err := b.ClosedBetween(b.ctx, time.Now().Add(-3*time.Hour), through)
 	require.NoError(t, err)
-	assert.Equal(t, []int{recorded.Completed, recorded.Failed}, []int{completed, failed})
+	assert.Equal(t, []int{recorded.Completed, recorded.Failed, recorded.Cancelled}, []int{completed, failed, cancelled})
 }
 
 // Several writers record one minute at a time: each is recorded once, with the same figures, and none fails.

@@ -32,7 +32,7 @@ func TestPlans_StatusPage(t *testing.T) {
 	_, err := b.RecordFigures(b.ctx, 24*time.Hour)
 	require.NoError(t, err)
 	b.exec(`insert into imagetasks.figures (minute, arrived, completed, failed, cancelled, charged, refunded, failures)
-		select minute - n * interval '1 day', arrived, completed, failed, cancelled, charged, refunded, failures from imagetasks.figures, generate_series(1, 14) n
+		select minute - n * interval '1 day', arrived, completed, failed, cancelled, charged, refunded, failures from imagetasks.figures, generate_series(1, 14) n order by 1
 		on conflict do nothing`)
 	b.exec(`vacuum analyze imagetasks.figures`)
 	require.Equal(t, closed, b.number(`select count(*) from imagetasks.tasks where completed_at is not null`))
@@ -51,7 +51,7 @@ func TestPlans_StatusPage(t *testing.T) {
 	}{
 		// Every two seconds.
 		{"queue_stats", []any{day}, 40},
-		{"closed_figures", []any{nil, day, 12}, 100},
+		{"closed_figures", []any{nil, day, 12, nil}, 100},
 		{"closed_since", []any{recorded.To, 3}, 400},
 		{"recent_closed", []any{recorded.LastFrom, 12}, 400},
 		{"processors", nil, 20},

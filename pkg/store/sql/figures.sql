@@ -93,14 +93,14 @@ group by 1
 order by 1;
 
 -- name: closed_figures
--- $1 from (null: so long ago as $2 says), $2 window in ms, $3 how many. Of the recorded minutes from then on: how many, tasks that completed, failed and were
+-- $1 from (null: so long ago as $2 says), $2 window in ms, $3 how many, $4 to (null: now). Of the recorded minutes from then on: how many, tasks that completed, failed and were
 -- cancelled; the end of the last; a minute from which on at least $3 tasks were closed; the first moment of the window, and now. Index: primary key.
 select count(f.minute), coalesce(sum(f.completed), 0), coalesce(sum(f.failed), 0), coalesce(sum(f.cancelled), 0),
        coalesce(max(f.minute) + interval '1 minute', w.start), coalesce(max(f.minute) filter (where f.closed >= $3), w.start), w.start, now()
 from (select date_bin('1 minute', coalesce($1::timestamptz, now() - $2 * interval '1 millisecond'), 'epoch') as start) w
 left join lateral (
     select minute, completed, failed, cancelled, sum(completed + failed + cancelled) over (order by minute desc) as closed
-    from {{.Schema}}.figures where minute >= w.start
+    from {{.Schema}}.figures where minute >= w.start and minute < coalesce($4::timestamptz, 'infinity')
 ) f on true
 group by w.start;
 
@@ -129,8 +129,8 @@ where completed_at >= $1::timestamptz
 group by status, code;
 
 -- name: closed_between
--- $1 from, $2 to. Tasks that completed and failed. Index: "completed" (BRIN).
-select count(*) filter (where status = 'completed'), count(*) filter (where status = 'failed')
+-- $1 from, $2 to. Tasks that completed, failed, and were cancelled. Index: "completed" (BRIN).
+select count(*) filter (where status = 'completed'), count(*) filter (where status = 'failed'), count(*) filter (where status = 'cancelled')
 from {{.Schema}}.tasks
 where completed_at >= $1::timestamptz and completed_at < $2::timestamptz;
 
