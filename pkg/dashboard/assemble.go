@@ -16,10 +16,13 @@ import (
 // document makes a document of what was read. Lists are empty, not null.
 func (c Config) document(p parts, now time.Time) Document {
 	zone, offset := now.In(c.Zone).Zone()
-	d := Document{AsOf: p.closed.Now.In(c.Zone), TimeZone: TimeZone{Name: zone, OffsetMinutes: offset / 60}, Version: c.Version, Host: c.Host, ServedBy: c.ServedBy,
+	d := Document{TimeZone: TimeZone{Name: zone, OffsetMinutes: offset / 60}, Version: c.Version, Host: c.Host, ServedBy: c.ServedBy,
 		Database: Database{OK: p.failingSince.IsZero(), Since: p.failingSince, Error: p.failure},
 		Tasks:    p.tasks(), OldestDue: p.queue.OldestDue.Seconds(), Paused: p.pauses(), Processors: listProcessors(p.found),
 		HealthChecks: append([]health.Check{}, c.Checks()...), Recent: p.recentlyClosed(), Days: append([]Day{}, p.days...), Bridge: p.bridge, Webhooks: p.webhooks}
+	if !p.readAt.IsZero() {
+		d.AsOf = p.closed.Now.In(c.Zone)
+	}
 	if len(d.HealthChecks) > health.Kept {
 		d.HealthChecks = d.HealthChecks[:health.Kept]
 	}
@@ -166,4 +169,3 @@ func (c Config) failures(p parts) []Failure {
 func sortFailures(all []store.FailureGroup) {
 	slices.SortStableFunc(all, func(a, b store.FailureGroup) int { return b.Count - a.Count })
 }
-

@@ -25,7 +25,7 @@ func NewText(t lang.Text, args ...any) Text {
 
 // Document is the document at /api/overview.
 type Document struct {
-	AsOf     time.Time `json:"as_of"` // by the database's clock, when the live part was read; it stays while the database does not respond
+	AsOf     time.Time `json:"as_of,omitzero"` // by the database's clock, when the live part was read; it stays while the database does not respond. Missing: it never has
 	TimeZone TimeZone  `json:"time_zone"`
 	Version  string    `json:"version"`
 	Host     string    `json:"host"`

@@ -42,7 +42,8 @@ func (r *Reader) Series(ctx context.Context, hours int) ([]byte, error) {
 	if time.Since(c.at) < seriesAge {
 		return c.json, c.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
+	// The others that wait for it are not to fail because the first one has left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), liveTimeout)
 	defer cancel()
 	window := time.Duration(hours) * time.Hour
 	step := stepFor(window)

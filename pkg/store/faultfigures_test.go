@@ -33,8 +33,10 @@ func faultFigures() map[string]faultScenario {
 		"figures":         reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.Figures(ctx, hour, time.Minute) }),
 		"closed_figures":  reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.ClosedFigures(ctx, hour, 3) }),
 		"failure_figures": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.FailureFigures(ctx, ago(hour)) }),
-		"failed_ids":      reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.FailedTasks(ctx, "api_server_error", 10) }),
-		"closed_since":    reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.ClosedSince(ctx, ago(hour)) }),
+		"failed_ids": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.FailedTasks(ctx, "api_server_error", 10)
+		}),
+		"closed_since": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.ClosedSince(ctx, ago(hour)) }),
 		"closed_between": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
 			completed, failed, cancelled, err := s.ClosedBetween(ctx, ago(hour), ago(-hour))
 			return []int{completed, failed, cancelled}, err
@@ -49,7 +51,9 @@ func faultFigures() map[string]faultScenario {
 			}
 			return tasks, err
 		}),
-		"find_ids": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) { return s.FindTasks(ctx, []string{"one", "two"}) }),
+		"find_ids": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.FindTasks(ctx, []string{"one", "two"})
+		}),
 		"find_prefix": reading(recorded, func(ctx context.Context, s *store.Store) (any, error) {
 			return s.FindTasksByPrefix(ctx, "0", 10)
 		}),
