@@ -287,7 +287,9 @@ func faultClosing() map[string]faultScenario {
 		}),
 		"cancel": func(b *faultBench) faultCall {
 			id := b.tasks("a")[0]
-			return func(ctx context.Context, s *store.Store) (any, error) { return s.CancelBy(ctx, faultOperation, id, faultUser) }
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.CancelBy(ctx, faultOperation, id, faultUser)
+			}
 		},
 		"redrive": func(b *faultBench) faultCall {
 			id := b.failed("a")[0]
@@ -453,8 +455,10 @@ func faultControl() map[string]faultScenario {
 			return len(processors), err
 		}),
 		"control": reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return s.Control(ctx) }),
-		"pause":   reading(nil, func(ctx context.Context, s *store.Store) (any, error) { return s.PauseBy(ctx, faultOperation, "backup") }),
-		"resume":  reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.ResumeBy(ctx, faultOperation) }),
+		"pause": reading(nil, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.PauseBy(ctx, faultOperation, "backup")
+		}),
+		"resume": reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.ResumeBy(ctx, faultOperation) }),
 		"pause_scope": reading(paused, func(ctx context.Context, s *store.Store) (any, error) {
 			c, err := s.PauseScope(ctx, faultOperation, store.ScopeModel, "m", "slow")
 			return len(c.Scopes), err
