@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"time"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/overview"
@@ -31,7 +32,8 @@ type Source struct {
 	Processor func() overview.ProcessorReport
 	Queue     func(ctx context.Context) (store.QueueStats, error)
 	// Bridge returns the state of the bridge to an application's tables, nil: there is none. Optional.
-	Bridge func(ctx context.Context) (*overview.Bridge, error)
+	Bridge    func(ctx context.Context) (*overview.Bridge, error)
+	Dashboard *dashboard.Reader // of the data of the page; optional
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
@@ -147,6 +149,9 @@ func Handler(s Source) (http.Handler, error) {
 		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	if s.Dashboard != nil {
+		AddAPI(mux, s.Dashboard)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
