@@ -85,6 +85,7 @@ func workerObjects() []object {
 		{"function", "complete(text[], bigint[], text[], text[], text[], text[], text[])", []string{"execute"}},
 		{"function", "limit_waits()", []string{"execute"}},
 		{"function", "attempts_of(text)", []string{"execute"}},
+		{"function", "claimed_facts(text)", []string{"execute"}},
 		{"function", "tasks_set_aside()", []string{"execute"}},
 		{"function", "database_identity()", []string{"execute"}},
 		{"function", "promote(integer, text[])", []string{"execute"}},
