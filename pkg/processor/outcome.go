@@ -294,7 +294,7 @@ func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.Release
 	}
 	o.users.left(writes, a.task.UserID)
 	a.log().WithFields(logrus.Fields{"code": string(r.Cause.Code), "wait": r.Wait}).Infof("released without using an attempt: %s", r.Cause.Message)
-	o.events.record(Event{Kind: EventReleased, Task: a.task.ID})
+	o.events.record(Event{Kind: EventReleased, Task: a.task.ID, Code: r.Cause.Code})
 }
 
 func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration, e *task.Error) {
@@ -305,7 +305,7 @@ func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration,
 	o.users.left(writes, a.task.UserID)
 	a.log().WithFields(logrus.Fields{"code": string(e.Code), "request": e.RequestID}).
 		Warnf("retrying in %s: %s", wait.Round(time.Millisecond), e.Message)
-	o.events.record(Event{Kind: EventRetried, Task: a.task.ID})
+	o.events.record(Event{Kind: EventRetried, Task: a.task.ID, Code: e.Code})
 }
 
 func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesAttempt bool) {
@@ -321,5 +321,5 @@ func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesA
 	a.log().WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
 		Warnf("failed: %s", e.Message)
 	warnMissingCharge(a.log(), refund)
-	o.events.record(Event{Kind: EventFailed, Task: a.task.ID})
+	o.events.record(Event{Kind: EventFailed, Task: a.task.ID, Code: e.Code, Credits: refund.Credits})
 }

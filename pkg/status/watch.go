@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 )
 
 // Watch is the source of the pages of monitor-tasks --watch.
@@ -13,6 +14,8 @@ type Watch struct {
 	Version string
 	Last    func() WatchedPass // the last pass
 	Checks  func() []health.Check
+	// Metrics returns the state that /metrics shows.
+	Metrics func() metrics.Watch
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -23,7 +26,7 @@ type WatchedPass struct {
 	Document any // the pass as JSON
 }
 
-// WatchHandler serves a monitor's /healthz, /readyz and /status.json.
+// WatchHandler serves a monitor's /healthz, /readyz, /status.json and /metrics.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
@@ -41,6 +44,10 @@ func WatchHandler(w Watch) http.Handler {
 			Last    any            `json:"last_pass"`
 			Checks  []health.Check `json:"health_checks"`
 		}{w.Version, w.Last().Document, w.Checks()})
+	})
+	exported := metrics.NewMonitor(w.Version)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, r *http.Request) {
+		exported.Serve(rw, r, func() metrics.State { return w.Metrics() })
 	})
 	return mux
 }

@@ -10,7 +10,9 @@ import (
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/summary"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/status"
 )
@@ -18,8 +20,11 @@ import (
 // watch runs passes until a signal arrives. A pass that is running then is completed.
 func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err error) {
 	var last atomic.Pointer[monitor.Report]
+	var totals atomic.Pointer[metrics.WatchTotals]
+	totals.Store(&metrics.WatchTotals{})
 	if addr := c.String("watch-addr"); addr != "off" {
 		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
+			Metrics: func() metrics.Watch { return w.metrics(last.Load(), *totals.Load()) },
 			Last: func() status.WatchedPass {
 				r := last.Load()
 				if r == nil {
@@ -39,6 +44,9 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err
 	defer tick.Stop()
 	for {
 		report, _ := w.pass(ctx) // its error is among its findings
+		done := *totals.Load()
+		done.Add(report.Summary)
+		totals.Store(&done)
 		last.Store(&report)
 		select {
 		case <-ctx.Done():
@@ -47,4 +55,13 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err
 		case <-tick.C:
 		}
 	}
+}
+
+// metrics returns what /metrics shows after the last pass, which may be nil.
+func (w watcher) metrics(last *monitor.Report, totals metrics.WatchTotals) metrics.Watch {
+	out := metrics.Watch{Checks: w.monitor.Checks(), Totals: totals}
+	if last != nil {
+		out.At, out.Queue, out.Problems = last.At, last.QueueState(), finding.Documents(last.Findings, w.commandLine)
+	}
+	return out
 }

@@ -24,6 +24,7 @@ import (
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -174,7 +175,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			return err
 		}
 	}
-	hooks, err := a.newHooks(ctx, s, st, once, log)
+	observed := metrics.New(metrics.Config{Version: app.BuildVersion(), Endpoints: endpointNames(endpoints), Models: modelNames(endpoints, s.Model)})
+	hooks, err := a.newHooks(ctx, s, st, once, log, observed.ObserveDelivery)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
 		return nil
@@ -207,12 +209,12 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, API: "the image API", Results: "pictures", CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
-		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
-	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e); observed.Observe(e) },
+	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}).WithObserver(observed))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
+		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String, Metrics: observed,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
 			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, s.StatusHosts)
