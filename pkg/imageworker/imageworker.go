@@ -123,7 +123,7 @@ func (w *Worker) endpoint(name string) (Endpoint, error) {
 }
 
 func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	log := w.log.WithField("task", t.ID)
+	log := w.log.WithFields(processor.TaskFields(t))
 	pending, paid := c.Pending()
 	if result, done, err := w.recover(ctx, t, c, pending, log); done || err != nil {
 		return result, err

@@ -79,7 +79,9 @@ func (o *outcomes) completed(writes context.Context, a *attempt, r Result, began
 func (o *outcomes) noteCompleted(a *attempt, r Result, began time.Time) {
 	took, write := time.Since(a.claimedAt), time.Since(began)
 	if logs(a.out, logrus.InfoLevel) {
-		a.log().WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
+		f := logrus.Fields{"took": took.Round(time.Millisecond)}
+		addPending(f, task.PendingResult{RequestID: r.RequestID, Endpoint: r.Endpoint})
+		a.log().WithFields(r.Fields).WithFields(f).Info("completed")
 	}
 	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Credits: a.task.Charged, Duration: took, Write: write})
 }
