@@ -19,6 +19,7 @@ var layers = [][]string{
 	{"pkg/app"},
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},
+	{"pkg/metrics"},
 	{"pkg/monitor", "pkg/diagnosis"},
 	{"pkg/dashboard"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "pkg/s3", "internal/*"},
@@ -72,6 +73,8 @@ func TestImports_OneWay(t *testing.T) {
 		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"golang.org/x/net/proxy":   `^pkg/proxy$`,
+
+		"github.com/prometheus/client_golang/prometheus": `^pkg/metrics$`,
 	} {
 		require.NotEmpty(t, importers[library], library)
 		for _, pkg := range importers[library] {

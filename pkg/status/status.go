@@ -18,6 +18,7 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
@@ -37,6 +38,8 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Metrics are what /metrics shows besides the state; nil: those of the program alone.
+	Metrics *metrics.Metrics
 }
 
 // Report is the document at /status.json.
@@ -129,6 +132,9 @@ func Handler(s Source) (http.Handler, error) {
 	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
 	if err != nil {
 		return nil, err
+	}
+	if s.Metrics == nil {
+		s.Metrics = metrics.New(metrics.Config{Version: s.Version})
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)

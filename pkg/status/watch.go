@@ -7,6 +7,7 @@ import (
 
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 )
 
 // Watch is the source of the pages of monitor-tasks --watch.
@@ -16,6 +17,8 @@ type Watch struct {
 	Checks  func() []health.Check
 	// Dashboard is of the data of the page; optional.
 	Dashboard *dashboard.Reader
+	// Metrics returns the state that /metrics shows.
+	Metrics func() metrics.Watch
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -26,7 +29,7 @@ type WatchedPass struct {
 	Document any // the pass as JSON
 }
 
-// WatchHandler serves a monitor's /healthz, /readyz and /status.json.
+// WatchHandler serves a monitor's /healthz, /readyz, /status.json and /metrics.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
@@ -48,5 +51,9 @@ func WatchHandler(w Watch) http.Handler {
 	if w.Dashboard != nil {
 		AddAPI(mux, w.Dashboard)
 	}
+	exported := metrics.NewMonitor(w.Version)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, r *http.Request) {
+		exported.Serve(rw, r, func() metrics.State { return w.Metrics() })
+	})
 	return mux
 }

@@ -12,7 +12,9 @@ import (
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/dashboard"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
@@ -32,9 +34,11 @@ type watched struct {
 // watch runs passes until a signal arrives. A pass that is running then is completed.
 func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings, of watched) (err error) {
 	var last atomic.Pointer[monitor.Report]
+	var totals atomic.Pointer[metrics.WatchTotals]
+	totals.Store(&metrics.WatchTotals{})
 	if addr := c.String("watch-addr"); addr != "off" {
 		var closePage func() error
-		closePage, err = w.startPage(ctx, addr, s, of, &last)
+		closePage, err = w.startPage(ctx, addr, s, of, &last, &totals)
 		if err != nil {
 			return err
 		}
@@ -49,6 +53,9 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 	defer tick.Stop()
 	for {
 		report, _ := w.pass(ctx) // its error is among its findings
+		done := *totals.Load()
+		done.Add(report.Summary)
+		totals.Store(&done)
 		last.Store(&report)
 		select {
 		case <-ctx.Done():
@@ -60,7 +67,8 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 }
 
 // startPage serves the status page until close is called. It is there when no processor runs, and when the database does not respond.
-func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
+func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report],
+	totals *atomic.Pointer[metrics.WatchTotals]) (close func() error, err error) {
 	access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
 	if err != nil {
 		return nil, err
@@ -81,6 +89,7 @@ func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings
 		},
 		CommandLine: w.commandLine, Redact: w.Redact.String})
 	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader,
+		Metrics: func() metrics.Watch { return w.metrics(last.Load(), *totals.Load()) },
 		Last: func() status.WatchedPass {
 			r := last.Load()
 			if r == nil {
@@ -98,4 +107,13 @@ func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings
 		stop()
 		return err
 	}, nil
+}
+
+// metrics returns what /metrics shows after the last pass, which may be nil.
+func (w watcher) metrics(last *monitor.Report, totals metrics.WatchTotals) metrics.Watch {
+	out := metrics.Watch{Checks: w.monitor.Checks(), Totals: totals}
+	if last != nil {
+		out.At, out.Queue, out.Problems = last.At, last.QueueState(), finding.Documents(last.Findings, w.commandLine)
+	}
+	return out
 }
