@@ -21,6 +21,7 @@ var layers = [][]string{
 	{"pkg/app/summary", "pkg/status"},
 	{"pkg/metrics"},
 	{"pkg/monitor", "pkg/diagnosis"},
+	{"pkg/dashboard"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "pkg/s3", "internal/*"},
 	{"pkg/processor"},
 	{"pkg/bridgesync", "pkg/webhook", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/metrics"
 )
@@ -16,6 +17,8 @@ type Watch struct {
 	Checks  func() []health.Check
 	// Metrics returns the state that /metrics shows.
 	Metrics func() metrics.Watch
+	// Dashboard is of the data of the page; optional.
+	Dashboard *dashboard.Reader
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -49,5 +52,8 @@ func WatchHandler(w Watch) http.Handler {
 	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, r *http.Request) {
 		exported.Serve(rw, r, func() metrics.State { return w.Metrics() })
 	})
+	if w.Dashboard != nil {
+		AddAPI(mux, w.Dashboard)
+	}
 	return mux
 }
