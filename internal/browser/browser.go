@@ -86,6 +86,13 @@ func Start(tb testing.TB) *Browser {
 	return b
 }
 
+// With returns the same browser for a subtest, which its errors fail.
+func (b *Browser) With(tb testing.TB) *Browser {
+	other := *b
+	other.tb = tb
+	return &other
+}
+
 func find(tb testing.TB, program, pkg string) string {
 	tb.Helper()
 	path, err := exec.LookPath(program)
@@ -249,7 +256,7 @@ func (b *Browser) Wait(what, expression string, args ...any) {
 		}
 		if time.Now().After(deadline) {
 			var shown string
-			b.Eval(&shown, `return document.body.innerText.slice(0, 3000)`)
+			b.Eval(&shown, `return (document.querySelector("dialog") ?? document.body).innerText.slice(0, 3000)`)
 			b.tb.Fatalf("browser: waited %s for %s; the page shows:\n%s", waitTimeout, what, shown)
 		}
 		time.Sleep(pollInterval)

@@ -81,7 +81,7 @@ func TestPage(t *testing.T) {
 		run  func(*testing.T, page, string)
 	}{{"look", testLook}, {"live", testLive}, {"hostile", testHostile}, {"actions", testActions}, {"keyboard", testKeyboard}, {"search", testSearch}} {
 		if !t.Run(step.name, func(t *testing.T) {
-			p.t = t
+			p := page{Browser: p.With(t), t: t, s: p.s}
 			step.run(t, p, axe)
 			p.requireNoConsole()
 		}) {
@@ -141,9 +141,9 @@ func testLook(t *testing.T, p page, axe string) {
 	}
 	// A chart's table has the same values.
 	p.Click("#chart-flow summary")
-	p.Wait("the table", `document.querySelectorAll("#chart-flow tbody tr").length >= 24`)
+	p.Wait("the table", `document.querySelectorAll("#chart-flow .scroll tbody tr").length >= 24`)
 	var sum int
-	p.Eval(&sum, `return [...document.querySelectorAll("#chart-flow tbody tr")].map((r) => Number(r.cells[1].textContent.replaceAll(",", ""))).reduce((a, b) => a + b)`)
+	p.Eval(&sum, `return [...document.querySelectorAll("#chart-flow .scroll tbody tr")].map((r) => Number(r.cells[1].textContent.replaceAll(",", ""))).reduce((a, b) => a + b)`)
 	assert.Equal(t, 16177, sum)
 	assert.Zero(t, p.Count("[style*=expression], script:not([src]), style"), "no inline script or style")
 }

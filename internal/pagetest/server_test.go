@@ -121,7 +121,9 @@ func (s *site) load(name string, into any) {
 func (s *site) reply(w http.ResponseWriter, code int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	assert.NoError(s.t, json.NewEncoder(w).Encode(body))
+	text, err := json.Marshal(body)
+	assert.NoError(s.t, err)
+	_, _ = w.Write(text) // the page may have left
 }
 
 func (s *site) fail(w http.ResponseWriter, code int, en, zh string) {

@@ -78,17 +78,19 @@ function ask({ title, paragraphs, fields = [], button, danger, run }) {
   });
   document.body.append(dialog);
   dialog.showModal();
-  (dialog.querySelector("input") ?? cancel).focus();
+  (dialog.querySelector("input:not([hidden])") ?? cancel).focus();
 }
 
 async function perform(name, body) {
   const answer = await act(name, body);
-  changed();
+  queueMicrotask(changed); // whatever it meets, the action is done
   return both(answer.message) || t("done");
 }
 
 export function askSignIn() {
-  ask({ title: t("signIn"), paragraphs: [t("signInText")], button: t("signIn"),
+  // Programs that keep passwords want a name to keep the token under.
+  const name = h("input", { type: "text", autocomplete: "username", value: "imagetasks", hidden: true });
+  ask({ title: t("signIn"), paragraphs: [[t("signInText"), name]], button: t("signIn"),
     fields: [{ name: "token", label: t("token"), type: "password", required: true, autocomplete: "current-password" }],
     run: async ({ token }) => {
       await signIn(token);

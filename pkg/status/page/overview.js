@@ -216,6 +216,9 @@ export class Overview {
     this.charts.destroy();
   }
 
+  /** changed does nothing: the next document shows it. */
+  changed() {}
+
   show(d) {
     const session = currentSession();
     const headline = verdictText(d);
