@@ -12,21 +12,26 @@ import (
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
+	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 )
 
 // watch runs passes until a signal arrives. A pass that is running then is completed.
-func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err error) {
+func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings) (err error) {
 	var last atomic.Pointer[monitor.Report]
 	if addr := c.String("watch-addr"); addr != "off" {
-		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
+		access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
+		if err != nil {
+			return err
+		}
+		server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
 			Last: func() status.WatchedPass {
 				r := last.Load()
 				if r == nil {
 					return status.WatchedPass{}
 				}
 				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-			}}), hosts)
+			}}), access)
 		if err != nil {
 			return err
 		}

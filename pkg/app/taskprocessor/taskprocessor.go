@@ -126,6 +126,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	for _, e := range endpoints {
 		e.Transport.OnChange(logProxyChanges(log))
 	}
+	access, err := newAccess(s, log)
+	if err != nil {
+		return err
+	}
 	pid := &pidLock{settings: s, background: background, log: log}
 	if !once {
 		if err := pid.acquire(); err != nil {
@@ -212,10 +216,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
+		server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
 			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, s.StatusHosts)
+			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, access)
 		if err != nil {
 			return err
 		}
@@ -244,6 +248,14 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return app.ErrUnhealthy
 	}
 	return err
+}
+
+// newAccess returns who may use the status page; nil: there is none.
+func newAccess(s settings.Settings, log logrus.FieldLogger) (*status.Access, error) {
+	if s.StatusAddr == "" {
+		return nil, nil
+	}
+	return status.NewAccess(status.AccessConfig{Addr: s.StatusAddr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: log})
 }
 
 // retryInterval is the time between two checks for ejected proxies that are due.
