@@ -167,7 +167,9 @@ func testLive(t *testing.T, p page, _ string) {
 	p.WaitText("h1", "All is well")
 	p.Wait("the title", `document.title.startsWith("All is well")`)
 
-	p.s.change(func() { p.s.doc.Database, p.s.doc.Well = dashboard.Database{Since: before.AsOf.Add(-time.Minute), Error: "connection refused"}, false })
+	p.s.change(func() {
+		p.s.doc.Database, p.s.doc.Well = dashboard.Database{Since: before.AsOf.Add(-time.Minute), Error: "connection refused"}, false
+	})
 	p.WaitText("#verdict", "The database does not respond since 2026-11-27 14:02:21: connection refused")
 	p.s.change(func() { p.s.doc = clean(before) })
 	p.WaitText("h1", "All is well")

@@ -5,11 +5,9 @@ package status
 
 import (
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -21,9 +19,6 @@ import (
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
-
-//go:embed page.html
-var pages embed.FS
 
 // Source is where the server reads the state.
 type Source struct {
@@ -123,12 +118,10 @@ func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok
 
 // Handler serves a processor's pages.
 func Handler(s Source) (http.Handler, error) {
-	text := func(f finding.Finding) string { return f.Text(lang.EN) }
-	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
-	if err != nil {
+	mux := http.NewServeMux()
+	if err := AddPage(mux); err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
@@ -147,11 +140,6 @@ func Handler(s Source) (http.Handler, error) {
 		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_ = page.Execute(w, s.report(r.Context()))
-	})
 	return mux, nil
 }
 

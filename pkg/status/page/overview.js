@@ -50,7 +50,7 @@ function problem(p, n) {
 
 function verdict(d) {
   const stateless = d.paused.length === 0 ? null : h("ul", { class: "paused" }, d.paused.map((p, n) => h("li", {}, badge("warn", t("paused")), " ",
-    h("bdi", {}, scopeText(p.scope, p.name)), noTime(p.since) ? null : [", ", t("since", { time: dateTime(p.since) })], p.by ? [", ", t("pausedBy", { by: visible(p.by) })] : null,
+    h("bdi", {}, scopeText(p.scope, p.name)), noTime(p.since) ? null : [t("comma"), t("since", { time: dateTime(p.since) })], p.by ? [t("comma"), t("pausedBy", { by: visible(p.by) })] : null,
     p.reason ? [": ", value(p.reason)] : null, " ", actionButton("resume-" + n, t("resume"), () => resume(p.scope, p.name), { class: "small", "aria-label": t("resume") + ": " + scopeText(p.scope, p.name) }))));
   return [
     d.database.ok ? null : h("p", { class: "problem bad" }, t("databaseDown", { time: dateTime(d.database.since), reason: visible(d.database.error), asOf: dateTime(d.as_of) })),
@@ -79,7 +79,7 @@ function toolbar(d) {
   if (!s.signed_in) return h("p", { class: "note" }, t("signInText"), " ", h("button", { type: "button", class: "small", "data-key": "sign-in-here", onclick: askSignIn }, t("signIn")));
   const paused = d.paused.some((p) => p.scope === "queue");
   return h("div", { class: "buttons", role: "group", "aria-label": t("actions") },
-    paused ? actionButton("queue", t("resume"), () => resume("queue", ""), { "aria-label": t("resume") + ": " + t("scope_queue") }) : actionButton("queue", t("pauseQueue"), () => pause("queue", "")),
+    paused ? actionButton("queue", t("resumeQueue"), () => resume("queue", "")) : actionButton("queue", t("pauseQueue"), () => pause("queue", "")),
     actionButton("fix", t("fixStuck"), fixStuck), actionButton("grant", t("grant"), () => grant()));
 }
 
@@ -95,7 +95,8 @@ function circuit(c, paused) {
   const kind = { closed: "good", open: "bad", half_open: "warn" }[c.state] ?? "muted";
   return [badge(kind, named("state_", c.state)), paused ? [" ", badge("warn", t("state_paused"))] : null,
     c.reason ? h("span", { class: "reason" }, value(c.reason), c.hint ? [" ", h("em", {}, value(both(c.hint)))] : null,
-      noTime(c.next_trial) ? null : h("span", { class: "note" }, " " + t("nextTrial", { time: clock(c.next_trial) }))) : null];
+      noTime(c.next_trial) ? null : h("span", { class: "note" }, " " + t("nextTrial", { time: clock(c.next_trial) })),
+      c.hosts?.length > 0 ? h("span", { class: "note" }, " " + t("onHosts", { hosts: visible(c.hosts.join(", ")) })) : null) : null];
 }
 
 function switchButton(scope, name, paused, n) {
