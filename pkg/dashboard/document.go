@@ -25,7 +25,7 @@ func NewText(t lang.Text, args ...any) Text {
 
 // Document is the document at /api/overview.
 type Document struct {
-	AsOf     time.Time `json:"as_of"` // by the database's clock, when the live part was read; it stays while the database does not respond
+	AsOf     time.Time `json:"as_of,omitzero"` // by the database's clock, when the live part was read; it stays while the database does not respond. Missing: it never has
 	TimeZone TimeZone  `json:"time_zone"`
 	Version  string    `json:"version"`
 	Host     string    `json:"host"`
@@ -228,6 +228,8 @@ type Day struct {
 	Charged   int64        `json:"charged"` // credits
 	Refunded  int64        `json:"refunded"`
 	Costs     []store.Cost `json:"costs"` // of the API
+
+	final bool // it was read after it had ended
 }
 
 // Series is the document at /api/series: columns of figures, one value for each of Minutes. null: it is not known, because nothing ran.
