@@ -61,7 +61,10 @@ async function loadSeries() {
   }
 }
 
+const lists = ["problems", "paused", "processors", "endpoints", "models", "proxies", "picture_stores", "health_checks", "failures", "recent", "days"];
+
 function received(d) {
+  for (const name of lists) d[name] ??= [];
   const moved = setZone(d.time_zone);
   const first = state === null;
   state = d;
@@ -89,11 +92,11 @@ function drawConnection() {
   if (asOf) {
     const old = state && (failure || age > 20) ? ` (${duration(age)})` : "";
     asOf.className = failure ? "bad" : state ? "good" : "muted";
-    asOf.textContent = state ? `${failure ? "" : t("live") + " · "}${t("asOf")} ${clock(state.as_of)}${old}` : t("connecting");
+    asOf.textContent = state ? `${failure ? "" : t("live") + " · "}${t("asOf")} ${state.as_of ? clock(state.as_of) : "–"}${old}` : t("connecting");
   }
   let banner = "";
   if (failure?.status === 401) banner = t("mustSignIn");
-  else if (failure && state) banner = t("lost", { time: dateTime(state.as_of), age: duration(Math.round(age / 10) * 10) });
+  else if (failure && state) banner = t("lost", { time: state.as_of ? dateTime(state.as_of) : "–", age: duration(Math.round(age / 10) * 10) });
   else if (failure) banner = t("lostNever", { reason: visible(both(failure.text)) });
   if (connection.dataset.text !== banner) {
     connection.dataset.text = banner;

@@ -53,7 +53,7 @@ function verdict(d) {
     h("bdi", {}, scopeText(p.scope, p.name)), noTime(p.since) ? null : [t("comma"), t("since", { time: dateTime(p.since) })], p.by ? [t("comma"), t("pausedBy", { by: visible(p.by) })] : null,
     p.reason ? [": ", value(p.reason)] : null, " ", actionButton("resume-" + n, t("resume"), () => resume(p.scope, p.name), { class: "small", "aria-label": t("resume") + ": " + scopeText(p.scope, p.name) }))));
   return [
-    d.database.ok ? null : h("p", { class: "problem bad" }, t("databaseDown", { time: dateTime(d.database.since), reason: visible(d.database.error), asOf: dateTime(d.as_of) })),
+    d.database.ok ? null : h("p", { class: "problem bad" }, t("databaseDown", { time: dateTime(d.database.since), reason: visible(d.database.error), asOf: d.as_of ? dateTime(d.as_of) : "–" })),
     d.problems.length > 0 ? h("ol", { class: "problems" }, d.problems.map(problem)) : null,
     d.well ? h("p", { class: "note" }, t("wellDetail", { completed: number(d.tasks.completed), failed: number(d.tasks.failed), window: windowText(d.tasks.closed_window) })) : null,
     stateless,
@@ -227,7 +227,7 @@ export class Overview {
     this.heading.className = d.well ? "good" : d.problems.some((p) => p.severity === "error") || !d.database.ok || !d.problems.length ? "bad" : "warn";
     for (const p of parts) {
       if (!p.draw) continue;
-      const depends = JSON.stringify([lang(), session, p.uses.map((name) => d[name]), p.ages ? d.as_of.slice(0, 16) : ""]);
+      const depends = JSON.stringify([lang(), session, p.uses.map((name) => d[name]), p.ages ? d.as_of?.slice(0, 16) : ""]);
       if (this.shown[p.id] === depends) continue;
       this.shown[p.id] = depends;
       update(this.bodies[p.id], p.draw(d));
