@@ -131,7 +131,7 @@ func testLook(t *testing.T, p page, axe string) {
 		"#checks":     {"database", "1,204 ms", "claiming for it is paused"},
 		"#failures":   {"96 failed", "moderation_blocked", "Use another prompt."},
 		"#recent":     {"user-1842", "用户-9", "Sign in to see pictures."},
-		"#days":       {"2026-11-27", "51,204", "410", "50,794", "312.40 CNY + 404.48 USD"},
+		"#days":       {"2026-11-27", "51,204", "410", "50,794", "312.40 CNY", "404.48 USD"},
 		"#links":      {"active", "2 failing", "hooks.example"},
 		"#chart-flow": {"Arrived: 16,177 in all"}, "#chart-duration": {"p95: now 70.4"},
 	} {

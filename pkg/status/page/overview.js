@@ -23,7 +23,7 @@ export const stateBadge = (state) => badge(kinds[state] ?? "muted", named("", st
 const noTime = (time) => !time || time.startsWith("0001-");
 
 /** since shows when something began, and how long ago that was. */
-const since = (time, asOf) => noTime(time) ? "–" : [at(dateTime(time)), h("span", { class: "note" }, " (" + duration((Date.parse(asOf) - Date.parse(time)) / 1000) + ")")];
+const since = (time, asOf) => noTime(time) ? "–" : [at(dateTime(time)), h("span", { class: "note block" }, duration((Date.parse(asOf) - Date.parse(time)) / 1000))];
 
 /** windowText shows a duration as Go writes it: 24h. */
 const windowText = (text) => t("hours", { n: parseInt(text, 10) || 24 });
@@ -95,8 +95,8 @@ function circuit(c, paused) {
   const kind = { closed: "good", open: "bad", half_open: "warn" }[c.state] ?? "muted";
   return [badge(kind, named("state_", c.state)), paused ? [" ", badge("warn", t("state_paused"))] : null,
     c.reason ? h("span", { class: "reason" }, value(c.reason), c.hint ? [" ", h("em", {}, value(both(c.hint)))] : null,
-      noTime(c.next_trial) ? null : h("span", { class: "note" }, " " + t("nextTrial", { time: clock(c.next_trial) })),
-      c.hosts?.length > 0 ? h("span", { class: "note" }, " " + t("onHosts", { hosts: visible(c.hosts.join(", ")) })) : null) : null];
+      noTime(c.next_trial) ? null : h("span", { class: "note" }, " · " + t("nextTrial", { time: clock(c.next_trial) })),
+      c.hosts?.length > 0 ? h("span", { class: "note" }, " · " + t("onHosts", { hosts: visible(c.hosts.join(", ")) })) : null) : null];
 }
 
 function switchButton(scope, name, paused, n) {
@@ -163,7 +163,7 @@ const money = (c) => c.amount.replace(/(\.\d\d)(\d*?)0+$/, "$1$2") + " " + visib
 function days(d) {
   return table("days", t("days"), [{ title: t("day") }, { title: t("completed"), number: true }, { title: t("failed"), number: true }, { title: t("charged"), number: true }, { title: t("refundedCredits"), number: true },
     { title: t("net"), number: true }, { title: t("apiCost"), number: true }],
-  d.days.map((y) => [at(y.day), number(y.completed), number(y.failed), number(y.charged), number(y.refunded), number(y.charged - y.refunded), (y.costs ?? []).map(money).join(" + ") || "–"]), t("noDays"));
+  d.days.map((y) => [at(y.day), number(y.completed), number(y.failed), number(y.charged), number(y.refunded), number(y.charged - y.refunded), y.costs?.length > 0 ? y.costs.map((c) => h("span", { class: "block" }, money(c))) : "–"]), t("noDays"));
 }
 
 const facts = (pairs) => h("dl", { class: "facts" }, pairs.map(([name, content]) => h("div", {}, h("dt", {}, name), h("dd", {}, content))));
