@@ -156,7 +156,9 @@ func TestPage_Programs(t *testing.T) {
 	}
 	w.insertStuck(2, 30)
 	p.do(`#actions [data-key="do-fix"]`)
-	w.waitFor("the stuck tasks to fail", func() bool { return w.number(`select count(*) from imagetasks.tasks where task_id like 'stuck-%' and status = 'failed'`) == 2 })
+	w.waitFor("the stuck tasks to fail", func() bool {
+		return w.number(`select count(*) from imagetasks.tasks where task_id like 'stuck-%' and status = 'failed'`) == 2
+	})
 	p.waitTiles()
 
 	p.Type("#search", "stuck-")

@@ -14,7 +14,7 @@ import (
 )
 
 // document makes a document of what was read. Lists are empty, not null.
-func (c Config) document(p parts, now time.Time) Document {
+func (c Config) document(p contents, now time.Time) Document {
 	zone, offset := now.In(c.Zone).Zone()
 	d := Document{TimeZone: TimeZone{Name: zone, OffsetMinutes: offset / 60}, Version: c.Version, Host: c.Host, ServedBy: c.ServedBy,
 		Database: Database{OK: p.failingSince.IsZero(), Since: p.failingSince, Error: p.failure},
@@ -34,7 +34,7 @@ func (c Config) document(p parts, now time.Time) Document {
 	return d
 }
 
-func (p parts) tasks() Tasks {
+func (p contents) tasks() Tasks {
 	q, f := p.queue, p.closed
 	t := Tasks{Due: q.Due, Later: q.Pending - q.Due, Processing: max(0, q.Processing-q.Stuck), Stuck: q.Stuck,
 		Completed: f.Completed, Failed: f.Failed, Cancelled: f.Cancelled, ClosedWindow: "24h"}
@@ -51,15 +51,18 @@ func (p parts) tasks() Tasks {
 	return t
 }
 
-func (p parts) pauses() []Pause {
+func (p contents) pauses() []Pause {
 	out := []Pause{}
-	if c := p.control; c.Paused() {
-		out = append(out, Pause{Scope: "queue", Since: c.PausedAt, By: c.PausedBy, Reason: c.PausedReason})
+	if p.control.Copied && p.control.PausedAt.IsZero() {
+		out = append(out, Pause{Scope: string(store.ScopeQueue)})
+	}
+	for _, of := range p.control.Pauses() {
+		out = append(out, Pause{Scope: string(of.Scope), Name: of.Name, Since: of.Since, By: of.By, Reason: of.Reason})
 	}
 	return out
 }
 
-func (p parts) recentlyClosed() []Recent {
+func (p contents) recentlyClosed() []Recent {
 	out := []Recent{}
 	for _, t := range p.recent {
 		out = append(out, Recent{TaskID: t.ID, UserID: t.UserID, Status: t.State, Model: t.Model, ErrorCode: string(t.ErrorCode), Seconds: t.Took.Seconds(), At: t.At,
@@ -92,7 +95,7 @@ func listProcessors(found []overview.Processor) []Processor {
 }
 
 // problems are those of overview.Assess, as every other place shows them.
-func (c Config) problems(p parts, now time.Time) []Problem {
+func (c Config) problems(p contents, now time.Time) []Problem {
 	var found []finding.Finding
 	if !p.failingSince.IsZero() {
 		found = append(found, finding.Finding{Code: finding.DatabaseUnavailable, Since: p.failingSince, Reason: p.failure})
@@ -144,7 +147,7 @@ func hint(code task.Code) *Text {
 	return &t
 }
 
-func (c Config) failures(p parts) []Failure {
+func (c Config) failures(p contents) []Failure {
 	out := []Failure{}
 	for _, g := range p.allFailures() {
 		f := Failure{Code: string(g.Code), Count: g.Count, Hint: hint(g.Code), Examples: []Example{}}

@@ -66,7 +66,7 @@ func readDay(ctx context.Context, st Store, start, end, now time.Time) (Day, err
 		return Day{}, err
 	}
 	from := start
-	if recorded.Whole() && recorded.Minutes > 0 {
+	if recorded.Complete() && recorded.Minutes > 0 {
 		day.Completed, day.Failed, from = recorded.Completed, recorded.Failed, recorded.To
 	}
 	if !from.Before(end) {

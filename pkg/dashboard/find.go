@@ -71,7 +71,7 @@ func (r *Reader) failedWith(ctx context.Context, code string, limit int) ([]stri
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, g := range r.parts.tail {
+	for _, g := range r.contents.tail {
 		if g.State == task.Failed && string(g.Code) == code {
 			ids = append(append([]string{}, g.Tasks...), ids...)
 		}

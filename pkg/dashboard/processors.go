@@ -68,13 +68,13 @@ func (d *Document) addCircuits(found []overview.Processor) {
 		d.addEndpoints(p)
 		d.addModels(p)
 		d.addProxies(p)
-		store := Circuit{State: StateClosed, Hosts: []string{p.Host}}
+		pictures := Circuit{State: StateClosed, Hosts: []string{p.Host}}
 		for _, c := range p.Report.Circuits {
 			if c.Scope == processor.CircuitPictureStore {
-				store = newCircuit(c, p.Host)
+				pictures = newCircuit(c, p.Host)
 			}
 		}
-		addTo(&d.PictureStores, PictureStore{Host: p.Host, Circuit: store}, func(s PictureStore) bool { return s.Host == p.Host }).merge(store)
+		addTo(&d.PictureStores, PictureStore{Host: p.Host, Circuit: pictures}, func(s PictureStore) bool { return s.Host == p.Host }).merge(pictures)
 	}
 }
 
@@ -186,11 +186,11 @@ func (c *Circuit) merge(other Circuit) {
 func (d *Document) markPaused() {
 	for _, p := range d.Paused {
 		switch p.Scope {
-		case "endpoint":
+		case string(store.ScopeEndpoint):
 			for i := range d.Endpoints {
 				d.Endpoints[i].Paused = d.Endpoints[i].Paused || d.Endpoints[i].Name == p.Name
 			}
-		case "model":
+		case string(store.ScopeModel):
 			if !slices.ContainsFunc(d.Models, func(m Model) bool { return m.Name == p.Name }) {
 				d.Models = append(d.Models, Model{Name: p.Name, Circuit: Circuit{State: StateClosed, Hosts: []string{}}})
 			}

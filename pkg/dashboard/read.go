@@ -20,8 +20,8 @@ const (
 	latestMinutes = 5
 )
 
-// parts are what documents are made of, as it was read last.
-type parts struct {
+// contents are what documents are made of, as it was read last.
+type contents struct {
 	livePart
 	slowPart
 	found        []overview.Processor
@@ -63,24 +63,28 @@ type slowPart struct {
 // readLive reads the live part. If that fails, the document says so and has the last one.
 func (r *Reader) readLive(ctx context.Context) {
 	r.mu.Lock()
-	last := r.parts.livePart
+	last := r.contents.livePart
 	r.mu.Unlock()
-	read, err := r.conf.readLive(ctx, last)
+	bounded, cancel := context.WithTimeout(ctx, liveTimeout)
+	read, err := r.conf.readLive(bounded, last)
+	cancel()
 	now := time.Now()
-	processors, local, processorsErr := r.conf.Processors(ctx, knownRows(read.rows, now.Sub(read.readAt)))
+	bounded, cancel = context.WithTimeout(ctx, processorsTimeout)
+	defer cancel()
+	processors, local, processorsErr := r.conf.Processors(bounded, knownRows(read.rows, now.Sub(read.readAt)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if processorsErr == nil {
-		r.parts.found, r.parts.local = processors, local
+		r.contents.found, r.contents.local = processors, local
 	}
 	switch {
 	case err == nil:
-		r.parts.livePart, r.parts.failingSince, r.parts.failure = read, time.Time{}, ""
+		r.contents.livePart, r.contents.failingSince, r.contents.failure = read, time.Time{}, ""
 	default:
-		if r.parts.failingSince.IsZero() {
-			r.parts.failingSince = now
+		if r.contents.failingSince.IsZero() {
+			r.contents.failingSince = now
 		}
-		r.parts.failure = r.conf.Redact(err.Error())
+		r.contents.failure = r.conf.Redact(err.Error())
 	}
 	r.publish(now)
 }
@@ -154,7 +158,7 @@ func (c Config) readRecorded(ctx context.Context, p *livePart) error {
 	if p.latest, err = json.Marshal(newSeries(figures, time.Minute)); err != nil {
 		return err
 	}
-	if p.closed.Whole() {
+	if p.closed.Complete() {
 		return nil
 	}
 	// Minutes are missing: nothing ran, or what was to be filled in took too long.
@@ -170,8 +174,10 @@ func (p livePart) allFailures() []store.FailureGroup {
 
 // readSlow reads the rest. What can't be read stays as it was: the live part says when the database does not respond.
 func (r *Reader) readSlow(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, slowTimeout)
+	defer cancel()
 	r.mu.Lock()
-	p := r.parts.slowPart
+	p := r.contents.slowPart
 	r.mu.Unlock()
 	st := r.conf.Store
 	now := time.Now()
@@ -190,8 +196,8 @@ func (r *Reader) readSlow(ctx context.Context) {
 	p.slowAt = now
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	first := r.parts.slowAt.IsZero()
-	r.parts.slowPart = p
+	first := r.contents.slowAt.IsZero()
+	r.contents.slowPart = p
 	if first {
 		close(r.slowRead)
 	}

@@ -65,9 +65,10 @@ const (
 	slowInterval = 30 * time.Second
 	// pauseFactor bounds what reading costs: between two reads there are at least so many times the time that the last one took.
 	pauseFactor = 20
-	// liveTimeout bounds a read of the live part, slowTimeout of the rest.
-	liveTimeout = 3 * time.Second
-	slowTimeout = 20 * time.Second
+	// liveTimeout bounds a read of the live part from the database, processorsTimeout the look at this host's processor, and slowTimeout a read of the rest.
+	liveTimeout       = 3 * time.Second
+	processorsTimeout = 6 * time.Second
+	slowTimeout       = 20 * time.Second
 	// waitTimeout is how long Snapshot waits for a read.
 	waitTimeout = liveTimeout + 2*time.Second
 	// firstSlowWait is how long the first Snapshot waits for the part that takes longer.
@@ -92,7 +93,7 @@ type Reader struct {
 	slow *tier
 
 	mu       sync.Mutex
-	parts    parts
+	contents contents
 	snapshot *Snapshot     // nil: nothing was read yet
 	changed  chan struct{} // closed when there is another snapshot
 	slowRead chan struct{} // closed when the slow part was read for the first time
@@ -108,8 +109,8 @@ func New(conf Config) *Reader {
 	}
 	r := &Reader{conf: conf, changed: make(chan struct{}), slowRead: make(chan struct{}), series: map[int]*seriesCache{},
 		searches: make(chan struct{}, maxFileSearches)}
-	r.live = newTier(liveInterval, liveTimeout, r.readLive)
-	r.slow = newTier(slowInterval, slowTimeout, r.readSlow)
+	r.live = newTier(liveInterval, r.readLive)
+	r.slow = newTier(slowInterval, r.readSlow)
 	return r
 }
 
@@ -154,8 +155,8 @@ func wait(ctx context.Context, done <-chan struct{}, limit time.Duration) {
 
 // publish makes a document of the parts. The caller holds r.mu.
 func (r *Reader) publish(now time.Time) {
-	document := r.conf.document(r.parts, now)
-	s := &Snapshot{Document: document, Version: version(document), Latest: r.parts.latest, LatestAt: r.parts.closed.To}
+	document := r.conf.document(r.contents, now)
+	s := &Snapshot{Document: document, Version: version(document), Latest: r.contents.latest, LatestAt: r.contents.closed.To}
 	var err error
 	if s.JSON, err = json.Marshal(document); err != nil {
 		return // a document has only what can be marshalled; the last one stays
@@ -184,16 +185,16 @@ func version(d Document) uint64 {
 
 // tier is a part that is read at intervals, while it is wanted.
 type tier struct {
-	every, limit time.Duration
-	read         func(ctx context.Context)
-	wanted       chan struct{}
+	every  time.Duration
+	read   func(ctx context.Context)
+	wanted chan struct{}
 
 	mu   sync.Mutex
 	next time.Time // of the next read, if it is wanted
 }
 
-func newTier(every, limit time.Duration, read func(ctx context.Context)) *tier {
-	return &tier{every: every, limit: limit, read: read, wanted: make(chan struct{}, 1)}
+func newTier(every time.Duration, read func(ctx context.Context)) *tier {
+	return &tier{every: every, read: read, wanted: make(chan struct{}, 1)}
 }
 
 // want asks for a read, and reports whether one is due.
@@ -215,9 +216,7 @@ func (t *tier) run(ctx context.Context) {
 		case <-t.wanted:
 		}
 		began := time.Now()
-		readCtx, cancel := context.WithTimeout(ctx, t.limit)
-		t.read(readCtx)
-		cancel()
+		t.read(ctx)
 		pause := max(t.every, pauseFactor*time.Since(began))
 		t.mu.Lock()
 		t.next = time.Now().Add(pause)

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
-	"io/fs"
 	"net/http"
 	"path"
 	"time"
@@ -23,41 +22,33 @@ const pageSecurity = "default-src 'none'; script-src 'self'; style-src 'self'; i
 var contentTypes = map[string]string{".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
 	".svg": "image/svg+xml"}
 
-// asset is a file of the page.
-type asset struct {
-	name, etag string
-	content    []byte
+// AddPage adds the page at / and its files at /assets/.
+func AddPage(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { servePageFile(w, r, "index.html") })
+	mux.HandleFunc("GET /assets/{file...}", func(w http.ResponseWriter, r *http.Request) {
+		file := r.PathValue("file")
+		if path.Ext(file) == ".html" {
+			file = "" // it is the page, at /
+		}
+		servePageFile(w, r, file)
+	})
 }
 
-// serve serves the file. A browser asks each time whether its copy is current, so that files of two versions are never mixed.
-func (a asset) serve(w http.ResponseWriter, r *http.Request) {
+// servePageFile serves a file of the page. A browser asks each time whether its copy is current, so that files of two versions are never mixed.
+func servePageFile(w http.ResponseWriter, r *http.Request, file string) {
+	kind := contentTypes[path.Ext(file)]
+	content, err := pageFiles.ReadFile("page/" + file)
+	if err != nil || kind == "" {
+		http.NotFound(w, r)
+		return
+	}
+	sum := sha256.Sum256(content)
 	h := w.Header()
-	h.Set("Content-Type", contentTypes[path.Ext(a.name)])
+	h.Set("Content-Type", kind)
 	h.Set("Content-Security-Policy", pageSecurity)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cache-Control", "no-cache")
-	h.Set("ETag", a.etag)
-	http.ServeContent(w, r, a.name, time.Time{}, bytes.NewReader(a.content))
-}
-
-// AddPage adds the page at / and its files at /assets/.
-func AddPage(mux *http.ServeMux) error {
-	return fs.WalkDir(pageFiles, "page", func(file string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || contentTypes[path.Ext(file)] == "" {
-			return err
-		}
-		content, err := pageFiles.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		sum := sha256.Sum256(content)
-		a := asset{name: path.Base(file), etag: `"` + hex.EncodeToString(sum[:16]) + `"`, content: content}
-		at := "GET /assets/" + file[len("page/"):]
-		if file == "page/index.html" {
-			at = "GET /{$}"
-		}
-		mux.HandleFunc(at, a.serve)
-		return nil
-	})
+	h.Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	http.ServeContent(w, r, file, time.Time{}, bytes.NewReader(content))
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"time"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/overview"
@@ -26,7 +27,8 @@ type Source struct {
 	Processor func() overview.ProcessorReport
 	Queue     func(ctx context.Context) (store.QueueStats, error)
 	// Bridge returns the state of the bridge to an application's tables, nil: there is none. Optional.
-	Bridge func(ctx context.Context) (*overview.Bridge, error)
+	Bridge    func(ctx context.Context) (*overview.Bridge, error)
+	Dashboard *dashboard.Reader // of the data of the page; optional
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
@@ -117,11 +119,9 @@ const maxReport = 1 << 20
 func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
 
 // Handler serves a processor's pages.
-func Handler(s Source) (http.Handler, error) {
+func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
-	if err := AddPage(mux); err != nil {
-		return nil, err
-	}
+	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
@@ -140,7 +140,10 @@ func Handler(s Source) (http.Handler, error) {
 		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
-	return mux, nil
+	if s.Dashboard != nil {
+		AddAPI(mux, s.Dashboard)
+	}
+	return mux
 }
 
 // Server is a status server on its address.
@@ -152,11 +155,7 @@ type Server struct {
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
 func Start(s Source, access *Access) (*Server, error) {
-	handler, err := Handler(s)
-	if err != nil {
-		return nil, fmt.Errorf("status address: %w", err)
-	}
-	server, err := Serve(handler, access)
+	server, err := Serve(Handler(s), access)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}

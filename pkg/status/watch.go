@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
 )
 
@@ -13,6 +14,8 @@ type Watch struct {
 	Version string
 	Last    func() WatchedPass // the last pass
 	Checks  func() []health.Check
+	// Dashboard is of the data of the page; optional.
+	Dashboard *dashboard.Reader
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -23,7 +26,7 @@ type WatchedPass struct {
 	Document any // the pass as JSON
 }
 
-// WatchHandler serves a monitor's /healthz, /readyz and /status.json.
+// WatchHandler serves a monitor's /healthz, /readyz and /status.json, and the page.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
@@ -42,5 +45,9 @@ func WatchHandler(w Watch) http.Handler {
 			Checks  []health.Check `json:"health_checks"`
 		}{w.Version, w.Last().Document, w.Checks()})
 	})
+	if w.Dashboard != nil {
+		AddPage(mux)
+		AddAPI(mux, w.Dashboard)
+	}
 	return mux
 }

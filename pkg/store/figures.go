@@ -83,8 +83,8 @@ type ClosedFigures struct {
 	Now      time.Time // by the database's clock
 }
 
-// Whole reports whether every minute is recorded.
-func (c ClosedFigures) Whole() bool { return c.Minutes == int(c.To.Sub(c.From)/time.Minute) }
+// Complete reports whether every minute is recorded.
+func (c ClosedFigures) Complete() bool { return c.Minutes == int(c.To.Sub(c.From)/time.Minute) }
 
 // ClosedFigures returns the figures of the last window. Of all time since LastFrom, at least last tasks were closed, if there are so many.
 func (s *Store) ClosedFigures(ctx context.Context, window time.Duration, last int) (ClosedFigures, error) {

@@ -161,7 +161,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	m := monitor.New(conf)
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
 	if c.Bool("watch") {
-		return w.watch(ctx, c, s)
+		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
@@ -216,15 +217,16 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
-		server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
-			Processor: func() overview.ProcessorReport { return details(p.Status()) },
-			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, access)
+		var closePage func() error
+		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log,
+			report: func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, server.Close()) }()
-		log.WithField("address", "http://"+server.Addr()).Info("status page")
+		defer func() { err = errors.Join(err, closePage()) }()
+	}
+	if !once {
+		defer app.Background(ctx, func(ctx context.Context) { dashboard.Record(ctx, st, log) })()
 	}
 	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; %s", app.BuildVersion(), routes(endpoints))
 	if warning := endpoints.WithoutDefault(s); warning != "" {
