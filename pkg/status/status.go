@@ -35,6 +35,8 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
 }
 
 // Report is the document at /status.json.
@@ -147,6 +149,9 @@ func Handler(s Source) (http.Handler, error) {
 		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	if s.Operator != nil {
+		AddActions(mux, s.Operator)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")

@@ -13,6 +13,8 @@ type Watch struct {
 	Version string
 	Last    func() WatchedPass // the last pass
 	Checks  func() []health.Check
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -26,6 +28,9 @@ type WatchedPass struct {
 // WatchHandler serves a monitor's /healthz, /readyz and /status.json.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
+	if w.Operator != nil {
+		AddActions(mux, w.Operator)
+	}
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		last := w.Last()

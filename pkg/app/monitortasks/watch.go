@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
@@ -16,22 +17,27 @@ import (
 	"imagetasks/pkg/status"
 )
 
+// newAccess returns who may use the pages of --watch; nil: there are none.
+func newAccess(c *cli.Context, s settings.Settings, log logrus.FieldLogger) (*status.Access, error) {
+	addr := c.String("watch-addr")
+	if addr == "off" || !c.Bool("watch") {
+		return nil, nil
+	}
+	return status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: log})
+}
+
 // watch runs passes until a signal arrives. A pass that is running then is completed.
-func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings) (err error) {
+func (w watcher) watch(ctx context.Context, c *cli.Context) (err error) {
 	var last atomic.Pointer[monitor.Report]
 	if addr := c.String("watch-addr"); addr != "off" {
-		access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
-		if err != nil {
-			return err
-		}
-		server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
+		server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Operator: w.operator,
 			Last: func() status.WatchedPass {
 				r := last.Load()
 				if r == nil {
 					return status.WatchedPass{}
 				}
 				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-			}}), access)
+			}}), w.access)
 		if err != nil {
 			return err
 		}

@@ -20,6 +20,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/finding"
@@ -158,7 +159,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
-		SetAPI: endpoints.Update}, log)()
+		SetAPI: endpoints.Update, Access: access}, log)()
 	pictures, err := openPictures(ctx, opener, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
@@ -219,7 +220,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
 			Processor: func() overview.ProcessorReport { return details(p.Status()) },
 			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, access)
+			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) },
+			Operator:  operator.New(s, st, a.Redact.String, log)}, access)
 		if err != nil {
 			return err
 		}
