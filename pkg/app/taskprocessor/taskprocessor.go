@@ -64,7 +64,7 @@ func New(core *app.App) *cli.App {
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
 			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a), operationsCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
