@@ -32,6 +32,8 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
 }
 
 // Report is the document at /status.json.
@@ -142,6 +144,9 @@ func Handler(s Source) http.Handler {
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	if s.Dashboard != nil {
 		AddAPI(mux, s.Dashboard)
+	}
+	if s.Operator != nil {
+		AddActions(mux, s.Operator)
 	}
 	return mux
 }

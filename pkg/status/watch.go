@@ -16,6 +16,8 @@ type Watch struct {
 	Checks  func() []health.Check
 	// Dashboard is of the data of the page; optional.
 	Dashboard *dashboard.Reader
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -29,6 +31,9 @@ type WatchedPass struct {
 // WatchHandler serves a monitor's /healthz, /readyz and /status.json, and the page.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
+	if w.Operator != nil {
+		AddActions(mux, w.Operator)
+	}
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
 		last := w.Last()
