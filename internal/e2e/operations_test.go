@@ -144,6 +144,34 @@ func TestStatusPage_ActionsOfBothPrograms(t *testing.T) {
 	w.audit()
 }
 
+// Pictures are shown on the page only where that is switched on, and only to those who have signed in.
+func TestStatusPage_Thumbnails(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	w.env["STATUS_TOKEN"] = statusToken
+	w.grant(1)
+	id := w.enqueue("a picture of somebody")[0]
+	w.run("task-processor", "run", "--once").ok()
+	watch := []string{"--watch", "--interval", "1h", "--watch-addr", "127.0.0.1:0", "--no-restart"}
+	for program, args := range map[string][]string{"task-processor": {"run", "--status-addr", "127.0.0.1:0"}, "monitor-tasks": watch} {
+		w.env["STATUS_PICTURES"] = "on"
+		p := w.start(program, args...)
+		code, content := w.act(p, "thumbnails/"+id, "")
+		assert.Equal(t, 200, code, "%s: %s", program, content)
+		assert.Equal(t, "image/jpeg", http.DetectContentType([]byte(content)))
+		_, code = w.get(p, "/api/thumbnails/"+id)
+		assert.Equal(t, 401, code)
+		code, _ = w.act(p, "thumbnails/unknown", "")
+		assert.Equal(t, 404, code)
+		p.stop(syscall.SIGTERM).ok()
+		w.env["STATUS_PICTURES"] = "off"
+		p = w.start(program, args...)
+		code, _ = w.act(p, "thumbnails/"+id, "")
+		assert.Equal(t, 404, code)
+		p.stop(syscall.SIGTERM).ok()
+	}
+}
+
 // An address that other hosts reach needs a token: without one nothing starts, and the error says what to set.
 func TestStatusPage_OffLoopbackNeedsToken(t *testing.T) {
 	t.Parallel()

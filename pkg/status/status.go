@@ -37,6 +37,8 @@ type Source struct {
 	Redact      func(string) string
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // Report is the document at /status.json.
@@ -151,6 +153,9 @@ func Handler(s Source) (http.Handler, error) {
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	if s.Operator != nil {
 		AddActions(mux, s.Operator)
+	}
+	if s.Thumbnails != nil {
+		AddThumbnails(mux, s.Thumbnails)
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -30,7 +30,7 @@ func newAccess(c *cli.Context, s settings.Settings, log logrus.FieldLogger) (*st
 func (w watcher) watch(ctx context.Context, c *cli.Context) (err error) {
 	var last atomic.Pointer[monitor.Report]
 	if addr := c.String("watch-addr"); addr != "off" {
-		server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Operator: w.operator,
+		server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Operator: w.operator, Thumbnails: w.thumbnails,
 			Last: func() status.WatchedPass {
 				r := last.Load()
 				if r == nil {

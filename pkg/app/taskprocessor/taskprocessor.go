@@ -31,6 +31,7 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/thumbnail"
 )
 
 const processorLog = "task-processor.log"
@@ -218,10 +219,11 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
 		server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
-			Processor: func() overview.ProcessorReport { return details(p.Status()) },
-			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) },
-			Operator:  operator.New(s, st, a.Redact.String, log)}, access)
+			Processor:  func() overview.ProcessorReport { return details(p.Status()) },
+			Queue:      func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
+			Bridge:     func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) },
+			Operator:   operator.New(s, st, a.Redact.String, log),
+			Thumbnails: operator.Thumbnails(s, st, func(context.Context) (thumbnail.Pictures, error) { return pictures, nil })}, access)
 		if err != nil {
 			return err
 		}
