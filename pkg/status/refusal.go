@@ -67,5 +67,6 @@ var (
 	textInternal      = lang.Text{EN: "the request failed; the log of the program says why", ZH: "请求失败，原因见程序日志"}
 	textUnknownAction = lang.Text{EN: "there is no such action; the page may be that of another version: load it again", ZH: "没有此操作；页面可能属于其他版本，请重新加载"}
 	textBusy          = lang.Text{EN: "other actions are being done; try again in a moment", ZH: "正在执行其他操作，请稍后再试"}
+	textNoPicture     = lang.Text{EN: "there is no picture that can be shown", ZH: "没有可显示的图片"}
 	textNotJSON       = lang.Text{EN: "the request is not JSON of the documented form", ZH: "请求不是约定格式的 JSON"}
 )

@@ -34,6 +34,8 @@ type Source struct {
 	Redact      func(string) string
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // Report is the document at /status.json.
@@ -147,6 +149,9 @@ func Handler(s Source) http.Handler {
 	}
 	if s.Operator != nil {
 		AddActions(mux, s.Operator)
+	}
+	if s.Thumbnails != nil {
+		AddThumbnails(mux, s.Thumbnails)
 	}
 	return mux
 }

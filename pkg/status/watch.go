@@ -18,6 +18,8 @@ type Watch struct {
 	Dashboard *dashboard.Reader
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -33,6 +35,9 @@ func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
 	if w.Operator != nil {
 		AddActions(mux, w.Operator)
+	}
+	if w.Thumbnails != nil {
+		AddThumbnails(mux, w.Thumbnails)
 	}
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {

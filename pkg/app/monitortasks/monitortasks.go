@@ -166,6 +166,9 @@ func (a program) monitor(c *cli.Context) (err error) {
 	m := monitor.New(conf)
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c), access: access, operator: operator.New(s, st, a.Redact.String, log)}
 	if c.Bool("watch") {
+		pictures, stop := operator.ExistingPictures(s, st)
+		defer stop()
+		w.thumbnails = operator.Thumbnails(s, st, pictures)
 		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
@@ -210,6 +213,7 @@ type watcher struct {
 	commandLine func(finding.Command) string
 	access      *status.Access // of the pages; nil: there are none
 	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // pass runs one pass and logs its result in one line.

@@ -86,7 +86,7 @@ func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched,
 			return picturestore.Files(ctx, s, of.store, t)
 		},
 		CommandLine: w.commandLine, Redact: w.Redact.String})
-	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator,
+	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator, Thumbnails: w.thumbnails,
 		Last: func() status.WatchedPass {
 			r := last.Load()
 			if r == nil {

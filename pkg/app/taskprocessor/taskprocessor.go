@@ -32,6 +32,7 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/thumbnail"
 )
 
 const processorLog = "task-processor.log"
@@ -220,7 +221,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	if s.StatusAddr != "" {
 		var closePage func() error
 		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log, operator: operator.New(s, st, a.Redact.String, log),
-			report: func() overview.ProcessorReport { return details(p.Status()) }})
+			thumbnails: operator.Thumbnails(s, st, func(context.Context) (thumbnail.Pictures, error) { return pictures, nil }),
+			report:     func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {
 			return err
 		}
