@@ -1,19 +1,19 @@
 package e2e_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"imagetasks/internal/browser"
 )
-
-// statusToken is a secret of the tests of the page.
-const statusToken = "status-token-4e1b77a9c2"
 
 // operatorPage is the page of the real programs in a browser.
 type operatorPage struct {
@@ -25,16 +25,24 @@ type operatorPage struct {
 // waitTiles waits until the numbers of tasks by state are those of the database.
 func (p operatorPage) waitTiles() {
 	p.t.Helper()
-	const counted = `select count(*) from imagetasks.tasks where `
-	for tile, condition := range map[string]string{
-		"due": `status = 'pending' and waits_for is null`, "later": `status = 'pending' and waits_for is not null`,
-		"processing": `status = 'processing' and processing_started_at >= now() - interval '20 minutes'`,
-		"stuck":      `status = 'processing' and processing_started_at < now() - interval '20 minutes'`,
-		"completed":  `status = 'completed'`, "failed": `status = 'failed'`, "cancelled": `status = 'cancelled'`,
-	} {
-		p.w.waitFor("the number of tasks: "+tile, func() bool {
-			return strings.TrimSpace(p.Text("#tile-"+tile+" .value")) == fmt.Sprint(p.w.number(counted+condition))
-		})
+	const counted = `select json_build_object(
+		'due', count(*) filter (where status = 'pending' and waits_for is null), 'later', count(*) filter (where status = 'pending' and waits_for is not null),
+		'processing', count(*) filter (where status = 'processing' and processing_started_at >= now() - interval '20 minutes'),
+		'stuck', count(*) filter (where status = 'processing' and processing_started_at < now() - interval '20 minutes'),
+		'completed', count(*) filter (where status = 'completed'), 'failed', count(*) filter (where status = 'failed'),
+		'cancelled', count(*) filter (where status = 'cancelled'))::text from imagetasks.tasks`
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		var text string
+		require.NoError(p.t, p.w.db.QueryRow(counted).Scan(&text))
+		var want, got map[string]int
+		require.NoError(p.t, json.Unmarshal([]byte(text), &want))
+		p.Eval(&got, `return Object.fromEntries([...document.querySelectorAll(".tile")].map((e) => [e.id.slice(5), Number(e.querySelector(".value").textContent)]))`)
+		if maps.Equal(want, got) {
+			return
+		}
+		if time.Now().After(deadline) {
+			require.Equal(p.t, want, got, "the numbers of tasks")
+		}
 	}
 }
 
@@ -69,7 +77,7 @@ func TestPage_Programs(t *testing.T) {
 	t.Parallel()
 	w := newFixture(t)
 	w.secrets = append(w.secrets, statusToken)
-	w.env["STATUS_TOKEN"], w.env["STATUS_PICTURES"] = statusToken, "on"
+	w.env["STATUS_TOKEN"], w.env["STATUS_PICTURES"], w.env["TASK_LEASE"] = statusToken, "on", "10s"
 	w.grant(30)
 	w.enqueue("a lantern", "--count", "3")
 	failing := w.enqueue("[moderation]")[0]
@@ -82,6 +90,7 @@ func TestPage_Programs(t *testing.T) {
 	p.Open(base + "/")
 	p.Wait("the charts", `document.querySelectorAll("#charts canvas").length === 5 || document.querySelector("#charts .empty")`)
 	p.waitTiles()
+	p.Wait("tasks without pictures", `document.querySelector("#recent li") && !document.querySelector("#recent img")`)
 	p.WaitText("#failures", "1 failed moderation_blocked")
 	assert.Contains(t, p.Text("#recent"), failing)
 	assert.Contains(t, p.Text("#processors"), "running")
@@ -109,13 +118,14 @@ func TestPage_Programs(t *testing.T) {
 		p.Eval(&status, `return fetch("/api/actions/" + arguments[0], {method: "POST", headers: {"Content-Type": "application/json", "X-CSRF-Token": ""}, body: arguments[1]}).then((r) => r.status)`, action, body)
 		assert.Contains(t, []int{401, 403}, status, action)
 	}
-	assert.Zero(t, w.number(`select count(*) from imagetasks.operations`))
+	assert.Zero(t, w.number(`select count(*) from imagetasks.operations where who like 'page%'`))
 	p.requireConsole("401", "403")
 
 	p.Click("#session")
 	p.Type("#field-token", statusToken)
 	p.Press(browser.Enter)
 	p.Wait("the actions", `document.querySelector('[data-key="do-grant"]') && !document.querySelector("dialog")`)
+
 	p.Wait("a picture", `document.querySelector("#recent img")?.naturalWidth > 0`)
 
 	p.do(`[data-key="do-grant"]`, "user", "somebody", "credits", "7", "reason", "a gift")
@@ -143,16 +153,21 @@ func TestPage_Programs(t *testing.T) {
 	p.WaitText("main", "Failed") // again, without a reload
 	p.Click(`[data-key="nav-overview"]`)
 
-	for _, scope := range []string{"endpoint", "model"} {
-		p.Wait("a "+scope, `document.querySelector(arguments[0])`, `[data-key="do-`+scope+`-0"]`)
-		p.do(`[data-key="do-`+scope+`-0"]`, "reason", "price change")
-		const paused = `select count(*) from imagetasks.control, jsonb_array_elements(pauses) p where p->>'scope' = $1 and p->>'reason' = 'price change'`
-		assert.Equal(t, 1, w.number(paused, scope))
+	const paused = `select count(*) from imagetasks.control, jsonb_array_elements(pauses) p where p->>'scope' = $1 and p->>'name' = $2 and p->>'reason' = 'price change'`
+	endpoint := w.env["OPENAI_BASE_URL"]
+	for _, pause := range []struct{ scope, name, button, field string }{{"endpoint", endpoint, "endpoint-0", ""}, {"model", "gpt-image-9", "other-model", "name"}} {
+		fields := []string{"reason", "price change"}
+		if pause.field != "" {
+			fields = append(fields, pause.field, pause.name)
+		}
+		p.do(`[data-key="do-`+pause.button+`"]`, fields...)
+		assert.Equal(t, 1, w.number(paused, pause.scope, pause.name))
 		p.WaitText("#verdict", "price change")
-		p.Wait("the button to resume", `document.querySelector(arguments[0]).textContent === "Resume"`, `[data-key="do-`+scope+`-0"]`)
-		p.do(`[data-key="do-` + scope + `-0"]`)
-		assert.Zero(t, w.number(paused, scope))
-		p.Wait("the button to pause", `document.querySelector(arguments[0]).textContent === "Pause"`, `[data-key="do-`+scope+`-0"]`)
+		button := `#routes [data-key="do-` + pause.scope + `-0"]`
+		p.Wait("the button to resume", `document.querySelector(arguments[0])?.textContent === "Resume"`, button)
+		p.do(button)
+		assert.Zero(t, w.number(paused, pause.scope, pause.name))
+		p.Wait("the pause to be gone", `!document.getElementById("verdict").innerText.includes("price change")`)
 	}
 	w.insertStuck(2, 30)
 	p.do(`#actions [data-key="do-fix"]`)
@@ -161,15 +176,18 @@ func TestPage_Programs(t *testing.T) {
 	})
 	p.waitTiles()
 
-	p.Type("#search", "stuck-")
+	p.Type("#search", waiting[:20])
 	p.Press(browser.Enter)
-	p.Wait("the search", `document.querySelectorAll("main tbody tr").length === 2`)
+	p.Wait("the search", `document.querySelectorAll("main tbody tr").length === arguments[0]`, w.number(`select count(*) from imagetasks.tasks where starts_with(task_id, $1)`, waiting[:20]))
+	assert.Contains(t, p.Text("main"), waiting)
 	p.Type("#search", w.user)
 	p.Press(browser.Enter)
 	p.Wait("the search", `document.querySelectorAll("main tbody tr").length === arguments[0]`, w.number(`select count(*) from imagetasks.tasks where user_id = $1`, w.user))
 	p.Click(`[data-key="nav-operations"]`)
 	p.Wait("the operations", `document.querySelectorAll("main tbody tr").length === arguments[0]`, w.number(`select count(*) from imagetasks.operations`))
-	assert.Equal(t, 10, w.number(`select count(*) from imagetasks.operations`), "each action, once")
+	var done string
+	require.NoError(t, w.db.QueryRow(`select string_agg(what, ', ' order by id) from imagetasks.operations where who like 'page%'`).Scan(&done))
+	assert.Equal(t, "grant, pause, cancel, redrive, resume, pause endpoint, resume endpoint, pause model, resume model, fix-stuck, fix-stuck", done, "one entry each, and two of fix-stuck: begun, done")
 	p.requireConsole()
 	w.audit()
 

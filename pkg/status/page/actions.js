@@ -131,6 +131,13 @@ export function pause(scope, name) {
     run: ({ reason }) => perform("pause", { scope, name, reason }) });
 }
 
+/** pauseModel pauses a model that no list has. */
+export function pauseModel() {
+  ask({ title: t("pauseModelTitle"), paragraphs: [t("pauseText_model")], button: t("pause"), danger: true,
+    fields: [{ name: "name", label: t("modelLabel"), required: true, maxlength: 200 }, { name: "reason", label: t("reasonLabel"), maxlength: 200 }],
+    run: ({ name, reason }) => perform("pause", { scope: "model", name, reason }) });
+}
+
 export function resume(scope, name) {
   ask({ title: t("resumeTitle", { what: scopeText(scope, name) }), paragraphs: [t("resumeText")], button: t("resume"), run: () => perform("resume", { scope, name }) });
 }

@@ -1,6 +1,6 @@
 // The first page: is it well, and if not, what to do; then everything else.
 
-import { actionButton, fixStuck, grant, pause, resume, scopeText, askSignIn } from "./actions.js";
+import { actionButton, fixStuck, grant, pause, pauseModel, resume, scopeText, askSignIn } from "./actions.js";
 import { currentSession } from "./api.js";
 import { at, code, h, table, update, value, visible } from "./dom.js";
 import { clock, dateTime, duration, number } from "./format.js";
@@ -110,13 +110,14 @@ const withButton = (cells, button) => currentSession().signed_in ? [...cells, bu
 
 function routes(d) {
   const limits = (e) => [e.concurrency > 0 ? t("atATime", { n: number(e.concurrency) }) : null, e.rate > 0 ? t("perMinute", { n: number(e.rate) }) : null].filter(Boolean).join(", ") || "–";
-  const group = (key, content) => [h("h3", {}, t(key)), content];
+  const group = (key, ...content) => [h("h3", {}, t(key)), ...content];
   return [
     group("endpoints", table("endpoints", t("endpoints"), withAction([{ title: t("endpoint") }, { title: t("state"), wide: true }, { title: t("sinceColumn") }, { title: t("inFlight"), number: true }, { title: t("limits") }]),
       d.endpoints.map((e, n) => withButton([[value(e.name), e.address && e.address !== e.name ? h("span", { class: "note block" }, value(e.address)) : null], circuit(e, e.paused), since(e.since, d.as_of), number(e.in_flight),
         [limits(e), noTime(e.rate_limited_until) ? null : [" ", badge("warn", t("rateLimited", { time: clock(e.rate_limited_until) }))]]], switchButton("endpoint", e.name, e.paused, n))), t("noEndpoints"))),
     group("models", table("models", t("models"), withAction([{ title: t("model") }, { title: t("state"), wide: true }, { title: t("sinceColumn") }, { title: t("endpoint") }]),
-      d.models.map((m, n) => withButton([value(m.name), circuit(m, m.paused), since(m.since, d.as_of), m.endpoint ? value(m.endpoint) : "–"], switchButton("model", m.name, m.paused, n))), t("noModels"))),
+      d.models.map((m, n) => withButton([value(m.name), circuit(m, m.paused), since(m.since, d.as_of), m.endpoint ? value(m.endpoint) : "–"], switchButton("model", m.name, m.paused, n))), t("noModels")),
+    actionButton("other-model", t("pauseModel"), pauseModel, { class: "small" })),
     group("proxies", table("proxies", t("proxies"), [{ title: t("proxy") }, { title: t("state"), wide: true }, { title: t("sinceColumn") }, { title: t("servedColumn"), number: true }, { title: t("endpoint") }],
       d.proxies.map((p) => [p.address ? value(p.address) : t("noProxy"), circuit(p), since(p.since, d.as_of), number(p.served), p.endpoint ? value(p.endpoint) : "–"]), t("noProxies"))),
     group("pictureStores", table("stores", t("pictureStores"), [{ title: t("host") }, { title: t("state"), wide: true }, { title: t("sinceColumn") }],
