@@ -26,6 +26,8 @@ type statusPage struct {
 	commandLine func(finding.Command) string
 	log         logrus.FieldLogger
 	metrics     *metrics.Metrics
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // startPage serves the page until close is called.
@@ -37,9 +39,9 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
 		CommandLine: p.commandLine, Redact: a.Redact.String})
 	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader,
-		Metrics: p.metrics,
-		Queue:   func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-		Bridge:  func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
+		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails,
+		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
+		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {
 		return nil, err
 	}
