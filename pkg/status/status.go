@@ -5,11 +5,9 @@ package status
 
 import (
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -23,9 +21,6 @@ import (
 	"imagetasks/pkg/supervise"
 )
 
-//go:embed page.html
-var pages embed.FS
-
 // Source is where the server reads the state.
 type Source struct {
 	Version   string
@@ -37,6 +32,10 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // Report is the document at /status.json.
@@ -124,13 +123,9 @@ const maxReport = 1 << 20
 func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
 
 // Handler serves a processor's pages.
-func Handler(s Source) (http.Handler, error) {
-	text := func(f finding.Finding) string { return f.Text(lang.EN) }
-	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
-	if err != nil {
-		return nil, err
-	}
+func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
+	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
@@ -152,12 +147,13 @@ func Handler(s Source) (http.Handler, error) {
 	if s.Dashboard != nil {
 		AddAPI(mux, s.Dashboard)
 	}
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_ = page.Execute(w, s.report(r.Context()))
-	})
-	return mux, nil
+	if s.Operator != nil {
+		AddActions(mux, s.Operator)
+	}
+	if s.Thumbnails != nil {
+		AddThumbnails(mux, s.Thumbnails)
+	}
+	return mux
 }
 
 // Server is a status server on its address.
@@ -169,11 +165,7 @@ type Server struct {
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
 func Start(s Source, access *Access) (*Server, error) {
-	handler, err := Handler(s)
-	if err != nil {
-		return nil, fmt.Errorf("status address: %w", err)
-	}
-	server, err := Serve(handler, access)
+	server, err := Serve(Handler(s), access)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}

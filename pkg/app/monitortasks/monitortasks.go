@@ -13,6 +13,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
@@ -117,6 +118,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
+	access, err := newAccess(c, s, log)
+	if err != nil {
+		return err
+	}
 	conf := monitor.Config{
 		Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr, s.StatusToken),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
@@ -140,7 +145,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		log.WithError(unlocked).Warn("another pass may run on this host at the same time")
 	}
 	if reloader != nil {
-		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set}, log)()
+		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set, Access: access}, log)()
 	}
 	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
@@ -159,8 +164,11 @@ func (a program) monitor(c *cli.Context) (err error) {
 			return picturestore.Existing(ctx, s, i)
 		}}
 	m := monitor.New(conf)
-	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
+	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c), access: access, operator: operator.New(s, st, a.Redact.String, log)}
 	if c.Bool("watch") {
+		pictures, stop := operator.ExistingPictures(s, st)
+		defer stop()
+		w.thumbnails = operator.Thumbnails(s, st, pictures)
 		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
@@ -203,6 +211,9 @@ type watcher struct {
 	monitor     *monitor.Monitor
 	log         *logrus.Logger
 	commandLine func(finding.Command) string
+	access      *status.Access // of the pages; nil: there are none
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // pass runs one pass and logs its result in one line.

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
@@ -21,6 +22,15 @@ import (
 	"imagetasks/pkg/supervise"
 )
 
+// newAccess returns who may use the pages of --watch; nil: there are none.
+func newAccess(c *cli.Context, s settings.Settings, log logrus.FieldLogger) (*status.Access, error) {
+	addr := c.String("watch-addr")
+	if addr == "off" || !c.Bool("watch") {
+		return nil, nil
+	}
+	return status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: log})
+}
+
 // watched is what the page of a monitor shows besides its passes.
 type watched struct {
 	store          *store.Store
@@ -32,9 +42,9 @@ type watched struct {
 // watch runs passes until a signal arrives. A pass that is running then is completed.
 func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings, of watched) (err error) {
 	var last atomic.Pointer[monitor.Report]
-	if addr := c.String("watch-addr"); addr != "off" {
+	if c.String("watch-addr") != "off" {
 		var closePage func() error
-		closePage, err = w.startPage(ctx, addr, s, of, &last)
+		closePage, err = w.startPage(ctx, s, of, &last)
 		if err != nil {
 			return err
 		}
@@ -60,11 +70,7 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 }
 
 // startPage serves the status page until close is called. It is there when no processor runs, and when the database does not respond.
-func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
-	access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
-	if err != nil {
-		return nil, err
-	}
+func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
 	reader := dashboard.New(dashboard.Config{Store: of.store, Version: app.BuildVersion(), Host: app.Hostname(), ServedBy: dashboard.MonitorTasks,
 		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault,
 		Processors: func(ctx context.Context, rows overview.ProcessorLister) ([]overview.Processor, overview.LocalProcessor, error) {
@@ -80,14 +86,14 @@ func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings
 			return picturestore.Files(ctx, s, of.store, t)
 		},
 		CommandLine: w.commandLine, Redact: w.Redact.String})
-	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader,
+	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator, Thumbnails: w.thumbnails,
 		Last: func() status.WatchedPass {
 			r := last.Load()
 			if r == nil {
 				return status.WatchedPass{}
 			}
 			return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-		}}), access)
+		}}), w.access)
 	if err != nil {
 		return nil, err
 	}

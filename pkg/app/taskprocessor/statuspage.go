@@ -24,6 +24,8 @@ type statusPage struct {
 	report      func() overview.ProcessorReport
 	commandLine func(finding.Command) string
 	log         logrus.FieldLogger
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // startPage serves the page until close is called.
@@ -34,7 +36,7 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		Checks:      func() []health.Check { return p.report().Checks },
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
 		CommandLine: p.commandLine, Redact: a.Redact.String})
-	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader,
+	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader, Operator: p.operator, Thumbnails: p.thumbnails,
 		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {

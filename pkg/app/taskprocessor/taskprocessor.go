@@ -20,6 +20,7 @@ import (
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/dashboard"
@@ -31,6 +32,7 @@ import (
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/thumbnail"
 )
 
 const processorLog = "task-processor.log"
@@ -64,7 +66,7 @@ func New(core *app.App) *cli.App {
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
 			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a), operationsCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			demoCommand(a),
@@ -159,7 +161,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
-		SetAPI: endpoints.Update}, log)()
+		SetAPI: endpoints.Update, Access: access}, log)()
 	pictures, err := openPictures(ctx, opener, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
@@ -218,8 +220,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
 		var closePage func() error
-		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log,
-			report: func() overview.ProcessorReport { return details(p.Status()) }})
+		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log, operator: operator.New(s, st, a.Redact.String, log),
+			thumbnails: operator.Thumbnails(s, st, func(context.Context) (thumbnail.Pictures, error) { return pictures, nil }),
+			report:     func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {
 			return err
 		}
