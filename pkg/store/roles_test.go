@@ -326,6 +326,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	_, err = s.OweRefunds(ctx, 10)
 	must(err)
 	must(deliverEverything(ctx, s))
+	must(useAlerts(ctx, s, user))
 	must(s.Deregister(ctx, user))
 	return errors.Join(all...)
 }

@@ -93,6 +93,8 @@ type statements struct {
 
 	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
 
+	observeAlerts, takeAlertTurn, claimAlerts, recordAlerts statement
+
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
 
@@ -237,6 +239,12 @@ func (s *statements) files() map[string]map[string]*statement {
 			"failing_receivers":     &s.failingReceivers,
 			"list_events":           &s.listEvents,
 			"set_events":            &s.setEvents,
+		},
+		"alerts.sql": {
+			"observe_alerts":  &s.observeAlerts,
+			"take_alert_turn": &s.takeAlertTurn,
+			"claim_alerts":    &s.claimAlerts,
+			"record_alerts":   &s.recordAlerts,
 		},
 	}
 }
