@@ -15,7 +15,7 @@ var layers = [][]string{
 	{"cmd/*", "examples/speech"},
 	{"examples/speech/speechsim"},
 	{"pkg/app/taskprocessor", "pkg/app/monitortasks", "pkg/app/fixstucktasks", "pkg/app/simpletest"},
-	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/picturestore", "pkg/app/webhooks"},
+	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/picturestore", "pkg/app/webhooks", "pkg/app/alerts"},
 	{"pkg/app"},
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},

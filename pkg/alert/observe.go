@@ -63,6 +63,11 @@ func InstallationCodes() []finding.Code {
 		finding.WebhookFailing, finding.BacklogOld}
 }
 
+// EventCodes returns the codes of events.
+func EventCodes() []finding.Code {
+	return []finding.Code{finding.TasksRepaired, finding.ProcessorRestarted, finding.AuditFault}
+}
+
 // fingerprint returns what identifies a problem. The subject of most codes is a list that may change while it is the same problem.
 func fingerprint(f finding.Finding, host string) string {
 	id := string(f.Code)

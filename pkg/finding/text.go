@@ -157,8 +157,6 @@ func (f Finding) Next() Command {
 		return Command{Program: "task-processor", Args: []string{"status"}}
 	case AuditFault:
 		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
-	case DiskNearlyFull:
-		return Command{Program: "df", Args: []string{"-h", f.Subject}}
 	case PicturesNotFetched, TasksFailing:
 		if f.Code == PicturesNotFetched && f.Cause == task.CodePictureStore {
 			return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}} // it opens the store, and costs nothing
@@ -300,7 +298,9 @@ var (
 		EN:  "%d tasks are due, and the oldest has waited for %s",
 		One: "%d task is due, and it has waited for %s",
 		ZH:  "%d 个任务待处理，最早的已等待%s"}
-	textDisk = lang.Text{EN: "only %d MB are free for %s", ZH: "可用磁盘空间仅剩 %d MB：%s"}
+	textDisk = lang.Text{
+		EN: "only %d MB are free on the disk of %s; free some space there, or change ALERT_DISK_FREE",
+		ZH: "磁盘可用空间仅剩 %d MB：%s；请释放空间，或调整 ALERT_DISK_FREE"}
 
 	textRepaired = lang.Text{
 		EN:  "%d stuck tasks were failed by the monitor, and %d credits were refunded",

@@ -35,6 +35,8 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// BacklogAfter is how long a task may be due; 0: for any time.
+	BacklogAfter time.Duration
 }
 
 // Report is the document at /status.json.
@@ -60,7 +62,8 @@ func (s Source) report(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
 	defer cancel()
 	self := overview.Processor{Processor: store.Processor{Worker: r.Processor.Worker}, Alive: true, Report: r.Processor}
-	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self}}
+	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self},
+		BacklogAfter: s.BacklogAfter}
 	var problems []finding.Finding
 	if q, err := s.Queue(ctx); err == nil {
 		r.Queue, r.OldestDue, snapshot.Queue = &q, q.OldestDue.Seconds(), q

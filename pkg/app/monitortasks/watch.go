@@ -38,6 +38,7 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
+		w.ended = w.alerts.BeginPass(ctx, w.log)
 		report, _ := w.pass(ctx) // its error is among its findings
 		last.Store(&report)
 		select {
