@@ -75,16 +75,16 @@ func (e *RetryError) Unwrap() error { return e.Err }
 
 // Config says how receivers are told.
 type Config struct {
-	Store     Store
-	Receivers []Receiver
-	Host      string
-	Name      string        // of the installation
-	Wait      time.Duration // that a new problem waits for others
-	Quiet     time.Duration // that a problem must be gone before it is over
-	Command   func(finding.Command) string
-	Redact    func(string) string
-	Log       logrus.FieldLogger
-	Outage    *Outage // tells that the database is unavailable
+	Store        Store
+	Receivers    []Receiver
+	Host         string
+	Name         string        // of the installation
+	Wait         time.Duration // that a new problem waits for others
+	Quiet        time.Duration // that a problem must be gone before it is over
+	Command      func(finding.Command) string
+	Redact       func(string) string
+	Log          logrus.FieldLogger
+	LostDatabase *LostDatabase // tells that the database is unavailable
 }
 
 // deliver tells a receiver what it has to be told. What the receiver does is logged and recorded; an error is the database's.

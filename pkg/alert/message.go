@@ -184,14 +184,14 @@ var (
 	textTestLine   = lang.Text{EN: "This is a test by monitor-tasks --test-alert. Alerts reach this receiver.", ZH: "这是 monitor-tasks --test-alert 发送的测试消息，告警可以送达此接收方。"}
 	textComma      = lang.Text{EN: ", ", ZH: "，"}
 	textSpace      = lang.Text{EN: " ", ZH: ""}
-	textIsResolved = lang.Text{EN: "RESOLVED after %s", ZH: "已恢复，持续%s"}
+	textIsResolved = lang.Text{EN: "RESOLVED after %s", ZH: "已恢复，持续 %s"}
 	textHappened   = lang.Text{EN: "NOTICE", ZH: "通知"}
-	textStillOpen  = lang.Text{EN: "STILL OPEN after %s", ZH: "未恢复，已持续%s"}
+	textStillOpen  = lang.Text{EN: "STILL OPEN after %s", ZH: "未恢复，已持续 %s"}
 	textError      = lang.Text{EN: "ERROR", ZH: "故障"}
 	textWarning    = lang.Text{EN: "WARNING", ZH: "警告"}
 	textSince      = lang.Text{EN: "Since", ZH: "开始时间"}
 	textNote       = lang.Text{EN: "Note", ZH: "说明"}
-	textFlaps      = lang.Text{EN: "it went and came back %d times, so its end is told later", One: "it went and came back, so its end is told later",
+	textFlaps      = lang.Text{EN: "it came back %d times, so its end is told later", One: "it came back %d time, so its end is told later",
 		ZH: "该问题已反复出现 %d 次，恢复通知将延后发送"}
 	textHint = lang.Text{EN: "Hint", ZH: "原因和处理"}
 	textNext = lang.Text{EN: "Next", ZH: "下一步"}

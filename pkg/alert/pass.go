@@ -16,14 +16,14 @@ const PassTimeout = 15 * time.Second
 
 // Pass records what a pass of the monitor has seen and tells the receivers, all at the same time. What can't be sent within PassTimeout is sent by the next
 // pass or by a processor. It returns what went wrong, for the log.
-func Pass(ctx context.Context, conf Config, v View, outage error) error {
+func Pass(ctx context.Context, conf Config, v View, lost error) error {
 	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
-	if outage != nil {
-		if conf.Outage == nil {
+	if lost != nil {
+		if conf.LostDatabase == nil {
 			return nil
 		}
-		return conf.tellOutage(ctx, time.Now(), outage.Error())
+		return conf.tellLost(ctx, time.Now(), lost.Error())
 	}
 	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, Observe(ctx, conf.Store, v) })
 	if err != nil {
@@ -35,8 +35,8 @@ func Pass(ctx context.Context, conf Config, v View, outage error) error {
 		// A pass sees everything at once: nothing has to wait for others.
 		running.Go(func() { errs[i] = conf.deliver(ctx, r, 0) })
 	}
-	if conf.Outage != nil {
-		running.Go(func() { errs[len(conf.Receivers)] = conf.outageOver(ctx) })
+	if conf.LostDatabase != nil {
+		running.Go(func() { errs[len(conf.Receivers)] = conf.databaseBack(ctx) })
 	}
 	running.Wait()
 	return errors.Join(errs...)

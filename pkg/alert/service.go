@@ -15,8 +15,8 @@ import (
 type Watch struct {
 	// Own returns the problems that this process knows by itself, at once and without the database.
 	Own func() []finding.Finding
-	// Look looks for all problems of the installation. ok: everything was looked at.
-	Look func(ctx context.Context) (v View, ok bool)
+	// Inspect looks for all problems of the installation. ok: everything was looked at.
+	Inspect func(ctx context.Context) (v View, ok bool)
 	// Lost returns since when the database is unavailable to this process, and why; zero: it responds.
 	Lost func() (since time.Time, reason string)
 }
@@ -26,8 +26,8 @@ const (
 	ownInterval  = time.Second
 	lookInterval = 15 * time.Second
 	lookTimeout  = time.Minute
-	// outageWait is how long the database must be unavailable before that is told: a restart of the server takes a few seconds.
-	outageWait = 30 * time.Second
+	// lostWait is how long the database must be unavailable before that is told: a restart of the server takes a few seconds.
+	lostWait = 30 * time.Second
 )
 
 // Service tells receivers about problems while a processor runs. What receivers and the database do delays nothing but alerts.
@@ -54,7 +54,7 @@ func (s *Service) Run(ctx context.Context) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	for i, r := range s.conf.Receivers {
-		running.Go(func() { s.tell(ctx, r, s.wakes[i]) })
+		running.Go(func() { s.notify(ctx, r, s.wakes[i]) })
 	}
 	running.Go(func() { s.watchDatabase(ctx) })
 	tick := time.NewTicker(min(ownInterval, s.interval))
@@ -77,7 +77,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		if !now.Before(lookAt) {
 			lookAt = now.Add(s.interval)
-			s.look(ctx)
+			s.inspect(ctx)
 		}
 		select {
 		case <-ctx.Done():
@@ -96,8 +96,8 @@ func fingerprints(found []finding.Finding, host string) []string {
 	return slices.Compact(out)
 }
 
-// look looks for all problems, if no other process does.
-func (s *Service) look(ctx context.Context) {
+// inspect looks for all problems, if no other process does.
+func (s *Service) inspect(ctx context.Context) {
 	mine, err := bounded(ctx, func(ctx context.Context) (bool, error) {
 		return s.conf.Store.TakeAlertTurn(ctx, s.process, s.interval*5/2)
 	})
@@ -106,7 +106,7 @@ func (s *Service) look(ctx context.Context) {
 	}
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	v, ok := s.watch.Look(looking)
+	v, ok := s.watch.Inspect(looking)
 	if !ok {
 		v.Looked = nil
 	}
@@ -130,8 +130,8 @@ func (s *Service) wake() {
 	}
 }
 
-// tell tells a receiver what it has to be told, when something was found and every interval.
-func (s *Service) tell(ctx context.Context, r Receiver, wake <-chan struct{}) {
+// notify tells a receiver what it has to be told, when something was found and every interval.
+func (s *Service) notify(ctx context.Context, r Receiver, wake <-chan struct{}) {
 	timer := time.NewTimer(s.interval)
 	defer timer.Stop()
 	for {
@@ -151,7 +151,7 @@ func (s *Service) tell(ctx context.Context, r Receiver, wake <-chan struct{}) {
 
 // watchDatabase tells when the database is unavailable for long, and when it is back.
 func (s *Service) watchDatabase(ctx context.Context) {
-	if s.conf.Outage == nil {
+	if s.conf.LostDatabase == nil {
 		return
 	}
 	tick := time.NewTicker(s.interval)
@@ -161,10 +161,10 @@ func (s *Service) watchDatabase(ctx context.Context) {
 		since, reason := s.watch.Lost()
 		switch {
 		case since.IsZero() && time.Since(back) >= s.conf.Quiet:
-			_ = s.conf.outageOver(ctx) // tried again
+			_ = s.conf.databaseBack(ctx) // tried again
 		case since.IsZero():
-		case time.Since(since) >= min(outageWait, max(s.conf.Wait, s.interval)):
-			_ = s.conf.tellOutage(ctx, since, reason)
+		case time.Since(since) >= min(lostWait, max(s.conf.Wait, s.interval)):
+			_ = s.conf.tellLost(ctx, since, reason)
 		}
 		if !since.IsZero() {
 			back = time.Now()

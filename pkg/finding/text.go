@@ -297,7 +297,7 @@ var (
 	textBacklog = lang.Text{
 		EN:  "%d tasks are due, and the oldest has waited for %s",
 		One: "%d task is due, and it has waited for %s",
-		ZH:  "%d 个任务待处理，最早的已等待%s"}
+		ZH:  "%d 个任务待处理，最早的已等待 %s"}
 	textDisk = lang.Text{
 		EN: "only %d MB are free on the disk of %s; free some space there, or change ALERT_DISK_FREE",
 		ZH: "磁盘可用空间仅剩 %d MB：%s；请释放空间，或调整 ALERT_DISK_FREE"}

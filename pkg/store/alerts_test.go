@@ -58,8 +58,8 @@ func (b alertStore) told(c store.AlertClaim) []string {
 	return out
 }
 
-// later lets time pass.
-func (b alertStore) later(d time.Duration) {
+// advance lets time pass.
+func (b alertStore) advance(d time.Duration) {
 	b.tb.Helper()
 	ms := d.Milliseconds()
 	b.exec(fmt.Sprintf(`update imagetasks.alerts set began_at = began_at - %[1]d * interval '1 ms', seen_at = seen_at - %[1]d * interval '1 ms', cleared_at = cleared_at - %[1]d * interval '1 ms';
@@ -74,17 +74,17 @@ func TestAlerts_ToldOnceRepeatedAndResolved(t *testing.T) {
 	assert.Equal(t, []string{"new a"}, b.told(claimOf("r")))
 	assert.Empty(t, b.told(claimOf("r")))
 	assert.Equal(t, []string{"new a"}, b.told(claimOf("another")), "each receiver is told")
-	b.later(time.Hour)
+	b.advance(time.Hour)
 	b.observe(view(seen("a")))
 	assert.Empty(t, b.told(claimOf("r")))
-	b.later(3 * time.Hour)
+	b.advance(3 * time.Hour)
 	assert.Empty(t, b.told(claimOf("r")), "nobody has looked for hours")
 	b.observe(view(seen("a")))
 	assert.Equal(t, []string{"open a"}, b.told(claimOf("r")), "repeated")
 
 	b.observe(view())
 	assert.Empty(t, b.told(claimOf("r")), "it is over when nobody has seen it for a minute")
-	b.later(61 * time.Second)
+	b.advance(61 * time.Second)
 	b.observe(store.AlertView{Codes: []string{"code_other"}, Sources: []string{""}, Quiet: time.Minute})
 	claimed, err := b.ClaimAlerts(b.ctx, claimOf("r"))
 	require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestAlerts_OnlyWhoLookedClears(t *testing.T) {
 	b := alertStore{fresh(t)}
 	b.observe(view(seen("a", func(s *store.SeenAlert) { s.Source = "host-1" })))
 	require.Equal(t, []string{"new a"}, b.told(claimOf("r")))
-	b.later(time.Hour)
+	b.advance(time.Hour)
 	b.observe(view())
 	b.observe(store.AlertView{Codes: []string{"code_a"}, Sources: []string{"", "host-2"}, Quiet: time.Minute})
 	assert.Empty(t, b.told(claimOf("r")))
@@ -116,14 +116,14 @@ func TestAlerts_Groups(t *testing.T) {
 	c.GroupWait = 10 * time.Second
 	b.observe(view(seen("a")))
 	assert.Empty(t, b.told(c))
-	b.later(11 * time.Second)
+	b.advance(11 * time.Second)
 	b.observe(view(seen("a"), seen("b", func(s *store.SeenAlert) { s.Severity = store.SeverityWarning })))
 	assert.Equal(t, []string{"new a", "new b"}, b.told(c), "the one that has not waited goes with the other")
 
 	c.Receiver, c.Severities = "severe", []store.AlertSeverity{store.SeverityError}
 	assert.Equal(t, []string{"new a"}, b.told(c))
 	c.Receiver, c.Severities, c.Codes = "one code", nil, []string{"code_b"}
-	b.later(time.Minute)
+	b.advance(time.Minute)
 	assert.Equal(t, []string{"new b"}, b.told(c))
 }
 
@@ -135,17 +135,17 @@ func TestAlerts_FlappingIsDamped(t *testing.T) {
 	for range 60 { // two hours
 		b.observe(view(seen("a")))
 		told += len(b.told(claimOf("r")))
-		b.later(30 * time.Second)
+		b.advance(30 * time.Second)
 		b.observe(view())
 		told += len(b.told(claimOf("r")))
-		b.later(90 * time.Second)
+		b.advance(90 * time.Second)
 		told += len(b.told(claimOf("r")))
 	}
 	assert.Equal(t, 2, b.number(`select flaps from imagetasks.alerts`), "after that it was never gone for four minutes")
 	assert.Equal(t, 5, told, "of 120 changes")
-	b.later(time.Hour)
+	b.advance(time.Hour)
 	assert.Equal(t, []string{"resolved a"}, b.told(claimOf("r")))
-	b.later(3 * time.Hour)
+	b.advance(3 * time.Hour)
 	b.observe(view(seen("a")))
 	assert.Zero(t, b.number(`select flaps from imagetasks.alerts`), "after a long time it is a new one")
 }
@@ -189,12 +189,12 @@ func TestAlerts_FailuresAndLeases(t *testing.T) {
 	assert.Empty(t, b.told(claimOf("r")), "leased")
 	require.NoError(t, b.RecordAlerts(b.ctx, first, store.AlertOutcome{Wait: time.Minute, Error: "refused"}))
 	assert.Empty(t, b.told(claimOf("r")), "not yet")
-	b.later(61 * time.Second)
+	b.advance(61 * time.Second)
 	second, err := b.ClaimAlerts(b.ctx, claimOf("r"))
 	require.NoError(t, err)
 	assert.Equal(t, 1, second.Failures)
 	require.Len(t, second.Alerts, 1)
-	b.later(61 * time.Second) // its process was killed
+	b.advance(61 * time.Second) // its process was killed
 	assert.Equal(t, []string{"new a"}, b.told(claimOf("r")))
 	require.NoError(t, b.RecordAlerts(b.ctx, second, store.AlertOutcome{Wait: time.Hour, Error: "too late"}))
 	assert.Zero(t, b.number(`select failures from imagetasks.alert_receivers where receiver = 'r'`))
@@ -208,9 +208,9 @@ func TestAlerts_MissedByADeadReceiver(t *testing.T) {
 	b.observe(view(seen("b")))
 	require.Equal(t, []string{"new b"}, b.told(claimOf("r")))
 	b.observe(view(seen("a"), seen("b")))
-	b.later(10 * time.Minute)
+	b.advance(10 * time.Minute)
 	b.observe(view(seen("a"), seen("b")))
-	b.later(2 * time.Minute)
+	b.advance(2 * time.Minute)
 	b.observe(view(seen("b")))
 	c := claimOf("r")
 	c.GroupWait = 10 * time.Second
@@ -236,13 +236,13 @@ func TestAlerts_Events(t *testing.T) {
 		b.observe(view(seen("e", event)))
 	}
 	assert.Empty(t, b.told(claimOf("r")), "not each few minutes")
-	b.later(11 * time.Minute)
+	b.advance(11 * time.Minute)
 	claimed, err = b.ClaimAlerts(b.ctx, claimOf("r"))
 	require.NoError(t, err)
 	require.Len(t, claimed.Alerts, 1)
 	assert.EqualValues(t, 6, claimed.Alerts[0].Count, "together")
 	require.NoError(t, b.RecordAlerts(b.ctx, claimed, store.AlertOutcome{Sent: true}))
-	b.later(2 * time.Hour)
+	b.advance(2 * time.Hour)
 	assert.Empty(t, b.told(claimOf("new one")))
 }
 
@@ -258,16 +258,16 @@ func TestAlerts_TurnAndPruning(t *testing.T) {
 	assert.True(t, turn(one))
 	assert.False(t, turn(two))
 	assert.True(t, turn(one))
-	b.later(time.Minute)
+	b.advance(time.Minute)
 	assert.True(t, turn(two))
 
 	grows := func(s *store.SeenAlert) { s.Details, s.Count = json.RawMessage(`{"grows": true}`), s.Count+1 }
 	b.observe(view(seen("grows", grows)))
 	require.Equal(t, []string{"new grows"}, b.told(claimOf("r")))
-	b.later(11 * time.Minute)
+	b.advance(11 * time.Minute)
 	b.observe(view(seen("grows", grows, grows)))
 	assert.Equal(t, []string{"more grows"}, b.told(claimOf("r")))
-	b.later(8 * 24 * time.Hour)
+	b.advance(8 * 24 * time.Hour)
 	b.observe(view(seen("a")))
 	b.observe(view(seen("a")))
 	assert.Equal(t, 1, b.number(`select count(*) from imagetasks.alerts`))

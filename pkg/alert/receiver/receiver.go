@@ -124,7 +124,7 @@ func (s *Sender) Send(ctx context.Context, m alert.Message) error {
 	if status < 200 || status > 299 {
 		return statusError(status, header, s.quote(answer))
 	}
-	return s.judge(answer)
+	return s.answerError(answer)
 }
 
 func (s *Sender) request(m alert.Message, now time.Time) (request, error) {
@@ -235,8 +235,8 @@ func isRateLimit(code int) bool {
 // rateWait is the wait after such a code: the services count by the minute.
 const rateWait = time.Minute
 
-// judge returns an error if the answer of a service says that it did not accept the message.
-func (s *Sender) judge(answer []byte) error {
+// answerError returns an error if the answer of a service says that it did not accept the message.
+func (s *Sender) answerError(answer []byte) error {
 	if s.Kind == JSON {
 		return nil
 	}

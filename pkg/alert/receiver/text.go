@@ -93,9 +93,13 @@ func markdown() *strings.Replacer {
 	return strings.NewReplacer("[", "［", "]", "］", "<", "＜", ">", "＞", "`", "'", "*", "＊", "_", "＿", "#", "＃", "!", "！", "~", "～", "\\", "＼", "@", "＠", "|", "｜")
 }
 
-// markdownCode returns a text as code.
+// markdownCode returns a text as code. A name in it that could begin a link or a mention is changed as in other texts: nobody gives an endpoint such a
+// name.
 func markdownCode(text string) string {
-	return "`" + strings.NewReplacer("`", "'", "\n", " ").Replace(text) + "`"
+	if strings.ContainsAny(text, "[]<>!@`") {
+		text = escapeMarkdown(text)
+	}
+	return "`" + text + "`"
 }
 
 var (

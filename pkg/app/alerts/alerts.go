@@ -155,7 +155,7 @@ func (a *Alerts) config(st *store.Store, log logrus.FieldLogger) alert.Config {
 		name = a.settings.DatabaseSchema
 	}
 	return alert.Config{Store: st, Receivers: a.receivers, Host: app.Hostname(), Name: name, Wait: a.settings.Alerts.Wait, Quiet: a.settings.Alerts.ResolvedAfter,
-		Command: a.command, Redact: a.redact, Log: log, Outage: alert.NewOutage(a.dir)}
+		Command: a.command, Redact: a.redact, Log: log, LostDatabase: alert.NewLostDatabase(a.dir)}
 }
 
 // Disks returns the directories of this host that the programs write to, of which each must have free space.

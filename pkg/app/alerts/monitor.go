@@ -51,11 +51,11 @@ func (a *Alerts) AfterPass(ctx context.Context, st *store.Store, r monitor.Repor
 	if len(a.receivers) == 0 || r.Summary.DryRun {
 		return
 	}
-	var outage error
+	var lost error
 	if failure != nil && !r.DatabaseResponds() {
-		outage = failure
+		lost = failure
 	}
-	if err := alert.Pass(context.WithoutCancel(ctx), a.config(st, log), a.view(r, failure), outage); err != nil {
+	if err := alert.Pass(context.WithoutCancel(ctx), a.config(st, log), a.view(r, failure), lost); err != nil {
 		log.Warnf("alerts: %s", a.redact(err.Error()))
 	}
 }

@@ -30,7 +30,7 @@ func (a *Alerts) Start(ctx context.Context, st *store.Store, report func() overv
 		return func() {}
 	}
 	w := &watch{settings: a.settings, store: st, report: report, redact: a.redact, disks: Disks(a.settings), log: log}
-	service := alert.NewService(a.config(st, log), alert.Watch{Own: w.own, Look: w.look, Lost: w.lost})
+	service := alert.NewService(a.config(st, log), alert.Watch{Own: w.own, Inspect: w.inspect, Lost: w.lost})
 	// Requests that are paid for run on after a stop.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var running sync.WaitGroup
@@ -72,8 +72,8 @@ func (w *watch) lost() (time.Time, string) {
 	return since, fmt.Sprintf("the processor on %s can't reach it since %s", app.Hostname(), since.Local().Format(time.DateTime))
 }
 
-// look looks for all problems.
-func (w *watch) look(ctx context.Context) (alert.View, bool) {
+// inspect looks for all problems.
+func (w *watch) inspect(ctx context.Context) (alert.View, bool) {
 	host := app.Hostname()
 	v := alert.View{Host: host, Quiet: w.settings.Alerts.ResolvedAfter, Looked: map[alert.Scope][]finding.Code{alert.Installation: alert.InstallationCodes()}}
 	s := overview.Snapshot{Now: time.Now(), Host: host, Local: overview.LocalProcessor{Verdict: supervise.Running}, BacklogAfter: w.settings.BacklogAfter}

@@ -13,42 +13,42 @@ import (
 	"imagetasks/pkg/supervise"
 )
 
-// fileTimeout bounds how long an Outage waits for the file system.
+// fileTimeout bounds how long an LostDatabase waits for the file system.
 const fileTimeout = 2 * time.Second
 
-// Outage tells that the database is unavailable, once for each host: what was told is in a file, which the programs of a host share. If the file can't be
+// LostDatabase tells that the database is unavailable, once for each host: what was told is in a file, which the programs of a host share. If the file can't be
 // used, each of them tells it once.
-type Outage struct {
+type LostDatabase struct {
 	dir string
 
 	mu      sync.Mutex
-	waiting bool        // for the file system
-	memory  outageState // of this process, where the file can't be used
+	waiting bool      // for the file system
+	memory  lostState // of this process, where the file can't be used
 }
 
-// NewOutage returns an Outage with its file in dir.
-func NewOutage(dir string) *Outage { return &Outage{dir: dir} }
+// NewLostDatabase returns a LostDatabase with its file in dir.
+func NewLostDatabase(dir string) *LostDatabase { return &LostDatabase{dir: dir} }
 
-// outageState is what is known of the outage.
-type outageState struct {
-	Since  time.Time             `json:"since,omitzero"`
-	Seen   time.Time             `json:"seen,omitzero"` // last
-	Reason string                `json:"reason,omitempty"`
-	Told   map[string]outageTold `json:"told,omitempty"` // by receiver
+// lostState is what is known of the loss.
+type lostState struct {
+	Since  time.Time           `json:"since,omitzero"`
+	Seen   time.Time           `json:"seen,omitzero"` // last
+	Reason string              `json:"reason,omitempty"`
+	Told   map[string]lostTold `json:"told,omitempty"` // by receiver
 }
 
-// outageTold is what a receiver was told.
-type outageTold struct {
+// lostTold is what a receiver was told.
+type lostTold struct {
 	At       time.Time `json:"at,omitzero"` // zero: it could not be told yet
 	NextAt   time.Time `json:"next_at,omitzero"`
 	Failures int       `json:"failures,omitempty"`
 }
 
-func (o *Outage) path(name string) string { return filepath.Join(o.dir, name) }
+func (o *LostDatabase) path(name string) string { return filepath.Join(o.dir, name) }
 
 const (
-	outageFile = "task-alerts.state"
-	outageLock = "task-alerts.lock"
+	lostFile = "task-alerts.state"
+	lostLock = "task-alerts.lock"
 )
 
 // errBusy means that another process of this host, or a call that hangs, has the file.
@@ -56,7 +56,7 @@ var errBusy = errors.New("the file of alerts is in use")
 
 // on does something with the file system, and waits for it at most for fileTimeout. A call that hangs stays until the file system responds, and is
 // the only one.
-func on[T any](o *Outage, do func() (T, error)) (T, error) {
+func on[T any](o *LostDatabase, do func() (T, error)) (T, error) {
 	var none T
 	o.mu.Lock()
 	hangs := o.waiting
@@ -88,9 +88,9 @@ func on[T any](o *Outage, do func() (T, error)) (T, error) {
 }
 
 // change locks the file, lets do change the state, and writes it. Whatever is wrong with the file, do is called, unless another process has the lock.
-func (o *Outage) change(do func(*outageState)) error {
+func (o *LostDatabase) change(do func(*lostState)) error {
 	lock, err := on(o, func() (*os.File, error) {
-		lock, err := supervise.TryLock(o.path(outageLock))
+		lock, err := supervise.TryLock(o.path(lostLock))
 		if err == nil && lock == nil {
 			return nil, errBusy
 		}
@@ -99,7 +99,7 @@ func (o *Outage) change(do func(*outageState)) error {
 	if errors.Is(err, errBusy) {
 		return err
 	}
-	state, readErr := outageState{}, err
+	state, readErr := lostState{}, err
 	if err == nil {
 		defer func() { _, _ = on(o, func() (struct{}, error) { return struct{}{}, lock.Close() }) }()
 		state, readErr = on(o, o.read)
@@ -116,9 +116,9 @@ func (o *Outage) change(do func(*outageState)) error {
 	return nil
 }
 
-func (o *Outage) read() (outageState, error) {
-	var s outageState
-	text, err := os.ReadFile(o.path(outageFile))
+func (o *LostDatabase) read() (lostState, error) {
+	var s lostState
+	text, err := os.ReadFile(o.path(lostFile))
 	if errors.Is(err, os.ErrNotExist) {
 		return s, nil
 	}
@@ -128,9 +128,9 @@ func (o *Outage) read() (outageState, error) {
 	return s, err
 }
 
-func (o *Outage) write(s outageState) error {
+func (o *LostDatabase) write(s lostState) error {
 	if s.Since.IsZero() {
-		if err := os.Remove(o.path(outageFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(o.path(lostFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 		return nil
@@ -139,19 +139,19 @@ func (o *Outage) write(s outageState) error {
 	if err != nil {
 		return err
 	}
-	return supervise.WriteFileAtomic(o.path(outageFile), string(text)+"\n")
+	return supervise.WriteFileAtomic(o.path(lostFile), string(text)+"\n")
 }
 
 // tell tells the receivers that the database is unavailable, if they have not been told.
-func (c Config) tellOutage(ctx context.Context, since time.Time, reason string) error {
-	return c.Outage.change(func(s *outageState) {
+func (c Config) tellLost(ctx context.Context, since time.Time, reason string) error {
+	return c.LostDatabase.change(func(s *lostState) {
 		now := time.Now()
 		if s.Since.IsZero() {
-			*s = outageState{Since: since, Told: map[string]outageTold{}}
+			*s = lostState{Since: since, Told: map[string]lostTold{}}
 		}
 		s.Seen, s.Reason = now, clean(c.Redact(reason), maxReason)
 		if s.Told == nil {
-			s.Told = map[string]outageTold{}
+			s.Told = map[string]lostTold{}
 		}
 		items := map[string]Item{}
 		for _, r := range c.Receivers {
@@ -164,18 +164,18 @@ func (c Config) tellOutage(ctx context.Context, since time.Time, reason string) 
 				items[r.Name] = s.item(c.Host, Open, now)
 			}
 		}
-		c.sendOutage(ctx, s, items)
+		c.sendLost(ctx, s, items)
 	})
 }
 
-// item returns what a receiver is told about the outage.
-func (s *outageState) item(host string, state State, until time.Time) Item {
+// item returns what a receiver is told about the loss.
+func (s *lostState) item(host string, state State, until time.Time) Item {
 	return Item{State: state, Severity: finding.DatabaseUnavailable.Severity(), Host: host, Began: s.Since, Until: until,
 		Finding: finding.Finding{Code: finding.DatabaseUnavailable, Reason: s.Reason}}
 }
 
-// sendOutage sends items to receivers by name, all at the same time, and notes the results.
-func (c Config) sendOutage(ctx context.Context, s *outageState, items map[string]Item) {
+// sendLost sends items to receivers by name, all at the same time, and notes the results.
+func (c Config) sendLost(ctx context.Context, s *lostState, items map[string]Item) {
 	errs := make([]error, len(c.Receivers))
 	var running sync.WaitGroup
 	for i, r := range c.Receivers {
@@ -198,21 +198,21 @@ func (c Config) sendOutage(ctx context.Context, s *outageState, items map[string
 		case item.State == Resolved:
 			delete(s.Told, r.Name)
 		default:
-			s.Told[r.Name] = outageTold{At: time.Now(), NextAt: time.Now().Add(messageGap)}
+			s.Told[r.Name] = lostTold{At: time.Now(), NextAt: time.Now().Add(messageGap)}
 		}
 	}
 }
 
-// outageOver tells those that were told of an outage that it is over. It must be called when the database has responded for a while.
-func (c Config) outageOver(ctx context.Context) error {
-	exists, err := on(c.Outage, func() (bool, error) {
-		_, err := os.Stat(c.Outage.path(outageFile))
+// databaseBack tells those that were told of a loss that it is over. It must be called when the database has responded for a while.
+func (c Config) databaseBack(ctx context.Context) error {
+	exists, err := on(c.LostDatabase, func() (bool, error) {
+		_, err := os.Stat(c.LostDatabase.path(lostFile))
 		return err == nil, nil
 	})
-	if err != nil || !exists && c.Outage.memory.Since.IsZero() {
+	if err != nil || !exists && c.LostDatabase.memory.Since.IsZero() {
 		return err
 	}
-	return c.Outage.change(func(s *outageState) {
+	return c.LostDatabase.change(func(s *lostState) {
 		now := time.Now()
 		if s.Since.IsZero() || now.Sub(s.Seen) < c.Quiet {
 			return // another program of this host has seen it a moment ago
@@ -223,7 +223,7 @@ func (c Config) outageOver(ctx context.Context) error {
 				items[name] = s.item(c.Host, Resolved, s.Seen)
 			}
 		}
-		c.sendOutage(ctx, s, items)
+		c.sendLost(ctx, s, items)
 		left := 0
 		for _, r := range c.Receivers {
 			if _, known := s.Told[r.Name]; known {
@@ -232,7 +232,7 @@ func (c Config) outageOver(ctx context.Context) error {
 		}
 		// Receivers that are no longer set are told nothing. One that fails for a day is told nothing, either.
 		if left == 0 || now.Sub(s.Seen) > 24*time.Hour {
-			*s = outageState{}
+			*s = lostState{}
 		}
 	})
 }
