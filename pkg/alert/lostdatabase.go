@@ -198,7 +198,7 @@ func (c Config) sendLost(ctx context.Context, s *lostState, items map[string]Ite
 		case item.State == Resolved:
 			delete(s.Told, r.Name)
 		default:
-			s.Told[r.Name] = lostTold{At: time.Now(), NextAt: time.Now().Add(messageGap)}
+			s.Told[r.Name] = lostTold{At: time.Now()}
 		}
 	}
 }
