@@ -135,7 +135,7 @@ func newTransport(s settings.Settings, choice string) (*proxy.Transport, error) 
 	}
 	const timeout = alert.SendTimeout
 	return proxy.New(proxy.Config{Env: env, DialTimeout: min(s.DialTimeout, timeout), ConnectTimeout: min(s.ConnectTimeout, timeout),
-		TLSTimeout: min(s.TLSTimeout, timeout), FirstByteTimeout: timeout})
+		TLSTimeout: min(s.TLSTimeout, timeout), FirstByteTimeout: 2 * timeout}) // the context ends before, with a text of its own
 }
 
 // Close closes the connections that carry no request.
