@@ -85,7 +85,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		s.StuckAfter = stuckAfter
 	}
 	told, alertFault := alerts.New(a.App, c, s)
-	defer told.Close()
+	defer func() { told.Close() }() // never nil
 	if c.Bool("test-alert") {
 		if alertFault != nil {
 			return alertFault
