@@ -15,9 +15,9 @@ func (c Code) Severity() Severity {
 	switch c {
 	case TasksRepaired, ProcessorRestarted:
 		return Info
-	case ModelsRefused, EndpointFailing, EndpointRefusesModels, EndpointsDiffer, ProxyEjected, StoppedWithDueTasks, TasksSetAside, ClaimingPaused,
-		PictureStoresDiffer, PictureCleaningFailed, BridgeBehind, LostUpdates, WebhooksUndelivered, WebhookFailing, NotSupervised, MonitorOverdue,
-		MonitorPassIncomplete, LogDirUnwritable, BacklogOld, DiskNearlyFull, TasksStuck:
+	case EndpointFailing, EndpointRefusesModels, EndpointsDiffer, ProxyEjected, StoppedWithDueTasks, ClaimingPaused,
+		PictureCleaningFailed, BridgeBehind, WebhooksUndelivered, WebhookFailing, NotSupervised, MonitorOverdue,
+		MonitorPassIncomplete, LogDirUnwritable, BacklogOld, DiskNearlyFull:
 		return Warning
 	}
 	return Error

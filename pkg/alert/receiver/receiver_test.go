@@ -145,7 +145,9 @@ func TestSender_Failures(t *testing.T) {
 	t.Parallel()
 	released := make(chan struct{})
 	answers := map[string]http.HandlerFunc{
-		"500": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "out of order", http.StatusInternalServerError) },
+		"500": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "out of order", http.StatusInternalServerError)
+		},
 		"redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://evil.example"+r.RequestURI, http.StatusTemporaryRedirect)
 		},
@@ -159,7 +161,10 @@ func TestSender_Failures(t *testing.T) {
 		"too fast": func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, `{"errcode":130101,"errmsg":"send too fast"}`)
 		},
-		"429": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Retry-After", "90"); w.WriteHeader(http.StatusTooManyRequests) },
+		"429": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "90")
+			w.WriteHeader(http.StatusTooManyRequests)
+		},
 	}
 	want := map[string]string{"500": "responded 500 Internal Server Error: out of order", "redirect": "redirect, which is not followed", "a page": "not that of the service",
 		"silence": "did not respond in time", "a body without end": "did not respond in time", "errcode 0 of wrong type": "not that of the service",

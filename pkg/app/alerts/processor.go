@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -32,13 +31,7 @@ func (a *Alerts) Start(ctx context.Context, st *store.Store, report func() overv
 	w := &watch{settings: a.settings, store: st, report: report, redact: a.redact, disks: Disks(a.settings), log: log}
 	service := alert.NewService(a.config(st, log), alert.Watch{Own: w.own, Inspect: w.inspect, Lost: w.lost})
 	// Requests that are paid for run on after a stop.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
-	running.Go(func() { service.Run(ctx) })
-	return func() {
-		cancel()
-		running.Wait()
-	}
+	return app.Background(context.WithoutCancel(ctx), service.Run)
 }
 
 // watch looks for problems in a processor.

@@ -1,4 +1,4 @@
--- Alerts: which problems are open, and what each receiver was told. The tables: migrations/0009_alerts.sql. They have a few rows each.
+-- Alerts: which problems are open, and what each receiver was told. The tables: migrations/0011_alerts.sql. They have a few rows each.
 {{/* The alert a was not seen for so long that it counts as over. */ -}}
 {{define "over"}}(a.cleared_at is not null and a.seen_at < now() - {{.}}::bigint * (1 << a.flaps) * interval '1 millisecond'){{end}}
 -- name: observe_alerts
