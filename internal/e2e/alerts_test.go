@@ -189,6 +189,18 @@ func TestAlerts_TiredOperator(t *testing.T) {
 	require.Len(t, status.Problems, 1)
 	assert.Equal(t, "api_unreachable", status.Problems[0].Code)
 	assert.Equal(t, a.Do, status.Problems[0].Do)
+	w.waitFor("the page shows the same", func() bool {
+		body, _ := w.get(p, "/api/overview")
+		var page struct {
+			Well     bool
+			Problems []struct {
+				Code, Do string
+				Hint     *struct{ EN string }
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(body), &page))
+		return !page.Well && len(page.Problems) == 1 && page.Problems[0].Code == "api_unreachable" && page.Problems[0].Do == a.Do && page.Problems[0].Hint != nil
+	})
 
 	w.proxy.SetMode(simproxy.Serve) // the fix
 	fixed := time.Now()
