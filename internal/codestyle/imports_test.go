@@ -23,7 +23,7 @@ var layers = [][]string{
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "pkg/s3", "internal/*"},
 	{"pkg/processor"},
 	{"pkg/bridgesync", "pkg/webhook", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
-	{"pkg/app/render"},
+	{"pkg/app/render", "pkg/app/usage"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
 	{"pkg/bridge"},

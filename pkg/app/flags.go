@@ -7,21 +7,24 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 )
 
 // CommonFlags returns the flags of all four programs, which stand before or after a command.
 func CommonFlags() []cli.Flag {
-	return append([]cli.Flag{&cli.StringFlag{
-		Name: "lang", Usage: "language of the output: en or zh", DefaultText: "from LANG", Category: "settings:",
-	}, &cli.StringFlag{
-		Name: "env-file", Usage: "file with NAME=value settings, used if it exists; the environment takes precedence", Value: ".env", Category: "settings:",
+	return append([]cli.Flag{langFlag(), &cli.StringFlag{
+		Name: "env-file", Usage: "`FILE` with NAME=value settings, used if it exists; the environment takes precedence", Value: ".env",
 	}}, settingFlags(false)...)
 }
 
 // WorkerFlags returns CommonFlags and the flags of the settings that only the processor reads.
 func WorkerFlags() []cli.Flag { return append(CommonFlags(), settingFlags(true)...) }
+
+func langFlag() cli.Flag {
+	return &cli.StringFlag{Name: "lang", Usage: "`LANGUAGE` of the output: en or zh", DefaultText: "from LANG"}
+}
 
 // JSONFlag returns the flag --json.
 func JSONFlag() cli.Flag {
@@ -36,7 +39,7 @@ func settingFlags(worker bool) []cli.Flag {
 			continue
 		}
 		usage := fmt.Sprintf("%s [$%s]", s.Usage, s.Env)
-		flags = append(flags, &cli.StringFlag{Name: s.Flag, Usage: usage, DefaultText: s.Default, Category: "settings:"})
+		flags = append(flags, &cli.StringFlag{Name: s.Flag, Usage: usage, DefaultText: s.Default})
 	}
 	return flags
 }
@@ -57,7 +60,7 @@ func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
 	if text, given := FlagValue(c, "lang"); given {
 		var err error
 		if l, err = lang.Parse(text); err != nil {
-			return l, Usagef("--lang: %v", err)
+			return l, Usagef("--%s: %v", "lang", err)
 		}
 	}
 	if wantsJSON(c) {
@@ -83,7 +86,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	case err != nil && settings.IsMissing(err) && !given:
 		file = nil
 	case err != nil:
-		return settings.Settings{}, &usageError{err}
+		return settings.Settings{}, &usageError{err: err}
 	}
 	quiet, _ := FlagValue(c, "quiet")
 	a.quiet = quiet == "true"
@@ -197,7 +200,12 @@ func anyCase(lookup func(string) (string, bool)) settings.Source {
 // NoArguments returns an error where the command line has an argument that is not part of a flag or command.
 func NoArguments(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return Usagef("unknown command or argument %q", c.Args().First())
+		return UnknownCommand(c)
 	}
 	return nil
+}
+
+// UnknownCommand returns the error of the first argument, which is no command.
+func UnknownCommand(c *cli.Context) error {
+	return &usageError{err: usage.UnknownCommand(c.Command.Subcommands, c.Args().First())}
 }

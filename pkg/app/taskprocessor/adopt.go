@@ -27,7 +27,7 @@ var adoptSteps = []string{"plan", "apply", "check", "remove"}
 func adoptCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "adopt", Usage: "bridge an application's own tables of tasks and credits", Action: a.adopt,
-		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + app.TablesName + ", with\n" +
+		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + app.TablesName + ", with " +
 			"questions where it could not decide. Answer them in the file, then: adopt --plan, adopt --apply, adopt --check.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that --apply would run in this database, and change nothing"},

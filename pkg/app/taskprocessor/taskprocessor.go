@@ -48,7 +48,7 @@ func New(core *app.App) *cli.App {
 	return &cli.App{
 		Name:  "task-processor",
 		Usage: "processes the image tasks in PostgreSQL, through a proxy",
-		Description: "Without a command it processes tasks until SIGTERM or SIGINT. Then it claims nothing more, and ends when its paid requests have finished;\n" +
+		Description: "Without a command it processes tasks until SIGTERM or SIGINT. Then it claims nothing more, and ends when its paid requests have finished; " +
 			"a second signal cuts them. SIGHUP makes it read the env file again: the API key, the proxies and the password of the database.\n" +
 			"To begin: task-processor migrate. To see it without any setup: task-processor demo.",
 		Flags:  run,

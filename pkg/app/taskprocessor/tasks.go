@@ -220,9 +220,9 @@ func tasksCommand(a program) *cli.Command {
 func missingSubcommand(commands ...string) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.NArg() > 0 {
-			return app.Usagef("unknown command %q; the commands are: %s", c.Args().First(), strings.Join(commands, ", "))
+			return app.UnknownCommand(c)
 		}
-		return app.Usagef("a command is missing: %s", strings.Join(commands, ", or "))
+		return app.Usagef("a command is missing: %s", strings.Join(commands, ", "))
 	}
 }
 
@@ -285,11 +285,6 @@ const pictureFilesTimeout = 10 * time.Second
 
 func (a program) showTask(c *cli.Context) error {
 	if c.NArg() != 1 {
-		for _, argument := range c.Args().Slice() {
-			if strings.HasPrefix(argument, "-") {
-				return app.Usagef("options come before the task's id: task-processor tasks show %s ID", argument)
-			}
-		}
 		return app.Usagef("tasks show takes one task's id")
 	}
 	id := c.Args().First()
