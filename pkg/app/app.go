@@ -129,7 +129,8 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	args = args[min(1, len(args)):]
 	command := program(a)
 	a.addCommands(command)
-	if done, err := usage.Complete(a.Stdout, command, args); done {
+	a.language = lang.FromEnvironment(a.Env)
+	if done, err := usage.Complete(a.Stdout, command, args, a.language); done {
 		return a.exitCode(err, usage.Line{Program: command}, false)
 	}
 	line := usage.Read(command, args)
@@ -165,7 +166,6 @@ func (a *App) runLine(ctx context.Context, line usage.Line, wantJSON bool) error
 
 // setLanguage sets the language that a line of arguments or the environment names; with --json it is English.
 func (a *App) setLanguage(line usage.Line, wantJSON bool) error {
-	a.language = lang.FromEnvironment(a.Env)
 	if wantJSON {
 		a.language = lang.EN
 	}

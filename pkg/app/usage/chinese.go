@@ -20,6 +20,7 @@ var commonTexts = []lang.Text{
 	{EN: "at most `N` tasks", ZH: "最多 N 个任务"},
 	{EN: "all", ZH: "全部"},
 	{EN: "none", ZH: "无"},
+	textHelpFlag,
 }
 
 // processorTexts are those of task-processor.

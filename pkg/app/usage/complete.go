@@ -57,7 +57,7 @@ var fixedValues = map[string][]string{
 
 // Complete answers a completion script, where the arguments are its question: what can stand for the last word, one a line, with a
 // tab and what it means behind. done is false for other arguments.
-func Complete(out io.Writer, program *cli.App, args []string) (done bool, err error) {
+func Complete(out io.Writer, program *cli.App, args []string, l lang.Lang) (done bool, err error) {
 	if len(args) < 2 || args[0] != complete {
 		return false, nil
 	}
@@ -72,7 +72,8 @@ func Complete(out io.Writer, program *cli.App, args []string) (done bool, err er
 	current := words[len(words)-1]
 	for _, e := range candidates(program, words[:len(words)-1], current) {
 		if strings.HasPrefix(e.label, current) || strings.HasPrefix(e.label, ":") {
-			if _, err := fmt.Fprintf(out, "%s\t%s\n", strings.TrimPrefix(e.label, prefix), strings.ReplaceAll(e.text, "\n", " ")); err != nil {
+			text, _, _ := strings.Cut(strings.ReplaceAll(Translate(e.text, l), "`", ""), " [$")
+			if _, err := fmt.Fprintf(out, "%s\t%s\n", strings.TrimPrefix(e.label, prefix), text); err != nil {
 				return true, err
 			}
 		}
@@ -151,11 +152,10 @@ func valuesOf(flag, prefix string) (all []entry) {
 }
 
 func flagCandidates(line Line) []entry {
-	all := []entry{{"--help", "show this help"}}
+	all := []entry{{"--help", textHelpFlag.EN}}
 	for _, f := range line.Flags() {
 		if _, given := line.words[f.Names()[0]]; visibleFlag(f) && !given {
-			text, _, _ := strings.Cut(strings.ReplaceAll(flagUsage(f), "`", ""), " [$")
-			all = append(all, entry{"--" + f.Names()[0], text})
+			all = append(all, entry{"--" + f.Names()[0], flagUsage(f)})
 		}
 	}
 	return all
@@ -167,7 +167,7 @@ func helpCandidates(program *cli.App, words []string) (all []entry) {
 		all = append(all, entry{c.Name, c.Usage})
 	}
 	if len(words) == 0 {
-		all = append(all, entry{"settings", "all settings"})
+		all = append(all, entry{label: "settings"})
 	}
 	return all
 }
