@@ -71,7 +71,11 @@ func (a *App) addCommands(program *cli.App) {
 			if err := NoArguments(c); err != nil {
 				return err
 			}
-			return a.printHelp(usage.ManPage(program, a.language, Version), wantsJSON(c))
+			_, date := build()
+			if date == "" {
+				date = time.Now().Format(time.DateOnly)
+			}
+			return a.printHelp(usage.ManPage(program, a.language, Version, date), wantsJSON(c))
 		}},
 	)
 }

@@ -23,10 +23,10 @@ func pages(program *cli.App) []Line {
 }
 
 // ManPage returns the manual page of a program, in roff.
-func ManPage(program *cli.App, language lang.Lang, version string) string {
+func ManPage(program *cli.App, language lang.Lang, version, date string) string {
 	var b strings.Builder
 	name := strings.ToUpper(program.Name)
-	fmt.Fprintf(&b, ".TH %s 1 \"\" \"imagetasks %s\" \"imagetasks\"\n", roff(name), roff(version))
+	fmt.Fprintf(&b, ".TH %s 1 %s \"imagetasks %s\" \"imagetasks\"\n.nh\n.ad l\n", roff(name), date, roff(version))
 	heading := func(macro string, text string) { fmt.Fprintf(&b, ".%s \"%s\"\n", macro, roff(text)) }
 	list := func(entries []entry) {
 		for _, e := range entries {
@@ -62,12 +62,8 @@ func ManPage(program *cli.App, language lang.Lang, version string) string {
 		list(p.options)
 		if i == 0 {
 			list(p.settings)
-		} else if len(p.settings) > 0 {
-			var labels []string
-			for _, e := range append(p.settings, entriesOf(p.others)...) {
-				labels = append(labels, e.label)
-			}
-			fmt.Fprintf(&b, ".PP\n%s\n", roff(manSettings.In(language, strings.Join(labels, "; "))))
+		} else if names := p.settingNames(language); len(names) > 0 {
+			fmt.Fprintf(&b, ".PP\n%s\n", roff(manSettings.In(language, strings.Join(names, "; "))))
 		}
 	}
 	heading("SH", manSettingsTitle.In(language))
@@ -77,15 +73,20 @@ func ManPage(program *cli.App, language lang.Lang, version string) string {
 	return b.String()
 }
 
-func entriesOf(labels []string) []entry { return entries(true, labels...) }
-
-// roff escapes a text: backslashes, hyphens that are typed, and what begins a request.
+// roff escapes a text: backslashes, hyphens that are typed, and what begins a request. A line may end within long words, and between Chinese characters.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n", " ", `"`, `\(dq`, "'", `\(aq`, "^", `\(ha`, "~", `\(ti`, "`", `\(ga`).Replace(text)
+	var b strings.Builder
 	if strings.HasPrefix(text, ".") {
-		text = `\&` + text
+		b.WriteString(`\&`)
 	}
-	return text
+	for i, piece := range pieces(text) {
+		if i > 0 {
+			b.WriteString(`\:`)
+		}
+		b.WriteString(strings.NewReplacer("/", `/\:`, "&", `&\:`, ",", `,\:`, "=", `=\:`).Replace(piece))
+	}
+	return b.String()
 }
 
 var (

@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -22,6 +23,7 @@ type page struct {
 	options     []entry
 	settings    []entry
 	others      []string // the names of further settings
+	everything  bool     // the command uses all settings
 	program     string
 }
 
@@ -59,6 +61,17 @@ func of(l Line, language lang.Lang) page {
 	return p
 }
 
+// settingNames returns what the settings of a command are called, or that it uses all.
+func (p *page) settingNames(language lang.Lang) (all []string) {
+	if p.everything {
+		return []string{textEverySetting.In(language)}
+	}
+	for _, e := range p.settings {
+		all = append(all, e.label)
+	}
+	return append(all, p.others...)
+}
+
 // addFlags adds the flags, and the settings that matter to the command.
 func (p *page) addFlags(flags []cli.Flag, language lang.Lang) {
 	isSetting := map[string]bool{"lang": true, "env-file": true}
@@ -94,6 +107,7 @@ func (p *page) addFlags(flags []cli.Flag, language lang.Lang) {
 			p.others = append(p.others, s.Env)
 		}
 	}
+	p.everything = m.named != nil && !slices.ContainsFunc(all, func(s settings.Setting) bool { return !m.shown(s) && !m.named(s) })
 }
 
 func flagUsage(f cli.Flag) string {
@@ -170,6 +184,7 @@ var (
 	textCommand       = lang.Text{EN: "COMMAND", ZH: "命令"}
 	textCommandOrNone = lang.Text{EN: "[COMMAND]", ZH: "[命令]"}
 	textDefault       = lang.Text{EN: " (default: %s)", ZH: "（默认：%s）"}
+	textEverySetting  = lang.Text{EN: "all", ZH: "全部"}
 	textHelpFlag      = lang.Text{EN: "show this help", ZH: "显示此帮助"}
 	textVersionFlag   = lang.Text{EN: "show the version", ZH: "显示版本"}
 )
