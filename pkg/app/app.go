@@ -22,7 +22,6 @@ import (
 	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/redact"
-	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
@@ -197,31 +196,21 @@ func (a *App) exitCode(err error, line usage.Line, wantJSON bool) int {
 	if err == nil {
 		return exitDone
 	}
-	code := exitFault
-	_, usage := errors.AsType[*usageError](err)
-	_, setting := errors.AsType[*settings.Error](err)
-	_, failedStart := errors.AsType[*supervise.StartError](err)
-	switch {
-	case usage:
+	switch code, _ := a.errorCode(err); {
+	case code == "usage":
 		err = lang.Errorf(textSeeHelp, err, line.Name())
-		code = exitUsage
-	case setting:
-		code = exitUsage
-	case errors.Is(err, ErrUnhealthy):
-		code = exitWrong
-	case errors.Is(err, ErrBadSettings):
-		code = exitUsage
-	case a.interrupted.Load() && !failedStart && !errors.Is(err, ErrInterrupted):
+	case code == "interrupted" && !errors.Is(err, ErrInterrupted):
 		err = ErrInterrupted // what failed is a consequence of the interrupt
 	}
-	if code != exitWrong && !errors.Is(err, ErrBadSettings) {
+	detail := a.ErrorDetail(err)
+	if detail.ExitCode != exitWrong && !errors.Is(err, ErrBadSettings) {
 		fmt.Fprintln(a.Stderr, textError.In(a.language, a.Redact.String(lang.ErrorIn(err, a.language))))
 	}
 	if wantJSON && !a.printedJSON {
 		// A stdout that can't be written to leaves nowhere to report that.
-		_ = a.PrintJSON(errorDocument{Error: ErrorDetail{Message: a.Redact.String(err.Error()), ExitCode: code}})
+		_ = a.PrintJSON(errorDocument{Error: detail})
 	}
-	return code
+	return detail.ExitCode
 }
 
 var (
@@ -236,6 +225,7 @@ type errorDocument struct {
 
 // ErrorDetail is why a program failed, as documents show it.
 type ErrorDetail struct {
+	Code     string `json:"code"`    // see docs/json.md
 	Message  string `json:"message"` // in English, without secrets
 	ExitCode int    `json:"exit_code"`
 }

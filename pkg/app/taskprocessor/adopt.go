@@ -235,7 +235,7 @@ func (a program) readBridge(ctx context.Context, c *cli.Context, st *store.Store
 	slices.SortStableFunc(found, func(a, b located) int { return a.Line - b.Line })
 	if c.Bool("json") {
 		err = a.PrintJSON(map[string]any{"file": path, "problems": found, "error": app.ErrorDetail{
-			Message: fmt.Sprintf("%s does not fit the database (problems: %d)", path, len(found)), ExitCode: 2}})
+			Code: "settings", Message: fmt.Sprintf("%s does not fit the database (problems: %d)", path, len(found)), ExitCode: 2}})
 		return d, errors.Join(err, app.ErrBadSettings)
 	}
 	for _, p := range found {

@@ -172,7 +172,7 @@ func (a program) printRedriven(c *cli.Context, results []redriveResult, failed i
 	if c.Bool("json") {
 		document := map[string]any{"tasks": results, "failed": failed, "dry_run": c.Bool("dry-run")}
 		if stopped != nil {
-			document["error"] = app.ErrorDetail{Message: a.Redact.String(stopped.Error()), ExitCode: 1}
+			document["error"] = a.ErrorDetail(stopped)
 		}
 		return a.PrintJSON(document)
 	}
