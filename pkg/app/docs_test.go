@@ -6,11 +6,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/usage"
@@ -78,6 +80,25 @@ func TestCommandsDoc(t *testing.T) {
 		have, err := os.ReadFile(path)
 		require.NoError(t, err)
 		assert.Equal(t, text, string(have), "run: go test ./pkg/app -run CommandsDoc -update")
+	}
+}
+
+// Each command with --json has its section of docs/json.md, which an end-to-end test compares with the documents.
+func TestJSONDoc_EachCommand(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "json.md"))
+	require.NoError(t, err)
+	for _, program := range programs {
+		name := app.Definition(program).Name
+		eachCommand(program, func(words []string, _ string, flags []cli.Flag) {
+			line := usage.Read(app.Definition(program), words)
+			leaf := len(line.Commands()) == 0 || len(words) == 0
+			for _, f := range flags {
+				if f.Names()[0] == "json" && leaf && !slices.Equal(words, []string{usage.Man}) {
+					full := strings.Join(append([]string{name}, words...), " ")
+					assert.Regexp(t, "(?m)^## ("+full+"|"+strings.Join(words, " ")+")$|`"+strings.Join(words, " ")+"`", string(page), full)
+				}
+			}
+		})
 	}
 }
 
