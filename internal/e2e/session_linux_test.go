@@ -36,6 +36,10 @@ func (w *fixture) startSession(columns, rows uint16, name string, args ...string
 		_ = s.Wait()
 	}()
 	w.t.Cleanup(func() {
+		if w.t.Failed() {
+			shown := s.shown.String()
+			w.t.Logf("%s showed at last: %q", s.line, shown[max(0, len(shown)-3000):])
+		}
 		_ = syscall.Kill(-s.Process.Pid, syscall.SIGKILL)
 		<-s.done
 		<-copied

@@ -52,8 +52,14 @@ func (a *App) Colors(w io.Writer) bool {
 
 // IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
+	_, ok := terminalOf(w)
+	return ok
+}
+
+// terminalOf returns the terminal that w writes to.
+func terminalOf(w io.Writer) (*os.File, bool) {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
 // Logger returns the program's logger. Unless file is empty, it also writes to the file of that name in LOG_DIR.

@@ -66,6 +66,7 @@ func New(core *app.App) *cli.App {
 			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
+			topCommand(a),
 			demoCommand(a),
 		},
 	}
