@@ -103,7 +103,9 @@ func TestTop_Ends(t *testing.T) {
 			w.waitFor("it is shown", func() bool { return strings.Contains(s.lastFrame(), "队列") })
 			requireSize(t, s.lastFrame(), 80, 24)
 			w.exec(`alter table imagetasks.tasks rename to moved`)
-			w.waitFor("the error is shown", func() bool { return strings.Contains(s.lastFrame(), "! ") && strings.Contains(s.lastFrame(), "imagetasks.tasks") })
+			w.waitFor("the error is shown", func() bool {
+				return strings.Contains(s.lastFrame(), "! ") && strings.Contains(s.lastFrame(), "imagetasks.tasks")
+			})
 			assert.Contains(t, s.lastFrame(), "队列", "what was read before stays")
 			w.exec(`alter table imagetasks.moved rename to tasks`)
 			end(s)

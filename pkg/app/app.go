@@ -204,7 +204,7 @@ func (a *App) exitCode(err error, line usage.Line, wantJSON bool) int {
 	}
 	detail := a.ErrorDetail(err)
 	if detail.ExitCode != exitWrong && !errors.Is(err, ErrBadSettings) {
-		fmt.Fprintln(a.Stderr, textError.In(a.language, a.Redact.String(lang.ErrorIn(err, a.language))))
+		fmt.Fprintln(a.Stderr, textError.In(a.language, a.Redact.String(a.Message(lang.ErrorIn(err, a.language)))))
 	}
 	if wantJSON && !a.printedJSON {
 		// A stdout that can't be written to leaves nowhere to report that.
@@ -215,6 +215,7 @@ func (a *App) exitCode(err error, line usage.Line, wantJSON bool) int {
 
 var (
 	textError   = lang.Text{EN: "error: %s", ZH: "错误：%s"}
+	textWarning = lang.Text{EN: "warning: %s", ZH: "警告：%s"}
 	textSeeHelp = lang.Text{EN: "%w\nrun %s --help for its options", ZH: "%w\n运行 %s --help 查看其选项"}
 )
 

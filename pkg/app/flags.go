@@ -96,7 +96,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	}
 	s, err := a.loadFrom(c, file)
 	if names := s.UnusedNames(); len(names) > 0 && !a.quiet {
-		fmt.Fprintf(a.Stderr, "warning: %s lists endpoints, so this has no effect: %s\n", TablesFile(c), strings.Join(names, ", "))
+		a.Warn(fmt.Sprintf("%s lists endpoints, so this has no effect: %s", TablesFile(c), strings.Join(names, ", ")))
 	}
 	return s, err
 }
@@ -180,7 +180,7 @@ func (a *App) warnOfNearMisses(path string, file map[string]string) {
 		return
 	}
 	for _, m := range settings.NearMisses(file) {
-		fmt.Fprintf(a.Stderr, "warning: the env file %s sets %s, which is not a setting; did you mean %s?\n", path, m.Name, m.Setting)
+		a.Warn(fmt.Sprintf("the env file %s sets %s, which is not a setting; did you mean %s?", path, m.Name, m.Setting))
 	}
 }
 

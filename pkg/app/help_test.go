@@ -5,7 +5,9 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -209,3 +211,38 @@ func TestVersion(t *testing.T) {
 	decode(t, stdout, &document)
 	assert.Equal(t, app.Version, document["version"])
 }
+
+// Each message that is translated at the edge is in the source: one that was changed there would not be recognised any more.
+func TestMessages_InSource(t *testing.T) {
+	var source strings.Builder
+	require.NoError(t, filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") || strings.Contains(path, "app/usage/") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		switch filepath.Ext(path) {
+		case ".sql":
+			source.Write(text)
+		case ".go":
+			source.WriteString(joined.ReplaceAllString(string(text), ""))
+		}
+		return nil
+	}))
+	text := strings.NewReplacer(`\"`, `"`, "%%", "%").Replace(source.String())
+	for _, message := range usage.Messages() {
+		for _, part := range verbs.Split(strings.ReplaceAll(message.EN, "%%", "%"), -1) {
+			if part = strings.Trim(part, " ;,:?.()"); len(part) > 3 {
+				assert.Contains(t, []bool{strings.Contains(text, part)}, true, "%q: %q", message.EN, part)
+			}
+		}
+	}
+}
+
+var (
+	// joined matches what joins two parts of a text over several lines.
+	joined = regexp.MustCompile(`"\s*\+\s*"`)
+	verbs  = regexp.MustCompile(`%[sdqvw]|PREFIX`)
+)

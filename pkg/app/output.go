@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/logging"
 	"imagetasks/pkg/settings"
@@ -40,6 +41,14 @@ func (a *App) Print(c *cli.Context, text lang.Text, args ...any) error {
 	}
 	a.Printf("%s\n", text.In(l, args...))
 	return nil
+}
+
+// Message returns the text of an error in the language of the output.
+func (a *App) Message(text string) string { return usage.Message(text, a.language) }
+
+// Warn prints a warning to stderr, without secrets.
+func (a *App) Warn(text string) {
+	fmt.Fprintln(a.Stderr, textWarning.In(a.language, a.Redact.String(a.Message(text))))
 }
 
 // Colors reports whether text for w is to be coloured: w is a terminal and NO_COLOR is not set (https://no-color.org).

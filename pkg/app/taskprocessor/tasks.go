@@ -180,7 +180,7 @@ func (a program) printRedriven(c *cli.Context, results []redriveResult, failed i
 		var err error
 		switch {
 		case r.Error != "":
-			err = a.Print(c, textNotRedriven, r.TaskID, r.Error)
+			err = a.Print(c, textNotRedriven, r.TaskID, a.Message(r.Error))
 		case c.Bool("dry-run"):
 			err = a.Print(c, textWouldRedrive, r.TaskID, r.Run)
 		default:
@@ -306,7 +306,7 @@ func (a program) showTask(c *cli.Context) error {
 		files, filesErr := pictureFiles(filesCtx, s, st, details.TaskRow)
 		if filesErr != nil {
 			files = []string{}
-			fmt.Fprintf(a.Stderr, "warning: the task's pictures are not listed: %s\n", a.Redact.String(filesErr.Error()))
+			a.Warn("the task's pictures are not listed: " + filesErr.Error())
 		}
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {

@@ -127,7 +127,7 @@ func (t *topView) draw(columns, rows int) []string {
 	}
 	sections := [][]string{{t.color(reverse, lang.Pad(head, columns))}}
 	if t.err != nil {
-		sections = append(sections, []string{t.color(red, "! "+t.Redact.String(lang.ErrorIn(t.err, t.Lang)))})
+		sections = append(sections, []string{t.color(red, "! "+t.Redact.String(t.Message(lang.ErrorIn(t.err, t.Lang))))})
 	}
 	if t.at.IsZero() {
 		return flatten(append(sections, []string{textTopReading.In(t.Lang)}), rows, t.Lang)
