@@ -10,6 +10,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -86,6 +87,7 @@ type App struct {
 	Redact *redact.Redactor
 
 	language     lang.Lang                        // of the output
+	charset      charset                          // of the terminal
 	variable     func(name string) (string, bool) // see Variable
 	supabaseHint string                           // what to do where DATABASE_URL is missing
 	quiet        bool                             // --quiet is set: cron would mail warnings at each pass
@@ -125,15 +127,24 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	if a.Env == nil {
 		a.Env = func(string) (string, bool) { return "", false }
 	}
-	args = args[min(1, len(args)):]
+	args = slices.Clone(args[min(1, len(args)):])
+	a.charset = environmentCharset(a.Env)
+	for i := range args {
+		args[i] = a.charset.decode(args[i])
+	}
+	wantJSON := wantsJSONArgs(args)
+	if a.Stderr = encoded(a.Stderr, a.charset); !wantJSON { // JSON is UTF-8 always
+		a.Stdout = encoded(a.Stdout, a.charset)
+	}
 	command := program(a)
 	a.addCommands(command)
-	a.language = lang.FromEnvironment(a.Env)
+	if a.language = lang.FromEnvironment(a.Env); a.charset == ascii {
+		a.language = lang.EN
+	}
 	if done, err := usage.Complete(a.Stdout, command, args, a.language); done {
 		return a.exitCode(err, usage.Line{Program: command}, false)
 	}
 	line := usage.Read(command, args)
-	wantJSON := wantsJSONArgs(args)
 	err := a.setLanguage(line, wantJSON)
 	if err == nil {
 		err = a.runLine(ctx, line, wantJSON)
@@ -163,7 +174,7 @@ func (a *App) runLine(ctx context.Context, line usage.Line, wantJSON bool) error
 	return command.RunContext(ctx, append([]string{command.Name}, line.Args...))
 }
 
-// setLanguage sets the language that a line of arguments or the environment names; with --json it is English.
+// setLanguage sets the language that a line of arguments or the environment names; with --json, and where the character set has no Chinese, it is English.
 func (a *App) setLanguage(line usage.Line, wantJSON bool) error {
 	if wantJSON {
 		a.language = lang.EN
@@ -176,7 +187,7 @@ func (a *App) setLanguage(line usage.Line, wantJSON bool) error {
 	if err != nil {
 		return Usagef("--%s: %v", "lang", err)
 	}
-	if !wantJSON {
+	if !wantJSON && a.charset != ascii {
 		a.language = l
 	}
 	return nil
@@ -293,7 +304,7 @@ func (a *App) ReadStdin(ctx context.Context, limit int64) ([]byte, error) {
 	}()
 	select {
 	case r := <-read:
-		return r.text, r.err
+		return []byte(a.charset.decode(string(r.text))), r.err
 	case <-ctx.Done():
 		return nil, ErrInterrupted
 	}

@@ -55,19 +55,7 @@ func FlagValue(c *cli.Context, name string) (string, bool) {
 }
 
 // Lang returns the language of the output: English with --json, else that of --lang, else that of the environment.
-func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
-	l := lang.FromEnvironment(a.Env)
-	if text, given := FlagValue(c, "lang"); given {
-		var err error
-		if l, err = lang.Parse(text); err != nil {
-			return l, Usagef("--%s: %v", "lang", err)
-		}
-	}
-	if wantsJSON(c) {
-		l = lang.EN
-	}
-	return l, nil
-}
+func (a *App) Lang(*cli.Context) (lang.Lang, error) { return a.language, nil }
 
 func wantsJSON(c *cli.Context) bool {
 	value, given := FlagValue(c, "json")

@@ -67,6 +67,9 @@ func IsTerminal(w io.Writer) bool {
 
 // terminalOf returns the terminal that w writes to.
 func terminalOf(w io.Writer) (*os.File, bool) {
+	if e, ok := w.(*encodedWriter); ok {
+		w = e.w
+	}
 	f, ok := w.(*os.File)
 	return f, ok && term.IsTerminal(int(f.Fd()))
 }

@@ -102,7 +102,7 @@ var messages = []lang.Text{
 	{EN: "task %s", ZH: "任务 %s"},
 	{EN: "option %s is %s, but %s has no such option", ZH: "选项 %s 为 %s，但 %s 没有该选项"},
 	{EN: "option %s is %s; %s takes auto or WIDTHxHEIGHT with both divisible by %s, %s to %s pixels, no edge longer than %s and an aspect ratio of at most %s",
-		ZH: "选项 %s 为 %s；%s 可用的取值：auto，或宽x高（均可被 %s 整除，%s 到 %s 像素，任一边不超过 %s，宽高比不超过 %s）"},
+		ZH: "选项 %s 为 %s；%s 可用的取值：auto，或“宽 x 高”（均可被 %s 整除，%s 到 %s 像素，任一边不超过 %s，宽高比不超过 %s）"},
 	{EN: "option %s is %s; %s takes %s", ZH: "选项 %s 为 %s；%s 可用的取值：%s"},
 	{EN: "the number of input pictures is %s; %s takes none", ZH: "输入图片数为 %s；%s 不接受输入图片"},
 	{EN: "the number of input pictures is %s; %s takes at most %s", ZH: "输入图片数为 %s；%s 最多接受 %s 张"},
