@@ -20,6 +20,7 @@ var layers = [][]string{
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},
 	{"pkg/monitor", "pkg/diagnosis"},
+	{"pkg/dashboard"},
 	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "pkg/s3", "internal/*"},
 	{"pkg/processor"},
 	{"pkg/bridgesync", "pkg/webhook", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},

@@ -38,7 +38,7 @@ const (
 	TasksSetAside         Code = "tasks_set_aside"          // the database refuses to change them
 	LeasesFailing         Code = "leases_failing"           // a processor can't renew its leases, and starts nothing
 	DatabaseCopied        Code = "database_copied"          // the database is a copy or a restored backup; nothing is claimed
-	ClaimingPaused        Code = "claiming_paused"          // by an operator, for all processors
+	ClaimingPaused        Code = "claiming_paused"          // by an operator, for all processors: the queue, an endpoint or a model
 	TasksFailing          Code = "tasks_failing"            // most tasks of the last hour failed for one cause
 	PictureStoresDiffer   Code = "picture_stores_differ"    // processors keep their pictures in different stores
 	PictureCleaningFailed Code = "picture_cleaning_failed"  // pictures that no task has could not be removed
@@ -66,6 +66,9 @@ type Finding struct {
 	// Cause is the error code of the failing tasks, or of the API.
 	Cause  task.Code `json:"cause,omitempty"`
 	Reason string    `json:"reason,omitempty"`
+	// Scope is what is paused, where it is not the whole queue: endpoint or model, and Name its name.
+	Scope string `json:"scope,omitempty"`
+	Name  string `json:"name,omitempty"`
 }
 
 // Duration returns Seconds as a time.Duration.

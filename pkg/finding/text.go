@@ -73,6 +73,12 @@ func (f Finding) message() lang.Message {
 	case DatabaseCopied:
 		return msg(textCopied)
 	case ClaimingPaused:
+		switch f.Scope {
+		case "endpoint":
+			return msg(textPausedEndpoint, f.Name, f.Subject, since, f.Reason)
+		case "model":
+			return msg(textPausedModel, f.Name, f.Subject, since, f.Reason)
+		}
 		return msg(textPaused, f.Subject, since, f.Reason)
 	case TasksFailing:
 		return msg(textFailing, f.Count, f.Total, string(f.Cause), causeText(f.Cause))
@@ -142,12 +148,15 @@ func (f Finding) Next() Command {
 	case TasksSetAside:
 		return Command{Program: "task-processor", Args: []string{"status", "--json"}}
 	case ClaimingPaused, DatabaseCopied:
+		if f.Scope != "" {
+			return Command{Program: "task-processor", Args: []string{"resume", "--" + f.Scope, f.Name}}
+		}
 		return Command{Program: "task-processor", Args: []string{"resume"}}
 	case PicturesNotFetched, TasksFailing:
 		if f.Code == PicturesNotFetched && f.Cause == task.CodePictureStore {
 			return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}} // it opens the store, and costs nothing
 		}
-		return nextForCause(f.Cause)
+		return NextForCause(f.Cause)
 	case BridgeFailing, BridgeBehind, LostUpdates:
 		return Command{Program: "task-processor", Args: []string{"adopt", "--check"}}
 	case WebhooksUndelivered:
@@ -162,8 +171,8 @@ func (f Finding) Next() Command {
 	return Command{}
 }
 
-// nextForCause returns the command that looks into failures of one cause.
-func nextForCause(code task.Code) Command {
+// NextForCause returns the command that looks into failures of one cause.
+func NextForCause(code task.Code) Command {
 	switch code {
 	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable, task.CodeSuperseded, task.CodeHandedBack:
@@ -231,6 +240,9 @@ var (
 		ZH:  "%d 个已关闭的任务标记为已扣费，但账本中没有扣费记录，因此未退款：%s"}
 	textRefundOwed = lang.Text{EN: "%d charged tasks failed or were cancelled and are not refunded: %s", One: "%d charged task failed or was cancelled and is not refunded: %s",
 		ZH: "%d 个已扣费的任务失败或被取消，但尚未退款：%s"}
+	textPausedEndpoint = lang.Text{EN: "the endpoint %s was paused by %s at %s (%s); no tasks are claimed for it", ZH: "端点 %s 已由 %s 于 %s 暂停（%s），不再为其领取任务"}
+	textPausedModel    = lang.Text{EN: "the model %s was paused by %s at %s (%s); its tasks wait", ZH: "模型 %s 已由 %s 于 %s 暂停（%s），使用该模型的任务等待处理"}
+
 	textPaused = lang.Text{EN: "claiming was paused by %s at %s (%s); no tasks are claimed", ZH: "%s 已于 %s 暂停领取任务（%s）"}
 
 	textSetAside = lang.Text{

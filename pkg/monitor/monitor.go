@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/bridgesync"
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/inventory"
@@ -34,6 +35,7 @@ type Store interface {
 	bridgesync.Store
 	overview.BridgeReader
 	overview.WebhookReader
+	dashboard.FigureStore
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -298,6 +300,9 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 	}
 	if !m.conf.DryRun {
 		step("old rows", func() error { return m.prune(ctx, r) })
+		if err := dashboard.RecordOnce(ctx, m.conf.Store); err != nil {
+			m.conf.Log.WithError(err).Warn("the figures for the charts of the status page could not be recorded; the next pass tries again")
+		}
 	}
 	return errors.Join(errs...)
 }

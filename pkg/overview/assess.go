@@ -111,8 +111,12 @@ func Assess(s Snapshot) []finding.Finding {
 	if s.Control.Copied {
 		add(&finding.Finding{Code: finding.DatabaseCopied})
 	}
-	if !s.Control.PausedAt.IsZero() {
-		add(&finding.Finding{Code: finding.ClaimingPaused, Since: s.Control.PausedAt, Subject: s.Control.PausedBy, Reason: s.Control.PausedReason})
+	for _, p := range s.Control.Pauses() {
+		f := finding.Finding{Code: finding.ClaimingPaused, Since: p.Since, Subject: p.By, Reason: p.Reason}
+		if p.Scope != store.ScopeQueue {
+			f.Scope, f.Name = string(p.Scope), p.Name
+		}
+		add(&f)
 	}
 	out = append(out, s.bridge()...)
 	out = append(out, s.webhooks()...)

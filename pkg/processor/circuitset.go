@@ -95,7 +95,7 @@ func (s *circuitSet) plan(now time.Time, inFlight func(endpoint string) int, fre
 	for _, e := range s.endpoints {
 		of := e.plan(now)
 		p.next = min(p.next, of.next)
-		claim := store.ClaimEndpoint{Name: e.conf.Name, Address: e.conf.Address, Models: e.names(e.conf.Models), Skip: of.skip,
+		claim := store.ClaimEndpoint{Name: e.conf.Name, Address: e.conf.Address, Models: e.names(e.conf.Models), Skip: of.skip, Default: s.defaultModel,
 			Rate: e.conf.Rate, Concurrent: e.conf.Concurrency, Preference: e.conf.Preference, Weight: e.conf.Weight}
 		most := of.limit - inFlight(e.conf.Name)
 		if of.quiet && most < free {
@@ -202,7 +202,7 @@ func (s *circuitSet) waiting() (endpoints []store.ClaimEndpoint, cause *task.Err
 	defer s.mu.Unlock()
 	for _, e := range s.endpoints {
 		most := 1
-		claim := store.ClaimEndpoint{Name: e.conf.Name, Address: e.conf.Address, Models: e.names(e.conf.Models), Max: &most}
+		claim := store.ClaimEndpoint{Name: e.conf.Name, Address: e.conf.Address, Models: e.names(e.conf.Models), Max: &most, Default: s.defaultModel}
 		if e.endpoint.isOpen() {
 			most = 0
 			if cause == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -323,6 +324,17 @@ func (c *claimLoop) untilNextDue(ctx context.Context) time.Duration {
 	return min(max(next, minClaimWait), c.database.poll())
 }
 
+// pausedScopes returns ErrPaused for pauses of endpoints and models that hold back all tasks that are left.
+func pausedScopes(pauses []store.Pause) error {
+	var names, options []string
+	for _, p := range pauses {
+		names = append(names, fmt.Sprintf("%s %s", p.Scope, p.Name))
+		options = append(options, fmt.Sprintf("task-processor resume --%s %s", p.Scope, p.Name))
+	}
+	return &pausedError{"claiming is paused for what the tasks that are left need (" + strings.Join(names, ", ") + "); to resume run: " +
+		strings.Join(options, ", or "), ErrPaused}
+}
+
 // scheduledLater is the time to the next task from which on a run with once does not wait for it. Retries wait for less.
 const scheduledLater = time.Hour
 
@@ -375,6 +387,16 @@ func (c *claimLoop) finished(ctx context.Context) (bool, error) {
 			"to see what to do run: task-processor status", ErrPaused}
 	case control.Paused():
 		return true, ErrPaused
+	case len(control.Scopes) > 0:
+		endpoints, _ := c.circuits.waiting()
+		besides, err := bounded(ctx, func(ctx context.Context) (bool, error) { return c.queue.HasPendingFor(ctx, endpoints) })
+		if err != nil {
+			c.database.failed(ctx, "look for tasks that are not paused", err)
+			return false, nil
+		}
+		if !besides {
+			return true, pausedScopes(control.Scopes)
+		}
 	}
 	var found bool
 	next, err := bounded(ctx, func(ctx context.Context) (next time.Duration, err error) {

@@ -83,11 +83,13 @@ type Settings struct {
 	WebhookHosts        string // where tasks may have URLs of their own, as they were set
 	CompletionNotify    bool   // the ids of closed tasks are sent with NOTIFY
 
-	StatusAddr  string
-	StatusHosts []string
-	LogDir      string
-	LogLevel    string
-	LogFormat   string
+	StatusAddr     string
+	StatusHosts    []string
+	StatusToken    string // empty: the page can only be read, and only on this host
+	StatusPictures bool   // the page shows small copies of pictures
+	LogDir         string
+	LogLevel       string
+	LogFormat      string
 
 	urls   []string          // as they were set, those that may hold a login
 	values map[string]string // of all settings as they were set, by name
@@ -231,7 +233,7 @@ func (s *Settings) APIEndpoints() ([]endpoint.Endpoint, error) {
 
 // Secrets returns the values that are secret as a whole.
 func (s *Settings) Secrets() []string {
-	all := append([]string{s.APIKey, s.SecretAccessKey, s.SessionToken, s.WebhookSecrets}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
+	all := append([]string{s.APIKey, s.SecretAccessKey, s.SessionToken, s.WebhookSecrets, s.StatusToken}, strings.FieldsFunc(s.WebhookSecrets, isSeparator)...)
 	all = append(all, queryKeys(s.BaseURL)...)
 	for _, e := range s.Endpoints {
 		all = append(append(all, e.Key), queryKeys(e.BaseURL)...)
@@ -500,6 +502,18 @@ func statusHosts(s *Settings, v string) error {
 			return errors.New("must be host names with or without a port, such as status.example.com or status.example.com:8443, separated by commas")
 		}
 	}
+	return nil
+}
+
+// minToken is the least length of STATUS_TOKEN.
+const minToken = 16
+
+// statusToken accepts what fits into an Authorization header as it is.
+func statusToken(s *Settings, v string) error {
+	if len(v) < minToken || strings.ContainsFunc(v, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("must be %d or more letters, digits and signs of ASCII without spaces; to make one: openssl rand -hex 24", minToken)
+	}
+	s.StatusToken = v
 	return nil
 }
 

@@ -110,6 +110,8 @@ func TestLoad_RefusesBadValues(t *testing.T) {
 		"STATUS_ADDR":         {"9464", "localhost", "127.0.0.1:http", "127.0.0.1:70000"},
 		"LOG_LEVEL":           {"loud", "4", "-1"},
 		"STATUS_HOSTS":        {"http://x", "*.example.com"},
+		"STATUS_TOKEN":        {"short", "fifteen-letters", "sixteen letters and spaces", "sechzehn-zeichen-ü"},
+		"STATUS_PICTURES":     {"yes"},
 		"LOG_FORMAT":          {"xml"},
 
 		"IMAGE_DOWNLOAD_DIRECT": {"yes", "1"},

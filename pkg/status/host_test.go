@@ -32,7 +32,9 @@ func statusOf(t *testing.T, addr, request string) int {
 }
 
 func TestServe_HostHeader(t *testing.T) {
-	s, err := Serve("127.0.0.1:0", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), []string{"Status.Example", "with-port.example:8443", "192.0.2.9", "2001:db8::1"})
+	access, err := NewAccess(AccessConfig{Addr: "127.0.0.1:0", Hosts: []string{"Status.Example", "with-port.example:8443", "192.0.2.9", "2001:db8::1"}})
+	require.NoError(t, err)
+	s, err := Serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), access)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, s.Close()) }()
 	for host, want := range map[string]int{
@@ -48,7 +50,9 @@ func TestServe_HostHeader(t *testing.T) {
 }
 
 func TestServe_HostHeaderOfAnAddressThatIsNotLoopback(t *testing.T) {
-	s, err := Serve("0.0.0.0:0", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil)
+	access, err := NewAccess(AccessConfig{Addr: "0.0.0.0:0", Token: "0123456789abcdef"})
+	require.NoError(t, err)
+	s, err := Serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), access)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, s.Close()) }()
 	_, port, err := net.SplitHostPort(s.Addr())

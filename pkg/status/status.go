@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"time"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/overview"
@@ -31,7 +32,8 @@ type Source struct {
 	Processor func() overview.ProcessorReport
 	Queue     func(ctx context.Context) (store.QueueStats, error)
 	// Bridge returns the state of the bridge to an application's tables, nil: there is none. Optional.
-	Bridge func(ctx context.Context) (*overview.Bridge, error)
+	Bridge    func(ctx context.Context) (*overview.Bridge, error)
+	Dashboard *dashboard.Reader // of the data of the page; optional
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
@@ -81,22 +83,26 @@ func (s Source) report(ctx context.Context) Report {
 	return r
 }
 
-// Live returns a function that fetches the report of the processor on a status address; it returns nil if none responds.
-func Live(ctx context.Context, addr string) func() *overview.ProcessorReport {
+// Live returns a function that fetches the report of the processor on a status address; it returns nil if none responds. An address that is not
+// loopback needs the token.
+func Live(ctx context.Context, addr, token string) func() *overview.ProcessorReport {
 	return func() *overview.ProcessorReport {
 		if addr == "" {
 			return nil
 		}
-		return fetch(ctx, addr)
+		return fetch(ctx, addr, token)
 	}
 }
 
-func fetch(ctx context.Context, addr string) *overview.ProcessorReport {
+func fetch(ctx context.Context, addr, token string) *overview.ProcessorReport {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/status.json", nil)
 	if err != nil {
 		return nil
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	// No proxy: the address is on this host.
 	transport := &http.Transport{DisableKeepAlives: true}
@@ -143,6 +149,9 @@ func Handler(s Source) (http.Handler, error) {
 		_ = json.NewEncoder(w).Encode(s.report(r.Context()))
 	})
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
+	if s.Dashboard != nil {
+		AddAPI(mux, s.Dashboard)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
@@ -158,28 +167,28 @@ type Server struct {
 	done     chan error
 }
 
-// Start serves a processor's pages on addr; see Serve. An address in use is an error that names the setting.
-func Start(addr string, s Source, hosts []string) (*Server, error) {
+// Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
+func Start(s Source, access *Access) (*Server, error) {
 	handler, err := Handler(s)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server, err := Serve(addr, handler, hosts)
+	server, err := Serve(handler, access)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}
 	return server, nil
 }
 
-// Serve serves pages on addr. It refuses requests whose Host header is neither loopback, nor addr, nor one of hosts (names
-// with or without a port), nor the address of the connection itself.
-func Serve(addr string, handler http.Handler, hosts []string) (*Server, error) {
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+// Serve serves pages on the address of access, to whom it allows. It refuses requests whose Host header is neither loopback, nor that address, nor
+// one of its hosts, nor the address of the connection itself.
+func Serve(handler http.Handler, access *Access) (*Server, error) {
+	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", access.conf.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
 	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
-		Handler: checkHost(addr, hosts, handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+		Handler: access.Handler(handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
 	go func() { server.done <- server.http.Serve(listener) }()
 	return server, nil
 }

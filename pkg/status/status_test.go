@@ -43,7 +43,9 @@ func TestHandler_Pages(t *testing.T) {
 		Upstreams: []proxy.UpstreamState{{Proxy: "http://one:1", Served: 3}, {Proxy: "http://one:1", Served: 2, Ejected: true},
 			{Proxy: "http://two:2", Ejected: true, Since: time.Unix(2500, 0), Reason: "<it is down>"}}}
 	var away error
-	server, err := status.Start("127.0.0.1:0", status.Source{
+	access, err := status.NewAccess(status.AccessConfig{Addr: "127.0.0.1:0"})
+	require.NoError(t, err)
+	server, err := status.Start(status.Source{
 		Version: "1.2.3", Redact: func(s string) string { return s },
 		CommandLine: func(c finding.Command) string { return c.Program },
 		Processor:   func() overview.ProcessorReport { return report },
@@ -53,7 +55,7 @@ func TestHandler_Pages(t *testing.T) {
 		Bridge: func(context.Context) (*overview.Bridge, error) {
 			return &overview.Bridge{Active: true, AppliedAt: time.Unix(4000, 0), Inbox: 6, InboxSeconds: 2, Owed: 8, OwedSeconds: 3, Failing: 1, Failures: 1}, away
 		},
-	}, nil)
+	}, access)
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, server.Close()) }()
 	root := "http://" + server.Addr()
@@ -118,7 +120,9 @@ func TestHandler_Pages(t *testing.T) {
 	assert.Equal(t, task.CodeProxyRefused, document.Processor.APIErrorCode)
 	assert.Equal(t, 7, document.Processor.Counts[processor.EventCompleted])
 
-	_, err = status.Start(server.Addr(), status.Source{}, nil)
+	access, err = status.NewAccess(status.AccessConfig{Addr: server.Addr()})
+	require.NoError(t, err)
+	_, err = status.Start(status.Source{}, access)
 	assert.ErrorContains(t, err, "address already in use")
 	assert.ErrorContains(t, err, "STATUS_ADDR")
 }

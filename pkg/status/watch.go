@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
 )
 
@@ -13,6 +14,8 @@ type Watch struct {
 	Version string
 	Last    func() WatchedPass // the last pass
 	Checks  func() []health.Check
+	// Dashboard is of the data of the page; optional.
+	Dashboard *dashboard.Reader
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -42,5 +45,8 @@ func WatchHandler(w Watch) http.Handler {
 			Checks  []health.Check `json:"health_checks"`
 		}{w.Version, w.Last().Document, w.Checks()})
 	})
+	if w.Dashboard != nil {
+		AddAPI(mux, w.Dashboard)
+	}
 	return mux
 }

@@ -107,8 +107,13 @@ type Cancelled struct {
 // closed already keeps its state, which the result shows: a repeat returns the same. With userID, only a task of that user. Cancel
 // returns task.ErrNotFound if there is no such task.
 func (s *Store) Cancel(ctx context.Context, taskID, userID string) (Cancelled, error) {
+	return s.CancelBy(ctx, Operation{}, taskID, userID)
+}
+
+// CancelBy is Cancel for an operator.
+func (s *Store) CancelBy(ctx context.Context, o Operation, taskID, userID string) (Cancelled, error) {
 	c := Cancelled{TaskID: taskID}
-	err := s.queryRow(ctx, s.sql.cancel, []any{taskID, nullable(userID)}, &c.State, &c.Refunded, &c.Balance, &c.MissingCharge)
+	err := s.queryRow(ctx, s.sql.cancel, []any{taskID, nullable(userID), o.id(), o.Who}, &c.State, &c.Refunded, &c.Balance, &c.MissingCharge)
 	return c, err
 }
 
@@ -123,12 +128,17 @@ type Redriven struct {
 // that failed; a repeat with the same number returns the first result. 0 means the current run. Its errors wrap task.ErrNotFound,
 // task.ErrWrongState, task.ErrInsufficientCredits or task.ErrTooManyWaiting.
 func (s *Store) Redrive(ctx context.Context, taskID string, run int) (Redriven, error) {
+	return s.RedriveBy(ctx, Operation{}, taskID, run)
+}
+
+// RedriveBy is Redrive for an operator.
+func (s *Store) RedriveBy(ctx context.Context, o Operation, taskID string, run int) (Redriven, error) {
 	r := Redriven{TaskID: taskID}
 	var failed any
 	if run != 0 {
 		failed = run
 	}
-	err := s.queryRow(ctx, s.sql.redrive, []any{taskID, failed}, &r.Run, &r.Balance)
+	err := s.queryRow(ctx, s.sql.redrive, []any{taskID, failed, o.id(), o.Who}, &r.Run, &r.Balance)
 	return r, err
 }
 

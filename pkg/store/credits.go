@@ -9,8 +9,13 @@ import (
 // GrantCredits adds credits, 1 to MaxCost, to a user's balance and returns it. The key is required and kept for ever: a repeat
 // returns the first result. Its errors wrap task.ErrInvalid, task.ErrKeyReused or task.ErrBalanceLimit.
 func (s *Store) GrantCredits(ctx context.Context, userID string, credits int64, reason, key string) (int64, error) {
+	return s.GrantCreditsBy(ctx, Operation{}, userID, credits, reason, key)
+}
+
+// GrantCreditsBy is GrantCredits for an operator.
+func (s *Store) GrantCreditsBy(ctx context.Context, o Operation, userID string, credits int64, reason, key string) (int64, error) {
 	var balance int64
-	err := s.queryRow(ctx, s.sql.grantCredits, []any{userID, credits, reason, nullable(key)}, &balance)
+	err := s.queryRow(ctx, s.sql.grantCredits, []any{userID, credits, reason, nullable(key), o.id(), o.Who}, &balance)
 	return balance, err
 }
 

@@ -42,7 +42,7 @@ func newFaultBench(t *testing.T) *faultBench {
 
 // faultTables are the tables that scenarios write to. Those of the bridge are emptied by bridged.
 var faultTables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "endpoints",
-	"results", "events"}
+	"results", "events", "operations", "figures"}
 
 // reset empties the tables.
 func (b *faultBench) reset() {
@@ -86,7 +86,7 @@ func (b *faultBench) read() (rows map[string]string, tasks []string) {
 	parts := []string{"'tasks in order', coalesce((select string_agg(task_id, e'\n' order by prompt, task_id) from imagetasks.tasks), '')"}
 	for _, table := range faultTables {
 		// A statement that was rolled back uses up an id; installation and secret are new in each run.
-		drop := map[string]string{"ledger": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]
+		drop := map[string]string{"ledger": " - 'id'", "operations": " - 'id'", "control": " - 'installation_id' - 'picture_secret'"}[table]
 		parts = append(parts, fmt.Sprintf(`'%s', coalesce((select string_agg((to_jsonb(t)%s)::text, e'\n') from imagetasks.%[1]s t), '')`, table, drop))
 	}
 	var text string

@@ -130,7 +130,7 @@ func pruning(prepare func(b *faultBench)) faultScenario {
 // faultScenarios are the scenarios by the name of the statement. "contains: TEXT" is a statement that is not in a file.
 func faultScenarios() map[string]faultScenario {
 	all := map[string]faultScenario{}
-	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultBridge(), faultEvents(), faultOthers()} {
+	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultBridge(), faultEvents(), faultFigures(), faultOthers()} {
 		for name, scenario := range group {
 			all[name] = scenario
 		}
@@ -287,11 +287,13 @@ func faultClosing() map[string]faultScenario {
 		}),
 		"cancel": func(b *faultBench) faultCall {
 			id := b.tasks("a")[0]
-			return func(ctx context.Context, s *store.Store) (any, error) { return s.Cancel(ctx, id, faultUser) }
+			return func(ctx context.Context, s *store.Store) (any, error) {
+				return s.CancelBy(ctx, faultOperation, id, faultUser)
+			}
 		},
 		"redrive": func(b *faultBench) faultCall {
 			id := b.failed("a")[0]
-			return func(ctx context.Context, s *store.Store) (any, error) { return s.Redrive(ctx, id, 1) }
+			return func(ctx context.Context, s *store.Store) (any, error) { return s.RedriveBy(ctx, faultOperation, id, 1) }
 		},
 		"recorded_result": func(b *faultBench) faultCall {
 			b.abandoned("a")
@@ -344,7 +346,7 @@ func faultCredits() map[string]faultScenario {
 			return s.Enqueue(ctx, store.EnqueueRequest{UserID: faultUser, Prompt: "a", Cost: 3, Key: "k"})
 		}),
 		"grant_credits": reading(func(b *faultBench) { b.tasks() }, func(ctx context.Context, s *store.Store) (any, error) {
-			return s.GrantCredits(ctx, faultUser, 10, "bought", "k")
+			return s.GrantCreditsBy(ctx, faultOperation, faultUser, 10, "bought", "k")
 		}),
 		"balance": reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Balance(ctx, faultUser) }),
 		"ledger":  reading(charged, func(ctx context.Context, s *store.Store) (any, error) { return s.Ledger(ctx, faultUser, 10) }),
@@ -412,6 +414,9 @@ func faultBridge() map[string]faultScenario {
 	}
 }
 
+// faultOperation is that of calls for an operator.
+var faultOperation = store.Operation{ID: faultCallID, Who: "me"}
+
 func faultControl() map[string]faultScenario {
 	beat := func(ctx context.Context, s *store.Store) (any, error) {
 		return nil, s.RecordHeartbeat(ctx, store.Processor{Worker: "w", Host: "h", PID: 7, Version: "1", Report: json.RawMessage(`{"a": 1}`), Capacity: 3})
@@ -450,8 +455,27 @@ func faultControl() map[string]faultScenario {
 			return len(processors), err
 		}),
 		"control": reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return s.Control(ctx) }),
-		"pause":   reading(nil, func(ctx context.Context, s *store.Store) (any, error) { return s.Pause(ctx, "me", "backup") }),
-		"resume":  reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.Resume(ctx) }),
+		"pause": reading(nil, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.PauseBy(ctx, faultOperation, "backup")
+		}),
+		"resume": reading(paused, func(ctx context.Context, s *store.Store) (any, error) { return nil, s.ResumeBy(ctx, faultOperation) }),
+		"pause_scope": reading(paused, func(ctx context.Context, s *store.Store) (any, error) {
+			c, err := s.PauseScope(ctx, faultOperation, store.ScopeModel, "m", "slow")
+			return len(c.Scopes), err
+		}),
+		"resume_scope": reading(func(b *faultBench) {
+			_, err := b.PauseScope(b.ctx, store.By("first"), store.ScopeModel, "m", "slow")
+			require.NoError(b.tb, err)
+		}, func(ctx context.Context, s *store.Store) (any, error) {
+			return s.ResumeScope(ctx, faultOperation, store.ScopeModel, "m")
+		}),
+		"note_operation": reading(nil, func(ctx context.Context, s *store.Store) (any, error) {
+			return nil, s.NoteOperation(ctx, faultOperation, store.OperationEntry{What: "fix-stuck", Result: "begun"})
+		}),
+		"operations": reading(paused, func(ctx context.Context, s *store.Store) (any, error) {
+			entries, err := s.Operations(ctx, 10)
+			return len(entries), err
+		}),
 		"set_limits": reading(func(b *faultBench) { b.tasks("a", "b") }, func(ctx context.Context, s *store.Store) (any, error) {
 			return nil, s.SetLimits(ctx, 1, 10)
 		}),

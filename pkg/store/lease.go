@@ -50,6 +50,7 @@ type ClaimEndpoint struct {
 	Address    string   `json:"address,omitempty"` // under which requests may have been recorded, too
 	Models     []string `json:"models,omitempty"`  // of tasks; nil: all
 	Skip       []string `json:"skip,omitempty"`    // models that are not claimed for it now
+	Default    string   `json:"default,omitempty"` // the model of tasks without one
 	Max        *int     `json:"max,omitempty"`     // how many tasks the claim may choose it for; nil: any number
 	Rate       int      `json:"rate,omitempty"`    // paid requests a minute; 0: no limit
 	Concurrent int      `json:"concurrency,omitempty"`

@@ -40,7 +40,8 @@ func (st statement) writes() bool { return !readsOnly(st.text(), st.schema) }
 
 // readsOnly reports whether an SQL text changes nothing.
 func readsOnly(text, schema string) bool {
-	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint", "attempts_of"} {
+	for _, reading := range []string{"balance", "tasks_set_aside", "database_identity", "bridge_inputs", "bridge_check", "claimable_models", "choose_endpoint", "attempts_of",
+		"with_pauses"} {
 		text = strings.ReplaceAll(text, schema+"."+reading+"(", "")
 	}
 	for _, lock := range []string{"for update", "for no key update"} {
@@ -75,7 +76,9 @@ type statements struct {
 
 	recordHeartbeat, deregister, processors statement
 
-	control, pause, resume, setLimits statement
+	control, pause, resume, pauseScope, resumeScope, setLimits statement
+
+	noteOperation, operations statement
 
 	installation, pictureTasks, movePictures statement
 
@@ -92,6 +95,9 @@ type statements struct {
 	bridgeSync, bridgeDue, bridgeApply, bridgeProgress, bridgeReconcile, bridgeState, bridgeProblems, bridgeCheck, acknowledgeLostUpdates statement
 
 	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
+
+	figuresBounds, recordFigures, figures, closedFigures, failureFigures, failedIDs, closedSince, closedBetween, bookedBetween, recentClosed statement
+	findIDs, findPrefix, findUser                                                                                                            statement
 
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
@@ -163,10 +169,16 @@ func (s *statements) files() map[string]map[string]*statement {
 			"processors":       &s.processors,
 		},
 		"control.sql": {
-			"control":    &s.control,
-			"pause":      &s.pause,
-			"resume":     &s.resume,
-			"set_limits": &s.setLimits,
+			"control":      &s.control,
+			"pause":        &s.pause,
+			"resume":       &s.resume,
+			"pause_scope":  &s.pauseScope,
+			"resume_scope": &s.resumeScope,
+			"set_limits":   &s.setLimits,
+		},
+		"operations.sql": {
+			"note_operation": &s.noteOperation,
+			"operations":     &s.operations,
 		},
 		"pictures.sql": {
 			"installation":  &s.installation,
@@ -209,6 +221,21 @@ func (s *statements) files() map[string]map[string]*statement {
 			"forget":        &s.forget,
 			"forgotten":     &s.forgotten,
 			"unsettled":     &s.unsettled,
+		},
+		"figures.sql": {
+			"figures_bounds":  &s.figuresBounds,
+			"record_figures":  &s.recordFigures,
+			"figures":         &s.figures,
+			"closed_figures":  &s.closedFigures,
+			"failure_figures": &s.failureFigures,
+			"failed_ids":      &s.failedIDs,
+			"closed_since":    &s.closedSince,
+			"closed_between":  &s.closedBetween,
+			"booked_between":  &s.bookedBetween,
+			"recent_closed":   &s.recentClosed,
+			"find_ids":        &s.findIDs,
+			"find_prefix":     &s.findPrefix,
+			"find_user":       &s.findUser,
 		},
 		"settle.sql": {
 			"repair_refunds": &s.repairRefunds,
@@ -469,6 +496,16 @@ select count(*) from %[3]s`, n.Schema, call, counted)
            coalesce((u.usage ->> 'cost')::bigint, 0), u.usage ->> 'currency'
     %[4]s cross join lateral (select nullif(%[5]s, '')::jsonb as usage) u
     where u.usage is not null`, n.Schema, keys, outcome, from, usage)
+		},
+		// An insert into the log of operators, with one row for each of from. Nothing is noted without the id of an operation.
+		"operation": func(id, who, what, subject, detail, result, from string) string {
+			return fmt.Sprintf(`insert into %s.operations (operation_id, who, what, subject, detail, result)
+    select %s::uuid, left(%s::text, 500), %s, left(%s::text, 2000), left(%s, 2000), left(%s, 2000) from %s where %[2]s::uuid is not null
+    on conflict (operation_id) do nothing returning 1`, n.Schema, id, who, what, subject, detail, result, from)
+		},
+		// Whether an endpoint or a model is among the pauses.
+		"paused": func(pauses, scope, name string) string {
+			return fmt.Sprintf("%s @> jsonb_build_array(jsonb_build_object('scope', %s::text, 'name', %s::text))", pauses, scope, name)
 		},
 		// outcome of a success, with a note.
 		"noted": func(outcome, request, endpoint, note string) string {

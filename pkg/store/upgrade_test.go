@@ -114,7 +114,7 @@ func TestMigrate_UpgradesWorkingInstallation(t *testing.T) {
 
 	// What was there is there.
 	assert.JSONEq(t, want["tasks"], v.rows("tasks", "attempt_count leased_by lease_expires_at completed_at "+newColumns))
-	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at completion_events"))
+	assert.JSONEq(t, want["control"], v.rows("control", "installation_id picture_secret database_identity accepted_at completion_events pauses"))
 	for _, table := range unchanged {
 		assert.JSONEq(t, want[table], v.rows(table, "external schema_version"), table)
 	}

@@ -60,7 +60,7 @@ func (l Lookup) Report(ctx context.Context, pid int) *overview.ProcessorReport {
 }
 
 func (l Lookup) live(ctx context.Context) *overview.ProcessorReport {
-	return status.Live(ctx, l.Settings.StatusAddr)()
+	return status.Live(ctx, l.Settings.StatusAddr, l.Settings.StatusToken)()
 }
 
 // rows returns the processors in the database; none where it does not respond.

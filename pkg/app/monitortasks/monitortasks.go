@@ -118,7 +118,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
 	conf := monitor.Config{
-		Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr),
+		Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr, s.StatusToken),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
 		NoRestart: c.Bool("no-restart"), DryRun: c.Bool("dry-run"), Log: log, Redact: a.Redact.String,
@@ -161,7 +161,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	m := monitor.New(conf)
 	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
 	if c.Bool("watch") {
-		return w.watch(ctx, c, s.StatusHosts)
+		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
 	if err != nil {

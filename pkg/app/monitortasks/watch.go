@@ -9,29 +9,39 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/summary"
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
+	"imagetasks/pkg/overview"
+	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
+	"imagetasks/pkg/store"
+	"imagetasks/pkg/supervise"
 )
 
+// watched is what the page of a monitor shows besides its passes.
+type watched struct {
+	store          *store.Store
+	supervisor     *supervise.Daemon
+	live           func() *overview.ProcessorReport
+	endpointsFault string
+}
+
 // watch runs passes until a signal arrives. A pass that is running then is completed.
-func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err error) {
+func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings, of watched) (err error) {
 	var last atomic.Pointer[monitor.Report]
 	if addr := c.String("watch-addr"); addr != "off" {
-		server, err := status.Serve(addr, status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks,
-			Last: func() status.WatchedPass {
-				r := last.Load()
-				if r == nil {
-					return status.WatchedPass{}
-				}
-				return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-			}}), hosts)
+		var closePage func() error
+		closePage, err = w.startPage(ctx, addr, s, of, &last)
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, server.Close()) }()
-		w.log.WithField("address", "http://"+server.Addr()).Info("status of the monitor")
+		defer func() { err = errors.Join(err, closePage()) }()
+	}
+	if !c.Bool("dry-run") {
+		defer app.Background(ctx, func(ctx context.Context) { dashboard.Record(ctx, of.store, w.log) })()
 	}
 	interval := c.Duration("interval")
 	w.log.Infof("monitor-tasks %s started; one pass every %s", app.BuildVersion(), lang.Duration(interval, lang.EN))
@@ -47,4 +57,45 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, hosts []string) (err
 		case <-tick.C:
 		}
 	}
+}
+
+// startPage serves the status page until close is called. It is there when no processor runs, and when the database does not respond.
+func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
+	access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
+	if err != nil {
+		return nil, err
+	}
+	reader := dashboard.New(dashboard.Config{Store: of.store, Version: app.BuildVersion(), Host: app.Hostname(), ServedBy: dashboard.MonitorTasks,
+		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault,
+		Processors: func(ctx context.Context, rows overview.ProcessorLister) ([]overview.Processor, overview.LocalProcessor, error) {
+			return overview.Processors(ctx, overview.Config{Store: rows, Inspector: of.supervisor, Host: app.Hostname(), HungAfter: s.HungAfter, Live: of.live})
+		},
+		APICheck: func() overview.APICheck {
+			if r := last.Load(); r != nil {
+				return r.Summary.API
+			}
+			return overview.APICheck{}
+		},
+		Files: func(ctx context.Context, t store.TaskRow) ([]string, error) {
+			return picturestore.Files(ctx, s, of.store, t)
+		},
+		CommandLine: w.commandLine, Redact: w.Redact.String})
+	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader,
+		Last: func() status.WatchedPass {
+			r := last.Load()
+			if r == nil {
+				return status.WatchedPass{}
+			}
+			return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
+		}}), access)
+	if err != nil {
+		return nil, err
+	}
+	w.log.WithField("address", "http://"+server.Addr()).Info("status of the monitor")
+	stop := app.Background(context.WithoutCancel(ctx), reader.Run)
+	return func() error {
+		err := server.Close()
+		stop()
+		return err
+	}, nil
 }

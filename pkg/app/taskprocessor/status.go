@@ -211,7 +211,7 @@ func (a program) readProcessors(ctx context.Context, c *cli.Context, s settings.
 		return err
 	}
 	r.Processors, r.Local, err = overview.Processors(ctx, overview.Config{Store: st, Inspector: d,
-		Host: r.Host, HungAfter: s.HungAfter, Live: status.Live(ctx, s.StatusAddr)})
+		Host: r.Host, HungAfter: s.HungAfter, Live: status.Live(ctx, s.StatusAddr, s.StatusToken)})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
 	"imagetasks/pkg/overview"
@@ -127,6 +128,10 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	for _, e := range endpoints {
 		e.Transport.OnChange(logProxyChanges(log))
 	}
+	access, err := newAccess(s, log)
+	if err != nil {
+		return err
+	}
 	pid := &pidLock{settings: s, background: background, log: log}
 	if !once {
 		if err := pid.acquire(); err != nil {
@@ -213,15 +218,16 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
-		server, err := status.Start(s.StatusAddr, status.Source{Version: app.BuildVersion(), CommandLine: commandLine, Redact: a.Redact.String,
-			Processor: func() overview.ProcessorReport { return details(p.Status()) },
-			Queue:     func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
-			Bridge:    func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, s.StatusHosts)
+		var closePage func() error
+		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log,
+			report: func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, server.Close()) }()
-		log.WithField("address", "http://"+server.Addr()).Info("status page")
+		defer func() { err = errors.Join(err, closePage()) }()
+	}
+	if !once {
+		defer app.Background(ctx, func(ctx context.Context) { dashboard.Record(ctx, st, log) })()
 	}
 	log.WithField("concurrency", s.Concurrency).Infof("task-processor %s starts; %s", app.BuildVersion(), routes(endpoints))
 	if warning := endpoints.WithoutDefault(s); warning != "" {
@@ -245,6 +251,14 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return app.ErrUnhealthy
 	}
 	return err
+}
+
+// newAccess returns who may use the status page; nil: there is none.
+func newAccess(s settings.Settings, log logrus.FieldLogger) (*status.Access, error) {
+	if s.StatusAddr == "" {
+		return nil, nil
+	}
+	return status.NewAccess(status.AccessConfig{Addr: s.StatusAddr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: log})
 }
 
 // retryInterval is the time between two checks for ejected proxies that are due.

@@ -126,12 +126,22 @@ where t.task_id = $1 and t.lease_epoch = $2 and t.status = 'failed'
   and t.attempts @> jsonb_build_array(jsonb_build_object('outcome', 'failed', 'epoch', $2::bigint, 'by', 'holder'));
 
 -- name: cancel
--- $1 task, $2 user (null: any). Locks: the task, its user. Index: primary key.
-select status, refunded, balance, missing_charge from {{.Schema}}.cancel($1, $2);
+-- $1 task, $2 user (null: any), $3 the id of the operation (null: it is not noted), $4 who. Locks: the task, its user. Index: primary key.
+with done as materialized (
+    select status, refunded, balance, missing_charge from {{.Schema}}.cancel($1, $2)
+), noted as (
+    {{operation "$3" "$4" "'cancel'" "$1" "'refunded ' || refunded || ', balance ' || balance" "status" "done"}}
+)
+select status, refunded, balance, missing_charge from done;
 
 -- name: redrive
--- $1 task, $2 run (null: the current one). Locks: the task, its user. Index: primary key.
-select new_run, balance from {{.Schema}}.redrive($1, $2);
+-- $1 task, $2 run (null: the current one), $3 the id of the operation (null: it is not noted), $4 who. Locks: the task, its user. Index: primary key.
+with done as materialized (
+    select new_run, balance from {{.Schema}}.redrive($1, $2)
+), noted as (
+    {{operation "$3" "$4" "'redrive'" "$1" "'balance ' || balance" "'run ' || new_run" "done"}}
+)
+select new_run, balance from done;
 
 -- name: recorded_result
 -- $1 call. The result that a sweep recorded. Locks: none. Index: primary key.

@@ -1,8 +1,14 @@
 -- Grants, balances and the ledger. A balance changes only by addition, in the same statement as its ledger row.
 
 -- name: grant_credits
--- $1 user, $2 credits, $3 reason, $4 idempotency key. Returns the balance. Locks: the key, the user's row. Index: primary keys.
-select {{.Schema}}.grant_credits($1, $2, $3, $4);
+-- $1 user, $2 credits, $3 reason, $4 idempotency key, $5 the id of the operation (null: it is not noted), $6 who. Returns the balance.
+-- Locks: the key, the user's row. Index: primary keys.
+with done as materialized (
+    select {{.Schema}}.grant_credits($1, $2, $3, $4) as balance
+), noted as (
+    {{operation "$5" "$6" "'grant'" "$1" "$2::bigint || ' credits: ' || $3::text" "'balance ' || balance" "done"}}
+)
+select balance from done;
 
 -- name: balance
 -- $1 user. Locks: none. Index: primary key.

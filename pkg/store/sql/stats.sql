@@ -2,8 +2,9 @@
 
 -- name: next_due
 -- $1 whether expired leases are taken. Milliseconds until a task may be claimed, at most a day; no row if nothing is pending or leased, or while
--- claiming is paused. A task that only a processor that works on nothing else may claim does not count. Index: "ready", the first entry of "scheduled" and of "lease".
-select least(ceil(extract(epoch from next.at - now()) * 1000), 86400000)::bigint
+-- claiming is paused. While an endpoint or a model is, it is a second or more: what is due may be what waits for it. A task that only a processor that works
+-- on nothing else may claim does not count. Index: "ready", the first entry of "scheduled" and of "lease".
+select greatest(least(ceil(extract(epoch from next.at - now()) * 1000), 86400000), case when pauses <> '[]' then 1000 end)::bigint
 from {{.Schema}}.control, (
     select least(
         (select now() where exists (select from {{.Schema}}.tasks where status = 'pending' and waits_for is null
@@ -23,16 +24,18 @@ select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_
 
 -- name: has_pending_for
 -- $1 endpoints, each with "free". As has_pending, without pending tasks that no endpoint can be chosen for and that have nothing to fetch: of their model,
--- or because a request of unknown outcome was sent to another. Index: "scheduled", "due", "model", "lease".
-with models as materialized (
-    select * from {{.Schema}}.claimable_models($1::jsonb, array(select (e ->> 'free')::int from jsonb_array_elements($1::jsonb) with ordinality as given (e, position)
-                                                              order by position))
+-- because a request of unknown outcome was sent to another, or because of a pause. Index: "scheduled", "due", "model", "lease".
+with given as materialized (
+    select {{.Schema}}.with_pauses($1::jsonb, pauses) as endpoints from {{.Schema}}.control
+), free as materialized (
+    select array(select (e ->> 'free')::int from given, jsonb_array_elements(endpoints) with ordinality as each (e, position) order by position) as permits
+), models as materialized (
+    select m.* from given, free, {{.Schema}}.claimable_models(given.endpoints, free.permits) m
 )
 select exists (select from {{.Schema}}.tasks t cross join models
                where t.status = 'pending' and t.task_id <> all ({{.Schema}}.tasks_set_aside())
                  and ((case when coalesce(t.model, '') = any (models.ready) then true when coalesce(t.model, '') = any (models.unready) then false else models.others end
-                       and (t.unknown_outcomes = 0 or {{.Schema}}.choose_endpoint($1::jsonb,
-                            array(select (e ->> 'free')::int from jsonb_array_elements($1::jsonb) with ordinality as given (e, position) order by position),
+                       and (t.unknown_outcomes = 0 or {{.Schema}}.choose_endpoint((select endpoints from given), (select permits from free),
                             t.task_id, t.run, coalesce(t.model, ''), t.request_endpoint) is not null))
                       or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
     or exists (select from {{.Schema}}.tasks where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside()));
