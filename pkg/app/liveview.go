@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -145,15 +146,13 @@ func cut(line string, columns int) string {
 			i += len(code)
 			continue
 		}
-		for _, r := range line[i:] {
-			i += len(string(r))
-			if unicode.IsControl(r) {
-				r = ' '
-			}
-			if width += lang.Width(string(r)); width <= columns {
-				b.WriteRune(r)
-			}
-			break
+		r, size := utf8.DecodeRuneInString(line[i:])
+		i += size
+		if unicode.IsControl(r) {
+			r = ' '
+		}
+		if width += lang.Width(string(r)); width <= columns {
+			b.WriteRune(r)
 		}
 	}
 	return b.String()
