@@ -114,7 +114,9 @@ func TestStatusPage_ActionsOfBothPrograms(t *testing.T) {
 	assert.Equal(t, 2, w.number(`select count(*) from imagetasks.tasks where status = 'failed' and error_code = 'stuck'`))
 
 	p := w.start("task-processor", "run", "--status-addr", "127.0.0.1:0")
-	w.waitFor("the run", func() bool { return w.number(`select count(*) from imagetasks.tasks where task_id = $1 and run = 2 and status = 'failed'`, failing) == 1 })
+	w.waitFor("the run", func() bool {
+		return w.number(`select count(*) from imagetasks.tasks where task_id = $1 and run = 2 and status = 'failed'`, failing) == 1
+	})
 	code, answer := w.act(p, "pause", `{"scope":"model","name":"gpt-image-2","reason":"on the page"}`)
 	assert.Equal(t, 200, code, answer)
 	code, answer = w.act(p, "operations", "")

@@ -156,7 +156,7 @@ func (f Finding) Next() Command {
 		if f.Code == PicturesNotFetched && f.Cause == task.CodePictureStore {
 			return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}} // it opens the store, and costs nothing
 		}
-		return nextForCause(f.Cause)
+		return NextForCause(f.Cause)
 	case BridgeFailing, BridgeBehind, LostUpdates:
 		return Command{Program: "task-processor", Args: []string{"adopt", "--check"}}
 	case WebhooksUndelivered:
@@ -171,8 +171,8 @@ func (f Finding) Next() Command {
 	return Command{}
 }
 
-// nextForCause returns the command that looks into failures of one cause.
-func nextForCause(code task.Code) Command {
+// NextForCause returns the command that looks into failures of one cause.
+func NextForCause(code task.Code) Command {
 	switch code {
 	case task.CodeStuck, task.CodeWorkerLost, task.CodeBadRow, task.CodePendingTimeout, task.CodeInternal, task.CodePictureStore, task.CodeModeration,
 		task.CodeBadInput, task.CodeInputTooLarge, task.CodeBadOptions, task.CodeInputUnavailable, task.CodeSuperseded, task.CodeHandedBack:

@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/bridgesync"
+	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
 	"imagetasks/pkg/inventory"
@@ -34,6 +35,7 @@ type Store interface {
 	bridgesync.Store
 	overview.BridgeReader
 	overview.WebhookReader
+	dashboard.FigureStore
 }
 
 // Supervisor is what a pass needs to supervise this host's processor.
@@ -183,7 +185,15 @@ type Report struct {
 	Checks         []health.Check
 	Findings       []finding.Finding
 
-	databaseResponds bool
+	databaseResponds, queueRead bool
+}
+
+// QueueState returns the state of the queue, or nil if the pass could not read it.
+func (r *Report) QueueState() *store.QueueStats {
+	if !r.queueRead {
+		return nil
+	}
+	return &r.Queue
 }
 
 // Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
@@ -298,6 +308,9 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 	}
 	if !m.conf.DryRun {
 		step("old rows", func() error { return m.prune(ctx, r) })
+		if err := dashboard.RecordOnce(ctx, m.conf.Store); err != nil {
+			m.conf.Log.WithError(err).Warn("the figures for the charts of the status page could not be recorded; the next pass tries again")
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -414,6 +427,7 @@ func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) err
 		m.record("queue", began, false, m.conf.Redact(err.Error()), "")
 		return err
 	}
+	r.queueRead = true
 	action := ""
 	if n := s.StuckFailed + s.OverdueFailed + s.SetAsideFailed; n > 0 && !m.conf.DryRun {
 		action = fmt.Sprintf("failed %d and refunded %d credits", n, s.CreditsRefunded)

@@ -77,6 +77,9 @@ func (s *fakeStore) QueueStats(context.Context, time.Duration) (store.QueueStats
 func (s *fakeStore) Prune(context.Context, store.PruneConfig) (store.Pruned, error) {
 	return store.Pruned{}, s.call("prune")
 }
+func (s *fakeStore) RecordFigures(context.Context, time.Duration) (time.Time, error) {
+	return time.Time{}, s.call("figures")
+}
 func (s *fakeStore) Bridge(context.Context) (store.BridgeState, error) {
 	return store.BridgeState{Exists: true, Active: true, Failures: 1}, s.call("bridge")
 }

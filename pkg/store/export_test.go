@@ -175,3 +175,9 @@ func (s *Store) HotStatements() (names []string) {
 
 // Unprepared is for how long the connections prepare nothing after they met a pooler.
 const Unprepared = unpreparedTime
+
+// RecordFiguresBetween records the figures of the minutes between two times.
+func (s *Store) RecordFiguresBetween(ctx context.Context, from, to time.Time) error {
+	_, err := s.queryTexts(ctx, s.sql.recordFigures, from, to, keepFigures.Milliseconds())
+	return err
+}

@@ -58,6 +58,7 @@ func workerObjects() []object {
 		{"table", "bridge_failures", []string{"select"}},
 		{"table", "lost_updates", []string{"select", "update"}},
 		{"table", "events", []string{"select", "update", "delete"}},
+		{"table", "figures", []string{"select", "insert", "delete"}},
 		{"table", "operations", []string{"select", "insert"}},
 		{"function", "bridge_sync(integer)", []string{"execute"}},
 		{"function", "bridge_apply(text)", []string{"execute"}},

@@ -96,6 +96,9 @@ type statements struct {
 
 	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
 
+	figuresBounds, recordFigures, figures, closedFigures, failureFigures, failedIDs, closedSince, closedBetween, bookedBetween, recentClosed statement
+	findIDs, findPrefix, findUser                                                                                                            statement
+
 	audits []statement // named by the code of the rule, in the order of audit.sql
 }
 
@@ -218,6 +221,21 @@ func (s *statements) files() map[string]map[string]*statement {
 			"forget":        &s.forget,
 			"forgotten":     &s.forgotten,
 			"unsettled":     &s.unsettled,
+		},
+		"figures.sql": {
+			"figures_bounds":  &s.figuresBounds,
+			"record_figures":  &s.recordFigures,
+			"figures":         &s.figures,
+			"closed_figures":  &s.closedFigures,
+			"failure_figures": &s.failureFigures,
+			"failed_ids":      &s.failedIDs,
+			"closed_since":    &s.closedSince,
+			"closed_between":  &s.closedBetween,
+			"booked_between":  &s.bookedBetween,
+			"recent_closed":   &s.recentClosed,
+			"find_ids":        &s.findIDs,
+			"find_prefix":     &s.findPrefix,
+			"find_user":       &s.findUser,
 		},
 		"settle.sql": {
 			"repair_refunds": &s.repairRefunds,

@@ -60,10 +60,13 @@ func TestLoadStatements_Writes(t *testing.T) {
 		}
 	}
 	slices.Sort(reading)
-	assert.Equal(t, []string{"abandoned", "balance", "bridge_check", "bridge_due", "bridge_problems", "bridge_state", "claimable", "closed_within", "completed", "control", "count_by_state", "count_overdue", "count_stuck", "event_counts", "failing_receivers", "failures_within",
-		"forgotten", "has_pending", "has_pending_for", "has_suspect", "held_users", "inputs", "installation", "ledger", "list_events", "list_tasks", "live_tasks_of", "next_due", "operations", "overdue", "permit_wait",
-		"picture_tasks", "processors", "prunable", "queue_stats", "recorded_count", "recorded_failure", "recorded_outcomes", "recorded_result", "refunds_today",
-		"report", "report_since", "resolved", "results_within", "stuck", "stuck_ids", "task", "task_details", "task_ledger", "task_results", "tasks_aside", "unsettled", "worked_models"}, reading)
+	assert.Equal(t, []string{"abandoned", "balance", "booked_between", "bridge_check", "bridge_due", "bridge_problems", "bridge_state", "claimable", "closed_between", "closed_figures",
+		"closed_since", "closed_within", "completed", "control", "count_by_state", "count_overdue", "count_stuck", "event_counts", "failed_ids", "failing_receivers",
+		"failure_figures", "failures_within", "figures", "figures_bounds", "find_ids", "find_prefix", "find_user", "forgotten", "has_pending", "has_pending_for",
+		"has_suspect", "held_users", "inputs", "installation", "ledger", "list_events", "list_tasks", "live_tasks_of", "next_due", "operations", "overdue", "permit_wait", "picture_tasks",
+		"processors", "prunable", "queue_stats", "recent_closed", "recorded_count", "recorded_failure", "recorded_outcomes", "recorded_result", "refunds_today",
+		"report", "report_since", "resolved", "results_within", "stuck", "stuck_ids", "task", "task_details", "task_ledger", "task_results", "tasks_aside", "unsettled",
+		"worked_models"}, reading)
 }
 
 func TestLoadStatements_InvalidFiles(t *testing.T) {

@@ -169,7 +169,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		pictures, stop := operator.ExistingPictures(s, st)
 		defer stop()
 		w.thumbnails = operator.Thumbnails(s, st, pictures)
-		return w.watch(ctx, c)
+		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
 	if err != nil {

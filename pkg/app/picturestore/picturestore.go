@@ -102,3 +102,16 @@ func Existing(ctx context.Context, s settings.Settings, i store.Installation) (*
 	}
 	return o.OpenExisting(ctx, i)
 }
+
+// Files returns the names of a task's files in the picture store; a store that does not exist has none.
+func Files(ctx context.Context, s settings.Settings, st *store.Store, t store.TaskRow) ([]string, error) {
+	installation, err := st.Installation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pictures, exists, err := Existing(ctx, s, installation)
+	if err != nil || !exists {
+		return []string{}, err
+	}
+	return pictures.Files(ctx, t.ID, t.Run)
+}

@@ -98,19 +98,6 @@ func openPictures(ctx context.Context, opener *picturestore.Opener, st *store.St
 	return opener.Open(ctx, installation)
 }
 
-// pictureFiles returns the names of a task's files in the picture store; a store that does not exist has none.
-func pictureFiles(ctx context.Context, s settings.Settings, st *store.Store, t store.TaskRow) ([]string, error) {
-	installation, err := st.Installation(ctx)
-	if err != nil {
-		return nil, err
-	}
-	pictures, exists, err := picturestore.Existing(ctx, s, installation)
-	if err != nil || !exists {
-		return []string{}, err
-	}
-	return pictures.Files(ctx, t.ID, t.Run)
-}
-
 // removeBatch is how many tasks removePictures looks up at a time.
 const removeBatch = 1000
 

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
@@ -317,7 +318,7 @@ func (a program) showTask(c *cli.Context) error {
 		// The task is shown also while the picture store is unavailable: then somebody wants to know about it.
 		filesCtx, cancel := context.WithTimeout(ctx, pictureFilesTimeout)
 		defer cancel()
-		files, filesErr := pictureFiles(filesCtx, s, st, details.TaskRow)
+		files, filesErr := picturestore.Files(filesCtx, s, st, details.TaskRow)
 		if filesErr != nil {
 			files = []string{}
 			fmt.Fprintf(a.Stderr, "warning: the task's pictures are not listed: %s\n", a.Redact.String(filesErr.Error()))
