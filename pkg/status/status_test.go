@@ -80,15 +80,6 @@ func TestHandler_Pages(t *testing.T) {
 		assert.Contains(t, body, line)
 	}
 	assert.NotContains(t, body, "<m>", "a task names its model as it likes")
-	code, body = get(t, root+"/")
-	assert.Equal(t, 200, code)
-	assert.Contains(t, body, "&lt;w&gt;")
-	assert.NotContains(t, body, "<w>")
-	assert.Contains(t, body, "1 task is stuck; next: <code>fix-stuck-tasks</code>")
-	assert.Contains(t, body, "8, 1 of them failing")
-	for _, part := range []string{"Circuit: model &lt;m&gt;", "open since", "http://one:1", "3 responses", "ejected since", "&lt;it is down&gt;", "60 requests per minute", "remaining-requests 59, reset-requests 1s"} {
-		assert.Contains(t, body, part)
-	}
 	code, _ = get(t, root+"/nothing")
 	assert.Equal(t, 404, code)
 
