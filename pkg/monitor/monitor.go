@@ -190,7 +190,15 @@ type Report struct {
 	// Running is how many processors are alive, on all hosts.
 	Running int
 
-	databaseResponds bool
+	databaseResponds, queueRead bool
+}
+
+// QueueState returns the state of the queue, or nil if the pass could not read it.
+func (r *Report) QueueState() *store.QueueStats {
+	if !r.queueRead {
+		return nil
+	}
+	return &r.Queue
 }
 
 // DatabaseResponds reports whether the database responded at the start of the pass.
@@ -432,6 +440,7 @@ func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) err
 		m.record("queue", began, false, m.conf.Redact(err.Error()), "")
 		return err
 	}
+	r.queueRead = true
 	action := ""
 	if n := s.StuckFailed + s.OverdueFailed + s.SetAsideFailed; n > 0 && !m.conf.DryRun {
 		action = fmt.Sprintf("failed %d and refunded %d credits", n, s.CreditsRefunded)

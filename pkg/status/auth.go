@@ -115,8 +115,9 @@ func levelOf(r *http.Request) level {
 	return levelRead
 }
 
-// Handler passes on the requests that are allowed, and refuses the others.
+// Handler passes on the requests that are allowed, and refuses the others. It serves /api/session itself.
 func (a *Access) Handler(next http.Handler) http.Handler {
+	next = a.withSessions(next)
 	return checkHost(a.conf.Addr, a.conf.Hosts, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")

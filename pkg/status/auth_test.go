@@ -42,7 +42,6 @@ func newSite(t *testing.T, conf AccessConfig) *site {
 	require.NoError(t, err)
 	s.Access = access
 	mux := http.NewServeMux()
-	access.AddSession(mux)
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) { s.reached++ })
 	s.handler = access.Handler(mux)
 	return s

@@ -168,8 +168,10 @@ func (a *Access) state(s *session) sessionState {
 	return state
 }
 
-// AddSession adds the pages that sign in and out.
-func (a *Access) AddSession(mux *http.ServeMux) {
+// withSessions serves the pages that sign in and out, and passes on all other requests.
+func (a *Access) withSessions(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", next)
 	mux.HandleFunc("GET /api/session", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, a.state(identityOf(r.Context()).session))
 	})
@@ -181,6 +183,7 @@ func (a *Access) AddSession(mux *http.ServeMux) {
 		http.SetCookie(w, a.newCookie(r, "", -1))
 		writeJSON(w, http.StatusOK, a.state(nil))
 	})
+	return mux
 }
 
 func (a *Access) signIn(w http.ResponseWriter, r *http.Request) {

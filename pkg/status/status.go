@@ -5,11 +5,9 @@ package status
 
 import (
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -18,13 +16,11 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
-
-//go:embed page.html
-var pages embed.FS
 
 // Source is where the server reads the state.
 type Source struct {
@@ -39,6 +35,12 @@ type Source struct {
 	Redact      func(string) string
 	// BacklogAfter is how long a task may be due; 0: for any time.
 	BacklogAfter time.Duration
+	// Metrics are what /metrics shows besides the state; nil: those of the program alone.
+	Metrics *metrics.Metrics
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // Report is the document at /status.json.
@@ -127,13 +129,12 @@ const maxReport = 1 << 20
 func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
 
 // Handler serves a processor's pages.
-func Handler(s Source) (http.Handler, error) {
-	text := func(f finding.Finding) string { return f.Text(lang.EN) }
-	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
-	if err != nil {
-		return nil, err
+func Handler(s Source) http.Handler {
+	if s.Metrics == nil {
+		s.Metrics = metrics.New(metrics.Config{Version: s.Version})
 	}
 	mux := http.NewServeMux()
+	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
@@ -155,12 +156,13 @@ func Handler(s Source) (http.Handler, error) {
 	if s.Dashboard != nil {
 		AddAPI(mux, s.Dashboard)
 	}
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_ = page.Execute(w, s.report(r.Context()))
-	})
-	return mux, nil
+	if s.Operator != nil {
+		AddActions(mux, s.Operator)
+	}
+	if s.Thumbnails != nil {
+		AddThumbnails(mux, s.Thumbnails)
+	}
+	return mux
 }
 
 // Server is a status server on its address.
@@ -172,11 +174,7 @@ type Server struct {
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
 func Start(s Source, access *Access) (*Server, error) {
-	handler, err := Handler(s)
-	if err != nil {
-		return nil, fmt.Errorf("status address: %w", err)
-	}
-	server, err := Serve(handler, access)
+	server, err := Serve(Handler(s), access)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}

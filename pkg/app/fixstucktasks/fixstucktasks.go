@@ -17,6 +17,7 @@ import (
 	"imagetasks/pkg/app/render"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/operate"
 	"imagetasks/pkg/progress"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
@@ -125,7 +126,17 @@ func (a program) fix(c *cli.Context) error {
 				}
 			}()
 		}
+		if !o.DryRun {
+			if err := operate.NoteFix(ctx, st, a.Operator(), o.OlderThan, "begun"); err != nil {
+				return err
+			}
+		}
 		done, err := repair.Sweep(ctx, st, o, log)
+		if !o.DryRun && (err == nil || len(done.Tasks) > 0) {
+			if noteErr := operate.NoteFix(context.WithoutCancel(ctx), st, a.Operator(), o.OlderThan, operate.FixResult(done)); noteErr != nil {
+				log.WithError(noteErr).Warn("the result is not in the log of operations")
+			}
+		}
 		if err != nil && !errors.Is(err, context.Canceled) {
 			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}

@@ -15,6 +15,7 @@ import (
 	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
@@ -137,6 +138,10 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
+	access, err := newAccess(c, s, log)
+	if err != nil {
+		return err
+	}
 	ended := func(error, string) {}
 	if !c.Bool("watch") && !c.Bool("dry-run") {
 		ended = told.BeginPass(ctx, log)
@@ -168,10 +173,11 @@ func (a program) monitor(c *cli.Context) (err error) {
 		log.WithError(unlocked).Warn("another pass may run on this host at the same time")
 	}
 	if reloader != nil {
-		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set}, log)()
+		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set, Access: access}, log)()
 	}
 	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
+		ended(err, "")
 		return err
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }
@@ -187,8 +193,12 @@ func (a program) monitor(c *cli.Context) (err error) {
 			return picturestore.Existing(ctx, s, i)
 		}}
 	m := monitor.New(conf)
-	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c), alerts: told, store: st, ended: ended}
+	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c), access: access, operator: operator.New(s, st, a.Redact.String, log),
+		alerts: told, store: st, ended: ended}
 	if c.Bool("watch") {
+		pictures, stop := operator.ExistingPictures(s, st)
+		defer stop()
+		w.thumbnails = operator.Thumbnails(s, st, pictures)
 		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
@@ -234,6 +244,9 @@ type watcher struct {
 	alerts      *alerts.Alerts
 	store       *store.Store
 	ended       func(failure error, summary string) // of alerts.Alerts.BeginPass
+	access      *status.Access                      // of the pages; nil: there are none
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // pass runs one pass and logs its result in one line.

@@ -11,6 +11,7 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -25,6 +26,9 @@ type statusPage struct {
 	report      func() overview.ProcessorReport
 	commandLine func(finding.Command) string
 	log         logrus.FieldLogger
+	metrics     *metrics.Metrics
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // startPage serves the page until close is called.
@@ -36,6 +40,7 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
 		CommandLine: p.commandLine, Redact: a.Redact.String, BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read})
 	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader, BacklogAfter: s.BacklogAfter,
+		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails,
 		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {

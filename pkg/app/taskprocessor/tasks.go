@@ -33,7 +33,7 @@ func (a program) cancel(c *cli.Context) error {
 		return err
 	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		done, err := st.Cancel(ctx, id, c.String("user"))
+		done, err := st.CancelBy(ctx, store.By(a.Operator()), id, c.String("user"))
 		if errors.Is(err, task.ErrNotFound) {
 			return fmt.Errorf("task %q: %w", id, err)
 		}
@@ -130,7 +130,7 @@ func (a program) redriveAll(ctx context.Context, st *store.Store, due []store.Ta
 		r := redriveResult{Redriven: store.Redriven{TaskID: t.ID, Run: t.Run + 1}}
 		if !dryRun {
 			// The number of the run makes a repeat after a lost answer harmless.
-			done, err := st.Redrive(ctx, t.ID, t.Run)
+			done, err := st.RedriveBy(ctx, store.By(a.Operator()), t.ID, t.Run)
 			switch {
 			case err == nil:
 				r.Redriven = done
