@@ -33,14 +33,14 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
-	// BacklogAfter is how long a task may be due; 0: for any time.
-	BacklogAfter time.Duration
 	// Metrics are what /metrics shows besides the state; nil: those of the program alone.
 	Metrics *metrics.Metrics
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
 	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
 	Thumbnails Thumbnails
+	// BacklogAfter is how long a task may be due; 0: for any time.
+	BacklogAfter time.Duration
 }
 
 // Report is the document at /status.json.
@@ -142,7 +142,9 @@ func Handler(s Source) http.Handler {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, p := range report.Problems {
-			_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			if mayRead(r.Context()) { // anybody may ask whether it is ready
+				_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			}
 		}
 		if report.Ready {
 			_, _ = fmt.Fprintln(w, "ready")
@@ -169,6 +171,7 @@ func Handler(s Source) http.Handler {
 type Server struct {
 	http     *http.Server
 	listener net.Listener
+	acts     acts
 	done     chan error
 }
 
@@ -188,8 +191,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
-		Handler: access.Handler(handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+	server := &Server{listener: listener, done: make(chan error, 1)}
+	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute}
 	go func() { server.done <- server.http.Serve(listener) }()
 	return server, nil
 }
@@ -197,8 +201,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits until it has stopped.
+// Close stops the server and waits until it has stopped, and what it changes has ended. It is called once.
 func (s *Server) Close() error {
+	defer s.acts.close()
 	err := s.http.Close()
 	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)

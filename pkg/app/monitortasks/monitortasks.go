@@ -241,12 +241,12 @@ type watcher struct {
 	monitor     *monitor.Monitor
 	log         *logrus.Logger
 	commandLine func(finding.Command) string
+	access      *status.Access // of the pages; nil: there are none
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 	alerts      *alerts.Alerts
 	store       *store.Store
 	ended       func(failure error, summary string) // of alerts.Alerts.BeginPass
-	access      *status.Access                      // of the pages; nil: there are none
-	operator    status.Operator
-	thumbnails  status.Thumbnails
 }
 
 // pass runs one pass and logs its result in one line.

@@ -39,8 +39,8 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		Checks:      func() []health.Check { return p.report().Checks },
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
 		CommandLine: p.commandLine, Redact: a.Redact.String, BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read})
-	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader, BacklogAfter: s.BacklogAfter,
-		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails,
+	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader,
+		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails, BacklogAfter: s.BacklogAfter,
 		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {
