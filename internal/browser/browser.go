@@ -257,7 +257,7 @@ func (b *Browser) Wait(what, expression string, args ...any) {
 		if time.Now().After(deadline) {
 			var shown string
 			b.Eval(&shown, `return (document.querySelector("dialog") ?? document.body).innerText.slice(0, 3000)`)
-			b.tb.Fatalf("browser: waited %s for %s; the page shows:\n%s", waitTimeout, what, shown)
+			b.tb.Fatalf("browser: waited %s for %s; the console has %v, and the page shows:\n%s", waitTimeout, what, b.Console(), shown)
 		}
 		time.Sleep(pollInterval)
 	}
