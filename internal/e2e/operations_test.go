@@ -50,11 +50,12 @@ func TestPause_EndpointAndModel(t *testing.T) {
 	assert.Len(t, spare.Calls(), 4)
 
 	assert.Contains(t, w.run("task-processor", "pause", "--model", "gpt-image-2").ok(), "claiming of tasks of the model gpt-image-2 is paused since")
-	w.enqueue("of the default model, which waits")
+	waits := w.enqueue("of the default model, which waits")[0]
 	w.enqueue("of the same model by its name", "--model", "gpt-image-2")
 	w.enqueue("of another model", "--model", "gpt-image-1-mini")
 	w.waitFor("the picture of the other model", func() bool { return w.count("completed") == 5 })
 	assert.Equal(t, 2, w.count("pending"))
+	assert.Contains(t, w.run("task-processor", "tasks", "show", waits).ok(), "claiming of tasks of the model gpt-image-2 is paused since")
 	status := w.run("task-processor", "status").is(3)
 	assert.Contains(t, status, "the endpoint main was paused by")
 	assert.Contains(t, status, "(its bill)")

@@ -65,8 +65,11 @@ func testScreenshots(t *testing.T, p page, _ string) {
 		shot("page-"+look.name, 1240, drawn, "")
 		p.Resize(360, 800)
 		shot("page-phone-"+look.name, 800, drawn, "")
-		p.Resize(1280, 800)
-		p.Open(p.s.url + "/#/tasks/019ac1d2-7e11-7c3a-9f60-3a5d2b9c4e01")
-		shot("page-task-"+look.name, 800, `document.querySelectorAll("#task-ledger tbody tr").length === 2`, "")
 	}
+	p.Languages("en")
+	p.Prefer("light")
+	p.Resize(1280, 800)
+	p.Open(p.s.url + "/healthz") // a change of the part after # alone loads nothing
+	p.Open(p.s.url + "/#/tasks/019ac1d2-7e11-7c3a-9f60-3a5d2b9c4e01")
+	shot("page-task-en", 800, `document.querySelectorAll("#task-ledger tbody tr").length === 2 && document.documentElement.lang === "en"`, "")
 }

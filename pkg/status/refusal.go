@@ -68,5 +68,6 @@ var (
 	textUnknownAction = lang.Text{EN: "there is no such action; the page may be that of another version: load it again", ZH: "没有此操作；页面可能属于其他版本，请重新加载"}
 	textBusy          = lang.Text{EN: "other actions are being done; try again in a moment", ZH: "正在执行其他操作，请稍后再试"}
 	textNoPicture     = lang.Text{EN: "there is no picture that can be shown", ZH: "没有可显示的图片"}
+	textStopping      = lang.Text{EN: "the program is stopping; nothing was done", ZH: "程序正在停止，未执行操作"}
 	textNotJSON       = lang.Text{EN: "the request is not JSON of the documented form", ZH: "请求不是约定格式的 JSON"}
 )

@@ -133,7 +133,9 @@ func Handler(s Source) http.Handler {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, p := range report.Problems {
-			_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			if mayRead(r.Context()) { // anybody may ask whether it is ready
+				_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			}
 		}
 		if report.Ready {
 			_, _ = fmt.Fprintln(w, "ready")
@@ -160,6 +162,7 @@ func Handler(s Source) http.Handler {
 type Server struct {
 	http     *http.Server
 	listener net.Listener
+	acts     acts
 	done     chan error
 }
 
@@ -179,8 +182,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
-		Handler: access.Handler(handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+	server := &Server{listener: listener, done: make(chan error, 1)}
+	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute}
 	go func() { server.done <- server.http.Serve(listener) }()
 	return server, nil
 }
@@ -188,8 +192,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits until it has stopped.
+// Close stops the server and waits until it has stopped, and what it changes has ended. It is called once.
 func (s *Server) Close() error {
+	defer s.acts.close()
 	err := s.http.Close()
 	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)

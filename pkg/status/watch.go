@@ -40,12 +40,14 @@ func WatchHandler(w Watch) http.Handler {
 		AddThumbnails(mux, w.Thumbnails)
 	}
 	mux.HandleFunc("GET /healthz", healthz)
-	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, r *http.Request) {
 		last := w.Last()
 		if !last.Done || !last.Healthy {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = fmt.Fprintln(rw, last.Summary)
+		if mayRead(r.Context()) { // anybody may ask whether it is ready
+			_, _ = fmt.Fprintln(rw, last.Summary)
+		}
 	})
 	mux.HandleFunc("GET /status.json", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")

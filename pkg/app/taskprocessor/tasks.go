@@ -1,6 +1,7 @@
 package taskprocessor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -306,6 +307,14 @@ func (a program) showTask(c *cli.Context) error {
 		if !c.Bool("prompt") {
 			details.Prompt = ""
 		}
+		var pauses []store.Pause
+		if details.State == task.Pending {
+			control, err := st.Control(ctx)
+			if err != nil {
+				return err
+			}
+			pauses = control.HoldBack(cmp.Or(details.Model, s.Model))
+		}
 		// The task is shown also while the picture store is unavailable: then somebody wants to know about it.
 		filesCtx, cancel := context.WithTimeout(ctx, pictureFilesTimeout)
 		defer cancel()
@@ -317,10 +326,16 @@ func (a program) showTask(c *cli.Context) error {
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {
 				store.TaskDetails
-				Files []string `json:"files"`
-			}{details, files})
+				Files  []string      `json:"files"`
+				Pauses []store.Pause `json:"pauses,omitempty"` // that may hold it back
+			}{details, files, pauses})
 		} else {
 			render.Task(a.Stdout, details, files, l)
+			for _, p := range pauses {
+				if err == nil {
+					err = a.printPause(c, p)
+				}
+			}
 		}
 		if err == nil && details.MissingCharge {
 			err = app.ErrUnhealthy
