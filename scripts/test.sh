@@ -37,7 +37,7 @@ run_tests() {
 
 needs='certificates=ca-certificates postgres=postgresql tinyproxy=tinyproxy microsocks=microsocks pgbouncer=pgbouncer
 	squid=squid danted=dante-server privoxy=privoxy haproxy=haproxy v2ray=v2ray
-	shellcheck=shellcheck gcc=build-essential git=git curl=curl node=nodejs npm=npm psycopg=python3-psycopg
+	shellcheck=shellcheck gcc=build-essential git=git curl=curl promtool=prometheus node=nodejs npm=npm psycopg=python3-psycopg
 	chromium=chromium chromedriver=chromium-driver'
 case $system in
 # What the tests of cron, systemd and terminals need. Elsewhere these tests are skipped.

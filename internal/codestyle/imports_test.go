@@ -20,6 +20,7 @@ var layers = [][]string{
 	{"pkg/app"},
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},
+	{"pkg/metrics"},
 	{"pkg/monitor", "pkg/diagnosis", "pkg/operate"},
 	{"pkg/dashboard"},
 	{"pkg/overview", "pkg/inventory", "pkg/thumbnail", "pkg/imageworker", "pkg/s3", "internal/*"},
@@ -73,6 +74,8 @@ func TestImports_OneWay(t *testing.T) {
 		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"golang.org/x/net/proxy":   `^pkg/proxy$`,
+
+		"github.com/prometheus/client_golang/prometheus": `^pkg/metrics$`,
 	} {
 		require.NotEmpty(t, importers[library], library)
 		for _, pkg := range importers[library] {

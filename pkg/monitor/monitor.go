@@ -185,7 +185,15 @@ type Report struct {
 	Checks         []health.Check
 	Findings       []finding.Finding
 
-	databaseResponds bool
+	databaseResponds, queueRead bool
+}
+
+// QueueState returns the state of the queue, or nil if the pass could not read it.
+func (r *Report) QueueState() *store.QueueStats {
+	if !r.queueRead {
+		return nil
+	}
+	return &r.Queue
 }
 
 // Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
@@ -419,6 +427,7 @@ func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) err
 		m.record("queue", began, false, m.conf.Redact(err.Error()), "")
 		return err
 	}
+	r.queueRead = true
 	action := ""
 	if n := s.StuckFailed + s.OverdueFailed + s.SetAsideFailed; n > 0 && !m.conf.DryRun {
 		action = fmt.Sprintf("failed %d and refunded %d credits", n, s.CreditsRefunded)

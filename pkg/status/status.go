@@ -16,6 +16,7 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
@@ -32,6 +33,8 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Metrics are what /metrics shows besides the state; nil: those of the program alone.
+	Metrics *metrics.Metrics
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
 	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
@@ -124,6 +127,9 @@ func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok
 
 // Handler serves a processor's pages.
 func Handler(s Source) http.Handler {
+	if s.Metrics == nil {
+		s.Metrics = metrics.New(metrics.Config{Version: s.Version})
+	}
 	mux := http.NewServeMux()
 	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)

@@ -7,6 +7,7 @@ import (
 
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 )
 
 // Watch is the source of the pages of monitor-tasks --watch.
@@ -16,6 +17,8 @@ type Watch struct {
 	Checks  func() []health.Check
 	// Dashboard is of the data of the page; optional.
 	Dashboard *dashboard.Reader
+	// Metrics returns the state that /metrics shows.
+	Metrics func() metrics.Watch
 	// Operator does what signed-in people ask for. Optional.
 	Operator Operator
 	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
@@ -30,7 +33,7 @@ type WatchedPass struct {
 	Document any // the pass as JSON
 }
 
-// WatchHandler serves a monitor's /healthz, /readyz and /status.json, and the page.
+// WatchHandler serves a monitor's /healthz, /readyz, /status.json and /metrics, and the page.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
 	if w.Operator != nil {
@@ -61,5 +64,9 @@ func WatchHandler(w Watch) http.Handler {
 		AddPage(mux)
 		AddAPI(mux, w.Dashboard)
 	}
+	exported := metrics.NewMonitor(w.Version)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, r *http.Request) {
+		exported.Serve(rw, r, func() metrics.State { return w.Metrics() })
+	})
 	return mux
 }

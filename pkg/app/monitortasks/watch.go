@@ -13,7 +13,9 @@ import (
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/dashboard"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
@@ -42,9 +44,11 @@ type watched struct {
 // watch runs passes until a signal arrives. A pass that is running then is completed.
 func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings, of watched) (err error) {
 	var last atomic.Pointer[monitor.Report]
+	var totals atomic.Pointer[metrics.WatchTotals]
+	totals.Store(&metrics.WatchTotals{})
 	if c.String("watch-addr") != "off" {
 		var closePage func() error
-		closePage, err = w.startPage(ctx, s, of, &last)
+		closePage, err = w.startPage(ctx, s, of, &last, &totals)
 		if err != nil {
 			return err
 		}
@@ -59,6 +63,9 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 	defer tick.Stop()
 	for {
 		report, _ := w.pass(ctx) // its error is among its findings
+		done := *totals.Load()
+		done.Add(report.Summary)
+		totals.Store(&done)
 		last.Store(&report)
 		select {
 		case <-ctx.Done():
@@ -70,7 +77,8 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 }
 
 // startPage serves the status page until close is called. It is there when no processor runs, and when the database does not respond.
-func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
+func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report],
+	totals *atomic.Pointer[metrics.WatchTotals]) (close func() error, err error) {
 	reader := dashboard.New(dashboard.Config{Store: of.store, Version: app.BuildVersion(), Host: app.Hostname(), ServedBy: dashboard.MonitorTasks,
 		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault,
 		Processors: func(ctx context.Context, rows overview.ProcessorLister) ([]overview.Processor, overview.LocalProcessor, error) {
@@ -86,7 +94,8 @@ func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched,
 			return picturestore.Files(ctx, s, of.store, t)
 		},
 		CommandLine: w.commandLine, Redact: w.Redact.String})
-	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator, Thumbnails: w.thumbnails,
+	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator,
+		Thumbnails: w.thumbnails, Metrics: func() metrics.Watch { return w.metrics(last.Load(), *totals.Load()) },
 		Last: func() status.WatchedPass {
 			r := last.Load()
 			if r == nil {
@@ -104,4 +113,13 @@ func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched,
 		stop()
 		return err
 	}, nil
+}
+
+// metrics returns what /metrics shows after the last pass, which may be nil.
+func (w watcher) metrics(last *monitor.Report, totals metrics.WatchTotals) metrics.Watch {
+	out := metrics.Watch{Checks: w.monitor.Checks(), Totals: totals}
+	if last != nil {
+		out.At, out.Queue, out.Problems = last.At, last.QueueState(), finding.Documents(last.Findings, w.commandLine)
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -24,6 +25,7 @@ type statusPage struct {
 	report      func() overview.ProcessorReport
 	commandLine func(finding.Command) string
 	log         logrus.FieldLogger
+	metrics     *metrics.Metrics
 	operator    status.Operator
 	thumbnails  status.Thumbnails
 }
@@ -36,7 +38,8 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		Checks:      func() []health.Check { return p.report().Checks },
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
 		CommandLine: p.commandLine, Redact: a.Redact.String})
-	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader, Operator: p.operator, Thumbnails: p.thumbnails,
+	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader,
+		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails,
 		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
@@ -181,7 +182,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			return err
 		}
 	}
-	hooks, err := a.newHooks(ctx, s, st, once, log)
+	observed := metrics.New(metrics.Config{Version: app.BuildVersion(), Endpoints: endpointNames(endpoints), Models: modelNames(endpoints, s.Model)})
+	hooks, err := a.newHooks(ctx, s, st, once, log, observed.ObserveDelivery)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
 		return nil
@@ -214,13 +216,14 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, API: "the image API", Results: "pictures", CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
-		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
-	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e); observed.Observe(e) },
+	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}).WithObserver(observed))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
 		var closePage func() error
-		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log, operator: operator.New(s, st, a.Redact.String, log),
+		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log, metrics: observed,
+			operator:   operator.New(s, st, a.Redact.String, log),
 			thumbnails: operator.Thumbnails(s, st, func(context.Context) (thumbnail.Pictures, error) { return pictures, nil }),
 			report:     func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {

@@ -14,7 +14,7 @@
 -- Locks: the rows of endpoints with limits, the claimed rows; rows of tasks locked by others are skipped. Index: "scheduled", "lease", "ready", "model".
 select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims,
        coalesce(pending_ref, ''), coalesce(pending_request, ''), coalesce(pending_endpoint, ''), coalesce(pending_ms, 0), coalesce(gone, 0), coalesce(gone_ms, 0),
-       coalesce(pending_usage, ''), coalesce(endpoint, ''), coalesce(sent_to, '')
+       coalesce(pending_usage, ''), coalesce(endpoint, ''), coalesce(sent_to, ''), coalesce(waited_ms, 0), coalesce(charged, 0)
 from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: permit_wait
