@@ -162,4 +162,3 @@ func (p *openedPages) close() {
 	p.cancel()
 	p.running.Wait()
 }
-
