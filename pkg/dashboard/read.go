@@ -61,10 +61,11 @@ type slowPart struct {
 }
 
 // readLive reads the live part. If that fails, the document says so and has the last one.
-func (r *Reader) readLive(ctx context.Context) {
+func (r *Reader) readLive(ctx context.Context) (time.Duration, error) {
 	r.mu.Lock()
 	last := r.contents.livePart
 	r.mu.Unlock()
+	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, liveTimeout)
 	read, err := r.conf.readLive(bounded, last)
 	cancel()
@@ -86,7 +87,8 @@ func (r *Reader) readLive(ctx context.Context) {
 		}
 		r.contents.failure = r.conf.Redact(err.Error())
 	}
-	r.publish(now)
+	r.publish(time.Now())
+	return now.Sub(began), err
 }
 
 // readLive returns the live part, and last where that fails.
@@ -173,7 +175,7 @@ func (p livePart) allFailures() []store.FailureGroup {
 }
 
 // readSlow reads the rest. What can't be read stays as it was: the live part says when the database does not respond.
-func (r *Reader) readSlow(ctx context.Context) {
+func (r *Reader) readSlow(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, slowTimeout)
 	defer cancel()
 	r.mu.Lock()
@@ -204,6 +206,7 @@ func (r *Reader) readSlow(ctx context.Context) {
 	if r.snapshot != nil {
 		r.publish(time.Now())
 	}
+	return time.Since(now), nil
 }
 
 // mergeFailures adds the failures of tasks that were closed later.
