@@ -59,6 +59,22 @@ func TestFinding_TextOfEveryCodeInBothLanguages(t *testing.T) {
 	}
 }
 
+func TestFinding_PausedScopes(t *testing.T) {
+	for _, scope := range []string{"endpoint", "model"} {
+		f := finding.Finding{Code: finding.ClaimingPaused, Scope: scope, Name: "relay-1", Subject: "ann", Since: time.Unix(1e9, 0), Reason: "its bill"}
+		for _, l := range []lang.Lang{lang.EN, lang.ZH} {
+			text := f.Text(l)
+			assert.NotContains(t, text, "%!")
+			for _, part := range []string{"relay-1", "ann", "its bill"} {
+				assert.Contains(t, text, part)
+			}
+		}
+		assert.Equal(t, finding.Command{Program: "task-processor", Args: []string{"resume", "--" + scope, "relay-1"}}, f.Next())
+	}
+	whole := finding.Finding{Code: finding.ClaimingPaused, Subject: "ann"}
+	assert.Equal(t, finding.Command{Program: "task-processor", Args: []string{"resume"}}, whole.Next())
+}
+
 func TestDocument_RoundTrip(t *testing.T) {
 	documents := finding.Documents([]finding.Finding{{Code: finding.TasksStuck, Count: 1}, {Code: finding.DatabaseUnavailable, Reason: "away"}},
 		func(c finding.Command) string { return "bin/" + c.Program })

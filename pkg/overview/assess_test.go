@@ -168,6 +168,9 @@ func TestAssess(t *testing.T) {
 		"leases can't be renewed": {with(running(), func(s *overview.Snapshot) {
 			s.Processors[0].Report.LeasesFailingSince = now.Add(-time.Minute)
 		}), []finding.Code{finding.LeasesFailing}},
+		"an endpoint and a model are paused": {with(running(), func(s *overview.Snapshot) {
+			s.Control.Scopes = []store.Pause{{Scope: store.ScopeEndpoint, Name: "e"}, {Scope: store.ScopeModel, Name: "m"}}
+		}), []finding.Code{finding.ClaimingPaused, finding.ClaimingPaused}},
 		"a copy of the database": {with(running(), func(s *overview.Snapshot) { s.Control.Copied, s.Queue.Stuck = true, 1 }), []finding.Code{finding.DatabaseCopied}},
 
 		"dead":            {stopped(supervise.Dead), []finding.Code{finding.ProcessorNotRunning}},

@@ -126,7 +126,7 @@ func (a program) fix(c *cli.Context) error {
 		}
 		if !o.DryRun {
 			if err := operate.NoteFix(ctx, st, a.Operator(), o.OlderThan, "begun"); err != nil {
-				return err
+				return app.UnknownOutcome(ctx, err, repeatCommand)
 			}
 		}
 		done, err := repair.Sweep(ctx, st, o, log)

@@ -201,7 +201,7 @@ func (a program) deleteUserContent(c *cli.Context) error {
 	}
 	return a.WithStore(c, func(ctx context.Context, s settings.Settings, st *store.Store) error {
 		if err := st.NoteOperation(ctx, store.By(a.Operator()), store.OperationEntry{What: "forget", Subject: user, Result: "begun"}); err != nil {
-			return err
+			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
 		cancelled, forgotten, err := st.DeleteUserContent(ctx, user)
 		if err != nil {
