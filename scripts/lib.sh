@@ -52,6 +52,11 @@ installed() {
 		# A version manager may hide the system's Python, which has Debian's package.
 		python3 -c 'import psycopg' 2>/dev/null || /usr/bin/python3 -c 'import psycopg' 2>/dev/null
 		;;
+	chromium)
+		# Chrome is as good where Chromium has no package of its own.
+		command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || command -v google-chrome-stable >/dev/null ||
+			any_file '/Applications/Chromium.app/Contents/MacOS/Chromium' '/Applications/Google Chrome.app/Contents/MacOS/Google Chrome'
+		;;
 	*) [[ -x /usr/sbin/$1 ]] ;;
 	esac
 }

@@ -28,7 +28,7 @@ const (
 	startTimeout   = time.Minute
 	commandTimeout = time.Minute
 	// waitTimeout is how long Wait waits for a condition. A machine that runs other tests may be slow.
-	waitTimeout  = 30 * time.Second
+	waitTimeout  = time.Minute
 	pollInterval = 20 * time.Millisecond
 )
 
@@ -42,7 +42,10 @@ type Browser struct {
 // Start starts a browser. It is stopped, with all its processes, when the test ends.
 func Start(tb testing.TB) *Browser {
 	tb.Helper()
-	driver, chromium := find(tb, "chromedriver", "chromium-driver"), find(tb, "chromium", "chromium")
+	driver := find(tb, "chromium-driver", "chromedriver")
+	// Chrome is as good where Chromium has no package of its own.
+	chromium := find(tb, "chromium", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable",
+		"/Applications/Chromium.app/Contents/MacOS/Chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
 	profile := tb.TempDir()
 	cmd := exec.Command(driver, "--port=0")
 	// What the browser writes outside of its profile goes there, too.
@@ -93,13 +96,16 @@ func (b *Browser) With(tb testing.TB) *Browser {
 	return &other
 }
 
-func find(tb testing.TB, program, pkg string) string {
+// find returns the path of the first of several programs that is installed.
+func find(tb testing.TB, pkg string, programs ...string) string {
 	tb.Helper()
-	path, err := exec.LookPath(program)
-	if err != nil {
-		tb.Fatalf("%s is not installed; install it: sudo apt-get install %s (Debian), brew install --cask chromium chromedriver (macOS)", program, pkg)
+	for _, program := range programs {
+		if path, err := exec.LookPath(program); err == nil {
+			return path
+		}
 	}
-	return path
+	tb.Fatalf("%s is not installed; install it: sudo apt-get install %s (Debian), brew install --cask chromium chromedriver (macOS)", programs[0], pkg)
+	return ""
 }
 
 var startedLine = regexp.MustCompile(`started successfully on port (\d+)`)
@@ -257,7 +263,7 @@ func (b *Browser) Wait(what, expression string, args ...any) {
 		if time.Now().After(deadline) {
 			var shown string
 			b.Eval(&shown, `return (document.querySelector("dialog") ?? document.body).innerText.slice(0, 3000)`)
-			b.tb.Fatalf("browser: waited %s for %s; the page shows:\n%s", waitTimeout, what, shown)
+			b.tb.Fatalf("browser: waited %s for %s; the console has %v, and the page shows:\n%s", waitTimeout, what, b.Console(), shown)
 		}
 		time.Sleep(pollInterval)
 	}

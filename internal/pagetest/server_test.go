@@ -7,6 +7,7 @@ import (
 	"image/color"
 	"image/jpeg"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -222,9 +223,12 @@ func daySeries(end time.Time) dashboard.Series {
 	s := dashboard.Series{StepSeconds: 60}
 	whole := func(f float64) *int64 { n := int64(max(0, f)); return &n }
 	seconds := func(f float64) *float64 { f = math.Round(f*10) / 10; return &f }
+	random := rand.New(rand.NewPCG(1, 2))
+	drift := 0.0
 	for i := range 24 * 60 {
 		at := float64(i) / 60 // hours
-		busy := 12 + 6*math.Sin(at/24*2*math.Pi-1.5) + 2*math.Sin(at*3.1) + math.Sin(float64(i)*1.7)
+		drift = 0.97*drift + random.NormFloat64()/3
+		busy := 11 + 7*math.Sin(at/24*2*math.Pi-1.5) + 1.5*drift + 2*random.NormFloat64()
 		s.Minutes = append(s.Minutes, end.Truncate(time.Minute).Add(time.Duration(i-24*60+1)*time.Minute).Unix())
 		if i > 400 && i < 430 {
 			s.Arrived, s.Completed, s.Failed, s.Cancelled = append(s.Arrived, nil), append(s.Completed, nil), append(s.Failed, nil), append(s.Cancelled, nil)
@@ -234,15 +238,15 @@ func daySeries(end time.Time) dashboard.Series {
 		}
 		late := max(0, at-23.4) * 60
 		fails := 0.0
-		if i%37 == 0 {
+		if random.IntN(14) == 0 {
 			fails = 1
 		}
-		s.Arrived, s.Completed = append(s.Arrived, whole(busy)), append(s.Completed, whole(busy-fails-late/20))
+		s.Arrived, s.Completed = append(s.Arrived, whole(busy)), append(s.Completed, whole(busy+random.NormFloat64()-fails-late/10))
 		s.Failed, s.Cancelled = append(s.Failed, whole(fails+late/20)), append(s.Cancelled, whole(0))
-		s.Charged, s.Refunded = append(s.Charged, whole(busy*5)), append(s.Refunded, whole((fails+late/20)*5))
-		s.P50, s.P95 = append(s.P50, seconds(28+3*math.Sin(at)+late/6)), append(s.P95, seconds(55+9*math.Sin(at*1.3)+late/2))
-		s.Depth, s.Processing = append(s.Depth, whole(6+4*math.Sin(at*2)+late)), append(s.Processing, whole(10+3*math.Sin(at)))
-		s.Oldest = append(s.Oldest, seconds(8+6*math.Sin(at*2)+late*2.2))
+		s.Charged, s.Refunded = append(s.Charged, whole(busy*5)), append(s.Refunded, whole(math.Floor(fails+late/20)*5))
+		s.P50, s.P95 = append(s.P50, seconds(27+drift+random.NormFloat64()/2+late/6)), append(s.P95, seconds(54+4*drift+2*random.NormFloat64()+late/2))
+		s.Depth, s.Processing = append(s.Depth, whole(4+2*drift+random.Float64()*3+late)), append(s.Processing, whole(min(20, busy/2+random.Float64()*4)))
+		s.Oldest = append(s.Oldest, seconds(max(0, 5+3*drift+4*random.Float64())+late*2.1))
 	}
 	return s
 }

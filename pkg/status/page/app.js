@@ -53,12 +53,14 @@ function open(focus) {
 
 async function loadSeries() {
   const request = (series = get("/api/series?hours=24"));
+  let answer;
   try {
-    const answer = await request;
-    if (request === series && view instanceof Overview) view.charts.set(answer);
+    answer = await request;
   } catch {
     if (request === series) series = null; // the connection says why, and the next document brings it again
+    return;
   }
+  if (request === series && view instanceof Overview) view.charts.set(answer);
 }
 
 const lists = ["problems", "paused", "processors", "endpoints", "models", "proxies", "picture_stores", "health_checks", "failures", "recent", "days"];

@@ -29,6 +29,7 @@ export class Charts {
 
   /** set replaces the series. */
   set(series) {
+    for (const name of ["minutes", ...columns]) series[name] ??= [];
     this.series = series;
     this.show();
   }

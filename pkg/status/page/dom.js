@@ -42,7 +42,8 @@ export function at(text) {
 
 /** code shows an id, a name or a command. */
 export function code(text, properties) {
-  return h("code", { dir: "auto", ...properties }, visible(text));
+  const shown = visible(text);
+  return h("code", { dir: "auto", class: shown.length <= 40 && "short", ...properties }, shown); // a table breaks long ones only
 }
 
 /**
