@@ -307,7 +307,7 @@ func testActions(t *testing.T, p page, axe string) {
 	p.s.change(func() { p.s.doc = before })
 
 	p.Open(p.s.url + "/#/tasks/t-failed")
-	confirm(`[data-key="do-redrive"]`, `redrive {"task_id":"t-failed"}`, nil)
+	confirm(`[data-key="do-redrive"]`, `redrive {"task_id":"t-failed","run":1}`, nil)
 	p.s.change(func() { p.s.task["status"] = "processing" })
 	p.Click(`[data-key="nav-overview"]`)
 	p.waitDrawn()
