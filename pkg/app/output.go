@@ -25,9 +25,9 @@ func (a *App) PrintJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// Printf writes to stdout.
+// Printf writes to stdout, without what would control the terminal.
 func (a *App) Printf(format string, args ...any) {
-	fmt.Fprintf(a.Stdout, format, args...)
+	_, _ = io.WriteString(a.Stdout, lang.Printable(fmt.Sprintf(format, args...)))
 }
 
 // Print writes a line to stdout in the operator's language; with --json it writes {"message": "…"}.
