@@ -163,6 +163,11 @@ func TestJSON_Keys(t *testing.T) {
 	w.exec(`update imagetasks.credits set credits = credits + 1 where user_id = $1`, w.user)
 	runs("fix-stuck-tasks audit", 3, "fix-stuck-tasks", "audit", "--repair")
 	runs("simple-test", 0, "simple-test")
+	w.env["ALERT_WEBHOOK_URL"] = newAlertReceiver(t).URL + "/alerts"
+	runs("monitor-tasks --test-alert", 0, "monitor-tasks", "--test-alert")
+	w.env["ALERT_WEBHOOK_URL"] = "http://127.0.0.1:1/alerts"
+	runs("monitor-tasks --test-alert", 3, "monitor-tasks", "--test-alert")
+	delete(w.env, "ALERT_WEBHOOK_URL")
 	delete(w.env, "OPENAI_API_KEY")
 	runs("simple-test", 2, "simple-test")
 

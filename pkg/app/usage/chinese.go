@@ -161,6 +161,7 @@ var otherTexts = []lang.Text{
 	{EN: "`ADDRESS` for /healthz, /readyz and /status.json of --watch; off: none", ZH: "--watch 时 /healthz、/readyz 和 /status.json 的监听地址；off：不启用"},
 	{EN: "tasks processing for longer than this `TIME` are stuck; default: STUCK_AFTER", ZH: "处理时间超过该值的任务视为卡住；默认为 STUCK_AFTER"},
 	{EN: "send a test to each receiver of alerts, and do nothing else; exits 3 if one does not accept it", ZH: "向每个告警接收方发送一条测试消息，不做其他操作；有接收方未接受时退出码为 3"},
+	{EN: "send a test to each receiver of alerts, and do nothing else; exits 3 if one does not accept it", ZH: "向每个告警接收方发送测试消息，不做其他操作；有接收方未成功接收时退出码为 3"},
 	{EN: "never restart the processor", ZH: "不重启处理器"},
 	{EN: "print only problems; for cron, which mails all output", ZH: "仅输出问题；用于 cron（会以邮件发送全部输出）"},
 	{EN: "fails and refunds stuck tasks, and audits the credits", ZH: "将卡住的任务判为失败并退款，并审计积分"},
