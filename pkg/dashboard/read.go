@@ -58,6 +58,7 @@ type slowPart struct {
 	hour         store.ClosedFigures // of the last hour
 	hourFailures []store.FailureGroup
 	days         []Day
+	disks        []overview.Disk
 }
 
 // readLive reads the live part. If that fails, the document says so and has the last one.
@@ -192,6 +193,11 @@ func (r *Reader) readSlow(ctx context.Context) (time.Duration, error) {
 	if hour, err := st.ClosedFigures(ctx, time.Hour, 0); err == nil {
 		if failures, err := st.FailureFigures(ctx, hour.From); err == nil {
 			p.hour, p.hourFailures = hour, failures
+		}
+	}
+	if r.conf.Disks != nil {
+		if disks, ok := r.conf.Disks(ctx); ok {
+			p.disks = disks
 		}
 	}
 	p.days = readDays(ctx, st, p.days, now.In(r.conf.Zone))

@@ -53,6 +53,9 @@ type Config struct {
 	APICheck   func() overview.APICheck // the monitor's last check of the API; optional
 	// EndpointsFault says why this host's endpoints can't be used; empty: they can.
 	EndpointsFault string
+	BacklogAfter   time.Duration // that a task may be due before that is a problem; 0: it is none
+	// Disks returns the free space of this host; optional.
+	Disks func(ctx context.Context) ([]overview.Disk, bool)
 	// Files returns the names of a task's files in the picture store; optional.
 	Files       func(ctx context.Context, t store.TaskRow) ([]string, error)
 	CommandLine func(finding.Command) string

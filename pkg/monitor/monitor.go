@@ -83,6 +83,8 @@ type Config struct {
 	// Deliver delivers the completion events that are due, while no processor does; optional.
 	Deliver func(ctx context.Context) (webhook.Report, error)
 
+	BacklogAfter   time.Duration                                 // that a task may be due; 0: for any time
+	Disks          func(context.Context) ([]overview.Disk, bool) // the free space of this host; optional
 	StuckAfter     time.Duration
 	Lease          time.Duration // after an outage of the database nothing is closed for so long, so that the owners of leases can come back
 	PendingTimeout time.Duration // a task that is due for longer fails; 0: never
@@ -185,6 +187,9 @@ type Report struct {
 	Checks         []health.Check
 	Findings       []finding.Finding
 
+	// Running is how many processors are alive, on all hosts.
+	Running int
+
 	databaseResponds, queueRead bool
 }
 
@@ -195,6 +200,9 @@ func (r *Report) QueueState() *store.QueueStats {
 	}
 	return &r.Queue
 }
+
+// DatabaseResponds reports whether the database responded at the start of the pass.
+func (r Report) DatabaseResponds() bool { return r.databaseResponds }
 
 // Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
 // a database. What is still wrong after the pass is in Findings.
@@ -297,6 +305,11 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		return err
 	})
 	m.checkAPI(ctx, r, state, &snapshot)
+	r.Running = snapshot.Running()
+	snapshot.BacklogAfter = m.conf.BacklogAfter
+	if m.conf.Disks != nil {
+		snapshot.Disks, _ = m.conf.Disks(ctx)
+	}
 	for _, f := range overview.Assess(snapshot) {
 		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.
 		if f.Code != finding.StoppedWithDueTasks && f.Code != finding.ClaimingPaused {

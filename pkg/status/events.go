@@ -12,8 +12,8 @@ const (
 	// maxStreams bounds the streams of events that are open.
 	maxStreams = 200
 	// streamInterval is the least time between two events "overview", and staleAfter the most while only times in it change.
-	streamInterval = 2 * time.Second
-	staleAfter     = 10 * time.Second
+	streamInterval     = 2 * time.Second
+	staleAfter         = 10 * time.Second
 	heartbeatInterval  = 15 * time.Second
 	streamWriteTimeout = 10 * time.Second
 )

@@ -39,6 +39,8 @@ type Source struct {
 	Operator Operator
 	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
 	Thumbnails Thumbnails
+	// BacklogAfter is how long a task may be due; 0: for any time.
+	BacklogAfter time.Duration
 }
 
 // Report is the document at /status.json.
@@ -64,7 +66,8 @@ func (s Source) report(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
 	defer cancel()
 	self := overview.Processor{Processor: store.Processor{Worker: r.Processor.Worker}, Alive: true, Report: r.Processor}
-	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self}}
+	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self},
+		BacklogAfter: s.BacklogAfter}
 	var problems []finding.Finding
 	if q, err := s.Queue(ctx); err == nil {
 		r.Queue, r.OldestDue, snapshot.Queue = &q, q.OldestDue.Seconds(), q

@@ -130,7 +130,7 @@ func pruning(prepare func(b *faultBench)) faultScenario {
 // faultScenarios are the scenarios by the name of the statement. "contains: TEXT" is a statement that is not in a file.
 func faultScenarios() map[string]faultScenario {
 	all := map[string]faultScenario{}
-	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultBridge(), faultEvents(), faultFigures(), faultOthers()} {
+	for _, group := range []map[string]faultScenario{faultLeases(), faultClosing(), faultCredits(), faultControl(), faultStats(), faultTasks(), faultBridge(), faultEvents(), faultFigures(), faultAlerts(), faultOthers()} {
 		for name, scenario := range group {
 			all[name] = scenario
 		}

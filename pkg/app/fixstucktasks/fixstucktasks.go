@@ -12,8 +12,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/alert"
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/operate"
 	"imagetasks/pkg/progress"
@@ -293,6 +295,9 @@ func (a program) audit(c *cli.Context) error {
 			return err
 		}
 		violations := store.CountViolations(rules)
+		if violations > 0 {
+			a.noteFault(ctx, st, rules, violations)
+		}
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules,
 				"repaired": changes.Repaired, "resolved": changes.Resolved, "bridge": changes.Bridge})
@@ -305,6 +310,25 @@ func (a program) audit(c *cli.Context) error {
 		}
 		return err
 	})
+}
+
+// noteTimeout bounds noteFault.
+const noteTimeout = 10 * time.Second
+
+// noteFault notes for a processor or the monitor that the receivers of alerts are to be told.
+func (a program) noteFault(ctx context.Context, st *store.Store, rules []store.Rule, violations int) {
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	var broken []string
+	for _, r := range rules {
+		if r.Count > 0 {
+			broken = append(broken, r.Code)
+		}
+	}
+	f := finding.Finding{Code: finding.AuditFault, Count: violations, Subject: strings.Join(broken, ", ")}
+	if err := alert.Observe(ctx, st, alert.View{Host: app.Hostname(), Findings: []finding.Finding{f}, Quiet: time.Minute}); err != nil {
+		fmt.Fprintf(a.Stderr, "warning: no alert will be sent about this: %s\n", a.Redact.String(err.Error()))
+	}
 }
 
 // resolution is what --resolve, --credits and --reason say.

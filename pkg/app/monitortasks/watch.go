@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/dashboard"
@@ -62,6 +63,9 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
+		if !c.Bool("dry-run") {
+			w.ended = w.alerts.BeginPass(ctx, w.log)
+		}
 		report, _ := w.pass(ctx) // its error is among its findings
 		done := *totals.Load()
 		done.Add(report.Summary)
@@ -80,7 +84,7 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report],
 	totals *atomic.Pointer[metrics.WatchTotals]) (close func() error, err error) {
 	reader := dashboard.New(dashboard.Config{Store: of.store, Version: app.BuildVersion(), Host: app.Hostname(), ServedBy: dashboard.MonitorTasks,
-		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault,
+		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault, BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read,
 		Processors: func(ctx context.Context, rows overview.ProcessorLister) ([]overview.Processor, overview.LocalProcessor, error) {
 			return overview.Processors(ctx, overview.Config{Store: rows, Inspector: of.supervisor, Host: app.Hostname(), HungAfter: s.HungAfter, Live: of.live})
 		},

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/summary"
@@ -118,6 +119,8 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	if err := apiclient.Fault(s); err != nil {
 		snapshot.EndpointsFault = a.Redact.String(err.Error())
 	}
+	snapshot.BacklogAfter = s.BacklogAfter
+	snapshot.Disks, _ = alerts.Disks(s).Read(ctx)
 	snapshot.Supervision = &overview.Supervision{Crontab: r.Crontab}
 	if last, ok := monitor.ReadState(s.LogDir); ok {
 		r.Monitor = &monitorPass{At: last.LastPass, Text: summary.Pass(last.Summary), Figures: last.Summary, API: last.API}

@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/operator"
@@ -91,7 +92,12 @@ func (a program) run(c *cli.Context) error {
 	if _, given := a.Env("GOGC"); !given {
 		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	}
-	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s))
+	told, err := alerts.New(a.App, c, s)
+	if err != nil {
+		return err
+	}
+	defer told.Close()
+	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s), told)
 }
 
 // gcPercent is how much the heap grows before it is collected, in percent. What is in use depends on the requests in flight, and the processor has
@@ -99,7 +105,7 @@ func (a program) run(c *cli.Context) error {
 const gcPercent = 25
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
-func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
+func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader, told *alerts.Alerts) (err error) {
 	endpoints, err := apiclient.New(s)
 	if err != nil {
 		return err
@@ -241,6 +247,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
+	if !once { // what a run that ends by itself finds, it prints
+		defer told.Start(ctx, st, func() overview.ProcessorReport { return details(p.Status()) }, log)()
+	}
 	err = hooks.beside(ctx, func() error {
 		if once {
 			return bridge.runOnce(ctx, p)
