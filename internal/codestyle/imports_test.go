@@ -27,7 +27,7 @@ var layers = [][]string{
 	{"pkg/processor"},
 	{"pkg/alert/receiver"},
 	{"pkg/bridgesync", "pkg/webhook", "pkg/alert", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
-	{"pkg/app/render"},
+	{"pkg/app/render", "pkg/app/usage"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
 	{"pkg/bridge"},

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -273,14 +274,15 @@ func TestLostDatabase_Files(t *testing.T) {
 func TestLostDatabase_HangingFileSystem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := NewLostDatabase("/mnt")
-		released, calls := make(chan struct{}), 0
+		var calls atomic.Int32
+		released := make(chan struct{})
 		for range 3 {
-			_, err := on(d, func() (int, error) { calls++; <-released; return 1, nil })
+			_, err := on(d, func() (int, error) { calls.Add(1); <-released; return 1, nil })
 			require.ErrorIs(t, err, errBusy)
 		}
-		assert.Equal(t, 1, calls)
 		close(released)
 		synctest.Wait()
+		assert.EqualValues(t, 1, calls.Load())
 		n, err := on(d, func() (int, error) { return 2, nil })
 		require.NoError(t, err)
 		assert.Equal(t, 2, n)

@@ -10,7 +10,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,14 +20,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/app/usage"
+	"imagetasks/pkg/lang"
 	"imagetasks/pkg/redact"
-	"imagetasks/pkg/settings"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
-
-// Version is what --version prints.
-const Version = "0.1.0"
 
 // The exit codes of all four programs.
 const (
@@ -47,13 +45,27 @@ var ErrBadSettings = errors.New("the settings can't be used")
 var ErrInterrupted = errors.New("interrupted")
 
 // usageError is an error on the command line.
-type usageError struct{ err error }
+type usageError struct {
+	err    error
+	format string // of err, to be translated; empty: err translates itself
+	args   []any
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// Usagef returns an error on the command line, for which the program exits with code 2.
-func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+// In returns the error in a language.
+func (e *usageError) In(l lang.Lang) string {
+	if e.format == "" {
+		return lang.ErrorIn(e.err, l)
+	}
+	return lang.ErrorIn(lang.Errorf(lang.Text{EN: e.format, ZH: usage.Translate(e.format, lang.ZH)}, e.args...), l)
+}
+
+// Usagef returns an error on the command line, for which the program exits with code 2. Package usage has its format in Chinese.
+func Usagef(format string, args ...any) error {
+	return &usageError{fmt.Errorf(format, args...), format, args}
+}
 
 // App is one of the programs with its streams and environment. Its methods are for one goroutine.
 type App struct {
@@ -74,6 +86,8 @@ type App struct {
 	// Redact hides secrets in everything that is printed or stored. Run makes it, and Load adds the secrets.
 	Redact *redact.Redactor
 
+	language     lang.Lang                        // of the output
+	charset      charset                          // of the terminal
 	variable     func(name string) (string, bool) // see Variable
 	supabaseHint string                           // what to do where DATABASE_URL is missing
 	quiet        bool                             // --quiet is set: cron would mail warnings at each pass
@@ -113,17 +127,70 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	if a.Env == nil {
 		a.Env = func(string) (string, bool) { return "", false }
 	}
+	args = slices.Clone(args[min(1, len(args)):])
+	a.charset = environmentCharset(a.Env)
+	for i := range args {
+		args[i] = a.charset.decode(args[i])
+	}
+	wantJSON := wantsJSONArgs(args)
+	if a.Stderr = encoded(a.Stderr, a.charset); !wantJSON { // JSON is UTF-8 always
+		a.Stdout = encoded(a.Stdout, a.charset)
+	}
 	command := program(a)
+	a.addCommands(command)
+	if a.language = lang.FromEnvironment(a.Env); a.charset == ascii {
+		a.language = lang.EN
+	}
+	if done, err := usage.Complete(a.Stdout, command, args, a.language); done {
+		return a.exitCode(err, usage.Line{Program: command}, false)
+	}
+	line := usage.Read(command, args)
+	err := a.setLanguage(line, wantJSON)
+	if err == nil {
+		err = a.runLine(ctx, line, wantJSON)
+	}
+	return a.exitCode(err, line, wantJSON)
+}
+
+// runLine shows what --help and --version ask for, or runs the command that a line names.
+func (a *App) runLine(ctx context.Context, line usage.Line, wantJSON bool) error {
+	switch {
+	case line.Help:
+		return a.printHelp(usage.HelpText(line, a.language), wantJSON)
+	case line.Version:
+		return a.printVersion(line.Program.Name, wantJSON)
+	case line.Err != nil:
+		return &usageError{err: line.Err}
+	}
+	command := line.Program
 	command.Writer, command.ErrWriter = a.Stdout, a.Stderr
-	command.Version = BuildVersion()
-	command.HideHelpCommand = true
+	command.HideHelp, command.HideVersion = true, true
 	command.DisableSliceFlagSeparator = true // ids and URLs may contain commas
 	command.ExitErrHandler = func(*cli.Context, error) {}
-	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
+	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return &usageError{err: usage.ValueError(err)} }
 	for _, sub := range allCommands(command.Commands) {
-		sub.OnUsageError, sub.HideHelpCommand = command.OnUsageError, true
+		sub.OnUsageError, sub.HideHelp = command.OnUsageError, true
 	}
-	return a.exitCode(command.RunContext(ctx, args), command.Name, wantsJSONArgs(args))
+	return command.RunContext(ctx, append([]string{command.Name}, line.Args...))
+}
+
+// setLanguage sets the language that a line of arguments or the environment names; with --json, and where the character set has no Chinese, it is English.
+func (a *App) setLanguage(line usage.Line, wantJSON bool) error {
+	if wantJSON {
+		a.language = lang.EN
+	}
+	text, given := line.Value("lang")
+	if !given {
+		return nil
+	}
+	l, err := lang.Parse(text)
+	if err != nil {
+		return Usagef("--%s: %v", "lang", err)
+	}
+	if !wantJSON && a.charset != ascii {
+		a.language = l
+	}
+	return nil
 }
 
 func allCommands(commands []*cli.Command) []*cli.Command {
@@ -134,51 +201,34 @@ func allCommands(commands []*cli.Command) []*cli.Command {
 	return out
 }
 
-// BuildVersion returns the version, with the commit if that is known.
-func BuildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
-				return Version + " (" + s.Value[:12] + ")"
-			}
-		}
-	}
-	return Version
-}
-
 // exitCode prints what went wrong, and returns the code for it. Where wantJSON is set and no document was printed yet, it
 // prints one to stdout as well.
-func (a *App) exitCode(err error, program string, wantJSON bool) int {
+func (a *App) exitCode(err error, line usage.Line, wantJSON bool) int {
 	if err == nil {
 		return exitDone
 	}
-	code := exitFault
-	_, usage := errors.AsType[*usageError](err)
-	_, setting := errors.AsType[*settings.Error](err)
-	_, failedStart := errors.AsType[*supervise.StartError](err)
-	switch {
-	case usage:
-		err = fmt.Errorf("%w\nrun %s --help for its options", err, program)
-		code = exitUsage
-	case setting:
-		code = exitUsage
-	case errors.Is(err, ErrUnhealthy):
-		code = exitWrong
-	case errors.Is(err, ErrBadSettings):
-		code = exitUsage
-	case a.interrupted.Load() && !failedStart && !errors.Is(err, ErrInterrupted):
+	switch code, _ := a.errorCode(err); {
+	case code == "usage":
+		err = lang.Errorf(textSeeHelp, err, line.Name())
+	case code == "interrupted" && !errors.Is(err, ErrInterrupted):
 		err = ErrInterrupted // what failed is a consequence of the interrupt
 	}
-	message := a.Redact.String(err.Error())
-	if code != exitWrong && !errors.Is(err, ErrBadSettings) {
-		fmt.Fprintln(a.Stderr, "error:", message)
+	detail := a.ErrorDetail(err)
+	if detail.ExitCode != exitWrong && !errors.Is(err, ErrBadSettings) {
+		fmt.Fprintln(a.Stderr, textError.In(a.language, a.Redact.String(a.Message(lang.ErrorIn(err, a.language)))))
 	}
 	if wantJSON && !a.printedJSON {
 		// A stdout that can't be written to leaves nowhere to report that.
-		_ = a.PrintJSON(errorDocument{Error: ErrorDetail{Message: message, ExitCode: code}})
+		_ = a.PrintJSON(errorDocument{Error: detail})
 	}
-	return code
+	return detail.ExitCode
 }
+
+var (
+	textError   = lang.Text{EN: "error: %s", ZH: "错误：%s"}
+	textWarning = lang.Text{EN: "warning: %s", ZH: "警告：%s"}
+	textSeeHelp = lang.Text{EN: "%w\nrun %s --help for its options", ZH: "%w\n运行 %s --help 查看其选项"}
+)
 
 // errorDocument is what a program prints on stdout with --json when it fails.
 type errorDocument struct {
@@ -187,6 +237,7 @@ type errorDocument struct {
 
 // ErrorDetail is why a program failed, as documents show it.
 type ErrorDetail struct {
+	Code     string `json:"code"`    // see docs/json.md
 	Message  string `json:"message"` // in English, without secrets
 	ExitCode int    `json:"exit_code"`
 }
@@ -194,7 +245,7 @@ type ErrorDetail struct {
 // wantsJSONArgs reports whether --json stands among the arguments. It looks at them itself because a document is due after
 // a mistake on the command line too.
 func wantsJSONArgs(args []string) bool {
-	for _, arg := range args[min(1, len(args)):] {
+	for _, arg := range args {
 		switch name, value, _ := strings.Cut(arg, "="); {
 		case arg == "--":
 			return false
@@ -253,7 +304,7 @@ func (a *App) ReadStdin(ctx context.Context, limit int64) ([]byte, error) {
 	}()
 	select {
 	case r := <-read:
-		return r.text, r.err
+		return []byte(a.charset.decode(string(r.text))), r.err
 	case <-ctx.Done():
 		return nil, ErrInterrupted
 	}
@@ -268,38 +319,4 @@ func UserID(text string) (string, error) {
 		return "", Usagef("--user must be text of at most %d characters without control characters", store.MaxID)
 	}
 	return text, nil
-}
-
-// hideDatabaseURL removes --database-url from the process list: where it is among the arguments, the program executes itself
-// again with the value in the environment, which other users can't read.
-func hideDatabaseURL(args []string) error {
-	kept, value := []string{}, ""
-	for i := 0; i < len(args); i++ {
-		name, inline, hasValue := strings.Cut(strings.TrimLeft(args[i], "-"), "=")
-		if i == 0 || name != "database-url" || !strings.HasPrefix(args[i], "-") {
-			kept = append(kept, args[i])
-			continue
-		}
-		switch {
-		case hasValue:
-			value = inline
-		case i+1 < len(args):
-			i++
-			value = args[i]
-		}
-	}
-	if value == "" {
-		return nil
-	}
-	program, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("hide --database-url from the process list: %w (set DATABASE_URL instead)", err)
-	}
-	if err := os.Setenv("DATABASE_URL", value); err != nil {
-		return fmt.Errorf("hide --database-url from the process list: %w", err)
-	}
-	if err := syscall.Exec(program, kept, os.Environ()); err != nil {
-		return fmt.Errorf("hide --database-url from the process list: %w (set DATABASE_URL instead)", err)
-	}
-	return nil
 }

@@ -162,10 +162,10 @@ func TestEndpoints_WarnOfSettingsWithoutEffect(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte("OPENAI_API_KEY=key-0123456789\nAPI_RATE=30\nOPENAI_STREAM=on\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "imagetasks.toml"),
 		[]byte("[[endpoint]]\nname = 'a'\nbase_url = 'https://api.example.com/v1'\nkey_env = 'OPENAI_API_KEY'\n"), 0o600))
-	_, _, stderr := run(t, nil, fixstucktasks.New, "--env-file", path)
+	_, _, stderr := run(t, nil, fixstucktasks.New, "--lang", "en", "--env-file", path)
 	assert.Contains(t, stderr, "imagetasks.toml lists endpoints, so this has no effect: OPENAI_STREAM, API_RATE\n")
 	require.NoError(t, os.WriteFile(path, []byte("OPENAI_API_KEY=key-0123456789\n"), 0o600))
-	_, _, stderr = run(t, nil, fixstucktasks.New, "--env-file", path)
+	_, _, stderr = run(t, nil, fixstucktasks.New, "--lang", "en", "--env-file", path)
 	assert.NotContains(t, stderr, "no effect")
 }
 
@@ -191,7 +191,7 @@ func TestDatabaseURL_EnvironmentIsRead(t *testing.T) {
 func TestEnvFile_BadLineIsAUsageError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "env")
 	require.NoError(t, os.WriteFile(path, []byte("A=1\nOPENAI_PROXY http://u:secretpass@h:1\n"), 0o600))
-	code, _, stderr := run(t, nil, fixstucktasks.New, "--env-file", path)
+	code, _, stderr := run(t, nil, fixstucktasks.New, "--lang", "en", "--env-file", path)
 	assert.Equal(t, 2, code)
 	assert.Contains(t, stderr, "line 2 is not NAME=value")
 	assert.NotContains(t, stderr, "secretpass")

@@ -7,21 +7,24 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/settings"
 )
 
 // CommonFlags returns the flags of all four programs, which stand before or after a command.
 func CommonFlags() []cli.Flag {
-	return append([]cli.Flag{&cli.StringFlag{
-		Name: "lang", Usage: "language of the output: en or zh", DefaultText: "from LANG", Category: "settings:",
-	}, &cli.StringFlag{
-		Name: "env-file", Usage: "file with NAME=value settings, used if it exists; the environment takes precedence", Value: ".env", Category: "settings:",
+	return append([]cli.Flag{langFlag(), &cli.StringFlag{
+		Name: "env-file", Usage: "`FILE` with NAME=value settings, used if it exists; the environment takes precedence", Value: ".env",
 	}}, settingFlags(false)...)
 }
 
 // WorkerFlags returns CommonFlags and the flags of the settings that only the processor reads.
 func WorkerFlags() []cli.Flag { return append(CommonFlags(), settingFlags(true)...) }
+
+func langFlag() cli.Flag {
+	return &cli.StringFlag{Name: "lang", Usage: "`LANGUAGE` of the output: en or zh", DefaultText: "from LANG"}
+}
 
 // JSONFlag returns the flag --json.
 func JSONFlag() cli.Flag {
@@ -36,7 +39,7 @@ func settingFlags(worker bool) []cli.Flag {
 			continue
 		}
 		usage := fmt.Sprintf("%s [$%s]", s.Usage, s.Env)
-		flags = append(flags, &cli.StringFlag{Name: s.Flag, Usage: usage, DefaultText: s.Default, Category: "settings:"})
+		flags = append(flags, &cli.StringFlag{Name: s.Flag, Usage: usage, DefaultText: s.Default})
 	}
 	return flags
 }
@@ -52,19 +55,7 @@ func FlagValue(c *cli.Context, name string) (string, bool) {
 }
 
 // Lang returns the language of the output: English with --json, else that of --lang, else that of the environment.
-func (a *App) Lang(c *cli.Context) (lang.Lang, error) {
-	l := lang.FromEnvironment(a.Env)
-	if text, given := FlagValue(c, "lang"); given {
-		var err error
-		if l, err = lang.Parse(text); err != nil {
-			return l, Usagef("--lang: %v", err)
-		}
-	}
-	if wantsJSON(c) {
-		l = lang.EN
-	}
-	return l, nil
-}
+func (a *App) Lang(*cli.Context) (lang.Lang, error) { return a.language, nil }
 
 func wantsJSON(c *cli.Context) bool {
 	value, given := FlagValue(c, "json")
@@ -83,7 +74,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	case err != nil && settings.IsMissing(err) && !given:
 		file = nil
 	case err != nil:
-		return settings.Settings{}, &usageError{err}
+		return settings.Settings{}, &usageError{err: err}
 	}
 	quiet, _ := FlagValue(c, "quiet")
 	a.quiet = quiet == "true"
@@ -93,7 +84,7 @@ func (a *App) Load(c *cli.Context) (settings.Settings, error) {
 	}
 	s, err := a.loadFrom(c, file)
 	if names := s.UnusedNames(); len(names) > 0 && !a.quiet {
-		fmt.Fprintf(a.Stderr, "warning: %s lists endpoints, so this has no effect: %s\n", TablesFile(c), strings.Join(names, ", "))
+		a.Warn(fmt.Sprintf("%s lists endpoints, so this has no effect: %s", TablesFile(c), strings.Join(names, ", ")))
 	}
 	return s, err
 }
@@ -177,7 +168,7 @@ func (a *App) warnOfNearMisses(path string, file map[string]string) {
 		return
 	}
 	for _, m := range settings.NearMisses(file) {
-		fmt.Fprintf(a.Stderr, "warning: the env file %s sets %s, which is not a setting; did you mean %s?\n", path, m.Name, m.Setting)
+		a.Warn(fmt.Sprintf("the env file %s sets %s, which is not a setting; did you mean %s?", path, m.Name, m.Setting))
 	}
 }
 
@@ -197,7 +188,12 @@ func anyCase(lookup func(string) (string, bool)) settings.Source {
 // NoArguments returns an error where the command line has an argument that is not part of a flag or command.
 func NoArguments(c *cli.Context) error {
 	if c.NArg() > 0 {
-		return Usagef("unknown command or argument %q", c.Args().First())
+		return UnknownCommand(c)
 	}
 	return nil
+}
+
+// UnknownCommand returns the error of the first argument, which is no command.
+func UnknownCommand(c *cli.Context) error {
+	return &usageError{err: usage.UnknownCommand(c.Command.Subcommands, c.Args().First())}
 }

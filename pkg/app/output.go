@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/logging"
 	"imagetasks/pkg/settings"
@@ -42,6 +43,14 @@ func (a *App) Print(c *cli.Context, text lang.Text, args ...any) error {
 	return nil
 }
 
+// Message returns the text of an error in the language of the output.
+func (a *App) Message(text string) string { return usage.Message(text, a.language) }
+
+// Warn prints a warning to stderr, without secrets.
+func (a *App) Warn(text string) {
+	fmt.Fprintln(a.Stderr, textWarning.In(a.language, a.Redact.String(a.Message(text))))
+}
+
 // Colors reports whether text for w is to be coloured: w is a terminal and NO_COLOR is not set (https://no-color.org).
 func (a *App) Colors(w io.Writer) bool {
 	if v, ok := a.Env("NO_COLOR"); ok && v != "" {
@@ -52,8 +61,17 @@ func (a *App) Colors(w io.Writer) bool {
 
 // IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
+	_, ok := terminalOf(w)
+	return ok
+}
+
+// terminalOf returns the terminal that w writes to.
+func terminalOf(w io.Writer) (*os.File, bool) {
+	if e, ok := w.(*encodedWriter); ok {
+		w = e.w
+	}
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	return f, ok && term.IsTerminal(int(f.Fd()))
 }
 
 // Logger returns the program's logger. Unless file is empty, it also writes to the file of that name in LOG_DIR.

@@ -110,7 +110,7 @@ func (a *App) newStore(s settings.Settings, ahead bool) (*store.Store, error) {
 // warnOfURL prints what store.Open has to say about DATABASE_URL, once in the life of the program.
 func (a *App) warnOfURL(message string) {
 	if !a.quiet && a.warnedOfURL.CompareAndSwap(false, true) {
-		fmt.Fprintln(a.Stderr, "warning:", a.Redact.String(message))
+		a.Warn(message)
 	}
 }
 

@@ -2,6 +2,7 @@ package overview
 
 import (
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -34,15 +35,16 @@ func TestDiskWatch(t *testing.T) {
 func TestDiskWatch_Hangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := NewDiskWatch(1, "/mnt")
-		released, calls := make(chan struct{}), 0
-		w.free = func(string) (int64, error) { calls++; <-released; return 5, nil }
+		var calls atomic.Int32
+		released := make(chan struct{})
+		w.free = func(string) (int64, error) { calls.Add(1); <-released; return 5, nil }
 		for range 3 {
 			_, ok := w.Read(t.Context())
 			require.False(t, ok)
 		}
 		close(released)
 		synctest.Wait()
-		assert.Equal(t, 1, calls)
+		assert.EqualValues(t, 1, calls.Load())
 		disks, ok := w.Read(t.Context())
 		assert.True(t, ok)
 		assert.Equal(t, []Disk{{Dir: "/mnt", Free: 5, Least: 1}}, disks)

@@ -7,8 +7,8 @@ import (
 	"imagetasks/pkg/lang"
 )
 
-// groupTitle is a group's heading in the documents.
-func groupTitle(g Group) lang.Text {
+// Title is a group's heading in the documents.
+func Title(g Group) lang.Text {
 	switch g {
 	case GroupDatabase:
 		return lang.Text{EN: "Database", ZH: "数据库"}
@@ -50,7 +50,7 @@ func EnvExample() string {
 # Single quotes keep every character of a value: OPENAI_PROXY='http://user:p#ss@127.0.0.1:7890'
 # Settings that are commented out have their defaults.
 `)
-	grouped(func(g Group) { fmt.Fprintf(&b, "\n## %s\n", groupTitle(g).EN) }, func(s Setting) {
+	grouped(func(g Group) { fmt.Fprintf(&b, "\n## %s\n", Title(g).EN) }, func(s Setting) {
 		comment := "#"
 		if filledIn(s) {
 			comment = ""
@@ -65,7 +65,7 @@ func Markdown(l lang.Lang) string {
 	var b strings.Builder
 	header := lang.Text{EN: "| variable | flag | default | meaning |", ZH: "| 变量 | 参数 | 默认值 | 说明 |"}.In(l)
 	grouped(func(g Group) {
-		fmt.Fprintf(&b, "\n### %s\n\n%s\n|---|---|---|---|\n", groupTitle(g).In(l), header)
+		fmt.Fprintf(&b, "\n### %s\n\n%s\n|---|---|---|---|\n", Title(g).In(l), header)
 	}, func(s Setting) {
 		flag := ""
 		if s.Flag != "" {

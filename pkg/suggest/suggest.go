@@ -22,23 +22,26 @@ func Nearest(name string, known []string) string {
 	return best
 }
 
-// EditDistance is the Levenshtein distance of two names, in bytes.
+// EditDistance is how many changes turn one name into the other: a byte inserted, deleted or replaced, or two neighbours exchanged.
 func EditDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diagonal := row[0]
+		row := make([]int, len(b)+1)
 		row[0] = i
 		for j := 1; j <= len(b); j++ {
-			change := diagonal
+			replaced := last[j-1]
 			if a[i-1] != b[j-1] {
-				change++
+				replaced++
 			}
-			diagonal = row[j]
-			row[j] = min(change, row[j]+1, row[j-1]+1)
+			row[j] = min(replaced, last[j]+1, row[j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
 		}
+		before, last = last, row
 	}
-	return row[len(b)]
+	return last[len(b)]
 }

@@ -60,7 +60,7 @@ func New(a *app.App, c *cli.Context, s settings.Settings, st *store.Store) (*sup
 		ShortGrace: min(rest, maxShortGrace),
 		Redact:     a.Redact.String,
 		Find:       lookup.Find,
-		Warn:       func(w supervise.Warning) { fmt.Fprintln(a.Stderr, "warning:", a.Redact.String(w.Text(l))) },
+		Warn:       func(w supervise.Warning) { a.Warn(w.Text(l)) },
 		Healthy: func(ctx context.Context, pid int) (bool, error) {
 			rows, err := st.Processors(ctx)
 			for _, p := range rows {

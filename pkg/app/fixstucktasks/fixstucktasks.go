@@ -43,7 +43,7 @@ func New(core *app.App) *cli.App {
 	return &cli.App{
 		Name:  "fix-stuck-tasks",
 		Usage: "fails and refunds stuck tasks, and audits the credits",
-		Description: "Exit codes: 0 done; 1 could not do its work; 2 wrong usage or settings; 3 stuck tasks remain, a task\n" +
+		Description: "Exit codes: 0 done; 1 could not do its work; 2 wrong usage or settings; 3 stuck tasks remain, a task " +
 			"named by --task was not repaired, or a task says it was charged while the ledger has no charge. Ctrl-C stops after the current batch; run it again to continue.",
 		Flags:  flags,
 		Action: a.fix,

@@ -177,6 +177,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
+		ended(err, "")
 		return err
 	}
 	d.Warn = func(w supervise.Warning) { log.Warn(w.Error()) }

@@ -70,7 +70,7 @@ func (a program) test(c *cli.Context) error {
 	}
 	defer endpoints.CloseIdleConnections()
 	if warning := endpoints.WithoutDefault(s); warning != "" {
-		fmt.Fprintf(a.Stderr, "warning: %s\n", warning)
+		a.Warn(warning)
 	}
 	if name := c.String("endpoint"); name != "" {
 		e, ok := endpoints.Named(name)

@@ -27,7 +27,7 @@ var adoptSteps = []string{"plan", "apply", "check", "remove"}
 func adoptCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "adopt", Usage: "bridge an application's own tables of tasks and credits", Action: a.adopt,
-		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + app.TablesName + ", with\n" +
+		Description: "Without a flag it looks at the tables of the database, and writes what it proposes to the part [bridge] of " + app.TablesName + ", with " +
 			"questions where it could not decide. Answer them in the file, then: adopt --plan, adopt --apply, adopt --check.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "plan", Usage: "print the SQL that --apply would run in this database, and change nothing"},
@@ -235,7 +235,7 @@ func (a program) readBridge(ctx context.Context, c *cli.Context, st *store.Store
 	slices.SortStableFunc(found, func(a, b located) int { return a.Line - b.Line })
 	if c.Bool("json") {
 		err = a.PrintJSON(map[string]any{"file": path, "problems": found, "error": app.ErrorDetail{
-			Message: fmt.Sprintf("%s does not fit the database (problems: %d)", path, len(found)), ExitCode: 2}})
+			Code: "settings", Message: fmt.Sprintf("%s does not fit the database (problems: %d)", path, len(found)), ExitCode: 2}})
 		return d, errors.Join(err, app.ErrBadSettings)
 	}
 	for _, p := range found {

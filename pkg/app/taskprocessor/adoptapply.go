@@ -100,7 +100,7 @@ func (a program) refuseOldScripts(c *cli.Context, found oldscripts.Found) error 
 		return err
 	}
 	if c.Bool("json") {
-		err = a.PrintJSON(map[string]any{"old_scripts": found, "error": app.ErrorDetail{Message: textOldScriptsRun.EN, ExitCode: 3}})
+		err = a.PrintJSON(map[string]any{"old_scripts": found, "error": app.ErrorDetail{Code: "unhealthy", Message: textOldScriptsRun.EN, ExitCode: 3}})
 	} else {
 		a.printOldScripts(l, found)
 		a.Printf("%s\n", textOldScriptsRun.In(l))

@@ -19,7 +19,7 @@ import (
 func demoCommand(a program) *cli.Command {
 	return &cli.Command{
 		Name: "demo", Usage: "show the whole system on this machine, in under two minutes", Action: a.demo,
-		Description: "Starts a private PostgreSQL under var/ and processes sample tasks; the pictures are stored on disk. API and proxy are\n" +
+		Description: "Starts a private PostgreSQL under var/ and processes sample tasks; the pictures are stored on disk. API and proxy are " +
 			"simulated unless OPENAI_API_KEY is set. No process is left running.",
 		Flags: append([]cli.Flag{&cli.StringFlag{Name: "dir", Usage: "`DIRECTORY` for the database, the pictures and the log", Value: filepath.Join("var", "demo")}}, app.CommonFlags()...),
 	}

@@ -94,7 +94,7 @@ func (a program) moveEnds(ctx context.Context, c *cli.Context, s settings.Settin
 	}{{"from", &source}, {"to", &target}} {
 		if text := c.String(end.flag); text != "" {
 			if end.s.ImageStore, err = settings.ParseImageStore(text); err != nil {
-				return nil, nil, app.Usagef("--%s %s", end.flag, err)
+				return nil, nil, app.Usagef("--%s: %w", end.flag, err)
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func (a program) moveEnds(ctx context.Context, c *cli.Context, s settings.Settin
 	switch base := c.String("base-url"); {
 	case base != "":
 		if target.ImageBaseURL, err = settings.ParseImageBaseURL(base); err != nil {
-			return nil, nil, app.Usagef("--base-url %s", err)
+			return nil, nil, app.Usagef("--%s: %w", "base-url", err)
 		}
 	case target.ImageStore != s.ImageStore && target.ImageStore.IsBucket():
 		target.ImageBaseURL = ""

@@ -261,24 +261,7 @@ func (s screen) circuits(report *overview.ProcessorReport) {
 		if c.State == processor.CircuitClosed {
 			continue
 		}
-		name := circuitNames[c.Scope].In(s.Lang)
-		if c.Scope == processor.CircuitModel {
-			name += " " + c.Name
-		}
-		if c.Endpoint != "" {
-			name = textAtEndpoint.In(s.Lang, name, c.Endpoint)
-		} else if c.Scope == processor.CircuitEndpoint && len(report.Endpoints) > 1 {
-			name += " " + c.Name
-		}
-		state := textCircuitOpen
-		if c.State == processor.CircuitHalfOpen {
-			state = textCircuitHalfOpen
-		}
-		text := state.In(s.Lang, name, render.DateTime(c.Since), c.Reason)
-		if !c.NextTrial.IsZero() {
-			text += textNextTrial.In(s.Lang, c.NextTrial.Local().Format(time.TimeOnly))
-		}
-		s.line(title, s.color(red, "✗")+" "+text)
+		s.line(title, s.color(red, "✗")+" "+s.circuit(c, report))
 		title = titleNone
 	}
 	if report.MoreModels > 0 {
@@ -288,6 +271,28 @@ func (s screen) circuits(report *overview.ProcessorReport) {
 	if n := report.Counts[processor.EventOutcomeUnknown]; n > 0 {
 		s.line(title, textUnknownOutcomes.In(s.Lang, n))
 	}
+}
+
+// circuit describes a circuit that is not closed.
+func (s screen) circuit(c processor.Circuit, report *overview.ProcessorReport) string {
+	name := circuitNames[c.Scope].In(s.Lang)
+	if c.Scope == processor.CircuitModel {
+		name += " " + c.Name
+	}
+	if c.Endpoint != "" {
+		name = textAtEndpoint.In(s.Lang, name, c.Endpoint)
+	} else if c.Scope == processor.CircuitEndpoint && len(report.Endpoints) > 1 {
+		name += " " + c.Name
+	}
+	state := textCircuitOpen
+	if c.State == processor.CircuitHalfOpen {
+		state = textCircuitHalfOpen
+	}
+	text := state.In(s.Lang, name, render.DateTime(c.Since), c.Reason)
+	if !c.NextTrial.IsZero() {
+		text += textNextTrial.In(s.Lang, c.NextTrial.Local().Format(time.TimeOnly))
+	}
+	return text
 }
 
 func (s screen) upstream(u proxy.UpstreamState) string {

@@ -109,25 +109,38 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 		return r, err
 	}
 	r.Route, r.Endpoints = a.routes(s)
-	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
-		Bridge: r.Bridge, Webhooks: r.Webhooks,
-		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
+	a.readHost(ctx, s, &r)
+	a.assess(ctx, c, s, &r)
+	return r, nil
+}
+
+// readHost reads what this host's files say about the monitor.
+func (a program) readHost(ctx context.Context, s settings.Settings, r *statusReport) {
 	r.Crontab = crontab.State{Status: crontab.NotInstalled}
 	if project, err := projectDir(); err == nil {
 		r.Crontab = crontab.Read(ctx, project)
 	}
+	r.Monitor = nil
+	if last, ok := monitor.ReadState(s.LogDir); ok {
+		r.Monitor = &monitorPass{At: last.LastPass, Text: summary.Pass(last.Summary), Figures: last.Summary, API: last.API}
+	}
+}
+
+// assess finds the problems.
+func (a program) assess(ctx context.Context, c *cli.Context, s settings.Settings, r *statusReport) {
+	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
+		Bridge: r.Bridge, Webhooks: r.Webhooks,
+		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	if err := apiclient.Fault(s); err != nil {
 		snapshot.EndpointsFault = a.Redact.String(err.Error())
 	}
 	snapshot.BacklogAfter = s.BacklogAfter
 	snapshot.Disks, _ = alerts.Disks(s).Read(ctx)
 	snapshot.Supervision = &overview.Supervision{Crontab: r.Crontab}
-	if last, ok := monitor.ReadState(s.LogDir); ok {
-		r.Monitor = &monitorPass{At: last.LastPass, Text: summary.Pass(last.Summary), Figures: last.Summary, API: last.API}
-		snapshot.APICheck, snapshot.Supervision.LastPass = last.API, last.LastPass
+	if r.Monitor != nil {
+		snapshot.APICheck, snapshot.Supervision.LastPass = r.Monitor.API, r.Monitor.At
 	}
 	r.Problems = finding.Documents(overview.Assess(snapshot), a.CommandLine(c))
-	return r, nil
 }
 
 // readDatabase reads the figures about tasks and refunds.
@@ -136,12 +149,34 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 	if r.Tasks, err = st.CountByState(ctx); err != nil {
 		return err
 	}
+	if err := r.readQueue(ctx, s, st); err != nil {
+		return err
+	}
+	if err := r.readRecent(ctx, st); err != nil {
+		return err
+	}
+	if r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx); err != nil {
+		return err
+	}
+	results, err := st.ResultsWithin(ctx, 24*time.Hour)
+	for _, e := range results {
+		r.Results = append(r.Results, endpointResults{e, e.Median.Seconds(), e.P95.Seconds()})
+	}
+	return err
+}
+
+// readQueue reads the queue and whether it is paused: few rows, whatever the size of the tables.
+func (r *statusReport) readQueue(ctx context.Context, s settings.Settings, st *store.Store) (err error) {
 	if r.Queue, err = st.QueueStats(ctx, s.StuckAfter); err != nil {
 		return err
 	}
-	if r.Control, err = st.Control(ctx); err != nil {
-		return err
-	}
+	r.OldestDue = r.Queue.OldestDue.Seconds()
+	r.Control, err = st.Control(ctx)
+	return err
+}
+
+// readRecent reads what happened in the last hour, and what is left over.
+func (r *statusReport) readRecent(ctx context.Context, st *store.Store) error {
 	setAside, err := st.TasksAside(ctx, overview.UnsettledLimit)
 	if err != nil {
 		return err
@@ -156,7 +191,6 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 	if r.Webhooks, err = overview.ReadWebhooks(ctx, st); err != nil {
 		return err
 	}
-	r.OldestDue = r.Queue.OldestDue.Seconds()
 	closed, err := st.ClosedWithin(ctx, time.Hour)
 	if err != nil {
 		return err
@@ -169,15 +203,8 @@ func (r *statusReport) readDatabase(ctx context.Context, s settings.Settings, st
 	if err != nil {
 		return err
 	}
-	r.Failures = append(r.Failures, failures...)
-	if r.Refunds.Count, r.Refunds.Credits, err = st.RefundsToday(ctx); err != nil {
-		return err
-	}
-	results, err := st.ResultsWithin(ctx, 24*time.Hour)
-	for _, e := range results {
-		r.Results = append(r.Results, endpointResults{e, e.Median.Seconds(), e.P95.Seconds()})
-	}
-	return err
+	r.Failures = append([]store.FailureCount{}, failures...)
+	return nil
 }
 
 // readProcessors reads the state of the processors on all hosts, and the health checks of this host's.

@@ -53,7 +53,7 @@ func New(core *app.App) *cli.App {
 	return &cli.App{
 		Name:  "task-processor",
 		Usage: "processes the image tasks in PostgreSQL, through a proxy",
-		Description: "Without a command it processes tasks until SIGTERM or SIGINT. Then it claims nothing more, and ends when its paid requests have finished;\n" +
+		Description: "Without a command it processes tasks until SIGTERM or SIGINT. Then it claims nothing more, and ends when its paid requests have finished; " +
 			"a second signal cuts them. SIGHUP makes it read the env file again: the API key, the proxies and the password of the database.\n" +
 			"To begin: task-processor migrate. To see it without any setup: task-processor demo.",
 		Flags:  run,
@@ -61,16 +61,17 @@ func New(core *app.App) *cli.App {
 		Commands: []*cli.Command{
 			{Name: "run", Usage: "process tasks (the default)", Flags: run, Action: a.run},
 			{Name: "start", Usage: "start the background processor and wait until it is healthy", Action: a.start, Flags: append([]cli.Flag{
-				&cli.BoolFlag{Name: "unless-stopped", Usage: "do nothing if an operator stopped it; for the start at boot"}}, worker...)},
+				&cli.BoolFlag{Name: "unless-stopped", Usage: "do nothing if an operator stopped it; for the start at boot"}, app.JSONFlag()}, worker...)},
 			{Name: "stop", Usage: "stop it when its paid requests have finished; the monitor will not start it again", Action: a.stop,
-				Flags: append([]cli.Flag{nowFlag()}, worker...)},
+				Flags: append([]cli.Flag{nowFlag(), app.JSONFlag()}, worker...)},
 			{Name: "restart", Usage: "stop it when its paid requests have finished, and start it again", Action: a.restart, Flags: append([]cli.Flag{
-				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag()}, worker...)},
-			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: worker},
+				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag(), app.JSONFlag()}, worker...)},
+			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
 			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a), operationsCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
+			topCommand(a),
 			demoCommand(a),
 		},
 	}

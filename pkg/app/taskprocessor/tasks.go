@@ -174,7 +174,7 @@ func (a program) printRedriven(c *cli.Context, results []redriveResult, failed i
 	if c.Bool("json") {
 		document := map[string]any{"tasks": results, "failed": failed, "dry_run": c.Bool("dry-run")}
 		if stopped != nil {
-			document["error"] = app.ErrorDetail{Message: a.Redact.String(stopped.Error()), ExitCode: 1}
+			document["error"] = a.ErrorDetail(stopped)
 		}
 		return a.PrintJSON(document)
 	}
@@ -182,7 +182,7 @@ func (a program) printRedriven(c *cli.Context, results []redriveResult, failed i
 		var err error
 		switch {
 		case r.Error != "":
-			err = a.Print(c, textNotRedriven, r.TaskID, r.Error)
+			err = a.Print(c, textNotRedriven, r.TaskID, a.Message(r.Error))
 		case c.Bool("dry-run"):
 			err = a.Print(c, textWouldRedrive, r.TaskID, r.Run)
 		default:
@@ -222,9 +222,9 @@ func tasksCommand(a program) *cli.Command {
 func missingSubcommand(commands ...string) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.NArg() > 0 {
-			return app.Usagef("unknown command %q; the commands are: %s", c.Args().First(), strings.Join(commands, ", "))
+			return app.UnknownCommand(c)
 		}
-		return app.Usagef("a command is missing: %s", strings.Join(commands, ", or "))
+		return app.Usagef("a command is missing: %s", strings.Join(commands, ", "))
 	}
 }
 
@@ -287,11 +287,6 @@ const pictureFilesTimeout = 10 * time.Second
 
 func (a program) showTask(c *cli.Context) error {
 	if c.NArg() != 1 {
-		for _, argument := range c.Args().Slice() {
-			if strings.HasPrefix(argument, "-") {
-				return app.Usagef("options come before the task's id: task-processor tasks show %s ID", argument)
-			}
-		}
 		return app.Usagef("tasks show takes one task's id")
 	}
 	id := c.Args().First()
@@ -321,7 +316,7 @@ func (a program) showTask(c *cli.Context) error {
 		files, filesErr := picturestore.Files(filesCtx, s, st, details.TaskRow)
 		if filesErr != nil {
 			files = []string{}
-			fmt.Fprintf(a.Stderr, "warning: the task's pictures are not listed: %s\n", a.Redact.String(filesErr.Error()))
+			a.Warn("the task's pictures are not listed: " + filesErr.Error())
 		}
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {

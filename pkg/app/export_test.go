@@ -1,0 +1,4 @@
+package app
+
+// Cut is cut, for tests.
+func Cut(line string, columns int) string { return cut(line, columns) }
