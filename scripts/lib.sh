@@ -68,6 +68,8 @@ install_hint() {
 			Darwin/nodejs | FreeBSD/nodejs) name=node ;;
 			*/dante-server) name=dante ;;
 			Darwin/npm) continue ;; # in node
+			Darwin/chromium-driver) name=chromedriver ;;
+			FreeBSD/chromium-driver) continue ;; # in chromium
 			FreeBSD/postgresql) name=postgresql17-server ;;
 			FreeBSD/shellcheck) name=hs-ShellCheck ;;
 			FreeBSD/build-essential) name=gcc ;;

@@ -15,15 +15,18 @@ var layers = [][]string{
 	{"cmd/*", "examples/speech"},
 	{"examples/speech/speechsim"},
 	{"pkg/app/taskprocessor", "pkg/app/monitortasks", "pkg/app/fixstucktasks", "pkg/app/simpletest"},
-	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/picturestore", "pkg/app/webhooks"},
+	{"pkg/app/operator"},
+	{"pkg/app/apiclient", "pkg/app/daemon", "pkg/app/reload", "pkg/app/picturestore", "pkg/app/webhooks", "pkg/app/alerts"},
 	{"pkg/app"},
 	{"internal/demo"},
 	{"pkg/app/summary", "pkg/status"},
-	{"pkg/monitor", "pkg/diagnosis"},
+	{"pkg/metrics"},
+	{"pkg/monitor", "pkg/diagnosis", "pkg/operate"},
 	{"pkg/dashboard"},
-	{"pkg/overview", "pkg/inventory", "pkg/imageworker", "pkg/s3", "internal/*"},
+	{"pkg/overview", "pkg/inventory", "pkg/thumbnail", "pkg/imageworker", "pkg/s3", "internal/*"},
 	{"pkg/processor"},
-	{"pkg/bridgesync", "pkg/webhook", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
+	{"pkg/alert/receiver"},
+	{"pkg/bridgesync", "pkg/webhook", "pkg/alert", "pkg/repair", "pkg/imageapi", "pkg/picture", "pkg/logging", "pkg/crontab", "pkg/oldscripts"},
 	{"pkg/app/render", "pkg/app/usage"},
 	{"pkg/store", "pkg/proxy", "pkg/supervise", "pkg/finding"},
 	{"pkg/pgdial"},
@@ -72,6 +75,8 @@ func TestImports_OneWay(t *testing.T) {
 		"database/sql":             `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"github.com/lib/pq":        `^(pkg/store|internal/(postgres|pgtest|chaos|appshapes))$`,
 		"golang.org/x/net/proxy":   `^pkg/proxy$`,
+
+		"github.com/prometheus/client_golang/prometheus": `^pkg/metrics$`,
 	} {
 		require.NotEmpty(t, importers[library], library)
 		for _, pkg := range importers[library] {

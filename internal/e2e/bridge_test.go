@@ -76,8 +76,6 @@ func TestBridge_RowsToPictures(t *testing.T) {
 	release()
 	body, _ := w.get(p, "/metrics")
 	assert.Contains(t, body, "imagetasks_bridge_active 1")
-	body, _ = w.get(p, "/")
-	assert.Contains(t, body, "Bridge to the application")
 	assert.Contains(t, w.run("task-processor", "status").stdout, "active since")
 	p.stop(syscall.SIGTERM).ok()
 	assert.Equal(t, 1, w.jobs("cancelled"), "it stays as the application left it")

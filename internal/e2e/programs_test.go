@@ -193,7 +193,7 @@ func TestStatusAddress_Pages(t *testing.T) {
 	report := w.statusOf(p)
 	assert.Equal(t, 2, report.Processor.InFlight)
 	assert.True(t, report.Ready)
-	for path, want := range map[string]string{"/": "2 of 3", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
+	for path, want := range map[string]string{"/": "/assets/app.js", "/healthz": "ok", "/readyz": "ready", "/metrics": "imagetasks_"} {
 		body, status := w.get(p, path)
 		assert.Equal(t, http.StatusOK, status, path)
 		assert.Contains(t, body, want, path)

@@ -101,7 +101,7 @@ func (c Config) problems(p contents, now time.Time) []Problem {
 		found = append(found, finding.Finding{Code: finding.DatabaseUnavailable, Since: p.failingSince, Reason: p.failure})
 	}
 	s := overview.Snapshot{Now: now, Host: c.Host, Local: p.local, Processors: p.found, Queue: p.queue, Control: p.control, Unsettled: p.unsettled, SetAside: p.aside,
-		Bridge: p.bridge, Webhooks: p.webhooks, EndpointsFault: c.EndpointsFault}
+		Bridge: p.bridge, Webhooks: p.webhooks, EndpointsFault: c.EndpointsFault, BacklogAfter: c.BacklogAfter, Disks: p.disks}
 	if c.APICheck != nil {
 		s.APICheck = c.APICheck()
 	}
@@ -129,12 +129,10 @@ func (c Config) problems(p contents, now time.Time) []Problem {
 
 // severity returns how urgent a problem is.
 func severity(code finding.Code) Severity {
-	switch code {
-	case finding.EndpointFailing, finding.EndpointRefusesModels, finding.EndpointsDiffer, finding.ProxyEjected, finding.ClaimingPaused, finding.PictureCleaningFailed,
-		finding.BridgeBehind, finding.WebhookFailing, finding.WebhooksUndelivered, finding.NotSupervised, finding.MonitorOverdue, finding.MonitorPassIncomplete:
-		return SeverityWarning
+	if code.Severity() == finding.Error {
+		return SeverityError
 	}
-	return SeverityError
+	return SeverityWarning
 }
 
 // hint returns how to fix the cause of a failure; nil: there is no hint.

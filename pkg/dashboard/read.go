@@ -58,13 +58,15 @@ type slowPart struct {
 	hour         store.ClosedFigures // of the last hour
 	hourFailures []store.FailureGroup
 	days         []Day
+	disks        []overview.Disk
 }
 
 // readLive reads the live part. If that fails, the document says so and has the last one.
-func (r *Reader) readLive(ctx context.Context) {
+func (r *Reader) readLive(ctx context.Context) (time.Duration, error) {
 	r.mu.Lock()
 	last := r.contents.livePart
 	r.mu.Unlock()
+	began := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, liveTimeout)
 	read, err := r.conf.readLive(bounded, last)
 	cancel()
@@ -86,7 +88,8 @@ func (r *Reader) readLive(ctx context.Context) {
 		}
 		r.contents.failure = r.conf.Redact(err.Error())
 	}
-	r.publish(now)
+	r.publish(time.Now())
+	return now.Sub(began), err
 }
 
 // readLive returns the live part, and last where that fails.
@@ -173,7 +176,7 @@ func (p livePart) allFailures() []store.FailureGroup {
 }
 
 // readSlow reads the rest. What can't be read stays as it was: the live part says when the database does not respond.
-func (r *Reader) readSlow(ctx context.Context) {
+func (r *Reader) readSlow(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, slowTimeout)
 	defer cancel()
 	r.mu.Lock()
@@ -192,6 +195,11 @@ func (r *Reader) readSlow(ctx context.Context) {
 			p.hour, p.hourFailures = hour, failures
 		}
 	}
+	if r.conf.Disks != nil {
+		if disks, ok := r.conf.Disks(ctx); ok {
+			p.disks = disks
+		}
+	}
 	p.days = readDays(ctx, st, p.days, now.In(r.conf.Zone))
 	p.slowAt = now
 	r.mu.Lock()
@@ -204,6 +212,7 @@ func (r *Reader) readSlow(ctx context.Context) {
 	if r.snapshot != nil {
 		r.publish(time.Now())
 	}
+	return time.Since(now), nil
 }
 
 // mergeFailures adds the failures of tasks that were closed later.

@@ -53,6 +53,9 @@ type Config struct {
 	APICheck   func() overview.APICheck // the monitor's last check of the API; optional
 	// EndpointsFault says why this host's endpoints can't be used; empty: they can.
 	EndpointsFault string
+	BacklogAfter   time.Duration // that a task may be due before that is a problem; 0: it is none
+	// Disks returns the free space of this host; optional.
+	Disks func(ctx context.Context) ([]overview.Disk, bool)
 	// Files returns the names of a task's files in the picture store; optional.
 	Files       func(ctx context.Context, t store.TaskRow) ([]string, error)
 	CommandLine func(finding.Command) string
@@ -65,6 +68,9 @@ const (
 	slowInterval = 30 * time.Second
 	// pauseFactor bounds what reading costs: between two reads there are at least so many times the time that the last one took.
 	pauseFactor = 20
+	maxPause    = time.Minute
+	// failurePause is the time between two reads where the first one failed.
+	failurePause = 5 * time.Second
 	// liveTimeout bounds a read of the live part from the database, processorsTimeout the look at this host's processor, and slowTimeout a read of the rest.
 	liveTimeout       = 3 * time.Second
 	processorsTimeout = 6 * time.Second
@@ -186,14 +192,14 @@ func version(d Document) uint64 {
 // tier is a part that is read at intervals, while it is wanted.
 type tier struct {
 	every  time.Duration
-	read   func(ctx context.Context)
+	read   func(ctx context.Context) (cost time.Duration, err error) // the time that the database was asked for
 	wanted chan struct{}
 
 	mu   sync.Mutex
 	next time.Time // of the next read, if it is wanted
 }
 
-func newTier(every time.Duration, read func(ctx context.Context)) *tier {
+func newTier(every time.Duration, read func(ctx context.Context) (time.Duration, error)) *tier {
 	return &tier{every: every, read: read, wanted: make(chan struct{}, 1)}
 }
 
@@ -215,9 +221,11 @@ func (t *tier) run(ctx context.Context) {
 			return
 		case <-t.wanted:
 		}
-		began := time.Now()
-		t.read(ctx)
-		pause := max(t.every, pauseFactor*time.Since(began))
+		cost, err := t.read(ctx)
+		pause := max(t.every, min(pauseFactor*cost, maxPause))
+		if err != nil {
+			pause = max(t.every, failurePause)
+		}
 		t.mu.Lock()
 		t.next = time.Now().Add(pause)
 		t.mu.Unlock()

@@ -51,6 +51,13 @@ const (
 	MonitorOverdue        Code = "monitor_overdue" // the crontab entry is installed, and no pass happened in time
 	MonitorPassIncomplete Code = "monitor_pass_incomplete"
 	LogDirUnwritable      Code = "log_dir_unwritable" // LOG_DIR: the disk is full, for example
+	BacklogOld            Code = "backlog_old"        // a task has been due for long
+	DiskNearlyFull        Code = "disk_nearly_full"   // of a directory that the programs write to
+
+	// What happened, and is over:
+	TasksRepaired      Code = "stuck_tasks_repaired"
+	ProcessorRestarted Code = "processor_restarted" // by the monitor
+	AuditFault         Code = "audit_fault"         // fix-stuck-tasks audit found rows that break a rule
 )
 
 // Finding is one problem. Which fields are set depends on the code; its texts are redacted by the code that creates it.

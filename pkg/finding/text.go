@@ -100,6 +100,16 @@ func (f Finding) message() lang.Message {
 		return msg(textPassIncomplete, f.Reason)
 	case LogDirUnwritable:
 		return msg(textLogDir, f.Subject, f.Reason)
+	case BacklogOld:
+		return msg(textBacklog, f.Count, f.Duration())
+	case DiskNearlyFull:
+		return msg(textDisk, f.Count, f.Subject)
+	case TasksRepaired:
+		return msg(textRepaired, f.Count, f.Total)
+	case ProcessorRestarted:
+		return msg(textRestarted, f.PID, f.Reason)
+	case AuditFault:
+		return msg(textAuditFault, f.Count, f.Subject)
 	}
 	return msg(lang.Text{EN: "%s: %s"}, string(f.Code), f.Reason)
 }
@@ -152,6 +162,10 @@ func (f Finding) Next() Command {
 			return Command{Program: "task-processor", Args: []string{"resume", "--" + f.Scope, f.Name}}
 		}
 		return Command{Program: "task-processor", Args: []string{"resume"}}
+	case BacklogOld, ProcessorRestarted, TasksRepaired:
+		return Command{Program: "task-processor", Args: []string{"status"}}
+	case AuditFault:
+		return Command{Program: "fix-stuck-tasks", Args: []string{"audit"}}
 	case PicturesNotFetched, TasksFailing:
 		if f.Code == PicturesNotFetched && f.Cause == task.CodePictureStore {
 			return Command{Program: "task-processor", Args: []string{"pictures", "orphans"}} // it opens the store, and costs nothing
@@ -291,4 +305,23 @@ var (
 		EN: "files in %s (LOG_DIR) can't be written; logs and marks of start and stop may be lost: %s. Free some space, or correct its permissions",
 		ZH: "无法写入 %s（LOG_DIR）中的文件，日志以及启动和停止标记可能丢失：%s。请释放磁盘空间，或修正目录权限"}
 	textPassIncomplete = lang.Text{EN: "the monitor pass was not completed: %s", ZH: "本次监控未完成：%s"}
+
+	textBacklog = lang.Text{
+		EN:  "%d tasks are due, and the oldest has waited for %s",
+		One: "%d task is due, and it has waited for %s",
+		ZH:  "%d 个任务待处理，最早的已等待 %s"}
+	textDisk = lang.Text{
+		EN: "only %d MB are free on the disk of %s; free some space there, or change ALERT_DISK_FREE",
+		ZH: "磁盘可用空间仅剩 %d MB：%s；请释放空间，或调整 ALERT_DISK_FREE"}
+
+	textRepaired = lang.Text{
+		EN:  "%d stuck tasks were failed by the monitor, and %d credits were refunded",
+		One: "%d stuck task was failed by the monitor, and %d credits were refunded",
+		ZH:  "监控将 %d 个卡住的任务判为失败，退款 %d 积分"}
+	textRestarted = lang.Text{EN: "the monitor restarted the processor (pid %d), which was %s", ZH: "监控重启了处理器（进程 %d），此前状态：%s"}
+
+	textAuditFault = lang.Text{
+		EN:  "the audit found %d rows that break a rule of the books: %s",
+		One: "the audit found %d row that breaks a rule of the books: %s",
+		ZH:  "审计发现 %d 行违反账目规则：%s"}
 )

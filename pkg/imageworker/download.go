@@ -98,7 +98,7 @@ func (d *download) try(ctx context.Context, draft *picture.Draft) (picture.Pictu
 			Message: "the API made the picture, and the claim ended before it was fetched"}
 	}
 	d.call.Progress(60, "fetching the picture")
-	if err := d.from.Download(ctx, d.pending.Ref, d.tries, &progressWriter{w: draft, call: d.call}); err != nil {
+	if err := d.from.Download(ctx, d.pending.Ref, d.tries, &progressWriter{w: draft, call: d.call, observer: d.w.observer}); err != nil {
 		return picture.Picture{}, err
 	}
 	d.call.Progress(90, "storing the picture")

@@ -69,12 +69,13 @@ type Worker struct {
 	pictures  *picture.Store
 	log       logrus.FieldLogger
 	downloads Downloads
+	observer  Observer
 }
 
 // New returns a worker that requests pictures from the endpoints of its tasks and keeps them in pictures. It logs drafts that could not be
 // removed, and pictures that can't be stored at once.
 func New(endpoints Endpoints, pictures *picture.Store, log logrus.FieldLogger) *Worker {
-	return (&Worker{endpoints: endpoints, pictures: pictures, log: log}).WithDownloads(Downloads{})
+	return (&Worker{endpoints: endpoints, pictures: pictures, log: log, observer: unobserved{}}).WithDownloads(Downloads{})
 }
 
 // WithDownloads returns a worker with other times for downloads.
@@ -122,7 +123,7 @@ func (w *Worker) endpoint(name string) (Endpoint, error) {
 }
 
 func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (processor.Result, error) {
-	log := w.log.WithField("task", t.ID)
+	log := w.log.WithFields(processor.TaskFields(t))
 	pending, paid := c.Pending()
 	if result, done, err := w.recover(ctx, t, c, pending, log); done || err != nil {
 		return result, err
@@ -172,9 +173,11 @@ func (w *Worker) work(ctx context.Context, t task.Task, c processor.Call) (proce
 func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, endpoint Endpoint, r imageapi.Request, draft *picture.Draft, log logrus.FieldLogger) (processor.Result, error) {
 	usage := endpoint.usage(t.Model, r.Options)
 	var sent time.Time
+	begun := false
 	r.BeforeSend = func(ctx context.Context) (string, error) {
 		key, err := c.BeforeRequest(ctx)
 		if err == nil {
+			begun = true
 			c.Progress(10, "waiting for the API")
 		}
 		sent = time.Now()
@@ -184,8 +187,11 @@ func (w *Worker) request(ctx context.Context, t task.Task, c processor.Call, end
 		// The beginning and the end of an attempt have their own parts of it: receiving or fetching the picture begins at 60.
 		c.Progress(10+percent/2, stage)
 	}
-	response, err := endpoint.Generate(ctx, r, &progressWriter{w: draft, call: c})
+	response, err := endpoint.Generate(ctx, r, &progressWriter{w: draft, call: c, observer: w.observer})
 	usage.Took, usage.Counts = time.Since(sent), response.Usage
+	if begun {
+		w.observer.RequestEnded(endpoint.Name, outcomeOf(err), usage.Took)
+	}
 	if err != nil {
 		return processor.Result{}, failed(err, usage)
 	}
@@ -293,9 +299,10 @@ func failed(err error, usage task.Usage) error {
 
 // progressWriter reports progress when the picture begins to arrive.
 type progressWriter struct {
-	w     io.Writer
-	call  processor.Call
-	begun bool
+	w        io.Writer
+	call     processor.Call
+	observer Observer
+	begun    bool
 }
 
 func (p *progressWriter) Write(b []byte) (int, error) {
@@ -303,5 +310,6 @@ func (p *progressWriter) Write(b []byte) (int, error) {
 		p.begun = true
 		p.call.Progress(60, "receiving the picture")
 	}
+	p.observer.Received(len(b))
 	return p.w.Write(b)
 }

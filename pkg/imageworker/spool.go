@@ -27,6 +27,9 @@ const (
 // pays for another one while it waits there.
 func (w *Worker) publish(ctx context.Context, t task.Task, c processor.Call, draft *picture.Draft, about task.PendingResult, log logrus.FieldLogger) (picture.Picture, error) {
 	p, err := draft.Publish(ctx, t.ID, t.Run, logOnce(log))
+	if err == nil && !w.pictures.Remote() {
+		w.observer.Stored(p.Bytes)
+	}
 	if err != nil || !w.pictures.Remote() {
 		return p, err
 	}
@@ -125,6 +128,7 @@ func (u *upload) run(ctx context.Context) (picture.Picture, error) {
 		p, err := u.w.pictures.Upload(ctx, u.task.ID, u.task.Run)
 		switch {
 		case err == nil:
+			u.w.observer.Stored(p.Bytes)
 			return p, nil
 		case errors.Is(err, fs.ErrNotExist):
 			return p, u.lost(err.Error())

@@ -77,9 +77,9 @@ func New(conf Config) (*logrus.Logger, io.Closer, error) {
 
 func formatter(format string, color bool) logrus.Formatter {
 	if format == "json" {
-		return &logrus.JSONFormatter{}
+		return known{&logrus.JSONFormatter{}, true}
 	}
-	return &logrus.TextFormatter{FullTimestamp: true, ForceColors: color, DisableColors: !color}
+	return known{&logrus.TextFormatter{FullTimestamp: true, ForceColors: color, DisableColors: !color}, false}
 }
 
 func writable(path string) error {

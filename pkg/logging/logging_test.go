@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -101,5 +102,28 @@ func TestNew_UnwritableFile(t *testing.T) {
 			assert.NotContains(t, out.String(), "it works again")
 		}
 		require.NoError(t, os.RemoveAll(obstacle))
+	}
+}
+
+// No field is empty, and in JSON a duration is a number of seconds.
+func TestNew_Fields(t *testing.T) {
+	for format, want := range map[string]string{
+		"text": `level=info msg=done count=0 took=1.5s user=u` + "\n",
+		"json": `{"count":0,"level":"info","msg":"done",`,
+	} {
+		var stderr bytes.Buffer
+		log, _, err := logging.New(logging.Config{Format: format, Stderr: &stderr, Redact: redact.New()})
+		require.NoError(t, err)
+		fields := map[string]any{"user": "u", "request_id": "", "nothing": nil, "count": 0, "took": 1500 * time.Millisecond}
+		log.WithFields(fields).Info("done")
+		assert.Contains(t, stderr.String(), want)
+		assert.Len(t, fields, 5, "the fields of the caller stay as they are")
+		if format == "json" {
+			var line map[string]any
+			require.NoError(t, json.Unmarshal(stderr.Bytes(), &line))
+			assert.Equal(t, 1.5, line["took"])
+			assert.NotContains(t, line, "request_id")
+			assert.NotContains(t, line, "nothing")
+		}
 	}
 }

@@ -83,6 +83,8 @@ type Config struct {
 	// Deliver delivers the completion events that are due, while no processor does; optional.
 	Deliver func(ctx context.Context) (webhook.Report, error)
 
+	BacklogAfter   time.Duration                                 // that a task may be due; 0: for any time
+	Disks          func(context.Context) ([]overview.Disk, bool) // the free space of this host; optional
 	StuckAfter     time.Duration
 	Lease          time.Duration // after an outage of the database nothing is closed for so long, so that the owners of leases can come back
 	PendingTimeout time.Duration // a task that is due for longer fails; 0: never
@@ -185,8 +187,22 @@ type Report struct {
 	Checks         []health.Check
 	Findings       []finding.Finding
 
-	databaseResponds bool
+	// Running is how many processors are alive, on all hosts.
+	Running int
+
+	databaseResponds, queueRead bool
 }
+
+// QueueState returns the state of the queue, or nil if the pass could not read it.
+func (r *Report) QueueState() *store.QueueStats {
+	if !r.queueRead {
+		return nil
+	}
+	return &r.Queue
+}
+
+// DatabaseResponds reports whether the database responded at the start of the pass.
+func (r Report) DatabaseResponds() bool { return r.databaseResponds }
 
 // Pass runs one pass: each step, whatever became of the one before. It returns an error if it could not do its work, for example without
 // a database. What is still wrong after the pass is in Findings.
@@ -289,6 +305,11 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 		return err
 	})
 	m.checkAPI(ctx, r, state, &snapshot)
+	r.Running = snapshot.Running()
+	snapshot.BacklogAfter = m.conf.BacklogAfter
+	if m.conf.Disks != nil {
+		snapshot.Disks, _ = m.conf.Disks(ctx)
+	}
 	for _, f := range overview.Assess(snapshot) {
 		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.
 		if f.Code != finding.StoppedWithDueTasks && f.Code != finding.ClaimingPaused {
@@ -419,6 +440,7 @@ func (m *Monitor) readQueue(ctx context.Context, r *Report, began time.Time) err
 		m.record("queue", began, false, m.conf.Redact(err.Error()), "")
 		return err
 	}
+	r.queueRead = true
 	action := ""
 	if n := s.StuckFailed + s.OverdueFailed + s.SetAsideFailed; n > 0 && !m.conf.DryRun {
 		action = fmt.Sprintf("failed %d and refunded %d credits", n, s.CreditsRefunded)

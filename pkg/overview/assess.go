@@ -58,6 +58,9 @@ type Snapshot struct {
 	// RestartFailure replaces the finding about a dead or hung processor after a restart that failed.
 	RestartFailure *finding.Finding
 	Supervision    *Supervision // nil: the monitor itself asks
+	// BacklogAfter is how long a task may be due; 0: for any time.
+	BacklogAfter time.Duration
+	Disks        []Disk // of this host, that the programs write to
 }
 
 const (
@@ -121,7 +124,27 @@ func Assess(s Snapshot) []finding.Finding {
 	out = append(out, s.bridge()...)
 	out = append(out, s.webhooks()...)
 	add(s.failing())
+	add(s.backlog())
+	out = append(out, s.disks()...)
 	add(s.supervision())
+	return out
+}
+
+// backlog reports that a task has been due for long. In a copy of a database nothing is claimed.
+func (s Snapshot) backlog() *finding.Finding {
+	if s.BacklogAfter <= 0 || s.Queue.Due == 0 || s.Queue.OldestDue <= s.BacklogAfter || s.Control.Copied {
+		return nil
+	}
+	return &finding.Finding{Code: finding.BacklogOld, Count: s.Queue.Due, Seconds: s.Queue.OldestDue.Seconds()}
+}
+
+func (s Snapshot) disks() []finding.Finding {
+	var out []finding.Finding
+	for _, d := range s.Disks {
+		if d.Free < d.Least {
+			out = append(out, finding.Finding{Code: finding.DiskNearlyFull, Subject: d.Dir, Count: int(d.Free >> 20)})
+		}
+	}
 	return out
 }
 

@@ -50,7 +50,11 @@ const stageClaimed = "claimed"
 
 // log returns the log for lines about the task.
 func (a *attempt) log() logrus.FieldLogger {
-	return a.out.WithFields(logrus.Fields{"task": a.task.ID, "user": a.task.UserID, "attempt": a.task.Attempt})
+	f := TaskFields(a.task)
+	if p, ok := a.pending(); ok {
+		addPending(f, p)
+	}
+	return a.out.WithFields(f)
 }
 
 // begin makes cancel call abort.

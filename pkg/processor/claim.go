@@ -257,11 +257,13 @@ func (c *claimLoop) claimTasks(ctx context.Context, r store.ClaimRequest, trial 
 	defer cancel()
 	// Where the answer is lost, the same claim is repeated while its leases hold.
 	timeout := min(callTimeout, max(c.lease/2, minClaimTimeout))
+	began := time.Now()
 	tasks, err := boundedBy(claiming, timeout, func(ctx context.Context) ([]task.Task, error) { return c.queue.Claim(ctx, r) })
 	if err != nil {
 		return nil, err
 	}
 	c.callID = uuid.Nil
+	c.events.pass(Event{Kind: EventClaimCall, Duration: time.Since(began)})
 	c.database.succeeded()
 	if trial != nil {
 		for _, t := range tasks {

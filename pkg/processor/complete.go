@@ -44,17 +44,18 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result, ended 
 	}
 	o.circuits.of(a).stored(a)
 	a.setClosing()
+	began := time.Now()
 	completion := store.Completion{Lease: a.task.Lease(), ImageURL: r.URL, RequestID: r.RequestID, Endpoint: r.Endpoint, Note: r.Note, Usage: r.Usage}
 	o.completions.Go(writes, completion, func(_ struct{}, err error) {
 		if err == nil && !o.users.on.Load() {
 			o.database.succeeded()
-			o.noteCompleted(a, r)
+			o.noteCompleted(a, r, began)
 			ended()
 			return
 		}
 		go func() { // inFlight.running waits for it
 			defer ended()
-			o.completed(writes, a, r, o.persistAfter(writes, a, "complete a task", err, func(ctx context.Context) error {
+			o.completed(writes, a, r, began, o.persistAfter(writes, a, "complete a task", err, func(ctx context.Context) error {
 				return writeAlone(ctx, o.completions, completion)
 			}))
 		}()
@@ -62,11 +63,11 @@ func (o *outcomes) complete(writes context.Context, a *attempt, r Result, ended 
 }
 
 // completed ends a task whose completion was recorded, or could not be.
-func (o *outcomes) completed(writes context.Context, a *attempt, r Result, err error) {
+func (o *outcomes) completed(writes context.Context, a *attempt, r Result, began time.Time, err error) {
 	switch {
 	case !o.handleWriteError(a, err, "complete"):
 		o.users.left(writes, a.task.UserID)
-		o.noteCompleted(a, r)
+		o.noteCompleted(a, r, began)
 	case !errors.Is(err, errLeaseLost) && writes.Err() == nil:
 		o.release(writes, a, refusedWait, o.sanitizer.sanitize(&task.Error{Code: task.CodeInternal, Disposition: task.Release,
 			Message:   "the result is stored, and the database refused to complete the task: " + err.Error(),
@@ -74,12 +75,15 @@ func (o *outcomes) completed(writes context.Context, a *attempt, r Result, err e
 	}
 }
 
-func (o *outcomes) noteCompleted(a *attempt, r Result) {
-	took := time.Since(a.claimedAt)
+// noteCompleted logs and counts a completed task. began is when recording that began.
+func (o *outcomes) noteCompleted(a *attempt, r Result, began time.Time) {
+	took, write := time.Since(a.claimedAt), time.Since(began)
 	if logs(a.out, logrus.InfoLevel) {
-		a.log().WithFields(r.Fields).WithFields(logrus.Fields{"took": took.Round(time.Millisecond), "request": r.RequestID}).Info("completed")
+		f := logrus.Fields{"took": took.Round(time.Millisecond)}
+		addPending(f, task.PendingResult{RequestID: r.RequestID, Endpoint: r.Endpoint})
+		a.log().WithFields(r.Fields).WithFields(f).Info("completed")
 	}
-	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Duration: took})
+	o.events.record(Event{Kind: EventCompleted, Task: a.task.ID, Credits: a.task.Charged, Duration: took, Write: write})
 }
 
 // handleWriteError logs that an outcome could not be recorded, and reports whether that is so. The task is not lost: it is

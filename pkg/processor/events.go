@@ -4,6 +4,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"imagetasks/pkg/task"
 )
 
 // EventKind is what happened.
@@ -29,11 +31,17 @@ const (
 	EventDatabaseRestored EventKind = "database_restored"
 )
 
+// EventClaimCall is one call of Queue.Claim that was answered. It is not counted.
+const EventClaimCall EventKind = "claim_call"
+
 // Event is one step.
 type Event struct {
 	Kind     EventKind
 	Task     string        // empty when the event is not about a task
-	Duration time.Duration // of a completed task, since its claim
+	Code     task.Code     // why a task was retried, released or failed
+	Credits  int64         // that were charged for the run of a completed task, or refunded for one that failed
+	Duration time.Duration // of a completed task, since its claim; of a claimed one, since it was due (0 after a lost claim); of a call
+	Write    time.Duration // of a completed task: how long recording that took
 }
 
 // Counts is the number of events of each kind since the start.
@@ -62,6 +70,11 @@ func (r *eventRecorder) record(e Event) {
 		r.took += (e.Duration - r.took) / 10
 	}
 	r.mu.Unlock()
+	r.pass(e)
+}
+
+// pass passes an event on without counting it.
+func (r *eventRecorder) pass(e Event) {
 	if r.observe != nil {
 		r.observe(e)
 	}

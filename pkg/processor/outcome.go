@@ -293,8 +293,8 @@ func (o *outcomes) releaseAs(writes context.Context, a *attempt, r store.Release
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log().WithFields(logrus.Fields{"code": string(r.Cause.Code), "wait": r.Wait}).Infof("released without using an attempt: %s", r.Cause.Message)
-	o.events.record(Event{Kind: EventReleased, Task: a.task.ID})
+	a.log().WithFields(addCause(logrus.Fields{"wait": r.Wait.Round(time.Millisecond)}, r.Cause)).Infof("released without using an attempt: %s", r.Cause.Message)
+	o.events.record(Event{Kind: EventReleased, Task: a.task.ID, Code: r.Cause.Code})
 }
 
 func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration, e *task.Error) {
@@ -303,9 +303,9 @@ func (o *outcomes) retry(writes context.Context, a *attempt, wait time.Duration,
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log().WithFields(logrus.Fields{"code": string(e.Code), "request": e.RequestID}).
+	a.log().WithFields(addCause(logrus.Fields{"wait": wait.Round(time.Millisecond)}, e)).
 		Warnf("retrying in %s: %s", wait.Round(time.Millisecond), e.Message)
-	o.events.record(Event{Kind: EventRetried, Task: a.task.ID})
+	o.events.record(Event{Kind: EventRetried, Task: a.task.ID, Code: e.Code})
 }
 
 func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesAttempt bool) {
@@ -318,8 +318,8 @@ func (o *outcomes) fail(writes context.Context, a *attempt, e *task.Error, usesA
 		return
 	}
 	o.users.left(writes, a.task.UserID)
-	a.log().WithFields(logrus.Fields{"code": string(e.Code), "refund": refund.Credits, "request": e.RequestID}).
+	a.log().WithFields(addCause(logrus.Fields{"refund": refund.Credits}, e)).
 		Warnf("failed: %s", e.Message)
 	warnMissingCharge(a.log(), refund)
-	o.events.record(Event{Kind: EventFailed, Task: a.task.ID})
+	o.events.record(Event{Kind: EventFailed, Task: a.task.ID, Code: e.Code, Credits: refund.Credits})
 }

@@ -38,13 +38,13 @@ func (s *sweeper) sweep(ctx context.Context) {
 	}
 	s.lastAt = time.Now()
 	if s.database.settled(s.lease) {
-		s.closeAll(ctx, EventAbandoned, "its processor ended again and again while it had the task", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+		s.closeAll(ctx, EventAbandoned, task.CodeWorkerLost, "its processor ended again and again while it had the task", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
 			return s.queue.FailAbandoned(ctx, s.maxLost, s.lease, sweepBatch, call)
 		})
 		s.lookForSuspects(ctx)
 	}
 	if s.pendingTimeout > 0 {
-		s.closeAll(ctx, EventOverdue, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
+		s.closeAll(ctx, EventOverdue, task.CodePendingTimeout, "it was due for longer than PENDING_TIMEOUT", func(ctx context.Context, call uuid.UUID) ([]task.Refund, error) {
 			return s.queue.FailOverdue(ctx, s.pendingTimeout, sweepBatch, call)
 		})
 	}
@@ -78,7 +78,7 @@ func (s *sweeper) triedSuspect(claimed bool) {
 }
 
 // closeAll closes tasks batch by batch and logs each.
-func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, batch func(context.Context, uuid.UUID) ([]task.Refund, error)) {
+func (s *sweeper) closeAll(ctx context.Context, kind EventKind, code task.Code, reason string, batch func(context.Context, uuid.UUID) ([]task.Refund, error)) {
 	// A batch may be smaller than its limit because rows are locked: only an empty one is the last.
 	for closed := 1; closed > 0 && ctx.Err() == nil; {
 		refunds, err := bounded(ctx, func(ctx context.Context) ([]task.Refund, error) { return batch(ctx, s.callID(kind)) })
@@ -95,7 +95,7 @@ func (s *sweeper) closeAll(ctx context.Context, kind EventKind, reason string, b
 			entry := s.log.WithFields(logrus.Fields{"task": r.TaskID, "user": r.UserID, "refund": r.Credits, "age": r.Age.Round(time.Second)})
 			entry.Warn(outcome + ": " + reason)
 			warnMissingCharge(entry, r)
-			s.events.record(Event{Kind: kind, Task: r.TaskID})
+			s.events.record(Event{Kind: kind, Task: r.TaskID, Code: code, Credits: r.Credits})
 		}
 		closed = len(refunds)
 		s.loop.progress()

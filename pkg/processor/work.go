@@ -45,7 +45,11 @@ func (r *attemptRunner) start(work, writes context.Context, claimed []task.Task,
 	attempts := make([]*attempt, len(claimed))
 	for i, t := range claimed {
 		attempts[i] = newAttempt(t, now, r.log)
-		r.events.record(Event{Kind: EventClaimed, Task: t.ID})
+		claimed := Event{Kind: EventClaimed, Task: t.ID}
+		if t.LostClaims == 0 {
+			claimed.Duration = t.Waited
+		}
+		r.events.record(claimed)
 		if debug {
 			attempts[i].log().Debug("claimed")
 		}

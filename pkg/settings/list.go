@@ -216,7 +216,7 @@ func completionSettings() []Setting {
 		{Env: "COMPLETION_WEBHOOK_PROXY", Secret: true, Login: true, Default: "off",
 			Usage:   "proxy for webhooks: on: OPENAI_PROXY and the others of the environment; off: none; or the URL of a proxy",
 			UsageZH: "发送 webhook 使用的代理：on：使用 OPENAI_PROXY 等环境变量中的代理；off：不使用；或代理地址",
-			set:     webhookProxy},
+			set:     proxyChoice(func(s *Settings) *string { return &s.WebhookProxy })},
 		{Env: "COMPLETION_WEBHOOK_TEMPLATE",
 			Usage:   "file with a Go template for the body and the Authorization header of webhooks to COMPLETION_WEBHOOK_URL, or builtin:taskid for {taskId, status, imageUrl, error} with the Bearer key TASK_PROCESS_SECRET_KEY",
 			UsageZH: "发往 COMPLETION_WEBHOOK_URL 的请求体和 Authorization 请求头的 Go 模板文件；builtin:taskid 表示 {taskId, status, imageUrl, error}，以 TASK_PROCESS_SECRET_KEY 作为 Bearer 密钥",

@@ -83,6 +83,11 @@ type Settings struct {
 	WebhookHosts        string // where tasks may have URLs of their own, as they were set
 	CompletionNotify    bool   // the ids of closed tasks are sent with NOTIFY
 
+	Alerts       Alerts
+	BacklogAfter time.Duration // that a task may be due before that is a problem; 0: it is none
+	DiskFree     int64         // bytes that must be free; 0: any number may
+	PingURL      string        // of a service that notices missing passes of the monitor; empty: none
+
 	StatusAddr     string
 	StatusHosts    []string
 	StatusToken    string // empty: the page can only be read, and only on this host
@@ -128,6 +133,7 @@ const (
 	GroupPictures   Group = "pictures"
 	GroupProcessor  Group = "processor"
 	GroupCompletion Group = "completion events"
+	GroupAlerts     Group = "alerts"
 	GroupReporting  Group = "reporting"
 )
 
@@ -140,7 +146,7 @@ func List() []Setting {
 	}{
 		{GroupDatabase, databaseSettings()}, {GroupAPI, apiSettings()}, {GroupProxy, proxySettings()},
 		{GroupPictures, pictureSettings()}, {GroupProcessor, processorSettings()},
-		{GroupCompletion, completionSettings()}, {GroupReporting, reportingSettings()},
+		{GroupCompletion, completionSettings()}, {GroupAlerts, alertSettings()}, {GroupReporting, reportingSettings()},
 	} {
 		for _, s := range part.settings {
 			s.Group = part.group
@@ -238,7 +244,7 @@ func (s *Settings) Secrets() []string {
 	for _, e := range s.Endpoints {
 		all = append(append(all, e.Key), queryKeys(e.BaseURL)...)
 	}
-	return all
+	return append(all, s.alertSecrets()...)
 }
 
 // keyName matches the names of parameters whose values are secret.
@@ -428,16 +434,6 @@ func baseURL(s *Settings, v string) (err error) {
 func isSeparator(r rune) bool { return r == ',' || unicode.IsSpace(r) }
 
 // webhookProxy accepts on, off and the URL of a proxy, which package proxy checks.
-func webhookProxy(s *Settings, v string) error {
-	s.WebhookProxy = v
-	for _, word := range []string{"on", "off"} {
-		if strings.EqualFold(v, word) {
-			s.WebhookProxy = word
-		}
-	}
-	return nil
-}
-
 func proxies(s *Settings, v string) error {
 	s.Proxy.OpenAI = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 	if len(s.Proxy.OpenAI) == 0 {

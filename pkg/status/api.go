@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -23,11 +24,21 @@ const (
 type api struct {
 	dashboard *dashboard.Reader
 	streams   chan struct{} // one element for each stream of events that is open
+
+	heartbeat    time.Duration // the longest time without a line: proxies close connections on which nothing is sent
+	writeTimeout time.Duration // how long a client may take to receive an event
 }
 
 // AddAPI adds what the page reads, at /api/.
 func AddAPI(mux *http.ServeMux, d *dashboard.Reader) {
-	a := &api{dashboard: d, streams: make(chan struct{}, maxStreams)}
+	newAPI(d).add(mux)
+}
+
+func newAPI(d *dashboard.Reader) *api {
+	return &api{dashboard: d, streams: make(chan struct{}, maxStreams), heartbeat: heartbeatInterval, writeTimeout: streamWriteTimeout}
+}
+
+func (a *api) add(mux *http.ServeMux) {
 	mux.HandleFunc("GET /api/overview", a.overview)
 	mux.HandleFunc("GET /api/series", a.series)
 	mux.HandleFunc("GET /api/events", a.events)

@@ -115,8 +115,9 @@ func levelOf(r *http.Request) level {
 	return levelRead
 }
 
-// Handler passes on the requests that are allowed, and refuses the others.
+// Handler passes on the requests that are allowed, and refuses the others. It serves /api/session itself.
 func (a *Access) Handler(next http.Handler) http.Handler {
+	next = a.withSessions(next)
 	return checkHost(a.conf.Addr, a.conf.Hosts, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -134,7 +135,8 @@ func (a *Access) Handler(next http.Handler) http.Handler {
 			refuse(w, r, *why)
 			return
 		}
-		if need := levelOf(r); need == levelToken && !who.signedIn() || need == levelRead && !who.signedIn() && !a.isFromHere(r) {
+		who.reads = who.signedIn() || a.isFromHere(r) || a.token.Load() == nil
+		if need := levelOf(r); need == levelToken && !who.signedIn() || need == levelRead && !who.reads {
 			why := refusal{http.StatusUnauthorized, "sign_in_required", textSignInRequired}
 			if a.token.Load() == nil {
 				why = refusal{http.StatusForbidden, "no_token", textNoToken}
@@ -142,7 +144,9 @@ func (a *Access) Handler(next http.Handler) http.Handler {
 			refuse(w, r, why)
 			return
 		}
-		if who.session != nil && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		// To sign in again, one has to know the token.
+		signIn := r.Method == http.MethodPost && r.URL.Path == "/api/session"
+		if who.session != nil && r.Method != http.MethodGet && r.Method != http.MethodHead && !signIn {
 			if why := a.checkCSRF(r, who.session); why != nil {
 				refuse(w, r, *why)
 				return
@@ -200,7 +204,8 @@ func (a *Access) isFromHere(r *http.Request) bool {
 	return !slices.ContainsFunc(forwarding, func(name string) bool { return r.Header.Values(name) != nil })
 }
 
-// clientOf returns the address that a request came from. What a proxy says is believed where that is on this host or in a private network.
+// clientOf returns the address that a request came from. What a proxy says is believed where that is on this host or in a private network; there,
+// the proxy's address stands beside it.
 func clientOf(r *http.Request) string {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -210,7 +215,11 @@ func clientOf(r *http.Request) string {
 	if ip.IsLoopback() || ip.IsPrivate() {
 		named := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 		if last, err := netip.ParseAddr(strings.TrimSpace(named[len(named)-1])); err == nil {
-			return last.Unmap().WithZone("").String()
+			client := last.Unmap().WithZone("").String()
+			if !ip.IsLoopback() {
+				client += " through " + ip.String()
+			}
+			return client
 		}
 	}
 	return ip.String()

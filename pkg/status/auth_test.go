@@ -42,7 +42,6 @@ func newSite(t *testing.T, conf AccessConfig) *site {
 	require.NoError(t, err)
 	s.Access = access
 	mux := http.NewServeMux()
-	access.AddSession(mux)
 	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) { s.reached++ })
 	s.handler = access.Handler(mux)
 	return s
@@ -144,6 +143,8 @@ func TestAccess_WhoMayRead(t *testing.T) {
 	assert.Equal(t, 401, s.code(t, "POST", "/api/actions/cancel"))
 	assert.Equal(t, 200, s.code(t, "POST", "/api/actions/cancel", bearer), "no browser sends this header by itself")
 	assert.Equal(t, 401, s.code(t, "GET", "/api/overview", "Authorization: Bearer wrong"))
+	cookie, _ := s.signIn(t)
+	assert.Equal(t, 200, s.code(t, "GET", "/api/operations", cookie, "Authorization: Basic dXNlcjpwYXNzd29yZA=="), "the reverse proxy's own login")
 
 	// nginx passes on requests like this one unless it is told otherwise.
 	r := httptest.NewRequest("GET", "http://127.0.0.1:9464/api/overview", nil)
@@ -193,6 +194,8 @@ func TestAccess_Session(t *testing.T) {
 	assert.Equal(t, 401, s.code(t, "GET", "/api/operations", cookie), "the session has ended, not only the cookie")
 
 	cookie, _ = s.signIn(t)
+	assert.Equal(t, 200, s.ask(t, "POST", "/api/session", `{"token":"`+testToken+`"}`, cookie, origin, "Content-Type: application/json").StatusCode,
+		"in another tab, which knows of no session")
 	now = now.Add(sessionTime + time.Second)
 	assert.Equal(t, 401, s.code(t, "GET", "/api/operations", cookie))
 	cookie, _ = s.signIn(t)
@@ -277,6 +280,66 @@ func TestSessions_Bounded(t *testing.T) {
 	assert.Len(t, s.all, maxSessions)
 	assert.Nil(t, s.find(first, now))
 	assert.NotNil(t, s.find(second, now))
+}
+
+func TestClientOf(t *testing.T) {
+	for _, c := range []struct{ remote, forwarded, want string }{
+		{"198.51.100.1:9", "203.0.113.7", "198.51.100.1"}, {"127.0.0.1:9", "192.0.2.1, 203.0.113.7", "203.0.113.7"},
+		{"10.0.0.5:9", "203.0.113.7", "203.0.113.7 through 10.0.0.5"}, {"[::ffff:10.0.0.5]:9", "", "10.0.0.5"}, {"[::1]:9", "unknown", "::1"},
+		{"[fe80::1%eth0]:9", "", "fe80::1"}, {"@", "", "@"},
+	} {
+		r := httptest.NewRequest("GET", "http://localhost/", nil)
+		r.RemoteAddr = c.remote
+		if c.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", c.forwarded)
+		}
+		assert.Equal(t, c.want, clientOf(r), c.remote)
+	}
+}
+
+// Anybody may ask whether the program is ready; what is wrong is for those who may read.
+func TestReadyz_ProblemsAreNotForEverybody(t *testing.T) {
+	s := newSite(t, AccessConfig{Token: testToken})
+	s.handler = s.Handler(WatchHandler(Watch{Last: func() WatchedPass { return WatchedPass{Done: true, Summary: "a problem"} }}))
+	text := func(headers ...string) string {
+		answer := s.ask(t, "GET", "/readyz", "", headers...)
+		assert.Equal(t, 503, answer.StatusCode)
+		body, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		return string(body)
+	}
+	assert.Contains(t, text(), "a problem")
+	assert.Empty(t, text("X-Forwarded-For: 203.0.113.7"))
+}
+
+// A stop waits for what is being changed, and begins nothing more.
+func TestServer_CloseWaitsForActs(t *testing.T) {
+	access, err := NewAccess(AccessConfig{Addr: "127.0.0.1:0", Token: testToken})
+	require.NoError(t, err)
+	begun, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	server, err := Serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(begun)
+		<-release
+		close(ended)
+	}), access)
+	require.NoError(t, err)
+	r, err := http.NewRequest("POST", "http://"+server.Addr()+"/api/actions/x", nil)
+	require.NoError(t, err)
+	r.Header.Set("Authorization", "Bearer "+testToken)
+	go func() { _, _ = http.DefaultTransport.RoundTrip(r) }() //nolint:bodyclose // there is no answer
+	<-begun
+	closed := make(chan error, 1)
+	go func() { closed <- server.Close() }()
+	require.Eventually(t, func() bool { server.acts.mu.Lock(); defer server.acts.mu.Unlock(); return server.acts.closed }, 5*time.Second, time.Millisecond)
+	assert.False(t, server.acts.begin())
+	assert.Empty(t, closed)
+	close(release)
+	require.NoError(t, <-closed)
+	select {
+	case <-ended:
+	default:
+		assert.Fail(t, "it was still being done")
+	}
 }
 
 func TestAccess_Headers(t *testing.T) {

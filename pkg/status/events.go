@@ -12,16 +12,15 @@ const (
 	// maxStreams bounds the streams of events that are open.
 	maxStreams = 200
 	// streamInterval is the least time between two events "overview", and staleAfter the most while only times in it change.
-	streamInterval = 2 * time.Second
-	staleAfter     = 10 * time.Second
-	// heartbeatInterval is the longest time without a line: proxies close connections on which nothing is sent.
-	heartbeatInterval = 15 * time.Second
-	// streamWriteTimeout is how long a client may take to receive an event.
+	streamInterval     = 2 * time.Second
+	staleAfter         = 10 * time.Second
+	heartbeatInterval  = 15 * time.Second
 	streamWriteTimeout = 10 * time.Second
 )
 
 // stream is a stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) to one client.
 type stream struct {
+	*api
 	w       http.ResponseWriter
 	control *http.ResponseController
 
@@ -46,7 +45,7 @@ func (a *api) events(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "text/event-stream; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx
-	s := &stream{w: w, control: http.NewResponseController(w)}
+	s := &stream{api: a, w: w, control: http.NewResponseController(w)}
 	if s.write([]byte("retry: 3000\n\n")) != nil {
 		return
 	}
@@ -77,7 +76,7 @@ func (s *stream) send(now *dashboard.Snapshot) error {
 		}
 		s.minute = now.LatestAt
 	}
-	if text.Len() == 0 && time.Since(s.wrote) >= heartbeatInterval {
+	if text.Len() == 0 && time.Since(s.wrote) >= s.heartbeat {
 		text.WriteString(": alive\n\n")
 	}
 	if text.Len() == 0 {
@@ -94,7 +93,7 @@ func writeEvent(to *bytes.Buffer, name string, data []byte) {
 }
 
 func (s *stream) write(text []byte) error {
-	if err := s.control.SetWriteDeadline(time.Now().Add(streamWriteTimeout)); err != nil {
+	if err := s.control.SetWriteDeadline(time.Now().Add(s.writeTimeout)); err != nil {
 		return err
 	}
 	if _, err := s.w.Write(text); err != nil {

@@ -61,9 +61,13 @@ var (
 		ZH: "请先使用令牌（STATUS_TOKEN）登录；程序可通过 Authorization: Bearer TOKEN 发送令牌"}
 	textNoToken = lang.Text{EN: "no token is set, so nothing can be changed here; set STATUS_TOKEN and restart the program",
 		ZH: "未设置令牌，此处不能执行操作；请设置 STATUS_TOKEN 并重启程序"}
-	textTooManyTries = lang.Text{EN: "too many wrong tokens; try again in a minute", ZH: "令牌错误次数过多，请一分钟后再试"}
-	textWrongToken   = lang.Text{EN: "the token is wrong; it is STATUS_TOKEN in the settings of the program", ZH: "令牌错误；正确的令牌是程序设置中的 STATUS_TOKEN"}
-	textCSRF         = lang.Text{EN: "the page is out of date; load it again", ZH: "页面已过期，请重新加载"}
-	textInternal     = lang.Text{EN: "the request failed; the log of the program says why", ZH: "请求失败，原因见程序日志"}
-	textNotJSON      = lang.Text{EN: "the request is not JSON of the documented form", ZH: "请求不是约定格式的 JSON"}
+	textTooManyTries  = lang.Text{EN: "too many wrong tokens; try again in a minute", ZH: "令牌错误次数过多，请一分钟后再试"}
+	textWrongToken    = lang.Text{EN: "the token is wrong; it is STATUS_TOKEN in the settings of the program", ZH: "令牌错误；正确的令牌是程序设置中的 STATUS_TOKEN"}
+	textCSRF          = lang.Text{EN: "the page is out of date; load it again", ZH: "页面已过期，请重新加载"}
+	textInternal      = lang.Text{EN: "the request failed; the log of the program says why", ZH: "请求失败，原因见程序日志"}
+	textUnknownAction = lang.Text{EN: "there is no such action; the page may be that of another version: load it again", ZH: "没有此操作；页面可能属于其他版本，请重新加载"}
+	textBusy          = lang.Text{EN: "other actions are being done; try again in a moment", ZH: "正在执行其他操作，请稍后再试"}
+	textNoPicture     = lang.Text{EN: "there is no picture that can be shown", ZH: "没有可显示的图片"}
+	textStopping      = lang.Text{EN: "the program is stopping; nothing was done", ZH: "程序正在停止，未执行操作"}
+	textNotJSON       = lang.Text{EN: "the request is not JSON of the documented form", ZH: "请求不是约定格式的 JSON"}
 )

@@ -89,6 +89,7 @@ func (s *sessions) clear() {
 type identity struct {
 	session *session // of its cookie; nil: none
 	bearer  bool     // it named the token
+	reads   bool     // it may read
 	client  string   // the address that it came from
 }
 
@@ -108,6 +109,13 @@ func withIdentity(ctx context.Context, i identity) context.Context {
 	return context.WithValue(ctx, identityKey{}, i)
 }
 
+// mayRead reports whether the request of a handler may get more than the answer to whether the program works. Without Access.Handler there are
+// no requests of others.
+func mayRead(ctx context.Context) bool {
+	i, checked := ctx.Value(identityKey{}).(identity)
+	return !checked || i.reads
+}
+
 // identityOf returns who sent the request of a handler behind Access.Handler.
 func identityOf(ctx context.Context) identity {
 	i, _ := ctx.Value(identityKey{}).(identity)
@@ -118,13 +126,12 @@ func identityOf(ctx context.Context) identity {
 func (a *Access) identify(r *http.Request) (identity, *refusal) {
 	who := identity{client: clientOf(r)}
 	if header := r.Header.Get("Authorization"); header != "" && levelOf(r) != levelOpen {
-		scheme, given, _ := strings.Cut(header, " ")
-		if !strings.EqualFold(scheme, "Bearer") {
-			return who, nil // of the reverse proxy, for example
+		// Another scheme is that of a reverse proxy.
+		if scheme, given, _ := strings.Cut(header, " "); strings.EqualFold(scheme, "Bearer") {
+			why := a.checkToken(who.client, strings.TrimSpace(given))
+			who.bearer = why == nil
+			return who, why
 		}
-		why := a.checkToken(who.client, strings.TrimSpace(given))
-		who.bearer = why == nil
-		return who, why
 	}
 	if c, err := r.Cookie(a.cookie); err == nil {
 		who.session = a.sessions.find(c.Value, a.now())
@@ -168,8 +175,10 @@ func (a *Access) state(s *session) sessionState {
 	return state
 }
 
-// AddSession adds the pages that sign in and out.
-func (a *Access) AddSession(mux *http.ServeMux) {
+// withSessions serves the pages that sign in and out, and passes on all other requests.
+func (a *Access) withSessions(next http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", next)
 	mux.HandleFunc("GET /api/session", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusOK, a.state(identityOf(r.Context()).session))
 	})
@@ -181,6 +190,7 @@ func (a *Access) AddSession(mux *http.ServeMux) {
 		http.SetCookie(w, a.newCookie(r, "", -1))
 		writeJSON(w, http.StatusOK, a.state(nil))
 	})
+	return mux
 }
 
 func (a *Access) signIn(w http.ResponseWriter, r *http.Request) {

@@ -2,6 +2,7 @@ package status
 
 import (
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 )
@@ -35,10 +36,11 @@ func newSignInGuard() *signInGuard { return &signInGuard{clients: map[string]*tr
 
 // clientKey is what is counted as one client: for IPv6 a network of 64 bits, which is what a subscriber gets.
 func clientKey(client string) string {
-	ip, err := netip.ParseAddr(client)
+	first, through, _ := strings.Cut(client, " ")
+	ip, err := netip.ParseAddr(first)
 	if err == nil && ip.Is6() {
 		if network, err := ip.Prefix(64); err == nil {
-			return network.String()
+			return network.String() + " " + through
 		}
 	}
 	return client

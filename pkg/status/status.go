@@ -5,11 +5,9 @@ package status
 
 import (
 	"context"
-	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html/template"
 	"io"
 	"net"
 	"net/http"
@@ -18,13 +16,11 @@ import (
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
-
-//go:embed page.html
-var pages embed.FS
 
 // Source is where the server reads the state.
 type Source struct {
@@ -37,6 +33,14 @@ type Source struct {
 	// CommandLine formats the command to run next.
 	CommandLine func(finding.Command) string
 	Redact      func(string) string
+	// Metrics are what /metrics shows besides the state; nil: those of the program alone.
+	Metrics *metrics.Metrics
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
+	// BacklogAfter is how long a task may be due; 0: for any time.
+	BacklogAfter time.Duration
 }
 
 // Report is the document at /status.json.
@@ -62,7 +66,8 @@ func (s Source) report(ctx context.Context) Report {
 	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
 	defer cancel()
 	self := overview.Processor{Processor: store.Processor{Worker: r.Processor.Worker}, Alive: true, Report: r.Processor}
-	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self}}
+	snapshot := overview.Snapshot{Now: time.Now(), Local: overview.LocalProcessor{Verdict: supervise.Running}, Processors: []overview.Processor{self},
+		BacklogAfter: s.BacklogAfter}
 	var problems []finding.Finding
 	if q, err := s.Queue(ctx); err == nil {
 		r.Queue, r.OldestDue, snapshot.Queue = &q, q.OldestDue.Seconds(), q
@@ -124,13 +129,12 @@ const maxReport = 1 << 20
 func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) }
 
 // Handler serves a processor's pages.
-func Handler(s Source) (http.Handler, error) {
-	text := func(f finding.Finding) string { return f.Text(lang.EN) }
-	page, err := template.New("page.html").Funcs(template.FuncMap{"text": text}).ParseFS(pages, "page.html")
-	if err != nil {
-		return nil, err
+func Handler(s Source) http.Handler {
+	if s.Metrics == nil {
+		s.Metrics = metrics.New(metrics.Config{Version: s.Version})
 	}
 	mux := http.NewServeMux()
+	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		report := s.report(r.Context())
@@ -138,7 +142,9 @@ func Handler(s Source) (http.Handler, error) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, p := range report.Problems {
-			_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			if mayRead(r.Context()) { // anybody may ask whether it is ready
+				_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
+			}
 		}
 		if report.Ready {
 			_, _ = fmt.Fprintln(w, "ready")
@@ -152,28 +158,26 @@ func Handler(s Source) (http.Handler, error) {
 	if s.Dashboard != nil {
 		AddAPI(mux, s.Dashboard)
 	}
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		_ = page.Execute(w, s.report(r.Context()))
-	})
-	return mux, nil
+	if s.Operator != nil {
+		AddActions(mux, s.Operator)
+	}
+	if s.Thumbnails != nil {
+		AddThumbnails(mux, s.Thumbnails)
+	}
+	return mux
 }
 
 // Server is a status server on its address.
 type Server struct {
 	http     *http.Server
 	listener net.Listener
+	acts     acts
 	done     chan error
 }
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
 func Start(s Source, access *Access) (*Server, error) {
-	handler, err := Handler(s)
-	if err != nil {
-		return nil, fmt.Errorf("status address: %w", err)
-	}
-	server, err := Serve(handler, access)
+	server, err := Serve(Handler(s), access)
 	if err != nil {
 		return nil, fmt.Errorf("%w (is another processor running? set STATUS_ADDR to another address, or off)", err)
 	}
@@ -187,8 +191,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server := &Server{listener: listener, done: make(chan error, 1), http: &http.Server{
-		Handler: access.Handler(handler), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}}
+	server := &Server{listener: listener, done: make(chan error, 1)}
+	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute}
 	go func() { server.done <- server.http.Serve(listener) }()
 	return server, nil
 }
@@ -196,8 +201,9 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits until it has stopped.
+// Close stops the server and waits until it has stopped, and what it changes has ended. It is called once.
 func (s *Server) Close() error {
+	defer s.acts.close()
 	err := s.http.Close()
 	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
 		err = errors.Join(err, served)

@@ -7,6 +7,7 @@ import (
 
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 )
 
 // Watch is the source of the pages of monitor-tasks --watch.
@@ -16,6 +17,12 @@ type Watch struct {
 	Checks  func() []health.Check
 	// Dashboard is of the data of the page; optional.
 	Dashboard *dashboard.Reader
+	// Metrics returns the state that /metrics shows.
+	Metrics func() metrics.Watch
+	// Operator does what signed-in people ask for. Optional.
+	Operator Operator
+	// Thumbnails makes small copies of pictures for those who have signed in; nil: none are shown.
+	Thumbnails Thumbnails
 }
 
 // WatchedPass is the last pass of a monitor.
@@ -26,16 +33,24 @@ type WatchedPass struct {
 	Document any // the pass as JSON
 }
 
-// WatchHandler serves a monitor's /healthz, /readyz and /status.json.
+// WatchHandler serves a monitor's /healthz, /readyz, /status.json and /metrics, and the page.
 func WatchHandler(w Watch) http.Handler {
 	mux := http.NewServeMux()
+	if w.Operator != nil {
+		AddActions(mux, w.Operator)
+	}
+	if w.Thumbnails != nil {
+		AddThumbnails(mux, w.Thumbnails)
+	}
 	mux.HandleFunc("GET /healthz", healthz)
-	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, r *http.Request) {
 		last := w.Last()
 		if !last.Done || !last.Healthy {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		}
-		_, _ = fmt.Fprintln(rw, last.Summary)
+		if mayRead(r.Context()) { // anybody may ask whether it is ready
+			_, _ = fmt.Fprintln(rw, last.Summary)
+		}
 	})
 	mux.HandleFunc("GET /status.json", func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
@@ -46,7 +61,12 @@ func WatchHandler(w Watch) http.Handler {
 		}{w.Version, w.Last().Document, w.Checks()})
 	})
 	if w.Dashboard != nil {
+		AddPage(mux)
 		AddAPI(mux, w.Dashboard)
 	}
+	exported := metrics.NewMonitor(w.Version)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, r *http.Request) {
+		exported.Serve(rw, r, func() metrics.State { return w.Metrics() })
+	})
 	return mux
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -55,6 +56,12 @@ func (c Control) Paused() bool { return !c.PausedAt.IsZero() || c.Copied }
 // Control returns what holds for all processors.
 func (s *Store) Control(ctx context.Context) (Control, error) {
 	return s.queryControl(ctx, s.sql.control)
+}
+
+// HoldBack returns the pauses that may be why a pending task is not claimed: that of the queue, that of its model, and those of endpoints, of which
+// others may have the model. model is that of the task, or the default.
+func (c Control) HoldBack(model string) []Pause {
+	return slices.DeleteFunc(c.Pauses(), func(p Pause) bool { return p.Scope == ScopeModel && p.Name != model })
 }
 
 // Pauses returns all pauses that are in force, that of the queue first.

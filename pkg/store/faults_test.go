@@ -42,7 +42,7 @@ func newFaultBench(t *testing.T) *faultBench {
 
 // faultTables are the tables that scenarios write to. Those of the bridge are emptied by bridged.
 var faultTables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models", "endpoints",
-	"results", "events", "operations", "figures"}
+	"results", "events", "operations", "figures", "alert_told", "alert_receivers", "alerts"}
 
 // reset empties the tables.
 func (b *faultBench) reset() {

@@ -113,11 +113,12 @@ func (s *Store) claim(ctx context.Context, r ClaimRequest, only []string) ([]tas
 	err := s.query(ctx, s.sql.claim, func(rows *sql.Rows) error {
 		var t task.Task
 		var p task.PendingResult
-		var age, gone int64
+		var age, gone, waited int64
 		var usage string
 		err := rows.Scan(&t.ID, &t.Run, &t.UserID, &t.Prompt, &t.Options, &t.Model, &t.Inputs, &t.Attempt, &t.MaxAttempts, &t.Epoch,
 			&t.RequestsSent, &t.UnknownOutcomes, &t.LostClaims, &p.Ref, &p.RequestID, &p.Endpoint, &age, &p.Gone, &gone,
-			&usage, &t.Endpoint, &t.SentTo)
+			&usage, &t.Endpoint, &t.SentTo, &waited, &t.Charged)
+		t.Waited = time.Duration(waited) * time.Millisecond
 		if usage != "" && err == nil {
 			err = json.Unmarshal([]byte(usage), &p.Usage)
 		}

@@ -390,3 +390,15 @@ func TestClaim_Paused(t *testing.T) {
 	require.NoError(t, b.Resume(b.ctx))
 	assert.Len(t, b.claim(1), 1)
 }
+
+// A claim says how long a task had been due, and what its run was charged.
+func TestClaim_WaitAndCharge(t *testing.T) {
+	b := fresh(t)
+	ids := b.enqueue(b.user(10), 2, 4)
+	b.exec(`update imagetasks.tasks set created_at = now() - interval '10 minutes', run_after = now() - interval '90 seconds' where task_id = $1`, ids[0])
+	claimed := b.claim(2)
+	require.Len(t, claimed, 2)
+	assert.InDelta(t, 90, claimed[0].Waited.Seconds(), 10)
+	assert.InDelta(t, 5, claimed[1].Waited.Seconds(), 5, "just enqueued")
+	assert.EqualValues(t, 4, claimed[0].Charged)
+}

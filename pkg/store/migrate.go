@@ -32,7 +32,7 @@ const endWhenIdle = "set local idle_in_transaction_session_timeout = '10s'"
 const minServer = 140000
 
 // schemaVersion is the version that these programs work with: the number of migrations.
-const schemaVersion = 10
+const schemaVersion = 11
 
 // Migration is one change of the schema.
 type Migration struct {

@@ -43,7 +43,7 @@ type names struct {
 // tables are the tables of an installation. schema_versions belongs to migrate.
 var tables = []string{"tasks", "inputs", "credits", "ledger", "keys", "calls", "processors", "control", "set_aside", "pending_results", "models",
 	"bridge", "inbox", "outbox", "bridged_users", "bridge_writes", "bridge_explained", "bridge_failures", "lost_updates", "endpoints", "results", "events",
-	"operations", "figures"}
+	"operations", "figures", "alerts", "alert_receivers", "alert_told"}
 
 func newNames(schema string) (names, error) {
 	if schema == "" {

@@ -333,6 +333,7 @@ func everythingUnchecked(ctx context.Context, s *store.Store, user string) error
 	_, err = s.OweRefunds(ctx, 10)
 	must(err)
 	must(deliverEverything(ctx, s))
+	must(useAlerts(ctx, s, user))
 	must(s.RecordFiguresBetween(ctx, time.Now().Truncate(time.Minute).Add(-time.Minute), time.Now().Truncate(time.Minute)))
 	_, err = s.Figures(ctx, time.Hour, time.Minute)
 	must(err)

@@ -96,6 +96,7 @@ type statements struct {
 
 	setCompletionEvents, claimEvents, recordEvents, notifyEvents, eventCounts, failingReceivers, listEvents, setEvents, pruneEvents statement
 
+	observeAlerts, takeAlertTurn, claimAlerts, recordAlerts                                                                                  statement
 	figuresBounds, recordFigures, figures, closedFigures, failureFigures, failedIDs, closedSince, closedBetween, bookedBetween, recentClosed statement
 	findIDs, findPrefix, findUser                                                                                                            statement
 
@@ -264,6 +265,12 @@ func (s *statements) files() map[string]map[string]*statement {
 			"failing_receivers":     &s.failingReceivers,
 			"list_events":           &s.listEvents,
 			"set_events":            &s.setEvents,
+		},
+		"alerts.sql": {
+			"observe_alerts":  &s.observeAlerts,
+			"take_alert_turn": &s.takeAlertTurn,
+			"claim_alerts":    &s.claimAlerts,
+			"record_alerts":   &s.recordAlerts,
 		},
 	}
 }

@@ -98,3 +98,21 @@ const (
 	CodeTLSNotSpoken Code = "tls_not_spoken"
 	CodeTLSFailed    Code = "tls_failed"
 )
+
+// Codes returns every Code.
+func Codes() []Code {
+	return []Code{
+		CodeInternal, CodeStuck, CodeWorkerLost, CodeOutcomeUnknown, CodeBadRow, CodePendingTimeout, CodeCancelled,
+		CodeSuperseded, CodeHandedBack, CodeShutdown, CodePictureStore, CodePictureLost, CodeDownload,
+		CodeNotAPicture, CodeTooLarge, CodeBadInput, CodeInputTooLarge, CodeBadOptions, CodeInputUnavailable,
+		CodeSettings, CodeUnauthorized, CodeForbidden, CodeWrongCountry, CodeWrongAddress, CodeNoQuota,
+		CodeModelRefused, CodeRateLimited, CodeServer, CodeModeration, CodeBadRequest, CodeBadAnswer, CodeWebPage,
+		CodeCutOff, CodeTimeout, CodeNetwork, CodeDirectName, CodeDirectRefused, CodeDirectTimeout, CodeDirectFailed,
+		CodeProxyName, CodeProxyRefused, CodeProxyTimeout, CodeProxyFailed, CodeProxyTLS, CodeProxyCertificate,
+		CodeProxyTLSRefused, CodeProxyNeedsTLS, CodeProxyLoginMissing, CodeProxyLoginRefused, CodeProxyForbids,
+		CodeProxyTarget, CodeProxyNoAnswer, CodeProxyTunnelClosed, CodeProxyNoProxy, CodeSOCKSFailure,
+		CodeSOCKSNotAllowed, CodeSOCKSNetwork, CodeSOCKSHost, CodeSOCKSRefused, CodeSOCKSExpired, CodeSOCKSCommand,
+		CodeSOCKSAddressType, CodeTLSAuthority, CodeTLSHost, CodeTLSExpired, CodeTLSReset, CodeTLSTimeout,
+		CodeTLSNotSpoken, CodeTLSFailed,
+	}
+}

@@ -34,6 +34,8 @@ type Task struct {
 	Attempt     int             // the number of the next attempt that is used, from 1
 	MaxAttempts int             // the task's own, or else the processor's
 	Epoch       int64           // the lease_epoch of this claim
+	Waited      time.Duration   // how long it had been due when it was claimed, lost claims included
+	Charged     int64           // credits that were charged for the run
 	// Endpoint is the name of the endpoint that the claim chose for a paid request. It is empty where there is none to choose from, where only a
 	// pending result is to be fetched, and where no endpoint has the model.
 	Endpoint string

@@ -12,9 +12,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/urfave/cli/v2"
 
+	"imagetasks/pkg/alert"
 	"imagetasks/pkg/app"
 	"imagetasks/pkg/app/render"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/operate"
 	"imagetasks/pkg/progress"
 	"imagetasks/pkg/repair"
 	"imagetasks/pkg/settings"
@@ -123,7 +126,17 @@ func (a program) fix(c *cli.Context) error {
 				}
 			}()
 		}
+		if !o.DryRun {
+			if err := operate.NoteFix(ctx, st, a.Operator(), o.OlderThan, "begun"); err != nil {
+				return err
+			}
+		}
 		done, err := repair.Sweep(ctx, st, o, log)
+		if !o.DryRun && (err == nil || len(done.Tasks) > 0) {
+			if noteErr := operate.NoteFix(context.WithoutCancel(ctx), st, a.Operator(), o.OlderThan, operate.FixResult(done)); noteErr != nil {
+				log.WithError(noteErr).Warn("the result is not in the log of operations")
+			}
+		}
 		if err != nil && !errors.Is(err, context.Canceled) {
 			return app.UnknownOutcome(ctx, err, repeatCommand)
 		}
@@ -282,6 +295,9 @@ func (a program) audit(c *cli.Context) error {
 			return err
 		}
 		violations := store.CountViolations(rules)
+		if violations > 0 {
+			a.noteFault(ctx, st, rules, violations)
+		}
 		if c.Bool("json") {
 			err = a.PrintJSON(map[string]any{"ok": violations == 0, "broken": violations, "rules": rules,
 				"repaired": changes.Repaired, "resolved": changes.Resolved, "bridge": changes.Bridge})
@@ -294,6 +310,25 @@ func (a program) audit(c *cli.Context) error {
 		}
 		return err
 	})
+}
+
+// noteTimeout bounds noteFault.
+const noteTimeout = 10 * time.Second
+
+// noteFault notes for a processor or the monitor that the receivers of alerts are to be told.
+func (a program) noteFault(ctx context.Context, st *store.Store, rules []store.Rule, violations int) {
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	var broken []string
+	for _, r := range rules {
+		if r.Count > 0 {
+			broken = append(broken, r.Code)
+		}
+	}
+	f := finding.Finding{Code: finding.AuditFault, Count: violations, Subject: strings.Join(broken, ", ")}
+	if err := alert.Observe(ctx, st, alert.View{Host: app.Hostname(), Findings: []finding.Finding{f}, Quiet: time.Minute}); err != nil {
+		fmt.Fprintf(a.Stderr, "warning: no alert will be sent about this: %s\n", a.Redact.String(err.Error()))
+	}
 }
 
 // resolution is what --resolve, --credits and --reason say.

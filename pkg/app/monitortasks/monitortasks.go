@@ -5,14 +5,17 @@ import (
 	"context"
 	"errors"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/app/summary"
@@ -53,6 +56,7 @@ func New(core *app.App) *cli.App {
 			&cli.DurationFlag{Name: "stuck-after", Usage: "tasks processing for longer than this `TIME` are stuck; default: STUCK_AFTER", DefaultText: "20m"},
 			&cli.BoolFlag{Name: "no-restart", Usage: "never restart the processor"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would be done and change nothing"},
+			&cli.BoolFlag{Name: "test-alert", Usage: "send a test to each receiver of alerts, and do nothing else; exits 3 if one does not accept it"},
 			&cli.BoolFlag{Name: "quiet", Usage: "print only problems; for cron, which mails all output"},
 			app.JSONFlag(),
 		}, app.CommonFlags()...),
@@ -81,6 +85,23 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if stuckAfter := c.Duration("stuck-after"); stuckAfter > 0 {
 		s.StuckAfter = stuckAfter
 	}
+	told, alertFault := alerts.New(a.App, c, s)
+	defer func() { told.Close() }() // never nil
+	if c.Bool("test-alert") {
+		if alertFault != nil {
+			return alertFault
+		}
+		return a.testAlert(c, told, l)
+	}
+	if alertFault != nil && c.Bool("watch") {
+		return alertFault
+	}
+	// A pass does its work, and reports the fault after it.
+	defer func() {
+		if alertFault != nil {
+			err = errors.Join(err, alerts.Fault(alertFault))
+		}
+	}()
 	if !c.Bool("watch") {
 		defer debug.SetGCPercent(debug.SetGCPercent(passGCPercent))
 	}
@@ -117,7 +138,16 @@ func (a program) monitor(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeLog()) }()
+	access, err := newAccess(c, s, log)
+	if err != nil {
+		return err
+	}
+	ended := func(error, string) {}
+	if !c.Bool("watch") && !c.Bool("dry-run") {
+		ended = told.BeginPass(ctx, log)
+	}
 	conf := monitor.Config{
+		BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read,
 		Host: app.Hostname(), Check: prober.Check, Live: status.Live(ctx, s.StatusAddr, s.StatusToken),
 		Dir: s.LogDir, StuckAfter: s.StuckAfter, Lease: s.Lease, PendingTimeout: s.PendingTimeout, HungAfter: s.HungAfter,
 		Retention: s.Retention, RedriveWindow: s.RedriveWindow,
@@ -130,8 +160,11 @@ func (a program) monitor(c *cli.Context) (err error) {
 	if err != nil {
 		log.WithError(err).Error("the monitor pass was not completed")
 		if store.IsUnavailable(err) {
-			err = errors.Join(err, monitor.NoteOutage(s.LogDir))
+			told.AfterPass(ctx, nil, monitor.Report{Summary: monitor.Summary{DryRun: conf.DryRun}}, err, log)
+			ended(err, "")
+			return errors.Join(err, monitor.NoteOutage(s.LogDir))
 		}
+		ended(err, "")
 		return err
 	}
 	defer passStore.Close()
@@ -140,7 +173,7 @@ func (a program) monitor(c *cli.Context) (err error) {
 		log.WithError(unlocked).Warn("another pass may run on this host at the same time")
 	}
 	if reloader != nil {
-		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set}, log)()
+		defer reloader.Start(reload.Targets{Store: st, CheckAPI: apiclient.Check, SetAPI: prober.Set, Access: access}, log)()
 	}
 	d, err := daemon.New(a.App, c, s, st)
 	if err != nil {
@@ -159,8 +192,12 @@ func (a program) monitor(c *cli.Context) (err error) {
 			return picturestore.Existing(ctx, s, i)
 		}}
 	m := monitor.New(conf)
-	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c)}
+	w := watcher{program: a, monitor: m, log: log, commandLine: a.CommandLine(c), access: access, operator: operator.New(s, st, a.Redact.String, log),
+		alerts: told, store: st, ended: ended}
 	if c.Bool("watch") {
+		pictures, stop := operator.ExistingPictures(s, st)
+		defer stop()
+		w.thumbnails = operator.Thumbnails(s, st, pictures)
 		return w.watch(ctx, c, s, watched{store: st, supervisor: d, live: conf.Live, endpointsFault: conf.EndpointsFault})
 	}
 	report, err := w.pass(ctx)
@@ -203,6 +240,12 @@ type watcher struct {
 	monitor     *monitor.Monitor
 	log         *logrus.Logger
 	commandLine func(finding.Command) string
+	access      *status.Access // of the pages; nil: there are none
+	operator    status.Operator
+	thumbnails  status.Thumbnails
+	alerts      *alerts.Alerts
+	store       *store.Store
+	ended       func(failure error, summary string) // of alerts.Alerts.BeginPass
 }
 
 // pass runs one pass and logs its result in one line.
@@ -220,7 +263,31 @@ func (w watcher) pass(ctx context.Context) (monitor.Report, error) {
 	default:
 		w.log.Info(summary)
 	}
+	w.alerts.AfterPass(ctx, w.store, r, err, w.log)
+	w.ended(err, summary)
 	return r, err
+}
+
+// testAlert sends a test to each receiver of alerts.
+func (a program) testAlert(c *cli.Context, told *alerts.Alerts, l lang.Lang) error {
+	if told.Receivers() == 0 {
+		return alerts.ErrNoReceiver()
+	}
+	ctx, stop := a.UntilSignal(c.Context, nil)
+	defer stop()
+	results := told.Test(ctx)
+	ok := !slices.ContainsFunc(results, func(r alerts.Result) bool { return !r.OK })
+	if c.Bool("json") {
+		if err := a.PrintJSON(map[string]any{"ok": ok, "receivers": results}); err != nil {
+			return err
+		}
+	} else {
+		a.Printf("%s\n", alerts.PrintTest(results, l))
+	}
+	if !ok {
+		return app.ErrUnhealthy
+	}
+	return nil
 }
 
 // passDocument is a pass as --json and /status.json show it.

@@ -6,13 +6,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/summary"
 	"imagetasks/pkg/dashboard"
+	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/monitor"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
@@ -20,6 +24,15 @@ import (
 	"imagetasks/pkg/store"
 	"imagetasks/pkg/supervise"
 )
+
+// newAccess returns who may use the pages of --watch; nil: there are none.
+func newAccess(c *cli.Context, s settings.Settings, log logrus.FieldLogger) (*status.Access, error) {
+	addr := c.String("watch-addr")
+	if addr == "off" || !c.Bool("watch") {
+		return nil, nil
+	}
+	return status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: log})
+}
 
 // watched is what the page of a monitor shows besides its passes.
 type watched struct {
@@ -32,9 +45,11 @@ type watched struct {
 // watch runs passes until a signal arrives. A pass that is running then is completed.
 func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings, of watched) (err error) {
 	var last atomic.Pointer[monitor.Report]
-	if addr := c.String("watch-addr"); addr != "off" {
+	var totals atomic.Pointer[metrics.WatchTotals]
+	totals.Store(&metrics.WatchTotals{})
+	if c.String("watch-addr") != "off" {
 		var closePage func() error
-		closePage, err = w.startPage(ctx, addr, s, of, &last)
+		closePage, err = w.startPage(ctx, s, of, &last, &totals)
 		if err != nil {
 			return err
 		}
@@ -48,7 +63,13 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
+		if !c.Bool("dry-run") {
+			w.ended = w.alerts.BeginPass(ctx, w.log)
+		}
 		report, _ := w.pass(ctx) // its error is among its findings
+		done := *totals.Load()
+		done.Add(report.Summary)
+		totals.Store(&done)
 		last.Store(&report)
 		select {
 		case <-ctx.Done():
@@ -60,13 +81,10 @@ func (w watcher) watch(ctx context.Context, c *cli.Context, s settings.Settings,
 }
 
 // startPage serves the status page until close is called. It is there when no processor runs, and when the database does not respond.
-func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report]) (close func() error, err error) {
-	access, err := status.NewAccess(status.AccessConfig{Addr: addr, Hosts: s.StatusHosts, Token: s.StatusToken, Pictures: s.StatusPictures, Log: w.log})
-	if err != nil {
-		return nil, err
-	}
+func (w watcher) startPage(ctx context.Context, s settings.Settings, of watched, last *atomic.Pointer[monitor.Report],
+	totals *atomic.Pointer[metrics.WatchTotals]) (close func() error, err error) {
 	reader := dashboard.New(dashboard.Config{Store: of.store, Version: app.BuildVersion(), Host: app.Hostname(), ServedBy: dashboard.MonitorTasks,
-		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault,
+		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Checks: w.monitor.Checks, EndpointsFault: of.endpointsFault, BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read,
 		Processors: func(ctx context.Context, rows overview.ProcessorLister) ([]overview.Processor, overview.LocalProcessor, error) {
 			return overview.Processors(ctx, overview.Config{Store: rows, Inspector: of.supervisor, Host: app.Hostname(), HungAfter: s.HungAfter, Live: of.live})
 		},
@@ -80,14 +98,15 @@ func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings
 			return picturestore.Files(ctx, s, of.store, t)
 		},
 		CommandLine: w.commandLine, Redact: w.Redact.String})
-	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader,
+	server, err := status.Serve(status.WatchHandler(status.Watch{Version: app.BuildVersion(), Checks: w.monitor.Checks, Dashboard: reader, Operator: w.operator,
+		Thumbnails: w.thumbnails, Metrics: func() metrics.Watch { return w.metrics(last.Load(), *totals.Load()) },
 		Last: func() status.WatchedPass {
 			r := last.Load()
 			if r == nil {
 				return status.WatchedPass{}
 			}
 			return status.WatchedPass{Done: true, Healthy: len(r.Findings) == 0, Summary: summary.Pass(r.Summary).In(lang.EN), Document: w.document(*r)}
-		}}), access)
+		}}), w.access)
 	if err != nil {
 		return nil, err
 	}
@@ -98,4 +117,13 @@ func (w watcher) startPage(ctx context.Context, addr string, s settings.Settings
 		stop()
 		return err
 	}, nil
+}
+
+// metrics returns what /metrics shows after the last pass, which may be nil.
+func (w watcher) metrics(last *monitor.Report, totals metrics.WatchTotals) metrics.Watch {
+	out := metrics.Watch{Checks: w.monitor.Checks(), Totals: totals}
+	if last != nil {
+		out.At, out.Queue, out.Problems = last.At, last.QueueState(), finding.Documents(last.Findings, w.commandLine)
+	}
+	return out
 }

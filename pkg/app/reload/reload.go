@@ -21,11 +21,12 @@ import (
 	"imagetasks/pkg/endpoint"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
+	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
 )
 
 // Reloader reads the env file again at each SIGHUP, and passes on what may be changed while the program runs: the key, the
-// proxies, and the password of the database.
+// proxies, the password of the database, and the token of the status page.
 //
 // A terminal that is closed sends SIGHUP too: then the program stops as at SIGTERM, unless it was started with nohup.
 type Reloader struct {
@@ -74,6 +75,8 @@ type Targets struct {
 	// proxies of the endpoints.
 	CheckAPI func(settings.Settings) error
 	SetAPI   func(settings.Settings) error
+	// Access is who may use the status page. Optional.
+	Access *status.Access
 	// Processor: the program uses the settings that only a processor reads.
 	Processor bool
 }
@@ -186,7 +189,10 @@ func mergeEndpoints(now, fresh []endpoint.Endpoint) (merged []endpoint.Endpoint,
 	return merged, changed, needRestart
 }
 
-const databaseURL = "DATABASE_URL"
+const (
+	databaseURL = "DATABASE_URL"
+	statusToken = "STATUS_TOKEN" // one that is removed needs a restart: the address may be off loopback
+)
 
 // apply takes over all that may be changed, or returns an error and changes nothing.
 func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overview.Reload) error {
@@ -208,6 +214,10 @@ func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overv
 				result.NeedsRestart = append(result.NeedsRestart, name)
 			default:
 				return &settings.Error{Name: name, Reason: err.Error()}
+			}
+		case name == statusToken && (targets.Access == nil || fresh.StatusToken != ""):
+			if targets.Access != nil {
+				result.Changed = append(result.Changed, name)
 			}
 		case targets.Processor || !settings.IsProcessors(name):
 			result.NeedsRestart = append(result.NeedsRestart, name)
@@ -237,6 +247,12 @@ func (r *Reloader) apply(targets Targets, fresh settings.Settings, result *overv
 		if err := targets.SetAPI(next); err != nil {
 			return err
 		}
+	}
+	if fresh.StatusToken != "" {
+		if targets.Access != nil {
+			targets.Access.SetToken(fresh.StatusToken)
+		}
+		next = next.With(fresh, statusToken)
 	}
 	r.settings.Store(&next)
 	return nil

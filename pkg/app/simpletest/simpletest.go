@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/diagnosis"
 	"imagetasks/pkg/endpoint"
@@ -58,6 +59,11 @@ func (a program) test(c *cli.Context) error {
 	if err != nil {
 		return a.badSettings(c, err, l)
 	}
+	told, err := alerts.New(a.App, c, s)
+	if err != nil {
+		return a.badSettings(c, err, l)
+	}
+	told.Close()
 	endpoints, err := apiclient.New(s)
 	if err != nil {
 		return a.badSettings(c, err, l)

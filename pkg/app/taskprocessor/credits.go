@@ -41,7 +41,7 @@ func (a program) grant(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		balance, err := st.GrantCredits(ctx, user, credits, c.String("reason"), key)
+		balance, err := st.GrantCreditsBy(ctx, store.By(a.Operator()), user, credits, c.String("reason"), key)
 		if err != nil {
 			return app.UnknownOutcome(ctx, err, repeatWithKey, key)
 		}

@@ -45,6 +45,24 @@ func workerEndpoints(endpoints apiclient.Set, defaultModel string) imageworker.E
 	}
 }
 
+// endpointNames returns the names of the endpoints.
+func endpointNames(endpoints apiclient.Set) []string {
+	var names []string
+	for _, e := range endpoints {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
+// modelNames returns the names of the models that the settings name, as tasks name them.
+func modelNames(endpoints apiclient.Set, defaultModel string) []string {
+	names := []string{defaultModel}
+	for _, e := range endpoints {
+		names = slices.AppendSeq(names, maps.Keys(e.Models))
+	}
+	return names
+}
+
 // endpointReports returns the state of the endpoints and the routes to them, without secrets.
 func (a program) endpointReports(endpoints apiclient.Set) []overview.EndpointReport {
 	var all []overview.EndpointReport

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
 	"imagetasks/pkg/app/summary"
@@ -109,7 +110,7 @@ func (a program) collectStatus(ctx context.Context, c *cli.Context, s settings.S
 	}
 	r.Route, r.Endpoints = a.routes(s)
 	a.readHost(ctx, s, &r)
-	a.assess(c, s, &r)
+	a.assess(ctx, c, s, &r)
 	return r, nil
 }
 
@@ -126,13 +127,15 @@ func (a program) readHost(ctx context.Context, s settings.Settings, r *statusRep
 }
 
 // assess finds the problems.
-func (a program) assess(c *cli.Context, s settings.Settings, r *statusReport) {
+func (a program) assess(ctx context.Context, c *cli.Context, s settings.Settings, r *statusReport) {
 	snapshot := overview.Snapshot{Now: time.Now(), Host: r.Host, Local: r.Local, Processors: r.Processors, Queue: r.Queue, Control: r.Control, Unsettled: r.unsettled, SetAside: r.SetAside,
 		Bridge: r.Bridge, Webhooks: r.Webhooks,
 		Closed: r.LastHour[string(task.Completed)].Count + r.LastHour[string(task.Failed)].Count, Failures: r.Failures}
 	if err := apiclient.Fault(s); err != nil {
 		snapshot.EndpointsFault = a.Redact.String(err.Error())
 	}
+	snapshot.BacklogAfter = s.BacklogAfter
+	snapshot.Disks, _ = alerts.Disks(s).Read(ctx)
 	snapshot.Supervision = &overview.Supervision{Crontab: r.Crontab}
 	if r.Monitor != nil {
 		snapshot.APICheck, snapshot.Supervision.LastPass = r.Monitor.API, r.Monitor.At

@@ -6,10 +6,12 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/health"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
@@ -24,6 +26,9 @@ type statusPage struct {
 	report      func() overview.ProcessorReport
 	commandLine func(finding.Command) string
 	log         logrus.FieldLogger
+	metrics     *metrics.Metrics
+	operator    status.Operator
+	thumbnails  status.Thumbnails
 }
 
 // startPage serves the page until close is called.
@@ -33,8 +38,9 @@ func (a program) startPage(ctx context.Context, p statusPage) (close func() erro
 		StuckAfter: s.StuckAfter, HungAfter: s.HungAfter, Processors: dashboard.Own(app.Hostname(), s.HungAfter, p.report),
 		Checks:      func() []health.Check { return p.report().Checks },
 		Files:       func(ctx context.Context, t store.TaskRow) ([]string, error) { return picturestore.Files(ctx, s, st, t) },
-		CommandLine: p.commandLine, Redact: a.Redact.String})
+		CommandLine: p.commandLine, Redact: a.Redact.String, BacklogAfter: s.BacklogAfter, Disks: alerts.Disks(s).Read})
 	server, err := status.Start(status.Source{Version: app.BuildVersion(), CommandLine: p.commandLine, Redact: a.Redact.String, Processor: p.report, Dashboard: reader,
+		Metrics: p.metrics, Operator: p.operator, Thumbnails: p.thumbnails, BacklogAfter: s.BacklogAfter,
 		Queue:  func(ctx context.Context) (store.QueueStats, error) { return st.QueueStats(ctx, s.StuckAfter) },
 		Bridge: func(ctx context.Context) (*overview.Bridge, error) { return overview.ReadBridge(ctx, st) }}, p.access)
 	if err != nil {

@@ -18,19 +18,23 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/alerts"
 	"imagetasks/pkg/app/apiclient"
 	"imagetasks/pkg/app/daemon"
+	"imagetasks/pkg/app/operator"
 	"imagetasks/pkg/app/picturestore"
 	"imagetasks/pkg/app/reload"
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/imageworker"
+	"imagetasks/pkg/metrics"
 	"imagetasks/pkg/overview"
 	"imagetasks/pkg/processor"
 	"imagetasks/pkg/proxy"
 	"imagetasks/pkg/settings"
 	"imagetasks/pkg/status"
 	"imagetasks/pkg/store"
+	"imagetasks/pkg/thumbnail"
 )
 
 const processorLog = "task-processor.log"
@@ -64,7 +68,7 @@ func New(core *app.App) *cli.App {
 				&cli.BoolFlag{Name: "if-running", Usage: "do nothing if it is not running; for a scheduled restart"}, nowFlag(), app.JSONFlag()}, worker...)},
 			{Name: "reload", Usage: "let it read the env file again: the API key, the proxies and the password of the database", Action: a.reload, Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			migrateCommand(a), adoptCommand(a), enqueueCommand(a), cancelCommand(a), redriveCommand(a), pauseCommand(a), resumeCommand(a),
-			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a),
+			tasksCommand(a), picturesCommand(a), creditsCommand(a), usersCommand(a), webhooksCommand(a), operationsCommand(a),
 			{Name: "status", Usage: "show the state of processor, queue, API and monitor", Action: a.status,
 				Flags: append([]cli.Flag{app.JSONFlag()}, worker...)},
 			topCommand(a),
@@ -89,7 +93,12 @@ func (a program) run(c *cli.Context) error {
 	if _, given := a.Env("GOGC"); !given {
 		defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
 	}
-	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s))
+	told, err := alerts.New(a.App, c, s)
+	if err != nil {
+		return err
+	}
+	defer told.Close()
+	return a.work(c.Context, s, once, c.Bool(daemon.BackgroundFlag), a.CommandLine(c), reload.New(a.App, c, s), told)
 }
 
 // gcPercent is how much the heap grows before it is collected, in percent. What is in use depends on the requests in flight, and the processor has
@@ -97,7 +106,7 @@ func (a program) run(c *cli.Context) error {
 const gcPercent = 25
 
 // work runs a processor with its API client, picture store, log, pid lock and status page.
-func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader) (err error) {
+func (a program) work(ctx context.Context, s settings.Settings, once, background bool, commandLine func(finding.Command) string, reloader *reload.Reloader, told *alerts.Alerts) (err error) {
 	endpoints, err := apiclient.New(s)
 	if err != nil {
 		return err
@@ -160,7 +169,7 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		return err
 	}
 	defer reloader.Start(reload.Targets{Store: st, Processor: true, CheckAPI: apiclient.Check,
-		SetAPI: endpoints.Update}, log)()
+		SetAPI: endpoints.Update, Access: access}, log)()
 	pictures, err := openPictures(ctx, opener, st)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
@@ -180,7 +189,8 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 			return err
 		}
 	}
-	hooks, err := a.newHooks(ctx, s, st, once, log)
+	observed := metrics.New(metrics.Config{Version: app.BuildVersion(), Endpoints: endpointNames(endpoints), Models: modelNames(endpoints, s.Model)})
+	hooks, err := a.newHooks(ctx, s, st, once, log, observed.ObserveDelivery)
 	if err != nil && ctx.Err() != nil && !once {
 		log.Info("interrupted before the first claim")
 		return nil
@@ -213,14 +223,16 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 		RetryUnknown: s.RetryUnknown, MaxLostClaims: s.MaxLostClaims, PollInterval: s.PollInterval,
 		Lease: s.Lease, TaskTimeout: s.TaskTimeout, ShutdownGrace: s.ShutdownGrace, Log: log, Redact: a.Redact.String,
 		PendingTimeout: s.PendingTimeout, DefaultModel: s.Model, API: "the image API", Results: "pictures", CheckStore: pictures.Probe, Endpoints: engineEndpoints(endpoints),
-		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e) },
-	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}))
+		Details: func(st processor.Status) any { return details(st) }, Observe: func(e processor.Event) { bridge.observe(e); hooks.observe(e); observed.Observe(e) },
+	}, st, imageworker.New(workerEndpoints(endpoints, s.Model), pictures, log).WithDownloads(imageworker.Downloads{Window: s.DownloadWindow}).WithObserver(observed))
 	running.Store(p)
 	defer app.AbortWhenIdle(ctx, st, func() int { return p.Status().InFlight + bridge.busy() + hooks.busy() })()
 	if s.StatusAddr != "" {
 		var closePage func() error
-		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log,
-			report: func() overview.ProcessorReport { return details(p.Status()) }})
+		closePage, err = a.startPage(ctx, statusPage{settings: s, store: st, access: access, commandLine: commandLine, log: log, metrics: observed,
+			operator:   operator.New(s, st, a.Redact.String, log),
+			thumbnails: operator.Thumbnails(s, st, func(context.Context) (thumbnail.Pictures, error) { return pictures, nil }),
+			report:     func() overview.ProcessorReport { return details(p.Status()) }})
 		if err != nil {
 			return err
 		}
@@ -236,6 +248,9 @@ func (a program) work(ctx context.Context, s settings.Settings, once, background
 	stopRetries := retryEjected(ctx, endpoints, reloader.Settings)
 	defer stopRetries()
 	defer notifySystemd(ctx, p.Status, log)()
+	if !once { // what a run that ends by itself finds, it prints
+		defer told.Start(ctx, st, func() overview.ProcessorReport { return details(p.Status()) }, log)()
+	}
 	err = hooks.beside(ctx, func() error {
 		if once {
 			return bridge.runOnce(ctx, p)

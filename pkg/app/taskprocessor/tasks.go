@@ -1,6 +1,7 @@
 package taskprocessor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func (a program) cancel(c *cli.Context) error {
 		return err
 	}
 	return a.WithStore(c, func(ctx context.Context, _ settings.Settings, st *store.Store) error {
-		done, err := st.Cancel(ctx, id, c.String("user"))
+		done, err := st.CancelBy(ctx, store.By(a.Operator()), id, c.String("user"))
 		if errors.Is(err, task.ErrNotFound) {
 			return fmt.Errorf("task %q: %w", id, err)
 		}
@@ -130,7 +131,7 @@ func (a program) redriveAll(ctx context.Context, st *store.Store, due []store.Ta
 		r := redriveResult{Redriven: store.Redriven{TaskID: t.ID, Run: t.Run + 1}}
 		if !dryRun {
 			// The number of the run makes a repeat after a lost answer harmless.
-			done, err := st.Redrive(ctx, t.ID, t.Run)
+			done, err := st.RedriveBy(ctx, store.By(a.Operator()), t.ID, t.Run)
 			switch {
 			case err == nil:
 				r.Redriven = done
@@ -301,6 +302,14 @@ func (a program) showTask(c *cli.Context) error {
 		if !c.Bool("prompt") {
 			details.Prompt = ""
 		}
+		var pauses []store.Pause
+		if details.State == task.Pending {
+			control, err := st.Control(ctx)
+			if err != nil {
+				return err
+			}
+			pauses = control.HoldBack(cmp.Or(details.Model, s.Model))
+		}
 		// The task is shown also while the picture store is unavailable: then somebody wants to know about it.
 		filesCtx, cancel := context.WithTimeout(ctx, pictureFilesTimeout)
 		defer cancel()
@@ -312,10 +321,16 @@ func (a program) showTask(c *cli.Context) error {
 		if c.Bool("json") {
 			err = a.PrintJSON(struct {
 				store.TaskDetails
-				Files []string `json:"files"`
-			}{details, files})
+				Files  []string      `json:"files"`
+				Pauses []store.Pause `json:"pauses,omitempty"` // that may hold it back
+			}{details, files, pauses})
 		} else {
 			render.Task(a.Stdout, details, files, l)
+			for _, p := range pauses {
+				if err == nil {
+					err = a.printPause(c, p)
+				}
+			}
 		}
 		if err == nil && details.MissingCharge {
 			err = app.ErrUnhealthy

@@ -129,7 +129,19 @@ var (
 	textNotRedriven      = lang.Text{EN: "task %s was not redriven: %s", ZH: "任务 %s 未重新执行：%s"}
 	textNothingToRedrive = lang.Text{EN: "no failed task matches", ZH: "没有符合条件的失败任务"}
 
-	textPaused  = lang.Text{EN: "claiming is paused since %s by %s (%s); to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
+	textPaused         = lang.Text{EN: "claiming is paused since %s by %s (%s); to resume run: %s", ZH: "自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
+	textPausedEndpoint = lang.Text{EN: "claiming for the endpoint %s is paused since %s by %s (%s); to resume run: %s",
+		ZH: "端点 %s 自 %s 起由 %s 暂停领取任务（%s）；恢复请运行：%s"}
+	textPausedModel = lang.Text{EN: "claiming of tasks of the model %s is paused since %s by %s (%s); to resume run: %s",
+		ZH: "模型 %s 的任务自 %s 起由 %s 暂停领取（%s）；恢复请运行：%s"}
+	textResumedScope  = lang.Text{EN: "claiming is resumed for %s", ZH: "已恢复领取任务：%s"}
+	textNotPaused     = lang.Text{EN: "nothing is paused for %s", ZH: "未暂停：%s"}
+	textScopeEndpoint = lang.Text{EN: "the endpoint %s", ZH: "端点 %s"}
+	textScopeModel    = lang.Text{EN: "the model %s", ZH: "模型 %s"}
+	textMessage       = lang.Text{EN: "%s", ZH: "%s"}
+
+	textNoOperations = lang.Text{EN: "nothing was done by operators yet", ZH: "尚无操作记录"}
+
 	textResumed = lang.Text{EN: "claiming is resumed", ZH: "已恢复领取任务"}
 
 	textTaskColumns = lang.Text{EN: "enqueued, task, status, run/attempts, user, error code:", ZH: "入队时间、任务、状态、执行次数/尝试次数、用户、错误码："}

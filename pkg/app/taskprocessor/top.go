@@ -96,10 +96,12 @@ func (t *topView) read(ctx context.Context) {
 		t.program.readHost(ctx, t.settings, &r)
 		slowAt = time.Now()
 	}
+	if err == nil {
+		t.program.assess(ctx, t.c, t.settings, &r)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.err = err; err == nil {
-		t.program.assess(t.c, t.settings, &r)
 		t.report, t.failures, t.at, t.slowAt = r, failures, time.Now(), slowAt
 	}
 }

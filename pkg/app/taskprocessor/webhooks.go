@@ -28,7 +28,7 @@ type hooksRun struct {
 }
 
 // newHooks checks the settings of completion events, and sets for all processors whether they are written.
-func (a program) newHooks(ctx context.Context, s settings.Settings, st *store.Store, once bool, log logrus.FieldLogger) (*hooksRun, error) {
+func (a program) newHooks(ctx context.Context, s settings.Settings, st *store.Store, once bool, log logrus.FieldLogger, observe func(webhook.Delivery)) (*hooksRun, error) {
 	receivers := webhooks.Receivers(s)
 	// As with the limits of users.
 	if !once || len(receivers) > 0 {
@@ -44,6 +44,7 @@ func (a program) newHooks(ctx context.Context, s settings.Settings, st *store.St
 	if h.conf, err = webhooks.New(a.App, s, st, log); err != nil {
 		return nil, err
 	}
+	h.conf.Config.Observe = observe
 	h.service, err = webhook.New(h.conf.Config)
 	return h, err
 }

@@ -54,7 +54,9 @@ begin
 end
 $$;
 
--- As before, except that pauses of endpoints and models hold as if those were out of order.
+-- As before, except that pauses of endpoints and models hold as if those were out of order, and that it returns how long a task had been due and what
+-- its run was charged.
+drop function {{.Schema}}.claim(uuid, text, int, bigint, int, int, int, bigint, boolean, text[], text[], text[], boolean, jsonb, boolean);
 {{define "selected" -}}
 (not selective or not pending_only and {{.Schema}}.is_model(t.model, skips, onlys)
                    or only_models is null and exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run))
@@ -78,7 +80,8 @@ t.task_id, t.run, t.user_id, t.prompt, t.options, coalesce(t.model, '') as model
                       coalesce(t.max_attempts, fallback_attempts) as max_attempts, t.lease_epoch,
                       t.requests_sent, t.unknown_outcomes, t.lost_claims, t.endpoint,
                       t.request_endpoint as sent_to,
-                      t.priority, t.slot, t.backlog, t.run_after
+                      t.priority, t.slot, t.backlog, t.run_after,
+                      (greatest(extract(epoch from t.processing_started_at - t.run_after), 0) * 1000)::bigint as waited_ms, t.credits_deducted
 {{- end}}
 {{define "recorded" -}}
 advanced as (
@@ -90,13 +93,13 @@ advanced as (
             insert into {{.Schema}}.calls (call_id, result)
             select claim.call_id, jsonb_build_object('at', now(), 'worker', worker) from claimed c having count(*) > 0
 {{- end}}
-create or replace function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, lease_ms bigint, fallback_attempts int, max_lost int,
+create function {{.Schema}}.claim(call_id uuid, worker text, max_tasks int, lease_ms bigint, fallback_attempts int, max_lost int,
     max_expired int, after_start_ms bigint, alone boolean, these text[],
     skip_models text[], only_models text[], pending_only boolean, endpoints jsonb, hold boolean)
 returns table (task_id text, run int, user_id text, prompt text, options jsonb, model text, input_count int,
                attempt int, max_attempts int, lease_epoch bigint, requests_sent int, unknown_outcomes int, lost_claims int,
                pending_ref text, pending_request text, pending_endpoint text, pending_ms bigint, gone int, gone_ms bigint, pending_usage text,
-               endpoint text, sent_to text)
+               endpoint text, sent_to text, waited_ms bigint, charged bigint)
 language plpgsql volatile set search_path = pg_catalog, pg_temp
 -- The planner does not know the limit, and the statistics may be old: it must not read the whole queue for a few tasks. A plan that it
 -- would avoid has a high cost, for which it would compile code. Planning anew in each call would take longer than an empty claim.
@@ -142,7 +145,7 @@ begin
             select h.task_id, h.run, h.user_id, h.prompt, h.options, h.model, h.input_count, h.attempt, h.max_attempts, h.lease_epoch,
                    h.requests_sent, h.unknown_outcomes, h.lost_claims, p.ref, p.request_id, p.endpoint,
                    (extract(epoch from now() - p.saved_at) * 1000)::bigint, coalesce(p.gone, 0), (extract(epoch from now() - p.gone_since) * 1000)::bigint,
-                   p.usage::text, h.endpoint, h.sent_to
+                   p.usage::text, h.endpoint, h.sent_to, h.waited_ms, h.credits_deducted
             from held h left join {{.Schema}}.pending_results p on p.task_id = h.task_id and p.run = h.run
             order by (- h.priority), h.slot, h.backlog, h.run_after, h.task_id;
         return;
@@ -219,7 +222,7 @@ begin
             )
             select c.task_id, c.run, c.user_id, c.prompt, c.options, c.model, c.input_count, c.attempt, c.max_attempts, c.lease_epoch,
                    c.requests_sent, c.unknown_outcomes, c.lost_claims, null::text, null::text, null::text, null::bigint, 0, null::bigint, null::text,
-                   c.endpoint, c.sent_to
+                   c.endpoint, c.sent_to, c.waited_ms, c.credits_deducted
             from claimed c
             where (select count(*) from advanced) >= 0
             order by (- c.priority), c.slot, c.backlog, c.run_after, c.task_id;
@@ -348,7 +351,7 @@ begin
         select c.task_id, c.run, c.user_id, c.prompt, c.options, c.model, c.input_count, c.attempt, c.max_attempts, c.lease_epoch,
                c.requests_sent, c.unknown_outcomes, c.lost_claims, p.ref, p.request_id, p.endpoint,
                (extract(epoch from now() - p.saved_at) * 1000)::bigint, coalesce(p.gone, 0), (extract(epoch from now() - p.gone_since) * 1000)::bigint,
-               p.usage::text, c.endpoint, c.sent_to
+               p.usage::text, c.endpoint, c.sent_to, c.waited_ms, c.credits_deducted
         from claimed c
         left join {{.Schema}}.pending_results p on p.task_id = c.task_id and p.run = c.run
         where (select count(*) from advanced) >= 0

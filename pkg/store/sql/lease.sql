@@ -14,7 +14,7 @@
 -- Locks: the rows of endpoints with limits, the claimed rows; rows of tasks locked by others are skipped. Index: "scheduled", "lease", "ready", "model".
 select task_id, run, user_id, prompt, options, model, input_count, attempt, max_attempts, lease_epoch, requests_sent, unknown_outcomes, lost_claims,
        coalesce(pending_ref, ''), coalesce(pending_request, ''), coalesce(pending_endpoint, ''), coalesce(pending_ms, 0), coalesce(gone, 0), coalesce(gone_ms, 0),
-       coalesce(pending_usage, ''), coalesce(endpoint, ''), coalesce(sent_to, '')
+       coalesce(pending_usage, ''), coalesce(endpoint, ''), coalesce(sent_to, ''), coalesce(waited_ms, 0), coalesce(charged, 0)
 from {{.Schema}}.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15);
 
 -- name: permit_wait
@@ -39,11 +39,12 @@ union all
 
 -- name: has_suspect
 -- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. One whose row somebody else has locked can't be
--- claimed, so nobody waits for it. Locks: the task, shared, for the time of the statement. Index: "lease".
+-- claimed, so nobody waits for it, and neither for one of a paused model. Locks: the task, shared, for the time of the statement. Index: "lease".
 select count(*) > 0 from (
     select from {{.Schema}}.tasks
     where status = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
       and task_id <> all ({{.Schema}}.tasks_set_aside())
+      and not exists (select from {{.Schema}}.control c where {{paused "c.pauses" "'model'" "model"}})
     limit 1
     for share skip locked) suspect;
 
