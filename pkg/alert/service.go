@@ -38,6 +38,10 @@ type Service struct {
 	interval time.Duration // between two looks
 	wakes    []chan struct{}
 	log      reporter
+
+	mu         sync.Mutex
+	unrecorded time.Time // since when nothing can be recorded in the database; zero: it can
+	reason     string
 }
 
 // NewService returns a Service.
@@ -101,6 +105,7 @@ func (s *Service) inspect(ctx context.Context) {
 	mine, err := bounded(ctx, func(ctx context.Context) (bool, error) {
 		return s.conf.Store.TakeAlertTurn(ctx, s.process, s.interval*5/2)
 	})
+	s.recorded(ctx, err)
 	if s.log.result("take turns in looking for problems", err); err != nil || !mine {
 		return
 	}
@@ -117,8 +122,31 @@ func (s *Service) inspect(ctx context.Context) {
 
 func (s *Service) observe(ctx context.Context, v View) bool {
 	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, Observe(ctx, s.conf.Store, v) })
+	s.recorded(ctx, err)
 	s.log.result("record problems for alerts", err)
 	return err == nil
+}
+
+// recorded notes whether something could be recorded.
+func (s *Service) recorded(ctx context.Context, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.unrecorded = time.Time{}
+	case ctx.Err() == nil && s.unrecorded.IsZero():
+		s.unrecorded, s.reason = time.Now(), unrecorded(err)
+	}
+}
+
+// lost returns since when the database is unavailable, or takes no records, and why.
+func (s *Service) lost() (time.Time, string) {
+	if since, reason := s.watch.Lost(); !since.IsZero() {
+		return since, reason
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unrecorded, s.reason
 }
 
 func (s *Service) wake() {
@@ -158,7 +186,7 @@ func (s *Service) watchDatabase(ctx context.Context) {
 	defer tick.Stop()
 	back := time.Now()
 	for {
-		since, reason := s.watch.Lost()
+		since, reason := s.lost()
 		switch {
 		case since.IsZero() && time.Since(back) >= s.conf.Quiet:
 			_ = s.conf.databaseBack(ctx) // tried again
