@@ -70,6 +70,9 @@ func (a *Alerts) view(r monitor.Report, failure error) alert.View {
 		return slices.DeleteFunc(all, func(c finding.Code) bool { return slices.Contains(codes, c) })
 	}
 	installation := without(alert.InstallationCodes(), finding.TasksFailing, finding.ClaimingPaused)
+	if r.Running == 0 {
+		installation = without(installation, knownToProcessors()...)
+	}
 	if r.Running == 0 && r.Summary.Due > 0 {
 		installation = without(installation, finding.NoProcessor) // this host's monitor may see another problem with its own
 	}
@@ -85,8 +88,21 @@ func (a *Alerts) view(r monitor.Report, failure error) alert.View {
 	if !cleaned() {
 		host = without(host, finding.PictureCleaningFailed)
 	}
+	if !r.DisksRead {
+		host = without(host, finding.DiskNearlyFull)
+	}
+	// What the monitor has found is not over for the processors, and the other way around.
+	if slices.ContainsFunc(r.Findings, func(f finding.Finding) bool { return f.Code == finding.APIUnreachable }) {
+		installation, host = without(installation, finding.APIUnreachable), without(host, finding.APIUnreachable)
+	}
 	v.Looked = map[alert.Scope][]finding.Code{alert.Installation: installation, alert.Host: host}
 	return v
+}
+
+// knownToProcessors returns the codes that only a running processor can find: none of them is over because no processor runs.
+func knownToProcessors() []finding.Code {
+	return []finding.Code{finding.PicturesUnstorable, finding.ModelsRefused, finding.PicturesNotFetched, finding.EndpointFailing,
+		finding.EndpointRefusesModels, finding.EndpointsDiffer, finding.ProxyEjected, finding.PictureStoresDiffer}
 }
 
 // happened returns what a pass did.
