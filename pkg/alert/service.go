@@ -17,6 +17,8 @@ type Watch struct {
 	Own func() []finding.Finding
 	// Inspect looks for all problems of the installation. ok: everything was looked at.
 	Inspect func(ctx context.Context) (v View, ok bool)
+	// OnHost looks for problems of this host that the processors of other hosts can't see; optional. ok: everything was looked at.
+	OnHost func(ctx context.Context) (v View, ok bool)
 	// Lost returns since when the database is unavailable to this process, and why; zero: it responds.
 	Lost func() (since time.Time, reason string)
 }
@@ -81,6 +83,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		if !now.Before(lookAt) {
 			lookAt = now.Add(s.interval)
+			s.look(ctx, s.watch.OnHost)
 			s.inspect(ctx)
 		}
 		select {
@@ -109,9 +112,17 @@ func (s *Service) inspect(ctx context.Context) {
 	if s.log.result("take turns in looking for problems", err); err != nil || !mine {
 		return
 	}
+	s.look(ctx, s.watch.Inspect)
+}
+
+// look looks for problems and records them.
+func (s *Service) look(ctx context.Context, watch func(context.Context) (View, bool)) {
+	if watch == nil {
+		return
+	}
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	v, ok := s.watch.Inspect(looking)
+	v, ok := watch(looking)
 	if !ok {
 		v.Looked = nil
 	}
