@@ -166,7 +166,7 @@ func TestUsage_Mistakes(t *testing.T) {
 		{taskprocessor.New, "stauts", "did you mean status?", "是否想输入 status？", "task-processor --help"},
 		{taskprocessor.New, "credits grnat", "did you mean grant?", "是否想输入 grant？", "task-processor credits --help"},
 		{taskprocessor.New, "credits grnat --user x", "did you mean grant?", "是否想输入 grant？", "task-processor credits --help"},
-		{taskprocessor.New, "enqeue --user u --json", "did you mean enqueue?", "是否想输入 enqueue？", "task-processor --help"},
+		{taskprocessor.New, "enqeue --user u", "did you mean enqueue?", "是否想输入 enqueue？", "task-processor --help"},
 		{taskprocessor.New, "credits", "a command is missing: credits grant", "缺少命令：credits grant", "task-processor credits --help"},
 		{taskprocessor.New, "credits grant --usr x", "unknown flag --usr; did you mean --user?", "未知参数 --usr；是否想输入 --user？", "task-processor credits grant --help"},
 		{taskprocessor.New, "credits grant --user", "--user needs a value", "--user 缺少值", "task-processor credits grant --help"},
