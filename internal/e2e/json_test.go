@@ -126,7 +126,8 @@ func TestJSON_Keys(t *testing.T) {
 	runs("task-processor migrate --plan", 0, tp, "migrate", "--plan", "--app-role", "postgres")
 	runs("task-processor credits grant", 0, tp, "credits", "grant", "--user", w.user, "--credits", "50")
 	runs("task-processor pause", 0, tp, "pause", "--reason", "a test")
-	runs("message", 0, tp, "resume")
+	runs("task-processor resume", 0, tp, "resume")
+	runs("task-processor operations list", 0, tp, "operations", "list")
 	runs("task-processor webhooks test", 0, tp, "webhooks", "test")
 
 	enqueued := w.enqueue("a lantern", "--count", "2")

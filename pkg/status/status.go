@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"imagetasks/pkg/dashboard"
@@ -172,7 +173,7 @@ type Server struct {
 	http     *http.Server
 	listener net.Listener
 	acts     acts
-	done     chan error
+	close    func() error
 }
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
@@ -191,22 +192,24 @@ func Serve(handler http.Handler, access *Access) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server := &Server{listener: listener, done: make(chan error, 1)}
+	server := &Server{listener: listener}
 	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
 		IdleTimeout: time.Minute}
-	go func() { server.done <- server.http.Serve(listener) }()
+	done := make(chan error, 1)
+	go func() { done <- server.http.Serve(listener) }()
+	server.close = sync.OnceValue(func() error {
+		defer server.acts.close()
+		err := server.http.Close()
+		if served := <-done; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
+		return err
+	})
 	return server, nil
 }
 
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits until it has stopped, and what it changes has ended. It is called once.
-func (s *Server) Close() error {
-	defer s.acts.close()
-	err := s.http.Close()
-	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
-}
+// Close stops the server and waits until it has stopped, and what it changes has ended. It may be called again.
+func (s *Server) Close() error { return s.close() }
