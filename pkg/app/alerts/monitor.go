@@ -12,6 +12,7 @@ import (
 	"imagetasks/pkg/alert"
 	"imagetasks/pkg/alert/receiver"
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
@@ -128,7 +129,7 @@ func PrintTest(results []Result, l lang.Lang) string {
 		if !r.OK {
 			text = textNotSent
 		}
-		lines = append(lines, text.In(l, r.Receiver, r.Error))
+		lines = append(lines, text.In(l, r.Receiver, usage.Message(r.Error, l)))
 	}
 	return strings.Join(lines, "\n")
 }
