@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"imagetasks/pkg/finding"
+	"imagetasks/pkg/store"
 )
 
 // Watch is how a processor looks for problems.
@@ -138,14 +139,14 @@ func (s *Service) observe(ctx context.Context, v View) bool {
 	return err == nil
 }
 
-// recorded notes whether something could be recorded.
+// recorded notes whether something could be recorded. That the database does not respond is known to watch.Lost.
 func (s *Service) recorded(ctx context.Context, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case err == nil:
 		s.unrecorded = time.Time{}
-	case ctx.Err() == nil && s.unrecorded.IsZero():
+	case ctx.Err() == nil && s.unrecorded.IsZero() && !store.IsUnavailable(err):
 		s.unrecorded, s.reason = time.Now(), unrecorded(err)
 	}
 }
