@@ -5,6 +5,7 @@ import "imagetasks/pkg/lang"
 // messages are the errors and warnings of all layers that an operator meets. A test finds each in the source.
 var messages = []lang.Text{
 	{EN: "interrupted", ZH: "已中断"},
+	{EN: "the output could not be written: %s", ZH: "无法写入输出：%s"},
 	{EN: "the settings can't be used", ZH: "配置项无法使用"},
 	{EN: "something is still wrong", ZH: "仍有问题"},
 
