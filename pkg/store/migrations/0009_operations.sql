@@ -174,10 +174,13 @@ begin
         return;
     end if;
     if claim_pauses <> '[]' then
-        endpoints := {{.Schema}}.with_pauses(endpoints, claim_pauses);
-        plain := endpoints is null;
-        if plain then
-            skips := skips || array(select p ->> 'name' from jsonb_array_elements(claim_pauses) p where p ->> 'scope' = 'model');
+        skips := skips || array(select p ->> 'name' from jsonb_array_elements(claim_pauses) p where p ->> 'scope' = 'model')
+            || case when plain and claim_pauses @> jsonb_build_array(jsonb_build_object('scope', 'model', 'name', endpoints -> 0 ->> 'default'))
+                    then array[''] else '{}' end;
+        -- One endpoint without limits needs no more than that, which costs less.
+        if endpoints is not null and not (plain and not claim_pauses @> jsonb_build_array(jsonb_build_object('scope', 'endpoint', 'name', only_name))) then
+            plain := false;
+            endpoints := {{.Schema}}.with_pauses(endpoints, claim_pauses);
         end if;
     end if;
     aside := case when exists (select from {{.Schema}}.set_aside) then {{.Schema}}.tasks_set_aside() else '{}' end;
