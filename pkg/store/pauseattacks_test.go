@@ -88,3 +88,32 @@ func TestHasSuspect_PausedEndpoint(t *testing.T) {
 	require.NoError(t, err)
 	assert.False(t, found)
 }
+
+// The log tells what was done from what had been done before: who adds up its grants gets what was granted.
+func TestOperations_DoneBefore(t *testing.T) {
+	t.Parallel()
+	b := fresh(t)
+	user := b.user(100)
+	cancelled := b.enqueue(user, 1, 5)[0]
+	for range 2 {
+		_, err := b.CancelBy(b.ctx, store.By("ann"), cancelled, "")
+		require.NoError(t, err)
+	}
+	failed := b.claimOne(5)
+	_, err := b.Fail(b.ctx, failed.Lease(), errServer, true)
+	require.NoError(t, err)
+	for range 2 {
+		_, err := b.RedriveBy(b.ctx, store.By("ann"), failed.ID, 1)
+		require.NoError(t, err)
+		_, err = b.GrantCreditsBy(b.ctx, store.By("ann"), user, 7, "reason", "key")
+		require.NoError(t, err)
+	}
+	entries, err := b.Operations(b.ctx, 10)
+	require.NoError(t, err)
+	var results []string
+	for _, e := range entries {
+		results = append(results, e.What+": "+e.Result)
+	}
+	assert.Equal(t, []string{"grant: was granted, balance 107", "redrive: was run 2", "grant: balance 107", "redrive: run 2",
+		"cancel: was cancelled", "cancel: cancelled"}, results)
+}
