@@ -54,6 +54,25 @@ begin
 end
 $$;
 
+-- As before, except that a model that every endpoint skips is not ready where none has it, either: while it is paused, its tasks wait.
+create or replace function {{.Schema}}.claimable_models(endpoints jsonb, free int[], out ready text[], out unready text[], out others boolean)
+language sql immutable as $$
+    with given as (
+        select e, coalesce(free[position], 0) > 0 as is_free from jsonb_array_elements(endpoints) with ordinality as given (e, position)
+    ), named as (
+        select distinct model from given
+        cross join jsonb_array_elements_text(coalesce(e -> 'models', '[]') || coalesce(e -> 'skip', '[]')) as model
+    ), judged as (
+        select model, coalesce(bool_or(is_free and not coalesce(e -> 'skip' ? model, false)),
+                               exists (select from given g where not coalesce(g.e -> 'skip' ? model, false))) as is_ready
+        from named left join given on not e ? 'models' or e -> 'models' ? model
+        group by model
+    )
+    select coalesce(array_agg(model) filter (where is_ready), '{}'), coalesce(array_agg(model) filter (where not is_ready), '{}'),
+           (select coalesce(bool_or(is_free), true) from given where not e ? 'models')
+    from judged
+$$;
+
 -- As before, except that pauses of endpoints and models hold as if those were out of order, and that it returns how long a task had been due and what
 -- its run was charged.
 drop function {{.Schema}}.claim(uuid, text, int, bigint, int, int, int, bigint, boolean, text[], text[], text[], boolean, jsonb, boolean);
@@ -155,10 +174,13 @@ begin
         return;
     end if;
     if claim_pauses <> '[]' then
-        endpoints := {{.Schema}}.with_pauses(endpoints, claim_pauses);
-        plain := endpoints is null;
-        if plain then
-            skips := skips || array(select p ->> 'name' from jsonb_array_elements(claim_pauses) p where p ->> 'scope' = 'model');
+        skips := skips || array(select p ->> 'name' from jsonb_array_elements(claim_pauses) p where p ->> 'scope' = 'model')
+            || case when plain and claim_pauses @> jsonb_build_array(jsonb_build_object('scope', 'model', 'name', endpoints -> 0 ->> 'default'))
+                    then array[''] else '{}' end;
+        -- One endpoint without limits needs no more than that, which costs less.
+        if endpoints is not null and not (plain and not claim_pauses @> jsonb_build_array(jsonb_build_object('scope', 'endpoint', 'name', only_name))) then
+            plain := false;
+            endpoints := {{.Schema}}.with_pauses(endpoints, claim_pauses);
         end if;
     end if;
     aside := case when exists (select from {{.Schema}}.set_aside) then {{.Schema}}.tasks_set_aside() else '{}' end;
@@ -268,7 +290,8 @@ begin
             places := array_fill(1, array[cardinality(chosen)]);
         end if;
     else
-        -- Expired ones first, as above. A task that is not chosen is left for the next claim.
+        -- Expired ones first, as above. A task that is not chosen is left for the next claim. Those that wait for an endpoint, which may be paused for
+        -- days, are passed by.
         for candidate in
             (select t.task_id, t.run, coalesce(t.model, '') as model,
                     case when t.request_open or t.unknown_outcomes > 0 then t.request_endpoint end as bound
@@ -279,9 +302,10 @@ begin
                and t.task_id <> all (aside) and (these is null or t.task_id = any (these))
                and {{template "selected" .}}
              order by t.lease_expires_at
-             limit case when suspect is null then least(max_tasks, max_expired) else 1 end
+             limit case when suspect is null then max_tasks + 1000 else 1 end
              for update skip locked)
         loop
+            exit when cardinality(chosen) >= least(max_tasks, max_expired);
             place := {{.Schema}}.choose_endpoint(endpoints, free, candidate.task_id, candidate.run, candidate.model, candidate.bound);
             continue when place is null;
             if place > 0 then

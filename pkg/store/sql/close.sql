@@ -127,19 +127,23 @@ where t.task_id = $1 and t.lease_epoch = $2 and t.status = 'failed'
 
 -- name: cancel
 -- $1 task, $2 user (null: any), $3 the id of the operation (null: it is not noted), $4 who. Locks: the task, its user. Index: primary key.
-with done as materialized (
+with was as (
+    select status in ('pending', 'processing') as open from {{.Schema}}.tasks where task_id = $1
+), done as materialized (
     select status, refunded, balance, missing_charge from {{.Schema}}.cancel($1, $2)
 ), noted as (
-    {{operation "$3" "$4" "'cancel'" "$1" "'refunded ' || refunded || ', balance ' || balance" "status" "done"}}
+    {{operation "$3" "$4" "'cancel'" "$1" "'refunded ' || refunded || ', balance ' || balance" "case when was.open then '' else 'was ' end || status" "was cross join done"}}
 )
 select status, refunded, balance, missing_charge from done;
 
 -- name: redrive
 -- $1 task, $2 run (null: the current one), $3 the id of the operation (null: it is not noted), $4 who. Locks: the task, its user. Index: primary key.
-with done as materialized (
+with was as (
+    select run from {{.Schema}}.tasks where task_id = $1
+), done as materialized (
     select new_run, balance from {{.Schema}}.redrive($1, $2)
 ), noted as (
-    {{operation "$3" "$4" "'redrive'" "$1" "'balance ' || balance" "'run ' || new_run" "done"}}
+    {{operation "$3" "$4" "'redrive'" "$1" "'balance ' || balance" "case when new_run = was.run then 'was ' else '' end || 'run ' || new_run" "was cross join done"}}
 )
 select new_run, balance from done;
 

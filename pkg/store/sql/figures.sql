@@ -7,18 +7,21 @@
 
 -- name: figures_bounds
 -- $1 how long ago a minute must have ended, in ms, $2 how long ago the first one may be, in ms. The first minute that is not recorded, and the end of the
--- last that can be. A transaction that takes longer than $1 is not counted in its minute. Index: primary key.
-select greatest((select max(minute) + interval '1 minute' from {{.Schema}}.figures),
+-- last that can be. A transaction that takes longer than $1 is not counted in its minute. Minutes that are still to come were recorded while the clock was
+-- ahead. Index: primary key.
+select greatest((select max(minute) + interval '1 minute' from {{.Schema}}.figures where minute <= now()),
                 date_bin('1 minute', now() - $2 * interval '1 millisecond', 'epoch')),
        date_bin('1 minute', now() - $1 * interval '1 millisecond', 'epoch');
 
 -- name: record_figures
--- $1 first minute, $2 end of the last, $3 how long rows are kept, in ms. Records the minutes that are not recorded, and deletes old ones. Tasks that arrived
--- are closed since then, or pending and due since then, or processing. Locks: the rows, which nothing else changes. Index: "completed" (BRIN), "due",
+-- $1 first minute, $2 end of the last, $3 how long rows are kept, in ms. Records the minutes that are not recorded, and deletes old ones and
+-- those that are still to come. Tasks that arrived are closed since then, or pending and due since then, or processing. Locks: the rows, which nothing else changes. Index: "completed" (BRIN), "due",
 -- "scheduled", "lease", the ledger's time (BRIN).
 with pruned as (
     delete from {{.Schema}}.figures where minute = any (array(
-        select minute from {{.Schema}}.figures where {{older "minute" "$3"}} order by minute limit 10000))
+        (select minute from {{.Schema}}.figures where {{older "minute" "$3"}} order by minute limit 10000)
+        union all
+        (select minute from {{.Schema}}.figures where minute > now() order by minute limit 10000)))
 ), closed as materialized (
     select date_bin('1 minute', completed_at, 'epoch') as minute, created_at, completed_at, status, task_id, coalesce(left(error_code, 200), '') as code,
            extract(epoch from completed_at - processing_started_at) * 1000 as took

@@ -39,12 +39,13 @@ union all
 
 -- name: has_suspect
 -- $1 MAX_LOST_CLAIMS. Whether a task waits for a processor that works on nothing else. One whose row somebody else has locked can't be
--- claimed, so nobody waits for it, and neither for one of a paused model. Locks: the task, shared, for the time of the statement. Index: "lease".
+-- claimed, so nobody waits for it, and neither for one of a paused model, or whose request may still be worked at a paused endpoint. Locks: the task, shared, for the time of the statement. Index: "lease".
 select count(*) > 0 from (
     select from {{.Schema}}.tasks
     where status = 'processing' and lease_expires_at < now() and lost_claims between 1 and $1 - 1
       and task_id <> all ({{.Schema}}.tasks_set_aside())
-      and not exists (select from {{.Schema}}.control c where {{paused "c.pauses" "'model'" "model"}})
+      and not exists (select from {{.Schema}}.control c where {{paused "c.pauses" "'model'" "model"}}
+                      or (request_open or unknown_outcomes > 0) and {{paused "c.pauses" "'endpoint'" "request_endpoint"}})
     limit 1
     for share skip locked) suspect;
 

@@ -1,5 +1,12 @@
 -- Read-only statements on the queue: counts and times. None of them locks anything.
 
+-- The endpoints given have one for the task t, or it has something to fetch.
+{{define "hasEndpoint" -}}
+((case when coalesce(t.model, '') = any (models.ready) then true when coalesce(t.model, '') = any (models.unready) then false else models.others end
+                    and (t.unknown_outcomes = 0 and not t.request_open or {{.Schema}}.choose_endpoint((select endpoints from given), (select permits from free),
+                         t.task_id, t.run, coalesce(t.model, ''), t.request_endpoint) is not null))
+                   or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run))
+{{- end}}
 -- name: next_due
 -- $1 whether expired leases are taken. Milliseconds until a task may be claimed, at most a day; no row if nothing is pending or leased, or while
 -- claiming is paused. While an endpoint or a model is, it is a second or more: what is due may be what waits for it. A task that only a processor that works
@@ -23,7 +30,7 @@ select exists (select from {{.Schema}}.tasks where status = 'pending' and waits_
     or exists (select from {{.Schema}}.tasks where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside()));
 
 -- name: has_pending_for
--- $1 endpoints, each with "free". As has_pending, without pending tasks that no endpoint can be chosen for and that have nothing to fetch: of their model,
+-- $1 endpoints, each with "free". As has_pending, without tasks that no endpoint can be chosen for and that have nothing to fetch: of their model,
 -- because a request of unknown outcome was sent to another, or because of a pause. Index: "scheduled", "due", "model", "lease".
 with given as materialized (
     select {{.Schema}}.with_pauses($1::jsonb, pauses) as endpoints from {{.Schema}}.control
@@ -33,12 +40,9 @@ with given as materialized (
     select m.* from given, free, {{.Schema}}.claimable_models(given.endpoints, free.permits) m
 )
 select exists (select from {{.Schema}}.tasks t cross join models
-               where t.status = 'pending' and t.task_id <> all ({{.Schema}}.tasks_set_aside())
-                 and ((case when coalesce(t.model, '') = any (models.ready) then true when coalesce(t.model, '') = any (models.unready) then false else models.others end
-                       and (t.unknown_outcomes = 0 or {{.Schema}}.choose_endpoint((select endpoints from given), (select permits from free),
-                            t.task_id, t.run, coalesce(t.model, ''), t.request_endpoint) is not null))
-                      or exists (select from {{.Schema}}.pending_results p where p.task_id = t.task_id and p.run = t.run)))
-    or exists (select from {{.Schema}}.tasks where status = 'processing' and lease_expires_at < now() and task_id <> all ({{.Schema}}.tasks_set_aside()));
+               where t.status = 'pending' and t.task_id <> all ({{.Schema}}.tasks_set_aside()) and {{template "hasEndpoint" .}})
+    or exists (select from {{.Schema}}.tasks t cross join models
+               where t.status = 'processing' and t.lease_expires_at < now() and t.task_id <> all ({{.Schema}}.tasks_set_aside()) and {{template "hasEndpoint" .}});
 
 -- name: queue_stats
 -- $1 stuck after, in ms. Pending, of these due, of these held by USER_CONCURRENCY, and because their model is out of order, age of the oldest due task in ms, processing,
