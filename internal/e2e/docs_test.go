@@ -35,7 +35,7 @@ func blocks(doc, language string) []string {
 }
 
 func TestReadmes_SameContent(t *testing.T) {
-	english, chinese := readDoc(t, readmes[0]), readDoc(t, readmes[1])
+	english, chinese := readDoc(t, readmes[0]), strings.ReplaceAll(readDoc(t, readmes[1]), "-zh.png)", "-en.png)") // screenshots in their language
 	for _, language := range []string{"sh", "sql", "text"} {
 		assert.Equal(t, blocks(english, language), blocks(chinese, language), language)
 	}

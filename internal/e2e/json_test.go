@@ -126,7 +126,8 @@ func TestJSON_Keys(t *testing.T) {
 	runs("task-processor migrate --plan", 0, tp, "migrate", "--plan", "--app-role", "postgres")
 	runs("task-processor credits grant", 0, tp, "credits", "grant", "--user", w.user, "--credits", "50")
 	runs("task-processor pause", 0, tp, "pause", "--reason", "a test")
-	runs("message", 0, tp, "resume")
+	runs("task-processor resume", 0, tp, "resume")
+	runs("task-processor operations list", 0, tp, "operations", "list")
 	runs("task-processor webhooks test", 0, tp, "webhooks", "test")
 
 	enqueued := w.enqueue("a lantern", "--count", "2")
@@ -163,6 +164,11 @@ func TestJSON_Keys(t *testing.T) {
 	w.exec(`update imagetasks.credits set credits = credits + 1 where user_id = $1`, w.user)
 	runs("fix-stuck-tasks audit", 3, "fix-stuck-tasks", "audit", "--repair")
 	runs("simple-test", 0, "simple-test")
+	w.env["ALERT_WEBHOOK_URL"] = newAlertReceiver(t).URL + "/alerts"
+	runs("monitor-tasks --test-alert", 0, "monitor-tasks", "--test-alert")
+	w.env["ALERT_WEBHOOK_URL"] = "http://127.0.0.1:1/alerts"
+	runs("monitor-tasks --test-alert", 3, "monitor-tasks", "--test-alert")
+	delete(w.env, "ALERT_WEBHOOK_URL")
 	delete(w.env, "OPENAI_API_KEY")
 	runs("simple-test", 2, "simple-test")
 

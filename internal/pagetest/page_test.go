@@ -226,7 +226,8 @@ func testHostile(t *testing.T, p page, axe string) {
 		d.Endpoints[0].Name, d.Endpoints[1].Reason = hostile, hostile+long
 		d.Failures = []dashboard.Failure{{Code: hostile, Count: 1, Do: hostile, Examples: []dashboard.Example{{TaskID: hostile, At: d.AsOf, Message: long}}}}
 		d.Recent = []dashboard.Recent{{TaskID: hostile, UserID: reversed, Status: "failed", Model: long, ErrorCode: hostile, At: d.AsOf},
-			{TaskID: long, UserID: hostile, Status: "completed", At: d.AsOf, HasPicture: true}, {TaskID: "../../x?y#z", UserID: "שלום", Status: "failed", At: d.AsOf}}
+			{TaskID: long, UserID: hostile, Status: "completed", At: d.AsOf, HasPicture: true}, {TaskID: "../../x?y#z", UserID: "שלום", Status: "failed", At: d.AsOf},
+			{TaskID: "hidden", UserID: " us\u00ader\u3164-\u034f7\U000e0041 ", Status: "failed", Model: "❤️ a b", At: d.AsOf}}
 		p.s.found = dashboard.Found{Tasks: []dashboard.FoundTask{{TaskID: long, UserID: hostile, Status: "failed", ErrorCode: "server", Error: hostile + long, Created: d.AsOf}}}
 		p.s.task = map[string]any{"task_id": "../../x?y#z", "user_id": reversed, "status": "failed", "run": 1, "created_at": d.AsOf, "credits_cost": 5, "credits_deducted": 5, "credits_refunded": 5,
 			"error_code": "server", "error_message": hostile + long, "options": map[string]string{hostile: hostile}, "image_url": "javascript:window.hacked=1", "inputs": []any{}, "results": []any{},
@@ -239,6 +240,8 @@ func testHostile(t *testing.T, p page, axe string) {
 	requireAccessible(t, p.Browser, axe, "hostile texts")
 	assert.Contains(t, p.Text("#verdict"), hostile)
 	assert.Contains(t, p.Text("#recent"), "abc[U+202E]gnp.exe")
+	assert.Contains(t, p.Text("#recent"), "[U+0020]us[U+00AD]er[U+3164]-[U+034F]7[U+E0041][U+0020]", "another user than user-7")
+	assert.Contains(t, p.Text("#recent"), "❤️ a b")
 	p.Click(`#recent a[href="#/tasks/..%2F..%2Fx%3Fy%23z"]`)
 	p.WaitText("#task-attempts", hostile)
 	p.requireFits("a task, 360 px")
@@ -307,7 +310,7 @@ func testActions(t *testing.T, p page, axe string) {
 	p.s.change(func() { p.s.doc = before })
 
 	p.Open(p.s.url + "/#/tasks/t-failed")
-	confirm(`[data-key="do-redrive"]`, `redrive {"task_id":"t-failed"}`, nil)
+	confirm(`[data-key="do-redrive"]`, `redrive {"task_id":"t-failed","run":1}`, nil)
 	p.s.change(func() { p.s.task["status"] = "processing" })
 	p.Click(`[data-key="nav-overview"]`)
 	p.waitDrawn()

@@ -22,13 +22,21 @@ const (
 )
 
 // Find returns tasks: the one with that id, those whose id is a UUID that begins with the text, those of a user, and those that failed with an error
-// code, whichever of these the text is.
+// code, whichever of these the text is. Ids may begin and end with spaces: those of the text count where that finds something.
 func (r *Reader) Find(ctx context.Context, text string, limit int) (Found, error) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	out := Found{Tasks: []FoundTask{}}
 	limit = min(max(limit, 1), MaxFound)
-	if text = strings.TrimSpace(text); text == "" {
+	found, err := r.findExact(ctx, text, limit)
+	if trimmed := strings.TrimSpace(text); err == nil && len(found.Tasks) == 0 && trimmed != text {
+		return r.findExact(ctx, trimmed, limit)
+	}
+	return found, err
+}
+
+func (r *Reader) findExact(ctx context.Context, text string, limit int) (Found, error) {
+	out := Found{Tasks: []FoundTask{}}
+	if text == "" {
 		return out, nil
 	}
 	st := r.conf.Store

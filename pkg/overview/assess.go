@@ -1,6 +1,7 @@
 package overview
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -127,7 +128,16 @@ func Assess(s Snapshot) []finding.Finding {
 	add(s.backlog())
 	out = append(out, s.disks()...)
 	add(s.supervision())
+	slices.SortStableFunc(out, func(a, b finding.Finding) int { return cmp.Compare(urgency(a), urgency(b)) })
 	return out
+}
+
+// urgency orders findings: lower is more urgent.
+func urgency(f finding.Finding) int {
+	if f.Code.Severity() == finding.Error {
+		return 0
+	}
+	return 1
 }
 
 // backlog reports that a task has been due for long. In a copy of a database nothing is claimed.

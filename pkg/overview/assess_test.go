@@ -133,7 +133,7 @@ func TestAssess(t *testing.T) {
 			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a"}, {Name: "b"}}
 			s.Processors[0].Report.Circuits = []processor.Circuit{{Scope: processor.CircuitModel, Name: "m", Endpoint: "a", State: processor.CircuitOpen}}
 			s.Processors[0].Report.Endpoints = []processor.EndpointStatus{{Name: "a"}, {Name: "b", FailingSince: now}}
-		}), []finding.Code{finding.EndpointFailing, finding.ModelsRefused}},
+		}), []finding.Code{finding.ModelsRefused, finding.EndpointFailing}},
 		"a proxy that several endpoints use": {with(running(), func(s *overview.Snapshot) {
 			ejected := []proxy.UpstreamState{{Proxy: "a", Ejected: true, Since: now.Add(-2 * time.Minute)}, {Proxy: "b"}}
 			s.Processors[0].Report.APIEndpoints = []overview.EndpointReport{{Name: "a", Upstreams: ejected}, {Name: "b", Upstreams: ejected}}

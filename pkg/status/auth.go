@@ -135,8 +135,8 @@ func (a *Access) Handler(next http.Handler) http.Handler {
 			refuse(w, r, *why)
 			return
 		}
-		who.reads = who.signedIn() || a.isFromHere(r) || a.token.Load() == nil
-		if need := levelOf(r); need == levelToken && !who.signedIn() || need == levelRead && !who.reads {
+		who.reads = func() bool { return a.reads(r, who) }
+		if need := levelOf(r); need == levelToken && !who.signedIn() || need == levelRead && !who.reads() {
 			why := refusal{http.StatusUnauthorized, "sign_in_required", textSignInRequired}
 			if a.token.Load() == nil {
 				why = refusal{http.StatusForbidden, "no_token", textNoToken}
@@ -154,6 +154,13 @@ func (a *Access) Handler(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r.WithContext(withIdentity(r.Context(), who)))
 	}))
+}
+
+// reads reports whether a request may read, now: what goes on for long asks again, because a token is replaced and a session ends.
+func (a *Access) reads(r *http.Request, who identity) bool {
+	token := a.token.Load()
+	return token == nil || a.isFromHere(r) || who.bearer && who.token == *token ||
+		who.session != nil && a.findSession(who.sessionID) == who.session
 }
 
 // checkCSRF returns why a change that a cookie would allow may have been sent by a page of another site.
@@ -195,7 +202,7 @@ func (a *Access) ownOrigin(r *http.Request) bool {
 var forwarding = []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via", "Cf-Connecting-Ip"}
 
 // isFromHere reports whether a request was made on this host. A reverse proxy on this host is another one's request: it is known by its headers,
-// or by HTTP/1.0, which is nginx's default and no client's.
+// or by HTTP/1.0, which was nginx's default until 1.29.7 and is no client's.
 func (a *Access) isFromHere(r *http.Request) bool {
 	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if local == nil || !isLoopback(local.String()) || !isLoopback(r.RemoteAddr) || !isLoopback(r.Host) || !r.ProtoAtLeast(1, 1) {

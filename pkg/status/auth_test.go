@@ -272,10 +272,10 @@ func TestSignInGuard_BoundedMemory(t *testing.T) {
 
 func TestSessions_Bounded(t *testing.T) {
 	s, now := newSessions(), time.Now()
-	first, _ := s.begin(now)
-	second, _ := s.begin(now.Add(time.Second))
+	first, _ := s.begin([32]byte{}, now)
+	second, _ := s.begin([32]byte{}, now.Add(time.Second))
 	for i := range maxSessions - 1 {
-		s.begin(now.Add(time.Duration(i+2) * time.Second))
+		s.begin([32]byte{}, now.Add(time.Duration(i+2)*time.Second))
 	}
 	assert.Len(t, s.all, maxSessions)
 	assert.Nil(t, s.find(first, now))

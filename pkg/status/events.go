@@ -31,7 +31,7 @@ type stream struct {
 }
 
 // events sends an event "overview" with each document that differs, and an event "series" with the last minutes when there is a new one, until the client or
-// the server ends.
+// the server ends, or the client may not read any more.
 func (a *api) events(w http.ResponseWriter, r *http.Request) {
 	select {
 	case a.streams <- struct{}{}:
@@ -46,13 +46,15 @@ func (a *api) events(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx
 	s := &stream{api: a, w: w, control: http.NewResponseController(w)}
-	if s.write([]byte("retry: 3000\n\n")) != nil {
+	// The server's deadline for reading a request would end it.
+	if s.control.SetReadDeadline(time.Time{}) != nil || s.write([]byte("retry: 3000\n\n")) != nil {
 		return
 	}
 	tick := time.NewTicker(streamInterval)
 	defer tick.Stop()
 	for {
-		if s.send(a.dashboard.Snapshot(r.Context())) != nil {
+		now := a.dashboard.Snapshot(r.Context())
+		if !mayRead(r.Context()) || s.send(now) != nil {
 			return
 		}
 		select {

@@ -24,6 +24,7 @@ const maxSessions = 100
 // A restart signs out everybody.
 type session struct {
 	csrf    string
+	token   [32]byte // the digest of the token that it was begun with
 	began   time.Time
 	expires time.Time
 }
@@ -43,8 +44,8 @@ func randomText() string {
 }
 
 // begin returns the id of a new session.
-func (s *sessions) begin(now time.Time) (id string, begun *session) {
-	id, begun = randomText(), &session{csrf: randomText(), began: now, expires: now.Add(sessionTime)}
+func (s *sessions) begin(token [32]byte, now time.Time) (id string, begun *session) {
+	id, begun = randomText(), &session{csrf: randomText(), token: token, began: now, expires: now.Add(sessionTime)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for len(s.all) >= maxSessions {
@@ -87,10 +88,12 @@ func (s *sessions) clear() {
 
 // identity is who sent a request.
 type identity struct {
-	session *session // of its cookie; nil: none
-	bearer  bool     // it named the token
-	reads   bool     // it may read
-	client  string   // the address that it came from
+	session   *session // of its cookie; nil: none
+	sessionID string
+	bearer    bool        // it named the token
+	token     [32]byte    // the digest of that
+	reads     func() bool // reports whether it may read
+	client    string      // the address that it came from
 }
 
 func (i identity) signedIn() bool { return i.session != nil || i.bearer }
@@ -113,7 +116,7 @@ func withIdentity(ctx context.Context, i identity) context.Context {
 // no requests of others.
 func mayRead(ctx context.Context) bool {
 	i, checked := ctx.Value(identityKey{}).(identity)
-	return !checked || i.reads
+	return !checked || i.reads()
 }
 
 // identityOf returns who sent the request of a handler behind Access.Handler.
@@ -128,15 +131,25 @@ func (a *Access) identify(r *http.Request) (identity, *refusal) {
 	if header := r.Header.Get("Authorization"); header != "" && levelOf(r) != levelOpen {
 		// Another scheme is that of a reverse proxy.
 		if scheme, given, _ := strings.Cut(header, " "); strings.EqualFold(scheme, "Bearer") {
-			why := a.checkToken(who.client, strings.TrimSpace(given))
-			who.bearer = why == nil
+			given = strings.TrimSpace(given)
+			why := a.checkToken(who.client, given)
+			who.bearer, who.token = why == nil, a.digest(given)
 			return who, why
 		}
 	}
 	if c, err := r.Cookie(a.cookie); err == nil {
-		who.session = a.sessions.find(c.Value, a.now())
+		who.session, who.sessionID = a.findSession(c.Value), c.Value
 	}
 	return who, nil
+}
+
+// findSession returns the session of an id, nil where there is none. One that began while the token was being replaced is none.
+func (a *Access) findSession(id string) *session {
+	found, token := a.sessions.find(id, a.now()), a.token.Load()
+	if found == nil || token == nil || found.token != *token {
+		return nil
+	}
+	return found
 }
 
 // checkToken returns why a token is refused.
@@ -209,7 +222,7 @@ func (a *Access) signIn(w http.ResponseWriter, r *http.Request) {
 	if c, err := r.Cookie(a.cookie); err == nil {
 		a.sessions.end(c.Value) // never the id of a session from before
 	}
-	id, begun := a.sessions.begin(a.now())
+	id, begun := a.sessions.begin(a.digest(body.Token), a.now())
 	http.SetCookie(w, a.newCookie(r, id, int(sessionTime/time.Second)))
 	a.conf.Log.WithField("client", client).Info("status page: signed in")
 	writeJSON(w, http.StatusOK, a.state(begun))
@@ -228,20 +241,19 @@ func readJSON(w http.ResponseWriter, r *http.Request, most int64, into any) *ref
 	if kind, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); !strings.EqualFold(strings.TrimSpace(kind), "application/json") {
 		return &refusal{http.StatusUnsupportedMediaType, "not_json", textNotJSON}
 	}
-	// A deadline of the server for all requests would end event streams.
 	control := http.NewResponseController(w)
 	if err := control.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
 		return &refusal{http.StatusInternalServerError, "internal", textInternal}
 	}
-	defer func() { _ = control.SetReadDeadline(time.Time{}) }()
 	body, err := io.ReadAll(io.LimitReader(r.Body, most+1))
 	if err == nil && int64(len(body)) > most {
 		err = errors.New("too long")
 	}
-	if err == nil {
-		err = json.Unmarshal(body, into)
+	if err != nil { // the deadline stays: before it answers, the server reads what is left
+		return &refusal{http.StatusBadRequest, "not_json", textNotJSON}
 	}
-	if err != nil {
+	_ = control.SetReadDeadline(time.Time{})
+	if json.Unmarshal(body, into) != nil {
 		return &refusal{http.StatusBadRequest, "not_json", textNotJSON}
 	}
 	return nil

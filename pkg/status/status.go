@@ -11,7 +11,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"imagetasks/pkg/dashboard"
 	"imagetasks/pkg/finding"
@@ -123,6 +126,33 @@ func fetch(ctx context.Context, addr, token string) *overview.ProcessorReport {
 	return &report.Processor
 }
 
+const (
+	// requestTimeout bounds the time that a request may take to arrive, and its answer to be sent; streams of events have bounds of their own.
+	requestTimeout = 30 * time.Second
+	// maxConnections bounds the connections, so that strangers can't take the files and the memory of a program that works on tasks.
+	maxConnections = 1000
+	// readyAge is how long the answer to those who may only ask whether the program is ready is kept: each question is a query.
+	readyAge = 2 * time.Second
+)
+
+// readiness is whether a program is ready, which one caller asks the database for all.
+type readiness struct {
+	mu    sync.Mutex
+	at    time.Time
+	ready bool
+}
+
+func (c *readiness) of(ctx context.Context, s Source) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() || time.Since(c.at) >= readyAge {
+		// The others that wait for it are not to fail because the first one has left.
+		c.ready = s.report(context.WithoutCancel(ctx)).Ready
+		c.at = time.Now()
+	}
+	return c.ready
+}
+
 // maxReport bounds a report that is read from a status address, in bytes.
 const maxReport = 1 << 20
 
@@ -136,15 +166,19 @@ func Handler(s Source) http.Handler {
 	mux := http.NewServeMux()
 	AddPage(mux)
 	mux.HandleFunc("GET /healthz", healthz)
+	known := &readiness{}
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		report := s.report(r.Context())
+		var report Report
+		if mayRead(r.Context()) {
+			report = s.report(r.Context())
+		} else { // anybody may ask whether it is ready
+			report.Ready = known.of(r.Context(), s)
+		}
 		if !report.Ready {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		for _, p := range report.Problems {
-			if mayRead(r.Context()) { // anybody may ask whether it is ready
-				_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
-			}
+			_, _ = fmt.Fprintln(w, p.Finding.Text(lang.EN))
 		}
 		if report.Ready {
 			_, _ = fmt.Fprintln(w, "ready")
@@ -171,8 +205,9 @@ func Handler(s Source) http.Handler {
 type Server struct {
 	http     *http.Server
 	listener net.Listener
+	access   *Access
 	acts     acts
-	done     chan error
+	close    func() error
 }
 
 // Start serves a processor's pages on the address of access; see Serve. An address in use is an error that names the setting.
@@ -187,26 +222,32 @@ func Start(s Source, access *Access) (*Server, error) {
 // Serve serves pages on the address of access, to whom it allows. It refuses requests whose Host header is neither loopback, nor that address, nor
 // one of its hosts, nor the address of the connection itself.
 func Serve(handler http.Handler, access *Access) (*Server, error) {
+	return serve(handler, access, requestTimeout)
+}
+
+func serve(handler http.Handler, access *Access, timeout time.Duration) (*Server, error) {
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", access.conf.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("status address: %w", err)
 	}
-	server := &Server{listener: listener, done: make(chan error, 1)}
-	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
+	server := &Server{listener: listener, access: access}
+	server.http = &http.Server{Handler: access.Handler(server.acts.handler(handler)), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: timeout, WriteTimeout: timeout,
 		IdleTimeout: time.Minute}
-	go func() { server.done <- server.http.Serve(listener) }()
+	done := make(chan error, 1)
+	go func() { done <- server.http.Serve(netutil.LimitListener(listener, maxConnections)) }()
+	server.close = sync.OnceValue(func() error {
+		defer server.acts.close()
+		err := server.http.Close()
+		if served := <-done; !errors.Is(served, http.ErrServerClosed) {
+			err = errors.Join(err, served)
+		}
+		return err
+	})
 	return server, nil
 }
 
 // Addr returns the address it serves on.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// Close stops the server and waits until it has stopped, and what it changes has ended. It is called once.
-func (s *Server) Close() error {
-	defer s.acts.close()
-	err := s.http.Close()
-	if served := <-s.done; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
-}
+// Close stops the server and waits until it has stopped, and what it changes has ended. It may be called again.
+func (s *Server) Close() error { return s.close() }

@@ -28,8 +28,9 @@ const Size = 256
 
 const (
 	maxBytes  = 64 << 20
-	maxPixels = 20_000_000 // 80 MB while it is decoded
-	// readTimeout bounds the wait for the picture store and for others that are being decoded.
+	maxPixels = 20_000_000
+	maxMemory = 100 << 20 // that decoding takes
+	// readTimeout bounds the wait for the picture store and for others that are being decoded, and decoding.
 	readTimeout = 10 * time.Second
 	quality     = 80
 	kept        = 64 // thumbnails in memory, of about 10 KB
@@ -93,7 +94,7 @@ func (g *Generator) Thumbnail(ctx context.Context, taskID string) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	made, err := shrink(content)
+	made, err := shrink(ctx, content)
 	if err != nil {
 		return nil, err
 	}
@@ -147,16 +148,71 @@ func (g *Generator) read(ctx context.Context, t store.TaskRow) ([]byte, error) {
 	return content, err
 }
 
+type readerFunc func(p []byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+const partSize = 512
+
+// until reads content in small parts until ctx ends: of some formats a few bytes are much work.
+func until(ctx context.Context, content []byte) io.Reader {
+	from := bytes.NewReader(content)
+	return readerFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return from.Read(p[:min(len(p), partSize)])
+	})
+}
+
+// bytesPerPixel returns about how much memory decoding takes, at most.
+func bytesPerPixel(content []byte, format string, conf image.Config) int {
+	n := 4
+	switch format {
+	case "jpeg":
+		if isProgressive(content) { // all coefficients are in memory at once
+			n = 20
+		}
+	case "png":
+		if conf.ColorModel == color.NRGBA64Model || conf.ColorModel == color.RGBA64Model {
+			n *= 2
+		}
+		if len(content) > 28 && content[28] != 0 { // interlaced
+			n *= 2
+		}
+	}
+	return n
+}
+
+// isProgressive reports whether a JPEG has a frame of that kind: its markers are followed until a frame begins.
+func isProgressive(content []byte) bool {
+	for i := 2; i+3 < len(content); {
+		switch marker := content[i+1]; {
+		case content[i] != 0xff:
+			i++ // decoders skip what stands between segments
+		case marker == 0xff || marker == 0 || marker >= 0xd0 && marker <= 0xd7:
+			i++
+		case marker == 0xc0 || marker == 0xc1:
+			return false
+		case marker == 0xc2:
+			return true
+		default:
+			i += 2 + int(content[i+2])<<8 + int(content[i+3])
+		}
+	}
+	return false
+}
+
 // shrink returns a small JPEG of a picture.
-func shrink(content []byte) ([]byte, error) {
-	conf, _, err := image.DecodeConfig(bytes.NewReader(content))
+func shrink(ctx context.Context, content []byte) ([]byte, error) {
+	conf, format, err := image.DecodeConfig(bytes.NewReader(content))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)
 	}
-	if conf.Width < 1 || conf.Height < 1 || conf.Width > maxPixels/conf.Height {
-		return nil, fmt.Errorf("%w of at most %d pixels: it has %d x %d", ErrNone, maxPixels, conf.Width, conf.Height)
+	if most := min(maxPixels, maxMemory/bytesPerPixel(content, format, conf)); conf.Width < 1 || conf.Height < 1 || conf.Width > most/conf.Height {
+		return nil, fmt.Errorf("%w of at most %d pixels: it has %d x %d", ErrNone, most, conf.Width, conf.Height)
 	}
-	full, _, err := image.Decode(bytes.NewReader(content))
+	full, _, err := image.Decode(until(ctx, content))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)
 	}

@@ -109,7 +109,16 @@ func Files(ctx context.Context, s settings.Settings, st *store.Store, t store.Ta
 	if err != nil {
 		return nil, err
 	}
-	pictures, exists, err := Existing(ctx, s, installation)
+	return files(ctx, s, installation, t)
+}
+
+func files(ctx context.Context, s settings.Settings, i store.Installation, t store.TaskRow) ([]string, error) {
+	o, err := New(s)
+	if err != nil {
+		return []string{}, err
+	}
+	defer o.Close() // a page asks every few seconds
+	pictures, exists, err := o.OpenExisting(ctx, i)
 	if err != nil || !exists {
 		return []string{}, err
 	}

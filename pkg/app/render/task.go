@@ -13,7 +13,7 @@ import (
 // Task writes the whole life of a task to w. The prompt is written if t has it.
 func Task(w io.Writer, t store.TaskDetails, files []string, l lang.Lang) {
 	line := func(title lang.Text, format string, args ...any) {
-		fmt.Fprintf(w, "%s %s\n", lang.Pad(title.In(l), titleWidth), fmt.Sprintf(format, args...))
+		fmt.Fprintf(w, "%s %s\n", lang.Pad(title.In(l), titleWidth), lang.Printable(fmt.Sprintf(format, args...)))
 	}
 	line(titleTask, "%s", t.ID)
 	line(titleUser, "%s", t.UserID)

@@ -108,7 +108,7 @@ export async function doSignOut() {
 
 export function redrive(task) {
   ask({ title: t("redriveTitle"), paragraphs: [withNodes(t("redriveText"), { id: code(task.task_id), cost: String(task.credits_cost) })], button: t("redrive"),
-    run: () => perform("redrive", { task_id: task.task_id, run: task.run }) }); // a repeat, or a page that is out of date, charges nothing for a later run
+    run: () => perform("redrive", { task_id: task.task_id, run: task.run }) }); // with the run, a repeat does not charge for another one
 }
 
 export function cancel(task) {

@@ -21,13 +21,12 @@ function append(element, children) {
   }
 }
 
-/**
- * visible replaces characters that are invisible or change the order of the text around them (controls, marks of direction) by their code points, so that
- * two ids that look alike are alike.
- */
+// Controls, what is not drawn or changes the order of text (but for the form of emoji), spaces of special widths, and spaces at the ends.
+const unseen = /(?<!\p{Extended_Pictographic})[\ufe0e\ufe0f]|(?![\t\n\ufe0e\ufe0f])[\p{Cc}\p{Default_Ignorable_Code_Point}\u2028\u2029\u00a0\u2000-\u200a\u202f\u205f\u2800]|^ +| +$/gu;
+
+/** visible replaces characters that are not seen by their code points, so that two ids that look alike are alike. */
 export function visible(text) {
-  return String(text ?? "").replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
-    (c) => "[U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "]");
+  return String(text ?? "").replace(unseen, (found) => Array.from(found, (c) => "[U+" + c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0") + "]").join(""));
 }
 
 /** value shows a text from outside; its direction does not change that of the text around it. */
