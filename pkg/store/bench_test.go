@@ -116,7 +116,7 @@ func BenchmarkClaim(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -134,7 +134,7 @@ func BenchmarkComplete(b *testing.B) {
 			var claimedBatches [][]task.Task
 			var next atomic.Int64
 			refill := func() {
-				s.exec(`truncate imagetasks.tasks, imagetasks.calls cascade`)
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`)
 				s.fill(refillSize)
 				tasks, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)
@@ -161,7 +161,7 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -245,7 +245,7 @@ func BenchmarkSweepWithRefund(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			refill := func() {
-				s.exec(`truncate imagetasks.tasks, imagetasks.calls cascade`)
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`)
 				s.fill(refillSize)
 				_, err := claimed(s.Store, refillSize)(b.Context())
 				require.NoError(b, err)

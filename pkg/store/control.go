@@ -4,8 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
+
+	"github.com/lib/pq"
 )
 
 // Control is what holds for all processors of the installation.
@@ -90,7 +93,11 @@ func (s *Store) PauseRestored(ctx context.Context, by, reason string) (Control, 
 // fetched. A task whose model or whose endpoints are all paused waits. The name need not be known here: endpoints are those of the processors'
 // settings. There may be 100 pauses.
 func (s *Store) PauseScope(ctx context.Context, o Operation, scope Scope, name, reason string) (Control, error) {
-	return s.queryControl(ctx, s.sql.pauseScope, string(scope), name, o.Who, reason, o.id())
+	c, err := s.queryControl(ctx, s.sql.pauseScope, string(scope), name, o.Who, reason, o.id())
+	if refused, ok := errors.AsType[*pq.Error](err); ok && refused.Constraint == "control_pauses_check" {
+		err = errors.New("there are as many pauses of endpoints and models as there may be, 100; end those that are over: task-processor status shows them")
+	}
+	return c, err
 }
 
 // Resume ends the pause of the queue, and accepts a copied database as the installation's. From then on its tasks have the same time as new ones before

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -116,4 +117,17 @@ func TestOperations_DoneBefore(t *testing.T) {
 	}
 	assert.Equal(t, []string{"grant: was granted, balance 107", "redrive: was run 2", "grant: balance 107", "redrive: run 2",
 		"cancel: was cancelled", "cancel: cancelled"}, results)
+}
+
+// Pauses stay small, because each claim reads them.
+func TestPauseScope_Bounds(t *testing.T) {
+	t.Parallel()
+	b := fresh(t)
+	_, err := b.PauseScope(b.ctx, store.By("ann"), store.ScopeModel, "m", strings.Repeat("long ", 20_000))
+	require.NoError(t, err)
+	assert.Less(t, b.number(`select length(pauses::text) from imagetasks.control`), 1000)
+	b.exec(`update imagetasks.control set pauses = (select jsonb_agg(jsonb_build_object('scope', 'model', 'name', n)) from generate_series(1, 100) n)`)
+	_, err = b.PauseScope(b.ctx, store.By("ann"), store.ScopeModel, "one more", "")
+	require.ErrorContains(t, err, "there are as many pauses of endpoints and models as there may be")
+	assert.Zero(t, b.number(`select count(*) from imagetasks.operations where subject = 'one more'`))
 }

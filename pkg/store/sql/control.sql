@@ -41,14 +41,15 @@ with was as (
 select count(pg_notify({{literal .Channel}}, '')) from resumed;
 
 -- name: pause_scope
--- $1 endpoint or model, $2 its name, $3 who, $4 reason, $5 the id of the operation. A pause that is in force stays as it is. Locks: the row.
+-- $1 endpoint or model, $2 its name, $3 who, $4 reason, of which the beginning is kept, because each claim reads the row, $5 the id of the operation. A pause
+-- that is in force stays as it is. Locks: the row.
 -- Index: none, one row.
 with was as (
     select {{paused "pauses" "$1" "$2"}} as paused from {{.Schema}}.control
 ), changed as (
     update {{.Schema}}.control
     set pauses = case when {{paused "pauses" "$1" "$2"}} then pauses
-                      else pauses || jsonb_build_array(jsonb_build_object('scope', $1::text, 'name', $2::text, 'since', now(), 'by', $3::text, 'reason', $4::text)) end
+                      else pauses || jsonb_build_array(jsonb_build_object('scope', $1::text, 'name', $2::text, 'since', now(), 'by', left($3::text, 500), 'reason', left($4::text, 500))) end
     returning *
 ), noted as (
     {{operation "$5" "$3" "'pause ' || $1::text" "$2" "$4" "case when was.paused then 'was paused' else 'paused' end" "was cross join changed"}}
