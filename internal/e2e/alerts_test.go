@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -294,6 +295,26 @@ func TestAlerts_Monitor(t *testing.T) {
 	assert.Contains(t, pass.stderr, `imagetasks.toml: alert "ops": url_env: the environment variable NOT_SET is not set`)
 	w.run("task-processor", "run", "--once").is(2)
 	assert.Contains(t, w.run("simple-test").is(2), `alert "ops"`)
+}
+
+// A database that refuses the monitor, for example because it is read-only or the password has changed, is told once, as one that does not respond.
+func TestAlerts_DatabaseRefuses(t *testing.T) {
+	t.Parallel()
+	w := newFixture(t)
+	r := w.withAlerts()
+	require.NoError(t, os.Remove(filepath.Join(w.dir, "imagetasks.toml")))
+	database := w.env["DATABASE_URL"]
+	w.env["DATABASE_URL"] = regexp.MustCompile(`/[^/?]+\?`).ReplaceAllString(database, "/missing?")
+	require.NotEqual(t, database, w.env["DATABASE_URL"])
+	w.run("monitor-tasks").is(1)
+	w.run("monitor-tasks").is(1)
+	require.Len(t, r.told("database_unavailable"), 1)
+	assert.Contains(t, r.told("database_unavailable")[0].What.EN, "missing")
+	w.env["DATABASE_URL"] = database
+	w.waitFor("resolved", func() bool {
+		w.run("monitor-tasks")
+		return len(r.told("database_unavailable")) == 2
+	})
 }
 
 // The monitor starts a dead processor again, and says so.

@@ -215,6 +215,35 @@ func TestService(t *testing.T) {
 	assert.Less(t, time.Since(began), 5*time.Second)
 }
 
+// One process of all hosts looks for the problems of the installation; each looks for those of its own host.
+func TestService_EachHost(t *testing.T) {
+	t.Parallel()
+	st := newStore(t, server.Database(t))
+	var in inbox
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	for _, host := range []string{"web-1", "web-2"} {
+		conf := newConfig(t, st, Receiver{Name: "r", Repeat: time.Hour, Send: in.send})
+		conf.Host = host
+		s := NewService(conf, Watch{Own: func() []finding.Finding { return nil }, Lost: func() (time.Time, string) { return time.Time{}, "" },
+			Inspect: func(context.Context) (View, bool) { return View{Host: host}, true },
+			OnHost: func(context.Context) (View, bool) {
+				return View{Host: host, Quiet: conf.Quiet, Findings: []finding.Finding{{Code: finding.DiskNearlyFull, Subject: "/logs of " + host}}}, true
+			}})
+		running.Go(func() { s.Run(ctx) })
+	}
+	hosts := func() (n int) {
+		require.NoError(t, st.ObserveAlerts(t.Context(), store.AlertView{}))
+		claimed, err := st.ClaimAlerts(t.Context(), store.AlertClaim{Receiver: "test", Lease: time.Second, Repeat: time.Hour, Quiet: time.Second, Limit: 9})
+		require.NoError(t, err)
+		require.NoError(t, st.RecordAlerts(t.Context(), claimed, store.AlertOutcome{}))
+		return len(claimed.Alerts)
+	}
+	assert.Eventually(t, func() bool { return hosts() == 2 }, 10*time.Second, 100*time.Millisecond)
+	cancel()
+	running.Wait()
+}
+
 // The database is lost: each receiver is told once for each host, by whichever program; also that it is back, and what a receiver did not accept is sent
 // again.
 func TestLostDatabase_ToldOncePerHost(t *testing.T) {

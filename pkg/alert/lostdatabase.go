@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,6 +25,8 @@ type LostDatabase struct {
 	mu      sync.Mutex
 	waiting bool      // for the file system
 	memory  lostState // of this process, where the file can't be used
+	unsaved bool      // the file has an older state than memory
+	seen    time.Time // the last time in a state of this process
 }
 
 // NewLostDatabase returns a LostDatabase with its file in dir.
@@ -54,6 +57,9 @@ const (
 // errBusy means that another process of this host, or a call that hangs, has the file.
 var errBusy = errors.New("the file of alerts is in use")
 
+// errHangs means that the file system does not respond.
+var errHangs = fmt.Errorf("%w: the file system does not respond", errBusy)
+
 // on does something with the file system, and waits for it at most for fileTimeout. A call that hangs stays until the file system responds, and is
 // the only one.
 func on[T any](o *LostDatabase, do func() (T, error)) (T, error) {
@@ -63,7 +69,7 @@ func on[T any](o *LostDatabase, do func() (T, error)) (T, error) {
 	o.waiting = true
 	o.mu.Unlock()
 	if hangs {
-		return none, errBusy
+		return none, errHangs
 	}
 	type result struct {
 		value T
@@ -83,7 +89,7 @@ func on[T any](o *LostDatabase, do func() (T, error)) (T, error) {
 	case r := <-done:
 		return r.value, r.err
 	case <-timer.C:
-		return none, errBusy
+		return none, errHangs
 	}
 }
 
@@ -96,7 +102,7 @@ func (o *LostDatabase) change(do func(*lostState)) error {
 		}
 		return lock, err
 	})
-	if errors.Is(err, errBusy) {
+	if errors.Is(err, errBusy) && !errors.Is(err, errHangs) {
 		return err
 	}
 	state, readErr := lostState{}, err
@@ -104,15 +110,18 @@ func (o *LostDatabase) change(do func(*lostState)) error {
 		defer func() { _, _ = on(o, func() (struct{}, error) { return struct{}{}, lock.Close() }) }()
 		state, readErr = on(o, o.read)
 	}
-	if readErr != nil {
+	if readErr != nil || o.unsaved && !state.Seen.After(o.seen) {
 		state = o.memory
 	}
 	do(&state)
 	o.memory = state
-	if err != nil {
-		return nil
+	if state.Seen.After(o.seen) {
+		o.seen = state.Seen
 	}
-	_, _ = on(o, func() (struct{}, error) { return struct{}{}, o.write(state) }) // memory has it
+	if err == nil {
+		_, err = on(o, func() (struct{}, error) { return struct{}{}, o.write(state) })
+	}
+	o.unsaved = err != nil // memory has it
 	return nil
 }
 
@@ -209,7 +218,7 @@ func (c Config) databaseBack(ctx context.Context) error {
 		_, err := os.Stat(c.LostDatabase.path(lostFile))
 		return err == nil, nil
 	})
-	if err != nil || !exists && c.LostDatabase.memory.Since.IsZero() {
+	if !exists && c.LostDatabase.memory.Since.IsZero() {
 		return err
 	}
 	return c.LostDatabase.change(func(s *lostState) {

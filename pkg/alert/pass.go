@@ -26,6 +26,9 @@ func Pass(ctx context.Context, conf Config, v View, lost error) error {
 		return conf.tellLost(ctx, time.Now(), lost.Error())
 	}
 	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, Observe(ctx, conf.Store, v) })
+	if err != nil && conf.LostDatabase != nil && !store.IsUnavailable(err) {
+		return errors.Join(err, conf.tellLost(ctx, time.Now(), unrecorded(err)))
+	}
 	if err != nil {
 		return err
 	}
@@ -41,6 +44,9 @@ func Pass(ctx context.Context, conf Config, v View, lost error) error {
 	running.Wait()
 	return errors.Join(errs...)
 }
+
+// unrecorded is why the database counts as unavailable though it responds: no problem could be told otherwise.
+func unrecorded(err error) string { return "problems can't be recorded in it: " + err.Error() }
 
 // reporter logs a step that fails, when it begins to and when it works again.
 type reporter struct {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"imagetasks/pkg/finding"
+	"imagetasks/pkg/store"
 )
 
 // Watch is how a processor looks for problems.
@@ -17,6 +18,8 @@ type Watch struct {
 	Own func() []finding.Finding
 	// Inspect looks for all problems of the installation. ok: everything was looked at.
 	Inspect func(ctx context.Context) (v View, ok bool)
+	// OnHost looks for problems of this host that the processors of other hosts can't see; optional. ok: everything was looked at.
+	OnHost func(ctx context.Context) (v View, ok bool)
 	// Lost returns since when the database is unavailable to this process, and why; zero: it responds.
 	Lost func() (since time.Time, reason string)
 }
@@ -38,6 +41,10 @@ type Service struct {
 	interval time.Duration // between two looks
 	wakes    []chan struct{}
 	log      reporter
+
+	mu         sync.Mutex
+	unrecorded time.Time // since when nothing can be recorded in the database; zero: it can
+	reason     string
 }
 
 // NewService returns a Service.
@@ -77,6 +84,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		if !now.Before(lookAt) {
 			lookAt = now.Add(s.interval)
+			s.look(ctx, s.watch.OnHost)
 			s.inspect(ctx)
 		}
 		select {
@@ -101,12 +109,21 @@ func (s *Service) inspect(ctx context.Context) {
 	mine, err := bounded(ctx, func(ctx context.Context) (bool, error) {
 		return s.conf.Store.TakeAlertTurn(ctx, s.process, s.interval*5/2)
 	})
+	s.recorded(ctx, err)
 	if s.log.result("take turns in looking for problems", err); err != nil || !mine {
+		return
+	}
+	s.look(ctx, s.watch.Inspect)
+}
+
+// look looks for problems and records them.
+func (s *Service) look(ctx context.Context, watch func(context.Context) (View, bool)) {
+	if watch == nil {
 		return
 	}
 	looking, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
-	v, ok := s.watch.Inspect(looking)
+	v, ok := watch(looking)
 	if !ok {
 		v.Looked = nil
 	}
@@ -117,8 +134,31 @@ func (s *Service) inspect(ctx context.Context) {
 
 func (s *Service) observe(ctx context.Context, v View) bool {
 	_, err := bounded(ctx, func(ctx context.Context) (struct{}, error) { return struct{}{}, Observe(ctx, s.conf.Store, v) })
+	s.recorded(ctx, err)
 	s.log.result("record problems for alerts", err)
 	return err == nil
+}
+
+// recorded notes whether something could be recorded. That the database does not respond is known to watch.Lost.
+func (s *Service) recorded(ctx context.Context, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.unrecorded = time.Time{}
+	case ctx.Err() == nil && s.unrecorded.IsZero() && !store.IsUnavailable(err):
+		s.unrecorded, s.reason = time.Now(), unrecorded(err)
+	}
+}
+
+// lost returns since when the database is unavailable, or takes no records, and why.
+func (s *Service) lost() (time.Time, string) {
+	if since, reason := s.watch.Lost(); !since.IsZero() {
+		return since, reason
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unrecorded, s.reason
 }
 
 func (s *Service) wake() {
@@ -158,7 +198,7 @@ func (s *Service) watchDatabase(ctx context.Context) {
 	defer tick.Stop()
 	back := time.Now()
 	for {
-		since, reason := s.watch.Lost()
+		since, reason := s.lost()
 		switch {
 		case since.IsZero() && time.Since(back) >= s.conf.Quiet:
 			_ = s.conf.databaseBack(ctx) // tried again

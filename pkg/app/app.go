@@ -94,6 +94,7 @@ type App struct {
 	warnedOfURL  atomic.Bool                      // warnOfURL has printed
 	interrupted  atomic.Bool                      // a signal has come
 	printedJSON  bool                             // PrintJSON was called
+	unprinted    error                            // the first error of Printf
 }
 
 // hangups returns a channel that delivers SIGHUP, which ends a program that does not call it. One is enough: reading the
@@ -148,6 +149,9 @@ func (a *App) Run(ctx context.Context, program Program, args ...string) int {
 	err := a.setLanguage(line, wantJSON)
 	if err == nil {
 		err = a.runLine(ctx, line, wantJSON)
+	}
+	if err == nil {
+		err = a.unprinted
 	}
 	return a.exitCode(err, line, wantJSON)
 }

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -165,6 +166,8 @@ func TestUsage_Mistakes(t *testing.T) {
 	}{
 		{taskprocessor.New, "stauts", "did you mean status?", "是否想输入 status？", "task-processor --help"},
 		{taskprocessor.New, "credits grnat", "did you mean grant?", "是否想输入 grant？", "task-processor credits --help"},
+		{taskprocessor.New, "credits grnat --user x", "did you mean grant?", "是否想输入 grant？", "task-processor credits --help"},
+		{taskprocessor.New, "enqeue --user u", "did you mean enqueue?", "是否想输入 enqueue？", "task-processor --help"},
 		{taskprocessor.New, "credits", "a command is missing: credits grant", "缺少命令：credits grant", "task-processor credits --help"},
 		{taskprocessor.New, "credits grant --usr x", "unknown flag --usr; did you mean --user?", "未知参数 --usr；是否想输入 --user？", "task-processor credits grant --help"},
 		{taskprocessor.New, "credits grant --user", "--user needs a value", "--user 缺少值", "task-processor credits grant --help"},
@@ -214,6 +217,21 @@ func TestVersion(t *testing.T) {
 	decode(t, stdout, &document)
 	assert.Equal(t, app.Version, document["version"])
 }
+
+// A program whose output could not be written, because the disk is full, fails.
+func TestRun_OutputNotWritten(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"help"}, {"completion", "bash"}, {"version"}, {"--version"}, {"version", "--json"}} {
+		var errs strings.Builder
+		a := &app.App{Stdin: strings.NewReader(""), Stdout: fullDisk{}, Stderr: &errs}
+		assert.Equal(t, 1, a.Run(t.Context(), taskprocessor.New, append([]string{"program"}, args...)...), args)
+		assert.Contains(t, errs.String(), "no space left on device", args)
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 
 // Each message that is translated at the edge is in the source: one that was changed there would not be recognised any more.
 func TestMessages_InSource(t *testing.T) {

@@ -25,9 +25,12 @@ func (a *App) PrintJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// Printf writes to stdout, without what would control the terminal.
+// Printf writes to stdout, without what would control the terminal. The program fails if that was not possible: a file would lack, for example,
+// the ids of tasks.
 func (a *App) Printf(format string, args ...any) {
-	_, _ = io.WriteString(a.Stdout, lang.Printable(fmt.Sprintf(format, args...)))
+	if _, err := io.WriteString(a.Stdout, lang.Printable(fmt.Sprintf(format, args...))); err != nil && a.unprinted == nil {
+		a.unprinted = fmt.Errorf("the output could not be written: %w", err)
+	}
 }
 
 // Print writes a line to stdout in the operator's language; with --json it writes {"message": "…"}.

@@ -190,6 +190,9 @@ type Report struct {
 	// Running is how many processors are alive, on all hosts.
 	Running int
 
+	// DisksRead says that the free space of this host's disks is known.
+	DisksRead bool
+
 	databaseResponds, queueRead bool
 }
 
@@ -308,7 +311,7 @@ func (m *Monitor) pass(wholePass context.Context, r *Report, state *State) error
 	r.Running = snapshot.Running()
 	snapshot.BacklogAfter = m.conf.BacklogAfter
 	if m.conf.Disks != nil {
-		snapshot.Disks, _ = m.conf.Disks(ctx)
+		snapshot.Disks, r.DisksRead = m.conf.Disks(ctx)
 	}
 	for _, f := range overview.Assess(snapshot) {
 		// An operator who stopped the processor or paused claiming knows that tasks wait; cron would mail it with every pass.

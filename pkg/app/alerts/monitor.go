@@ -12,6 +12,7 @@ import (
 	"imagetasks/pkg/alert"
 	"imagetasks/pkg/alert/receiver"
 	"imagetasks/pkg/app"
+	"imagetasks/pkg/app/usage"
 	"imagetasks/pkg/finding"
 	"imagetasks/pkg/lang"
 	"imagetasks/pkg/monitor"
@@ -70,6 +71,9 @@ func (a *Alerts) view(r monitor.Report, failure error) alert.View {
 		return slices.DeleteFunc(all, func(c finding.Code) bool { return slices.Contains(codes, c) })
 	}
 	installation := without(alert.InstallationCodes(), finding.TasksFailing, finding.ClaimingPaused)
+	if r.Running == 0 {
+		installation = without(installation, knownToProcessors()...)
+	}
 	if r.Running == 0 && r.Summary.Due > 0 {
 		installation = without(installation, finding.NoProcessor) // this host's monitor may see another problem with its own
 	}
@@ -85,8 +89,21 @@ func (a *Alerts) view(r monitor.Report, failure error) alert.View {
 	if !cleaned() {
 		host = without(host, finding.PictureCleaningFailed)
 	}
+	if !r.DisksRead {
+		host = without(host, finding.DiskNearlyFull)
+	}
+	// What the monitor has found is not over for the processors, and the other way around.
+	if slices.ContainsFunc(r.Findings, func(f finding.Finding) bool { return f.Code == finding.APIUnreachable }) {
+		installation, host = without(installation, finding.APIUnreachable), without(host, finding.APIUnreachable)
+	}
 	v.Looked = map[alert.Scope][]finding.Code{alert.Installation: installation, alert.Host: host}
 	return v
+}
+
+// knownToProcessors returns the codes that only a running processor can find: none of them is over because no processor runs.
+func knownToProcessors() []finding.Code {
+	return []finding.Code{finding.PicturesUnstorable, finding.ModelsRefused, finding.PicturesNotFetched, finding.EndpointFailing,
+		finding.EndpointRefusesModels, finding.EndpointsDiffer, finding.ProxyEjected, finding.PictureStoresDiffer}
 }
 
 // happened returns what a pass did.
@@ -112,7 +129,7 @@ func PrintTest(results []Result, l lang.Lang) string {
 		if !r.OK {
 			text = textNotSent
 		}
-		lines = append(lines, text.In(l, r.Receiver, r.Error))
+		lines = append(lines, text.In(l, r.Receiver, usage.Message(r.Error, l)))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -29,7 +29,7 @@ func (a *Alerts) Start(ctx context.Context, st *store.Store, report func() overv
 		return func() {}
 	}
 	w := &watch{settings: a.settings, store: st, report: report, redact: a.redact, disks: Disks(a.settings), log: log}
-	service := alert.NewService(a.config(st, log), alert.Watch{Own: w.own, Inspect: w.inspect, Lost: w.lost})
+	service := alert.NewService(a.config(st, log), alert.Watch{Own: w.own, Inspect: w.inspect, OnHost: w.onHost, Lost: w.lost})
 	// Requests that are paid for run on after a stop.
 	return app.Background(context.WithoutCancel(ctx), service.Run)
 }
@@ -93,10 +93,6 @@ func (w *watch) inspect(ctx context.Context) (alert.View, bool) {
 	} else {
 		v.Looked[alert.Installation] = slices.DeleteFunc(v.Looked[alert.Installation], func(c finding.Code) bool { return c == finding.TasksFailing })
 	}
-	var disksRespond bool
-	if s.Disks, disksRespond = w.disks.Read(ctx); disksRespond {
-		v.Looked[alert.Host] = []finding.Code{finding.DiskNearlyFull}
-	}
 	for _, f := range overview.Assess(s) {
 		if f.Code != finding.ClaimingPaused { // the operator who paused knows
 			v.Findings = append(v.Findings, f)
@@ -109,6 +105,13 @@ func (w *watch) inspect(ctx context.Context) (alert.View, bool) {
 		return v, false
 	}
 	return v, true
+}
+
+// onHost looks at the disks of this host.
+func (w *watch) onHost(ctx context.Context) (alert.View, bool) {
+	disks, ok := w.disks.Read(ctx)
+	return alert.View{Host: app.Hostname(), Quiet: w.settings.Alerts.ResolvedAfter, Findings: overview.Assess(overview.Snapshot{Disks: disks}),
+		Looked: map[alert.Scope][]finding.Code{alert.Host: {finding.DiskNearlyFull}}}, ok
 }
 
 func (w *watch) readFailures(ctx context.Context, s *overview.Snapshot) error {

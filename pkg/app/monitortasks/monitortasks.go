@@ -159,12 +159,13 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	if err != nil {
 		log.WithError(err).Error("the monitor pass was not completed")
-		if store.IsUnavailable(err) {
+		if ctx.Err() == nil { // a database that refuses is as bad as one that does not respond
 			told.AfterPass(ctx, nil, monitor.Report{Summary: monitor.Summary{DryRun: conf.DryRun}}, err, log)
-			ended(err, "")
-			return errors.Join(err, monitor.NoteOutage(s.LogDir))
 		}
 		ended(err, "")
+		if store.IsUnavailable(err) {
+			err = errors.Join(err, monitor.NoteOutage(s.LogDir))
+		}
 		return err
 	}
 	defer passStore.Close()

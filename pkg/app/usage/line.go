@@ -62,6 +62,8 @@ func Read(program *cli.App, args []string) Line {
 			l.Help = true
 		case len(l.Path) == 0 && (name == "version" || name == "v"):
 			l.Version = true
+		case flag == nil && len(l.Rest) > 0 && len(l.Commands()) > 0:
+			l.fail(UnknownCommand(l.Commands(), l.Rest[0])) // a mistyped command: its flags are those of no other
 		case flag == nil:
 			l.fail(l.unknownFlag(word, name))
 		case inline || !flag.(cli.DocGenerationFlag).TakesValue():
