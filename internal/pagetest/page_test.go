@@ -185,8 +185,15 @@ func testLive(t *testing.T, p page, _ string) {
 		p.s.doc.Database, p.s.doc.Well = dashboard.Database{Since: before.AsOf.Add(-time.Minute), Error: "connection refused"}, false
 	})
 	p.WaitText("#verdict", "The database does not respond since 2026-11-27 14:02:21: connection refused")
+	assert.NotContains(t, p.Text("#as-of"), "Live")
+	p.s.change(func() { p.s.doc = dashboard.Document{TimeZone: before.TimeZone, Database: p.s.doc.Database, HealthChecks: before.HealthChecks} })
+	p.WaitText("#verdict", "has not responded since 2026-11-27 14:02:21: connection refused. Nothing is known of the queue yet.")
+	var shown []string
+	p.Eval(&shown, `return [...document.querySelectorAll(".overview > section")].filter((e) => e.getClientRects().length > 0).map((e) => e.id)`)
+	assert.Equal(t, []string{"verdict", "actions", "charts", "checks"}, shown, "what was never read is not shown as none")
 	p.s.change(func() { p.s.doc = clean(before) })
 	p.WaitText("h1", "All is well")
+	p.WaitText("#tile-due", "Due")
 	p.requireNoConsole()
 
 	p.s.mu.Lock()

@@ -93,8 +93,9 @@ function drawConnection() {
   const asOf = document.getElementById("as-of");
   if (asOf) {
     const old = state && (failure || age > 20) ? ` (${duration(age)})` : "";
-    asOf.className = failure ? "bad" : state ? "good" : "muted";
-    asOf.textContent = state ? `${failure ? "" : t("live") + " · "}${t("asOf")} ${state.as_of ? clock(state.as_of) : "–"}${old}` : t("connecting");
+    const live = !failure && state?.database.ok;
+    asOf.className = live ? "good" : state || failure ? "bad" : "muted";
+    asOf.textContent = state ? `${live ? t("live") + " · " : ""}${t("asOf")} ${state.as_of ? clock(state.as_of) : "–"}${old}` : t("connecting");
   }
   let banner = "";
   if (failure?.status === 401) banner = t("mustSignIn");

@@ -53,7 +53,7 @@ function verdict(d) {
     h("bdi", {}, scopeText(p.scope, p.name)), noTime(p.since) ? null : [t("comma"), t("since", { time: dateTime(p.since) })], p.by ? [t("comma"), t("pausedBy", { by: visible(p.by) })] : null,
     p.reason ? [": ", value(p.reason)] : null, " ", actionButton("resume-" + n, t("resume"), () => resume(p.scope, p.name), { class: "small", "aria-label": t("resume") + ": " + scopeText(p.scope, p.name) }))));
   return [
-    d.database.ok ? null : h("p", { class: "problem bad" }, t("databaseDown", { time: dateTime(d.database.since), reason: visible(d.database.error), asOf: d.as_of ? dateTime(d.as_of) : "–" })),
+    d.database.ok ? null : h("p", { class: "problem bad" }, t(d.as_of ? "databaseDown" : "databaseNever", { time: dateTime(d.database.since), reason: visible(d.database.error), asOf: dateTime(d.as_of) })),
     d.problems.length > 0 ? h("ol", { class: "problems" }, d.problems.map(problem)) : null,
     d.well ? h("p", { class: "note" }, t("wellDetail", { completed: number(d.tasks.completed), failed: number(d.tasks.failed), window: windowText(d.tasks.closed_window) })) : null,
     stateless,
@@ -198,6 +198,9 @@ const parts = [
   { id: "links", uses: ["bridge", "webhooks"], draw: links, plain: true, card: true },
 ];
 
+/** isKnown reports whether a part shows what was read: while the database has never responded, zeros and empty lists say nothing. */
+const isKnown = (p, d) => Boolean(d.as_of) || ["verdict", "actions"].includes(p.id) || ["processors", "routes", "checks"].includes(p.id) && p.uses.some((name) => d[name].length > 0);
+
 /** Overview is the first page. */
 export class Overview {
   constructor(element) {
@@ -228,10 +231,10 @@ export class Overview {
     this.heading.className = d.well ? "good" : d.problems.some((p) => p.severity === "error") || !d.database.ok || !d.problems.length ? "bad" : "warn";
     for (const p of parts) {
       if (!p.draw) continue;
-      const depends = JSON.stringify([lang(), session, p.uses.map((name) => d[name]), p.ages ? d.as_of?.slice(0, 16) : ""]);
+      const depends = JSON.stringify([lang(), session, p.uses.map((name) => d[name]), p.ages ? d.as_of?.slice(0, 16) : "", isKnown(p, d)]);
       if (this.shown[p.id] === depends) continue;
       this.shown[p.id] = depends;
-      update(this.bodies[p.id], p.draw(d));
+      update(this.bodies[p.id], isKnown(p, d) ? p.draw(d) : null);
       this.bodies[p.id].parentElement.hidden = !this.bodies[p.id].hasChildNodes();
     }
   }

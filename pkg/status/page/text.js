@@ -23,6 +23,7 @@ const texts = {
   lost: ["Connection lost. This is the state as of {time}, {age} ago. Reconnecting…", "连接已断开。以下是 {time} 的状态（{age}前）。正在重新连接…"],
   lostNever: ["No connection yet: {reason}. Trying again…", "尚未建立连接：{reason}。正在重试…"],
   databaseDown: ["The database does not respond since {time}: {reason}. The numbers below are those of {asOf}.", "数据库自 {time} 起没有响应：{reason}。以下数据截至 {asOf}。"],
+  databaseNever: ["The database has not responded since {time}: {reason}. Nothing is known of the queue yet.", "数据库自 {time} 起没有响应：{reason}。尚未读取到任何队列数据。"],
   mustSignIn: ["This page shows nothing without the token, because it is not opened on the machine itself.", "当前不是在本机上访问，需要先用令牌登录才能查看。"],
   zone: ["Times are those of the server: {zone}.", "所有时间均为服务器时间：{zone}。"],
   served: ["Served by {program} {version} on {host}.", "由 {host} 上的 {program} {version} 提供。"],
