@@ -84,7 +84,7 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		if !now.Before(lookAt) {
 			lookAt = now.Add(s.interval)
-			s.inspectWith(ctx, s.watch.OnHost)
+			s.observeWith(ctx, s.watch.OnHost)
 			s.inspect(ctx)
 		}
 		select {
@@ -113,11 +113,11 @@ func (s *Service) inspect(ctx context.Context) {
 	if s.log.result("take turns in looking for problems", err); err != nil || !mine {
 		return
 	}
-	s.inspectWith(ctx, s.watch.Inspect)
+	s.observeWith(ctx, s.watch.Inspect)
 }
 
-// inspectWith looks for problems and records them.
-func (s *Service) inspectWith(ctx context.Context, watch func(context.Context) (View, bool)) {
+// observeWith looks for problems and records them.
+func (s *Service) observeWith(ctx context.Context, watch func(context.Context) (View, bool)) {
 	if watch == nil {
 		return
 	}
