@@ -186,7 +186,9 @@ func testLive(t *testing.T, p page, _ string) {
 	})
 	p.WaitText("#verdict", "The database does not respond since 2026-11-27 14:02:21: connection refused")
 	assert.NotContains(t, p.Text("#as-of"), "Live")
-	p.s.change(func() { p.s.doc = dashboard.Document{TimeZone: before.TimeZone, Database: p.s.doc.Database, HealthChecks: before.HealthChecks} })
+	p.s.change(func() {
+		p.s.doc = dashboard.Document{TimeZone: before.TimeZone, Database: p.s.doc.Database, HealthChecks: before.HealthChecks}
+	})
 	p.WaitText("#verdict", "has not responded since 2026-11-27 14:02:21: connection refused. Nothing is known of the queue yet.")
 	var shown []string
 	p.Eval(&shown, `return [...document.querySelectorAll(".overview > section")].filter((e) => e.getClientRects().length > 0).map((e) => e.id)`)

@@ -116,7 +116,10 @@ func BenchmarkClaim(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() {
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`)
+				s.fill(refillSize)
+			}, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
@@ -161,7 +164,10 @@ func BenchmarkClaimAndComplete(b *testing.B) {
 		b.Run(fmt.Sprintf("workers=%d/batch=%d", size.workers, size.batch), func(b *testing.B) {
 			s := durable(b)
 			claim := claimed(s.Store, size.batch)
-			parallel(b, size.workers, size.batch, func() { s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`); s.fill(refillSize) }, func(ctx context.Context) int {
+			parallel(b, size.workers, size.batch, func() {
+				s.exec(`truncate imagetasks.tasks, imagetasks.inputs, imagetasks.calls cascade`)
+				s.fill(refillSize)
+			}, func(ctx context.Context) int {
 				tasks, err := claim(ctx)
 				if err != nil {
 					b.Error(err)
