@@ -463,7 +463,7 @@ func TestPrograms_RoleWithoutAccess(t *testing.T) {
 		"hidden rows":       {`drop policy "imagetasks worker e2e_blind" on imagetasks.tasks`, `create policy "imagetasks worker e2e_blind" on imagetasks.tasks to e2e_blind using (true) with check (true)`, "row-level security"},
 		"missing privilege": {`revoke update on imagetasks.tasks from e2e_blind`, `grant update on imagetasks.tasks to e2e_blind`, `grant update on table "imagetasks".tasks to "e2e_blind"`},
 		"read-only":         {`alter role e2e_blind set default_transaction_read_only = on`, `alter role e2e_blind reset default_transaction_read_only`, "read-only"},
-		"old schema":        {`update imagetasks.schema_versions set version = version - 10`, `update imagetasks.schema_versions set version = version + 10`, "task-processor migrate"},
+		"old schema":        {`update imagetasks.schema_versions set version = version - 100`, `update imagetasks.schema_versions set version = version + 100`, "task-processor migrate"},
 		"newer schema":      {`insert into imagetasks.schema_versions (version, name, compatible_with) values (99, 'x', 99)`, `delete from imagetasks.schema_versions where version = 99`, "install a newer imagetasks"},
 	} {
 		_, err := w.db.Exec(c.fault)

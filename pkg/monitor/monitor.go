@@ -212,10 +212,14 @@ func (r Report) DatabaseResponds() bool { return r.databaseResponds }
 func (m *Monitor) Pass(ctx context.Context) (Report, error) {
 	r := Report{At: time.Now()}
 	state := readState(m.conf.Dir)
+	interrupted := ctx
 	ctx, cancel := context.WithTimeout(ctx, PassTimeout)
 	defer cancel()
 	err := m.pass(ctx, &r, &state)
 	m.cleanPictures(ctx, &r, &state)
+	if err == nil && errors.Is(interrupted.Err(), context.Canceled) {
+		err = interrupted.Err() // what was cut off is left to the next pass
+	}
 	r.Checks = m.checks.Recent()
 	if err != nil {
 		r.Findings = append(r.Findings, finding.Finding{Code: finding.MonitorPassIncomplete, Reason: m.conf.Redact(err.Error())})

@@ -327,10 +327,10 @@ func TestActions_EachIsDoneOnceAndLogged(t *testing.T) {
 		got = append([]string{e.What + "|" + e.Subject + "|" + e.Result}, got...)
 	}
 	assert.Equal(t, []string{
-		"redrive|" + p.ids["failed"] + "|run 2", "redrive|" + p.ids["failed"] + "|run 2",
-		"cancel|" + p.ids["pending"] + "|cancelled", "cancel|" + p.ids["pending"] + "|cancelled",
+		"redrive|" + p.ids["failed"] + "|run 2", "redrive|" + p.ids["failed"] + "|was run 2",
+		"cancel|" + p.ids["pending"] + "|cancelled", "cancel|" + p.ids["pending"] + "|was cancelled",
 		"fix-stuck||begun", "fix-stuck||1 failed, 10 credits refunded, 0 left", "fix-stuck||begun", "fix-stuck||0 failed, 0 credits refunded, 0 left",
-		"cancel|" + p.ids["stuck"] + "|failed", "grant|u|balance 95",
+		"cancel|" + p.ids["stuck"] + "|was failed", "grant|u|balance 95",
 		"pause||paused", "pause model|m|paused", "pause endpoint|relay|paused", "resume model|m|resumed", "resume endpoint|relay|resumed", "resume||resumed",
 	}, got)
 	rules, err := p.Audit(t.Context())

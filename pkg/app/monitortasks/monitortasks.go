@@ -98,7 +98,11 @@ func (a program) monitor(c *cli.Context) (err error) {
 	}
 	// A pass does its work, and reports the fault after it.
 	defer func() {
-		if alertFault != nil {
+		switch {
+		case alertFault == nil:
+		case errors.Is(err, app.ErrUnhealthy):
+			a.Warn(alerts.Fault(alertFault).Error())
+		default:
 			err = errors.Join(err, alerts.Fault(alertFault))
 		}
 	}()
