@@ -239,7 +239,8 @@ lint() {
 	step staticcheck go run "$staticcheck" ./...
 	step shellcheck shellcheck -x scripts/*.sh .ci/run
 	local target
-	for target in $systems; do
+	# Files differ by the system only, not by the architecture.
+	for target in darwin/arm64 freebsd/amd64; do
 		step "go vet for $target" vet_for "$target"
 	done
 }
