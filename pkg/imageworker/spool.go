@@ -83,8 +83,19 @@ func (w *Worker) recover(ctx context.Context, t task.Task, c processor.Call, pen
 	if here {
 		return r, false, u.lost("it is in the spool of this host no more, and the picture store does not have it")
 	}
-	return r, false, u.waits(ctx, errors.New("it waits in the spool of another host (picture-spool in its LOG_DIR), which uploads it"))
+	err = u.waits(ctx, errors.New("it waits in the spool of another host (picture-spool in its LOG_DIR), which uploads it"))
+	if e, ok := errors.AsType[*task.Error](err); ok && pending.Age < otherHostPatience {
+		e.RetryAfter = min(e.RetryAfter, otherHostWait)
+	}
+	return r, false, err
 }
+
+// A picture of another host is claimed by chance, by this host or by that one. So that it is uploaded soon where that host works, waits do not grow
+// before it is likely that it does not.
+const (
+	otherHostWait     = 10 * time.Second
+	otherHostPatience = 10 * time.Minute
+)
 
 // usageOf returns what is known of the request that made a picture which an earlier claim left behind.
 func (w *Worker) usageOf(t task.Task, pending task.PendingResult) task.Usage {
