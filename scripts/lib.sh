@@ -239,8 +239,7 @@ lint() {
 	step staticcheck go run "$staticcheck" ./...
 	step shellcheck shellcheck -x scripts/*.sh .ci/run
 	local target
-	# Files differ by the system only, not by the architecture.
-	for target in darwin/arm64 freebsd/amd64; do
+	for target in $systems; do
 		step "go vet for $target" vet_for "$target"
 	done
 }
