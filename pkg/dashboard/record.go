@@ -46,7 +46,8 @@ func record(ctx context.Context, st FigureStore, back, limit time.Duration) erro
 	return err
 }
 
-// Record records each minute, until ctx ends. Where it fails the next call goes on; the log says so once, until it works again.
+// Record records the figures of each minute until ctx ends. A failure is logged once until recording works again; the next attempt continues where
+// the last one stopped.
 func Record(ctx context.Context, st FigureStore, log logrus.FieldLogger) {
 	failing := false
 	for {

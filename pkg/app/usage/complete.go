@@ -55,8 +55,8 @@ var fixedValues = map[string][]string{
 	"image-store": {completeDirectories},
 }
 
-// Complete answers a completion script, where the arguments are its question: what can stand for the last word, one a line, with a
-// tab and what it means behind. done is false for other arguments.
+// Complete prints the candidates for the last word of a command line, if the arguments are those of a completion script: one per line, followed by
+// a tab and a description. done is false for other arguments.
 func Complete(out io.Writer, program *cli.App, args []string, l lang.Lang) (done bool, err error) {
 	if len(args) < 2 || args[0] != complete {
 		return false, nil
@@ -81,7 +81,7 @@ func Complete(out io.Writer, program *cli.App, args []string, l lang.Lang) (done
 	return true, nil
 }
 
-// joinWords joins what bash divides at = and at colons, and returns what stands before the part of the last word that bash replaces.
+// joinWords joins words that bash has split at "=" and ":". prefix is the start of the last word that bash keeps when it inserts a candidate.
 func joinWords(words []string) (joined []string, prefix string) {
 	glue := false
 	for _, word := range words {
@@ -136,7 +136,7 @@ func candidates(program *cli.App, words []string, current string) []entry {
 	return all
 }
 
-// isValue reports whether the last word is the value of the flag before it.
+// isValue reports whether the last word is the value of the flag that precedes it.
 func isValue(program *cli.App, words []string) bool {
 	return len(words) > 1 && Read(program, words[:len(words)-1]).Err != nil && Read(program, words).Err == nil
 }
